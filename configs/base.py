@@ -1,0 +1,134 @@
+"""What experiments share. A config file says only what is its own; everything here can be overridden by flag."""
+
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+import lc_jax
+
+# The miniature's base models ship with the package; configs/pretrain.py remakes them.
+CHECKPOINTS = str(Path(lc_jax.__file__).parent / "miniature" / "checkpoints")
+LLAMA, GPT_NEOX = f"{CHECKPOINTS}/llama", f"{CHECKPOINTS}/gpt_neox"
+ANNOTATOR = "simulated/miniature"  # reads and judges in the miniature world
+
+
+def root() -> str:
+    """Where the miniature's models and data live; LC_OUTPUT moves it."""
+    return os.environ.get("LC_OUTPUT", "runs/miniature")
+
+
+def seed() -> int:
+    """LC_SEED, default 0 in the miniature."""
+    return int(os.environ.get("LC_SEED", "0"))
+
+
+def base_config(task: str, mode: str) -> ConfigDict:
+    """The settings that every task takes.
+
+    Raises:
+      ValueError: a mode other than "" and "mini".
+    """
+    if mode not in ("", "mini"):
+        raise ValueError(f"Unknown mode {mode!r}: give the config file alone, or with ':mini'.")
+    mini = mode == "mini"
+    return ConfigDict(
+        {
+            "task": task,
+            "seed": seed() if mini else 42,
+            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},  # -1: all devices that are left
+            "precision": {
+                "param_dtype": "float32",
+                "compute_dtype": "float32" if mini else "bfloat16",
+                "remat": "none" if mini else "full",
+            },
+            "templates": "short" if mini else "full",  # or a folder of text files
+        }
+    )
+
+
+def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
+    """Adds what every trainer takes: an optimiser (published settings unless given) and where to log."""
+    config.optimizer = ConfigDict(
+        {
+            "learning_rate": 5e-6,
+            "schedule": "cosine",
+            "warmup_ratio": 0.03,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,
+        }
+        | optimizer
+    )
+    config.wandb = ConfigDict({"project": "", "mode": "online"})  # a project name switches W&B on; mode "offline" works
+    return config
+
+
+def ppo(mode: str) -> ConfigDict:
+    """PPO with the published settings (paper section 5 and appendix); the caller adds models and reward."""
+    config = training(
+        base_config("ppo", mode), learning_rate=1e-5, schedule="linear", warmup_steps=5, eps=1e-5, weight_decay=0.01
+    )
+    hub = "tatsu-lab/linguistic_calibration:trivia_qa_paragraph_generation"
+    config.questions, config.validation = f"{hub}/ppo", f"{hub}/ppo_validation"
+    config.ppo = dict(
+        num_steps=1500,
+        rollout_batch_size=512,  # episodes: questions x samples
+        num_samples=1,  # paragraphs a question
+        num_epochs=1,
+        minibatch_size=512,
+        microbatch_size=32,  # episodes whose activations are held at once
+        look_batch_size=64,  # episodes a forward pass of policy, reference and critic
+        decode_batch_size=128,
+        query_length=128,  # tokens; questions with longer prompts are left out of training
+        response_length=300,
+        temperature=0.7,
+        baseline="critic",  # "critic", "critic_with_answer" or "leave_one_out" (needs num_samples > 1)
+        eval_every=20,
+        save_every=20,
+        keep=5,
+        num_validation=1000,
+        max_ratio_deviation=1e-3,
+        max_sampling_gap=0.5,  # nats; bfloat16 decoding against the full forward pass
+    )
+    config.kl = dict(kind="fixed", coefficient=0.1, target=6.0, k_beta=0.1)
+    config.advantage = dict(gamma=1.0, lam=1.0, whiten_rewards=True, masked=True)
+    config.loss = dict(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1, masked=True)
+    config.reader = dict(
+        extractor="",
+        forecaster="",
+        template="forecast_probs",
+        temperature=0.3,
+        max_new_tokens=300,
+        max_answers=16,
+        max_length=1024,
+        batch_size=64,
+    )
+    return config
+
+
+def miniature_ppo(config: ConfigDict) -> None:
+    """Sizes of PPO in the miniature world. Differs from the published run: several samples a question and a
+    leave-one-out baseline take the place of 768,000 episodes."""
+    config.questions, config.validation = "miniature/ppo", "miniature/ppo_validation"
+    config.ppo.update(
+        num_steps=120,
+        rollout_batch_size=256,
+        num_samples=8,
+        minibatch_size=256,
+        microbatch_size=64,
+        look_batch_size=128,
+        decode_batch_size=256,
+        query_length=32,
+        response_length=64,
+        temperature=1.0,
+        baseline="leave_one_out",
+        eval_every=20,
+        save_every=20,
+        num_validation=100,
+        max_sampling_gap=1e-2,
+    )
+    config.reader.update(max_new_tokens=24, max_answers=4, max_length=160, batch_size=256)
+    config.optimizer.learning_rate = 3e-4

@@ -1,0 +1,20 @@
+"""Decode prompts with any checkpoint: JSONL with `prompt` in; `completion`, `tokens`, `logprobs` out.
+
+  python -m lc_jax.main --config=configs/generate.py --config.model=runs/ppo/model \
+      --config.prompts=prompts.jsonl --config.output=completions.jsonl --config.temperature=0.3
+
+An interrupted run goes on where it stopped.
+"""
+
+from configs import base
+
+
+def get_config(mode: str = ""):
+    config = base.base_config("generate", mode)
+    config.model, config.prompts, config.output = "", "", ""
+    config.temperature, config.top_p, config.top_k = 0.3, 1.0, 0
+    config.max_new_tokens, config.num_samples, config.batch_size = 300, 1, 64
+    if mode == "mini":
+        config.model = f"{base.root()}/lc_rl/model"
+        config.max_new_tokens = 64
+    return config

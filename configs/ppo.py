@@ -1,0 +1,26 @@
+"""LC RL: PPO on the decision-based reward, read by ExtractAnswers and ForecastProbs (paper section 4.3).
+
+  python -m lc_jax.main --config=configs/ppo.py           8x A100 80 GB
+  python -m lc_jax.main --config=configs/ppo.py:mini      the miniature world, minutes on 2 CPU cores
+
+Expected of the published models and data: TriviaQA accuracy .647, ECE .108 (paper table 2).
+"""
+
+from configs import base
+
+
+def get_config(mode: str = ""):
+    config = base.ppo(mode)
+    config.policy = "runs/sft_lc/model"
+    config.critic = "runs/forecast_probs/model"  # its backbone, under a fresh value head
+    config.reader.extractor = "runs/extract_answers/model"
+    config.reader.forecaster = "runs/forecast_probs/model"
+    config.reward = dict(name="decision_based", normalization=5.0, offset=5.0, epsilon=1e-4)
+    config.output = "runs/ppo"
+    if mode == "mini":
+        base.miniature_ppo(config)
+        config.policy = f"{base.root()}/lc_sft/model"
+        config.critic = config.reader.forecaster = f"{base.root()}/forecast_probs/model"
+        config.reader.extractor = f"{base.root()}/extract_answers/model"
+        config.output = f"{base.root()}/lc_rl"
+    return config

@@ -1,0 +1,25 @@
+"""Factuality RL: PPO on a binary correctness reward, the baseline that learns what is true but not how sure it is.
+
+  python -m lc_jax.main --config=configs/ppo_factuality.py           8x A100 80 GB
+  python -m lc_jax.main --config=configs/ppo_factuality.py:mini      the miniature world, minutes on 2 CPU cores
+
+Expected of the published models and data: TriviaQA accuracy .633, ECE .367 (paper table 2).
+"""
+
+from configs import base
+
+
+def get_config(mode: str = ""):
+    config = base.ppo(mode)
+    config.policy = "runs/sft_factuality/model"
+    config.critic = config.reader.forecaster = "runs/factuality_reward/model"
+    config.reader.template = "factuality"
+    config.reward = dict(name="factuality", offset=0.0)
+    config.output = "runs/ppo_factuality"
+    if mode == "mini":
+        base.miniature_ppo(config)
+        config.policy = f"{base.root()}/factuality_sft/model"
+        config.critic = config.reader.forecaster = f"{base.root()}/factuality_reward/model"
+        config.output = f"{base.root()}/factuality_rl"
+        config.ppo.num_steps = 40
+    return config

@@ -1,0 +1,15 @@
+"""Put evaluations side by side: a table, results.json and two figures.
+
+  python -m lc_jax.main --config=configs/report.py:mini
+"""
+
+from configs import base
+
+
+def get_config(mode: str = ""):
+    config = base.base_config("report", mode)
+    config.evaluations, config.output = "runs/evaluation", "runs/report"
+    config.methods = ("LC RL", "LC SFT", "Factuality RL", "Factuality SFT")  # rows in this order, others after them
+    if mode == "mini":
+        config.evaluations, config.output = f"{base.root()}/evaluation", base.root()
+    return config

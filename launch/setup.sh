@@ -1,0 +1,62 @@
+# Makes the virtual environment and installs lc_jax into it. To be sourced; then call `setup base` or `setup dev`:
+#
+#   . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+#   setup base        # what a user needs; `setup dev` adds what the tests need
+#
+# Afterwards the working directory is the repository and `python` is the environment's. Installing is skipped while
+# pyproject.toml and requirements.txt are those of the last install.
+#
+#   LC_ACCELERATOR   cuda12 | cuda13 | tpu: which jax to install (default: CPU)
+#   LC_VENV          where the environment is (default: .venv)
+#   PYTHON           the interpreter to make it with (default: the first Python >= 3.11 that is found)
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "lc_jax needs Python 3.11 or newer with its venv module; name one with PYTHON=/path/to/python" >&2
+  return 1
+}
+
+install_package() {  # a registry may fail for a moment: three tries
+  local attempt
+  for attempt in 1 2 3; do
+    if python -m pip install --quiet --editable ".[$1]"; then return; fi
+    echo "installing failed (attempt $attempt of 3)" >&2
+    if [ "$attempt" -lt 3 ]; then sleep 20; fi
+  done
+  return 1
+}
+
+setup() {
+  cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
+  local kind=$1 accelerator=${LC_ACCELERATOR:-} venv=${LC_VENV:-.venv} extras python key
+  case "$kind" in
+    base) extras=$accelerator ;;
+    dev) extras=dev${accelerator:+,$accelerator} ;;
+    *) echo "setup: '$kind' is neither base nor dev" >&2; return 1 ;;
+  esac
+  case "$accelerator" in
+    ""|cuda12|cuda13|tpu) ;;
+    *) echo "LC_ACCELERATOR is '$accelerator'; it may be cuda12, cuda13, tpu or empty" >&2; return 1 ;;
+  esac
+  if [ ! -x "$venv/bin/python" ]; then
+    python=$(find_python) || return
+    "$python" -m venv "$venv" || return
+  fi
+  venv=$(cd "$venv" && pwd) || return
+  export VIRTUAL_ENV=$venv PATH="$venv/bin:$PATH"
+  hash -r
+
+  # One stamp per kind of install; what dev installs contains what base installs.
+  key="$(pwd) $accelerator $(cat pyproject.toml requirements.txt | cksum)"
+  if [ "$(cat "$venv/installed-$kind" 2>/dev/null)" = "$key" ]; then return; fi
+  echo "installing lc_jax${extras:+[$extras]} into $venv (a few minutes the first time)"
+  install_package "$extras" || return
+  echo "$key" >"$venv/installed-base"
+  if [ "$kind" = dev ]; then echo "$key" >"$venv/installed-dev"; fi
+}

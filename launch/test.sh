@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Every check of this project, from a fresh clone, offline but for the first install; what CI runs.
+#   launch/test.sh                      all of it
+#   launch/test.sh tests/rl -k loss     arguments go to pytest
+#   PYTHON=python3.12 LC_VENV=/tmp/lc312 launch/test.sh      with another interpreter, in an environment of its own
+# LC_ACCELERATOR=cuda12|cuda13|tpu installs that jax; the tests themselves run on eight simulated CPU devices.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup dev
+
+set -x
+ruff check
+ruff format --check
+mypy
+lint-imports
+python -m pytest "$@"

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# One experiment on a Cloud TPU slice that exists already: copies this checkout's HEAD to every host, installs, runs.
+#   LC_TPU=my-v5p-8 LC_ZONE=us-east5-a launch/tpu.sh --config=configs/ppo.py --config.output=/mnt/runs/ppo
+# To make the slice:
+#   gcloud compute tpus tpu-vm create my-v5p-8 --zone=us-east5-a --accelerator-type=v5p-8 --version=v2-alpha-tpuv5
+#
+# jax.distributed finds the coordinator and its own rank in the TPU's metadata. Output must be a mounted folder that all
+# hosts reach; the same command continues after a pre-emption. Closing the terminal ends the run: start it inside tmux.
+set -euo pipefail
+: "${LC_TPU:?name of the TPU slice}" "${LC_ZONE:?zone of the TPU slice}"
+if [ $# -eq 0 ]; then echo "usage: LC_TPU=name LC_ZONE=zone launch/tpu.sh --config=configs/ppo.py ..." >&2; exit 2; fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+archive=$(mktemp -d)/lc_jax.tar.gz
+trap 'rm -rf "$(dirname "$archive")"' EXIT
+git archive --prefix=lc_jax/ --output="$archive" HEAD
+gcloud compute tpus tpu-vm scp "$archive" "$LC_TPU:lc_jax.tar.gz" --zone="$LC_ZONE" --worker=all
+
+# Keys that the run needs. They are seen by whoever can list the processes of this machine or the hosts.
+environment=""
+for name in HF_TOKEN WANDB_API_KEY ANTHROPIC_API_KEY OPENAI_API_KEY; do
+  if [ -n "${!name:-}" ]; then environment+="export $name=$(printf '%q' "${!name}"); "; fi
+done
+arguments=$(printf '%q ' "$@")
+gcloud compute tpus tpu-vm ssh "$LC_TPU" --zone="$LC_ZONE" --worker=all --command="bash -c $(printf '%q' "set -euo pipefail
+${environment}export LC_ACCELERATOR=tpu
+tar -xzf lc_jax.tar.gz
+cd lc_jax
+. launch/setup.sh
+setup base
+python -m lc_jax.main $arguments")"

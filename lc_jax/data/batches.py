@@ -1,0 +1,89 @@
+"""The one way to pad: ragged token sequences become arrays of a few fixed shapes, in an order that can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+Tokens = Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Padded:
+    """Sequences in one rectangle."""
+
+    tokens: Int[np.ndarray, "N T"]  # int32
+    spans: Int[np.ndarray, "N 2"]  # int32, row n's real tokens are the slots spans[n, 0] <= t < spans[n, 1]
+
+
+def pad(sequences: Sequence[Tokens], length: int, *, pad_id: int = 0, side: str = "right") -> Padded:
+    """Lays `sequences` into an [N, length] rectangle, real tokens at the left (side="right") or at the right end.
+
+    Raises:
+      ValueError: a sequence is longer than `length`.
+    """
+    tokens = np.full((len(sequences), length), pad_id, np.int32)
+    spans = np.zeros((len(sequences), 2), np.int32)
+    for row, sequence in enumerate(sequences):
+        if len(sequence) > length:
+            raise ValueError(f"Sequence {row} has {len(sequence)} tokens; the batch is {length} wide.")
+        start = 0 if side == "right" else length - len(sequence)
+        tokens[row, start : start + len(sequence)] = sequence
+        spans[row] = start, start + len(sequence)
+    return Padded(tokens, spans)
+
+
+def bucket(length: int, maximum: int | None = None) -> int:
+    """The smallest width >= `length` among 16, 24, 32, 48, 64, 96, ... (at most a third of a row is padding).
+
+    `maximum` caps the width; few distinct widths mean few compilations.
+    """
+    width = 16
+    while width < length:
+        width = width * 3 // 2 if width & (width - 1) == 0 else width * 4 // 3
+    return width if maximum is None else min(width, maximum)
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
+    """Yields index groups of at most `batch_size` rows of similar length, shortest first.
+
+    The last group may be smaller; callers fill it with dummy rows so that its shape repeats.
+    """
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    for first in range(0, len(order), batch_size):
+        yield order[first : first + batch_size]
+
+
+class Order:
+    """Which examples make up training batch `step`: a function of (lengths, batch size, seed) and nothing else.
+
+    Each epoch is shuffled anew; within windows of 16 batches, examples of similar length come together, so that little
+    padding is computed. The remainder that does not fill a batch is left out of that epoch.
+
+    Raises:
+      ValueError: there are fewer examples than one batch holds.
+    """
+
+    WINDOW = 16
+
+    def __init__(self, lengths: Int[np.ndarray, " N"], batch_size: int, seed: int) -> None:
+        if len(lengths) < batch_size:
+            raise ValueError(f"{len(lengths)} training examples cannot fill one batch of {batch_size}; lower batch_size.")
+        self._lengths, self._batch_size, self._seed = np.asarray(lengths), batch_size, seed
+        self.batches_per_epoch = len(lengths) // batch_size
+        self._epoch, self._order = -1, np.zeros((0, batch_size), np.int64)
+
+    def __call__(self, step: int) -> Int[np.ndarray, " B"]:
+        """Rows of batch `step`, counted from 0 over all epochs."""
+        epoch, place = divmod(step, self.batches_per_epoch)
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self._seed, epoch])
+            rows = rng.permutation(len(self._lengths))[: self.batches_per_epoch * self._batch_size]
+            size = self.WINDOW * self._batch_size
+            windows = [rows[first : first + size] for first in range(0, len(rows), size)]
+            rows = np.concatenate([w[np.argsort(self._lengths[w], kind="stable")] for w in windows])
+            self._epoch, self._order = epoch, rng.permutation(rows.reshape(-1, self._batch_size))
+        return self._order[place]

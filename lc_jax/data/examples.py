@@ -1,0 +1,319 @@
+"""From rows of the published columns to training examples, and from examples to token ids (paper sections 4.1 and 4.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lc_jax.data.questions import cell, is_missing, question_from
+from lc_jax.data.rows import Row
+from lc_jax.data.tokenizer import encode
+from lc_jax.prompts import Prompt, Templates, join_answers
+from lc_jax.prompts.literals import parse_list
+from lc_jax.types import Example, Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_PARAGRAPH = 2000  # characters of a paragraph that a reward model is shown
+Fits = Callable[[str], bool]  # whether a prompt is short enough for its model
+
+
+class Dropped(Exception):
+    """Why a row makes no example."""
+
+
+# --- one row -> its examples -----------------------------------------------------------------------------------------
+
+
+def _text(row: Row, column: str) -> str:
+    value = row.get(column)
+    if is_missing(value):
+        raise Dropped(f"missing {column}")
+    return str(value)
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    """A list cell: a list, or the text of one.
+
+    Differs: data_preprocessor.py evaluates the cell, which fails at nan and at cells that are lists already.
+    """
+    value = row.get(column)
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return list(value)
+    try:
+        return parse_list(_text(row, column))
+    except ValueError as error:
+        raise Dropped(f"unparsable {column}") from error
+
+
+def _id(row: Row) -> str:
+    value = cell(row, "question_id")
+    if value is None:
+        raise Dropped("missing question_id")
+    return str(value)
+
+
+def _question(row: Row) -> Question:
+    try:
+        return question_from(row)
+    except ValueError as error:
+        raise Dropped(f"{error} (join it on question_id)") from error
+
+
+def _answers_and_probs(row: Row) -> tuple[list[Any], list[Any]]:
+    answers = _list(row, "lc_sft_ground_truth_and_extracted_answers")
+    probs = _list(row, "lc_sft_forecasted_probs")
+    if len(answers) != len(probs):
+        raise Dropped("answers and probabilities of unequal length")
+    if not answers:
+        raise Dropped("no answers")
+    if any(isinstance(answer, (list, tuple)) for answer in answers):
+        raise Dropped("an answer is not text")
+    return answers, probs
+
+
+def cut_paragraph(prompt: Prompt, fits: Fits | None = None, limit: int | None = MAX_PARAGRAPH, **fields: str) -> str:
+    """Renders a reader's prompt, its paragraph cut so that the prompt fits; question and answer are never cut.
+
+    The same in training and in reinforcement learning, or the reward model would meet prompts it has never seen.
+    Reference: data_preprocessor.py:format_prompt (the limit of characters).
+
+    Args:
+      fits: whether a rendered prompt is short enough for the model; None = always.
+      limit: characters kept of the paragraph at most; None = all.
+      fields: the prompt's fields, `generated_paragraph` among them.
+
+    Raises:
+      ValueError: the prompt does not fit even without a paragraph.
+    """
+    paragraph = fields.pop("generated_paragraph")[:limit]
+    rendered = prompt.render(generated_paragraph=paragraph, **fields)
+    if fits is None or fits(rendered):
+        return rendered
+    kept, beyond = 0, len(paragraph)  # `kept` characters fit, `beyond` do not
+    if not fits(prompt.render(generated_paragraph="", **fields)):
+        raise ValueError(f"question and answer alone exceed the model's window: {fields.get('question', '')[:60]!r}")
+    while beyond - kept > 1:
+        middle = (kept + beyond) // 2
+        if fits(prompt.render(generated_paragraph=paragraph[:middle], **fields)):
+            kept = middle
+        else:
+            beyond = middle
+    return prompt.render(generated_paragraph=paragraph[:kept], **fields)
+
+
+def _reader_prompt(prompt: Prompt, fits: Fits | None, limit: int | None = MAX_PARAGRAPH, **fields: str) -> str:
+    try:
+        return cut_paragraph(prompt, fits, limit, **fields)
+    except ValueError as error:
+        raise Dropped("question and answer exceed the window") from error
+
+
+def _sft(row: Row, templates: Templates, target: Any, column: str) -> list[Example]:
+    if is_missing(target):
+        raise Dropped(f"missing {column}")
+    prompt = _text(row, "paragraph_generation_prompt")
+    return [Example(_id(row), templates.paragraph.render(paragraph_generation_prompt=prompt), str(target))]
+
+
+def _sft_lc(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
+    """q -> the summary of several paragraphs."""
+    return _sft(row, templates, row.get("claude_summary"), "claude_summary")
+
+
+def _sft_factuality(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
+    """q -> the first of the sampled paragraphs."""
+    paragraphs = _list(row, "icl_generated_paragraphs")
+    return _sft(row, templates, paragraphs[0] if paragraphs else None, "icl_generated_paragraphs")
+
+
+def _sft_claude_distill(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
+    """q -> the annotator's own paragraph."""
+    return _sft(row, templates, row.get("claude_generated_paragraph"), "claude_generated_paragraph")
+
+
+def _extract_answers(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
+    """(x, z) -> the extracted answers without the true one, which stands first. One empty entry spoils the row."""
+    answers, probs = _answers_and_probs(row)
+    if any(is_missing(entry) for entry in answers + probs):
+        raise Dropped("an answer or a probability is missing")
+    fields = {
+        "generated_paragraph": _text(row, "lc_sft_generated_paragraph"),
+        "question": _question(row).question,
+    }
+    prompt = _reader_prompt(templates.extract_answers, fits, None, **fields)
+    return [Example(_id(row), prompt, join_answers([str(answer) for answer in answers[1:]]))]
+
+
+def _forecast_probs(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
+    """(x, z, answer) -> probability, for the true answer and each extracted one. An empty entry drops one answer."""
+    answers, probs = _answers_and_probs(row)
+    paragraph, question = _text(row, "lc_sft_generated_paragraph"), _question(row).question
+    examples = []
+    for answer, prob in zip(answers, probs, strict=True):
+        if is_missing(answer) or is_missing(prob):
+            continue
+        label = _number(prob)
+        if not 0.0 <= label <= 1.0:
+            raise Dropped("a probability outside [0, 1]")
+        fields = {"generated_paragraph": paragraph, "question": question, "answer": str(answer)}
+        examples.append(Example(_id(row), _reader_prompt(templates.forecast_probs, fits, **fields), label=label))
+    if not examples:
+        raise Dropped("no answer with a probability")
+    return examples
+
+
+def _factuality(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
+    """(x, z, y) -> 0 or 1."""
+    label = _number(_text(row, "factuality_sft_binary_correctness"))
+    if label not in (0.0, 1.0):
+        raise Dropped("factuality_sft_binary_correctness is neither 0 nor 1")
+    question = _question(row)
+    fields = {
+        "generated_paragraph": _text(row, "factuality_sft_generated_paragraph"),
+        "question": question.question,
+        "answer": question.answer,
+    }
+    return [Example(_id(row), _reader_prompt(templates.factuality, fits, **fields), label=label)]
+
+
+def _number(value: Any) -> float:
+    """The number in a cell; NaN, which no range takes, if there is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+RECIPES: dict[str, Callable[[Row, Templates, Fits | None], list[Example]]] = {
+    "sft_lc": _sft_lc,
+    "sft_factuality": _sft_factuality,
+    "sft_claude_distill": _sft_claude_distill,
+    "extract_answers": _extract_answers,
+    "forecast_probs": _forecast_probs,
+    "factuality": _factuality,
+}
+
+
+def make_examples(
+    recipe: str, rows: Iterable[Row], templates: Templates, fits: Fits | None = None
+) -> tuple[list[Example], Counter[str]]:
+    """The training examples of all rows, in order, and how many rows were dropped for which reason.
+
+    Args:
+      recipe: a name in RECIPES.
+      rows: the published columns; for the readers' data joined with question and answer (see questions.join).
+      fits: whether a reader's prompt fits its model (see tokenizer.fits); its paragraph is cut until it does.
+
+    Raises:
+      ValueError: an unknown recipe.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"No recipe {recipe!r}; there are {sorted(RECIPES)}.")
+    examples: list[Example] = []
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        try:
+            examples += RECIPES[recipe](row, templates, fits)
+        except Dropped as reason:
+            dropped[str(reason)] += 1
+    return examples, dropped
+
+
+# --- examples -> two sets, examples -> token ids -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """No question stands on both sides; each side keeps the order of its examples."""
+
+    train: list[Example]
+    evaluation: list[Example]
+
+
+def split_by_question(examples: Sequence[Example], eval_size: int, seed: int) -> Split:
+    """Shuffles the distinct question ids with `seed`; the last `eval_size` of them are the evaluation.
+
+    Reference: data_utils.py:stratified split. Differs: ids are made distinct first, so that an id of several rows
+    cannot stand on both sides, and eval_size 0 evaluates nothing.
+
+    Raises:
+      ValueError: `eval_size` leaves nothing to train on.
+    """
+    ids = list(dict.fromkeys(example.example_id for example in examples))
+    if not 0 <= eval_size < max(len(ids), 1):
+        raise ValueError(f"eval_size {eval_size} must be less than the number of distinct questions, {len(ids)}.")
+    np.random.RandomState(seed).shuffle(ids)
+    held_out = set(ids[len(ids) - eval_size :])
+    return Split(
+        [example for example in examples if example.example_id not in held_out],
+        [example for example in examples if example.example_id in held_out],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One example in tokens."""
+
+    tokens: tuple[int, ...]
+    num_source: int  # the first so many tokens are the prompt; the loss covers the others
+
+
+def encode_sft(tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int) -> Encoded | None:
+    """Prompt, target and end-of-sequence token, tokenised as one text and cut at `max_length`; None if no label is left.
+
+    The prompt's share is the number of tokens it has by itself, although the joint text may break its last word
+    otherwise. Reference: data_preprocessor.py:preprocess_for_sft. Differs: rows without a label are dropped.
+    """
+    tokens = (*encode(tokenizer, example.prompt + example.target), tokenizer.eos_token_id)[:max_length]
+    num_source = min(len(encode(tokenizer, example.prompt)), max_length)
+    return Encoded(tokens, num_source) if num_source < len(tokens) else None
+
+
+def encode_all(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int
+) -> tuple[list[Encoded], int]:
+    """Every example of a supervised set in tokens, and how many were dropped because their prompt fills the window."""
+    encoded = [encode_sft(tokenizer, example, max_length) for example in examples]
+    kept = [row for row in encoded if row is not None]
+    return kept, len(encoded) - len(kept)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length: int | None = None) -> list[int]:
+    """Token ids of a prompt for a reward model or for generation: no end-of-sequence token, nothing cut off.
+
+    Raises:
+      ValueError: it is longer than `max_length`; a reader's paragraph can be cut (see cut_paragraph).
+    """
+    tokens = encode(tokenizer, prompt)
+    if max_length is not None and len(tokens) > max_length:
+        raise ValueError(f"A prompt of {len(tokens)} tokens exceeds {max_length}: {prompt[:60]!r}")
+    return tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Questions whose prompt is short enough for a rollout."""
+
+    questions: list[Question]
+    tokens: list[list[int]]  # the prompt of each question
+    num_dropped: int  # questions left out because their prompt is longer
+
+
+def encode_queries(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, questions: Sequence[Question], max_length: int | None
+) -> Queries:
+    """The prompts q of `questions` in tokens; longer ones than `max_length` are dropped and counted (None = keep all).
+
+    Reference: data_preprocessor.py:QueryDataset.
+    """
+    rendered = [prompt.render(paragraph_generation_prompt=question.prompt) for question in questions]
+    pairs = [(q, encode(tokenizer, text)) for q, text in zip(questions, rendered, strict=True)]
+    kept = [(q, tokens) for q, tokens in pairs if max_length is None or len(tokens) <= max_length]
+    return Queries([q for q, _ in kept], [tokens for _, tokens in kept], len(pairs) - len(kept))

@@ -1,0 +1,57 @@
+"""JSON Lines files that survive a crash: whole rewrites are atomic, and a line torn by a killed writer is never read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file; a last line torn by a crash is left out.
+
+    Raises:
+      ValueError: another line is not JSON.
+    """
+    lines = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # no newline after it: the writer was killed here
+                break
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+    return rows
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes all rows or nothing: a temporary file takes the place of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    temporary.replace(path)
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Adds rows to a file whose last line is whole (see `repair`)."""
+    with path.open("a") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def repair(path: Path) -> list[dict[str, Any]]:
+    """The rows a former run left in `path`, its torn last line removed so that `append_jsonl` can go on; [] without a file."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return []
+    rows = read_jsonl(path)
+    write_jsonl(path, rows)
+    return rows
+
+
+def sort_jsonl(path: Path, keys: tuple[str, ...]) -> None:
+    """Puts the finished file in the order of `keys`."""
+    write_jsonl(path, sorted(read_jsonl(path), key=lambda row: tuple(row[key] for key in keys)))

@@ -1,0 +1,208 @@
+"""Text generation: prefill of left-padded prompts, then one jitted decode loop over a static key/value cache.
+
+What is promised: a row's random numbers depend only on (seed, row id, token index). Batch size, batch order, padding and
+the number of devices change a sample only where they change the logits in their last digits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lc_jax import parallel
+from lc_jax.data import batches
+from lc_jax.models.transformer import Cache, Model
+
+MIN_SEGMENT = 64  # new cache slots below which growing the cache costs more than it saves
+MAX_SEGMENTS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to draw tokens."""
+
+    max_new_tokens: int
+    temperature: float = 1.0  # 0 = greedy
+    top_p: float = 1.0  # 1 = off
+    top_k: int = 0  # 0 = off
+    eos_ids: tuple[int, ...] = ()  # any of them ends a completion and is its last token
+    pad_id: int | None = None  # never drawn, unless it is an end-of-sequence id as well
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(
+                f"Sampling needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 0; got {self}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One generated sequence."""
+
+    tokens: list[int]  # the end-of-sequence token, when reached, is the last one
+    logprobs: list[float]  # nats, of softmax(logits / temperature) before top-p and top-k (temperature 1 when greedy)
+    finished: bool  # ended by an end-of-sequence token rather than by the length limit
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Loop:
+    """Carry of the decode loop. T = max_new_tokens."""
+
+    index: Int[Array, ""]  # tokens drawn so far
+    logits: Float[Array, "B V"]  # float32, for the token at `index`
+    cache: Cache
+    tokens: Int[Array, "B T"]
+    logprobs: Float[Array, "B T"]
+    lengths: Int[Array, " B"]
+    done: Bool[Array, " B"]
+
+
+def _truncate(logits: Float[Array, "B V"], top_p: Float[Array, ""], top_k: int, use_top_p: bool) -> Float[Array, "B V"]:
+    """Sets the logits outside the top-k and the top-p nucleus to -inf; the likeliest token always stays."""
+    ranked = -jnp.sort(-logits, axis=-1)
+    if top_k:
+        kth = ranked[:, top_k - 1 : top_k]
+        logits, ranked = jnp.where(logits < kth, -jnp.inf, logits), jnp.where(ranked < kth, -jnp.inf, ranked)
+    if use_top_p:
+        probs = jax.nn.softmax(ranked, axis=-1)
+        inside = jnp.cumsum(probs, axis=-1) - probs < top_p
+        threshold = jnp.min(jnp.where(inside, ranked, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits < threshold, -jnp.inf, logits)
+    return logits
+
+
+@functools.partial(jax.jit, static_argnames=("sampling",))
+def _generate(
+    model: Model,
+    tokens: Int[Array, "B P"],
+    spans: Int[Array, "B 2"],
+    keys: jax.Array,
+    temperature: Float[Array, ""],
+    top_p: Float[Array, ""],
+    sampling: Sampling,
+) -> tuple[Int[Array, "B T"], Float[Array, "B T"], Int[Array, " B"], Bool[Array, " B"]]:
+    """Returns tokens, logprobs, lengths and whether each row reached an end-of-sequence token.
+
+    Only shapes and switches of `sampling` are read here (see `_static`): its numbers come as arrays.
+    """
+    module = model.bind()
+    (batch, width), limit = tokens.shape, sampling.max_new_tokens
+    greedy = sampling.temperature == 0
+    eos = jnp.asarray(sampling.eos_ids, jnp.int32)
+
+    def draw(loop: _Loop) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+        scaled = loop.logits / temperature
+        allowed = scaled
+        if sampling.pad_id is not None and sampling.pad_id not in sampling.eos_ids:
+            allowed = scaled.at[:, sampling.pad_id].set(-jnp.inf)
+        if greedy:
+            token = jnp.argmax(allowed, axis=-1)
+        else:
+            if sampling.top_k or sampling.top_p < 1:
+                allowed = _truncate(allowed, top_p, sampling.top_k, sampling.top_p < 1)
+            row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, loop.index)
+            token = jnp.argmax(allowed + jax.vmap(lambda k: jax.random.gumbel(k, allowed.shape[1:]))(row_keys), axis=-1)
+        chosen = jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0]
+        return token.astype(jnp.int32), chosen - jax.nn.logsumexp(scaled, axis=-1)
+
+    def step(loop: _Loop) -> _Loop:
+        token, logprob = draw(loop)
+        token = jnp.where(loop.done, sampling.pad_id or 0, token)
+        logprob = jnp.where(loop.done, 0.0, logprob)
+        lengths = loop.lengths + ~loop.done
+        done = loop.done | jnp.isin(token, eos)
+        slot = width + loop.index
+        hidden, cache = module.decode(token, slot - spans[:, 0], spans[:, 0], slot, loop.cache)
+        return _Loop(
+            loop.index + 1,
+            module.logits(hidden),
+            cache,
+            jax.lax.dynamic_update_slice(loop.tokens, token[:, None], (0, loop.index)),
+            jax.lax.dynamic_update_slice(loop.logprobs, logprob[:, None], (0, loop.index)),
+            lengths,
+            done,
+        )
+
+    # A short cache makes early tokens cheap: it grows a few times instead of being full-size from the start.
+    segments = max(1, min(MAX_SEGMENTS, limit // MIN_SEGMENT))
+    ends = [limit * (i + 1) // segments for i in range(segments)]
+    hidden, cache = module.prefill(tokens, spans, module.init_cache(batch, width + ends[0]))
+    loop = _Loop(
+        jnp.int32(0),
+        module.logits(hidden[:, -1]),
+        cache,
+        jnp.full((batch, limit), sampling.pad_id or 0, jnp.int32),
+        jnp.zeros((batch, limit), jnp.float32),
+        jnp.zeros(batch, jnp.int32),
+        spans[:, 1] <= spans[:, 0],  # dummy rows are done from the start
+    )
+    for end in ends:
+        loop = dataclasses.replace(loop, cache=loop.cache.grow(width + end))
+        loop = jax.lax.while_loop(lambda c, end=end: (c.index < end) & ~jnp.all(c.done), step, loop)
+    return loop.tokens, loop.logprobs, loop.lengths, jnp.any(jnp.isin(loop.tokens, eos), axis=1)
+
+
+def _static(sampling: Sampling) -> Sampling:
+    """`sampling` with its free numbers replaced by switches, so that a new temperature compiles nothing."""
+    return dataclasses.replace(
+        sampling, temperature=float(sampling.temperature > 0), top_p=1.0 if sampling.top_p == 1 else 0.5
+    )
+
+
+def stream(
+    model: Model,
+    prompts: Sequence[batches.Tokens],
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch_size: int,
+    row_ids: Sequence[int] | None = None,
+) -> Iterator[tuple[int, Completion]]:
+    """Yields (index into `prompts`, completion) as batches finish, prompts of similar length together.
+
+    Args:
+      prompts: token ids, each at least one.
+      row_ids: names the rows for the random numbers; default their places in `prompts`. Give several samples of one
+        prompt different ids.
+
+    Raises:
+      ValueError: a prompt is empty.
+    """
+    empty = [i for i, prompt in enumerate(prompts) if not len(prompt)]
+    if empty:
+        raise ValueError(f"Prompt {empty[0]} has no tokens (and {len(empty) - 1} more); a prompt needs at least one.")
+    ids = np.arange(len(prompts)) if row_ids is None else np.asarray(row_ids)
+    key = jax.random.key(seed)
+    for rows in batches.by_length([len(p) for p in prompts], batch_size):
+        chosen = [prompts[i] for i in rows] + [[]] * (batch_size - len(rows))
+        padded = batches.pad(chosen, batches.bucket(max(map(len, chosen))), side="left")
+        row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(np.resize(ids[rows], batch_size), jnp.uint32))
+        # Greedy logprobs are reported at temperature 1.
+        temperature, top_p = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
+        arrays = parallel.put_batch((padded.tokens, padded.spans, row_keys))
+        out = _generate(model, *arrays, temperature, top_p, _static(sampling))
+        tokens, logprobs, lengths, finished = map(parallel.to_host, out)
+        for place, index in enumerate(rows):
+            n = int(lengths[place])
+            yield int(index), Completion(tokens[place, :n].tolist(), logprobs[place, :n].tolist(), bool(finished[place]))
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[batches.Tokens],
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch_size: int,
+    row_ids: Sequence[int] | None = None,
+) -> list[Completion]:
+    """Completions in the order of `prompts`; see `stream`."""
+    done = dict(stream(model, prompts, sampling, seed=seed, batch_size=batch_size, row_ids=row_ids))
+    return [done[i] for i in range(len(prompts))]

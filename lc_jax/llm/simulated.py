@@ -1,0 +1,89 @@
+"""The annotator of the miniature world: answers the annotator prompts by rule, at no cost and without a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from lc_jax.miniature import reader
+from lc_jax.prompts import NO_ANSWER, Prompt, correctness, equivalence, extract, forecast, paragraph, summarize
+from lc_jax.types import Reply, Request
+
+
+class _Unanswerable(Exception):
+    """A request that no rule can answer."""
+
+
+def _summarize(fields: Mapping[str, str]) -> str:
+    return reader.summarize(summarize.split_paragraphs(fields["paragraphs"]))
+
+
+def _extract(fields: Mapping[str, str]) -> str:
+    return "; ".join(reader.extract(fields["generated_paragraph"], fields["question"])) or NO_ANSWER
+
+
+def _forecast(fields: Mapping[str, str]) -> str:
+    return f"{reader.probability(fields['generated_paragraph'], fields['question'], fields['answer']):.6g}"
+
+
+def _equivalence(fields: Mapping[str, str]) -> str:
+    comparisons = equivalence.split_comparisons(fields["comparisons"])
+    verdicts = ["yes" if reader.equivalent(item.answer, item.candidate) else "no" for item in comparisons]
+    return "\n".join(f"{number}. {verdict}" for number, verdict in enumerate(verdicts, 1))
+
+
+def _correctness(fields: Mapping[str, str]) -> str:
+    """The answer that the paragraph makes most probable (the first of equals) is held against the true one."""
+    forecasts = reader.read(fields["generated_paragraph"], fields["question"])
+    if not forecasts.answers:
+        return "0"
+    favourite = forecasts.answers[forecasts.probs.index(max(forecasts.probs))]
+    return "1" if reader.equivalent(fields["answer"], favourite) else "0"
+
+
+def _paragraph(fields: Mapping[str, str]) -> str:
+    raise _Unanswerable("the simulated annotator reads paragraphs but knows no facts to write one from")
+
+
+_RULES: tuple[tuple[Prompt, Callable[[Mapping[str, str]], str]], ...] = (
+    (summarize.PROMPT, _summarize),
+    (extract.PROMPT, _extract),
+    (forecast.PROMPT, _forecast),
+    (equivalence.PROMPT, _equivalence),
+    (correctness.PROMPT, _correctness),
+    (paragraph.PROMPT, _paragraph),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulated:
+    """Recognises which prompt a request holds and answers in the text form that the prompt asks for."""
+
+    name: str = "simulated/miniature"
+
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply per request. Temperature and sample change nothing: the rules know no chance."""
+        return [_answer(request) for request in requests]
+
+
+def _answer(request: Request) -> Reply:
+    for prompt, rule in _RULES:
+        fields = prompt.match(request.prompt)
+        if fields is None:
+            continue
+        try:
+            return Reply("ok", rule(fields))
+        except _Unanswerable as error:
+            return Reply("failed", detail=str(error))
+    return Reply("failed", detail="the simulated annotator knows only the prompts of lc_jax.prompts, in their own words")
+
+
+def load(model: str) -> Simulated:
+    """The annotator "simulated/miniature".
+
+    Raises:
+      ValueError: another model.
+    """
+    if model != "miniature":
+        raise ValueError(f"No annotator 'simulated/{model}': there is 'simulated/miniature'.")
+    return Simulated()

@@ -1,0 +1,36 @@
+"""python -m lc_jax.main --config=configs/ppo.py[:mini] [--config.field=value ...]: runs the task that a config names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from lc_jax import parallel
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/, with ':mini' for the miniature.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Config -> mesh -> task. Bad input ends with one message and exit code 1; -v=1 adds the traceback."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected argument {argv[1]!r}; settings are given as --config.name=value.")
+    config = _CONFIG.value
+    try:
+        parallel.start()
+        mesh = parallel.make_mesh(**config.mesh)
+        task = importlib.import_module(f"lc_jax.tasks.{config.task}")
+        with jax.set_mesh(mesh):
+            task.run(config, mesh)
+    except (OSError, ValueError, FloatingPointError) as error:
+        logging.vlog(1, "Traceback of the error below", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,49 @@
+"""How probable does a paragraph make one answer? (paper section 4.2, the second half of a reader's forecast)"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from lc_jax.prompts.literals import unfence
+from lc_jax.prompts.prompt import Invalid, Prompt
+
+_LABEL = re.compile(r"\Aprobability[ \t]*:\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(e-?[0-9]+)?\s*(%?)\.?", re.IGNORECASE)
+
+
+def _parse(reply: str, fields: Mapping[str, str]) -> float:
+    """A number in [0, 1]; "70%" is 0.7. Prose after a blank line is ignored, prose around the number is not."""
+    text = _LABEL.sub("", unfence(reply)).split("\n\n")[0].strip()
+    number = _NUMBER.fullmatch(text)
+    if number is None:
+        raise Invalid(f"not a probability: {text[:60]!r}")
+    probability = float(number[1] + (number[2] or "")) / (100.0 if number[3] else 1.0)
+    if not 0.0 <= probability <= 1.0:
+        raise Invalid(f"a probability lies between 0 and 1: {text[:60]!r}")
+    return probability
+
+
+PROMPT = Prompt(
+    """\
+Someone who knows nothing but the paragraph below has to say how probable it is that a given answer to a question is \
+the right one. Which probability do the paragraph's statements support?
+
+- Judge by the paragraph alone, even where you know better.
+- A percentage or a fraction in the paragraph is to be taken at its word. Words of doubt count as well: "almost \
+certain" is about 0.95, "likely" 0.75, "a toss-up" 0.5, "possibly" 0.3, "unlikely" 0.15.
+- An answer stated flatly, without any doubt, has probability 1.
+- An answer that the paragraph does not offer shares what the offered answers leave over: near 0 if they leave nothing.
+- Another wording of the same answer is the same answer.
+
+Paragraph: {generated_paragraph}
+
+Question: {question}
+
+Answer: {answer}
+
+Reply with one number from 0 to 1 and nothing else.
+
+Probability:""",
+    _parse,
+)

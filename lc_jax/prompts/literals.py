@@ -1,0 +1,72 @@
+"""Lists written as text: by a language model in a reply, or by a spreadsheet in a cell. Nothing is ever executed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from typing import Any
+
+_NAMES = {
+    "None": None, "null": None, "True": True, "true": True, "False": False, "false": False,
+    "nan": float("nan"), "NaN": float("nan"), "inf": float("inf"), "Infinity": float("inf"),
+}  # fmt: skip
+_FENCE = re.compile(r"\A\s*```[A-Za-z]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+
+
+def _value(node: ast.expr) -> Any:
+    """The value of a literal's syntax tree: lists of numbers, strings and the names above."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None))):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in _NAMES:
+        return _NAMES[node.id]
+    if isinstance(node, ast.List):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        number = _value(node.operand)
+        if isinstance(number, (int, float)):
+            return -number
+    raise ValueError(f"not a literal: {type(node).__name__}")
+
+
+def parse_list(text: str) -> list[Any]:
+    """The list that `text` writes in JSON or Python form; nan, NaN, null, true and their like are values.
+
+    Raises:
+      ValueError: `text` is not one list of literals.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            with warnings.catch_warnings():  # a stray backslash in a string is the writer's affair
+                warnings.simplefilter("ignore")
+                value = _value(ast.parse(text.strip(), mode="eval").body)
+        except (SyntaxError, RecursionError, MemoryError) as error:
+            raise ValueError(f"not a list: {text[:60]!r}") from error
+    if not isinstance(value, list):
+        raise ValueError(f"not a list: {text[:60]!r}")
+    return value
+
+
+def unfence(reply: str) -> str:
+    """The inside of a reply's opening code fence, or the reply itself, stripped."""
+    fenced = _FENCE.match(reply)
+    return (fenced.group(1) if fenced else reply).strip()
+
+
+def leading_list(reply: str) -> list[Any]:
+    """The list that a reply opens with; a code fence around it and prose after it are ignored.
+
+    Raises:
+      ValueError: the reply does not open with a list.
+    """
+    text = unfence(reply)
+    if not text.startswith("["):
+        raise ValueError(f"no list at the start of {text[:60]!r}")
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text)
+        return value
+    except (ValueError, RecursionError):
+        return parse_list(text[: text.rfind("]") + 1])

@@ -1,0 +1,88 @@
+"""What the fine-tuned models are asked (paper section 4, appendix): templates in files, and the extractor's output."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from lc_jax.prompts.prompt import Prompt
+
+NO_ANSWER = "No Answer"
+_FOLDER = Path(__file__).parent / "templates"
+_NO_ANSWER = re.compile(r"no answers?\.?", re.IGNORECASE)
+_FIELDS = {
+    "paragraph": {"paragraph_generation_prompt"},
+    "extract_answers": {"generated_paragraph", "question"},
+    "forecast_probs": {"generated_paragraph", "question", "answer"},
+    "factuality": {"generated_paragraph", "question", "answer"},
+    "critic": {"paragraph_generation_prompt", "question", "answer"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Templates:
+    """The prompts of one family of fine-tuned models. A model is asked in the words it was trained with."""
+
+    paragraph: Prompt  # q -> z
+    extract_answers: Prompt  # z, x -> answers
+    forecast_probs: Prompt  # z, x, answer -> probability
+    factuality: Prompt  # z, x, y -> correct or not
+    critic: Prompt  # q, x, y: the prompt of a critic that sees the true answer
+
+
+def load_templates(name_or_directory: str | Path) -> Templates:
+    """Reads "full" or "short", or a folder that holds paragraph.txt, extract_answers.txt, and so on.
+
+    Trailing white space is stripped, so a target follows the template's last word directly.
+    Reference: utils.py:read.
+
+    Raises:
+      FileNotFoundError: neither a known name nor a folder, or the folder lacks a file.
+      ValueError: a file's placeholders are not the ones of its question.
+    """
+    folder = _FOLDER / name_or_directory
+    if not folder.is_dir():
+        folder = Path(name_or_directory)
+    if not folder.is_dir():
+        known = sorted(path.name for path in _FOLDER.iterdir())
+        raise FileNotFoundError(f"No templates {str(name_or_directory)!r}: give one of {known} or a folder.")
+    prompts = {}
+    for name, fields in _FIELDS.items():
+        path = folder / f"{name}.txt"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; a template folder holds {[f'{n}.txt' for n in _FIELDS]}.")
+        prompts[name] = Prompt(path.read_text(encoding="utf-8").rstrip())
+        if set(prompts[name].fields) != fields:
+            raise ValueError(f"{path} must hold the placeholders {sorted(fields)}, not {list(prompts[name].fields)}.")
+    return Templates(**prompts)
+
+
+def is_no_answer(text: str) -> bool:
+    """Whether `text` says that a paragraph offers no answer, whatever the case, plural and final stop."""
+    return bool(_NO_ANSWER.fullmatch(text.strip()))
+
+
+def distinct(answers: list[str]) -> list[str]:
+    """Answers stripped, without blanks, duplicates and "No Answer", in the order of their first appearance."""
+    stripped = dict.fromkeys(answer.strip() for answer in answers)
+    return [answer for answer in stripped if answer and not is_no_answer(answer)]
+
+
+def join_answers(answers: list[str]) -> str:
+    """The form that the extractor is trained to write; inverse of postprocess_answers."""
+    return "; ".join(dict.fromkeys(answers)) or NO_ANSWER
+
+
+def postprocess_answers(text: str, strict: bool = False) -> list[str]:
+    """The distinct answers A in the extractor's output, in the order of their first appearance.
+
+    As published, only the exact text "No Answer" is empty, and a blank between separators is an answer; `strict`
+    drops blanks and every spelling of "No Answer".
+
+    Reference: rl/rl_trainer.py:postprocess_answer_extractions. Differs: the order is that of the text, not of a set.
+    """
+    answers = text.split(";")
+    if strict:
+        return distinct(answers)
+    return [] if text == NO_ANSWER else list(dict.fromkeys(answer.strip() for answer in answers))

@@ -1,0 +1,94 @@
+"""A prompt: template text, the inverse of filling it in, and the parser of the reply, in one object."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_PLACEHOLDER = re.compile(r"\{([a-z][a-z_]*)\}")
+_ALIASES = {"ground_truth_top_answer": "answer"}  # placeholder names of the published template files
+
+
+class Invalid(ValueError):
+    """A reply that cannot be parsed; whoever asked may ask again."""
+
+
+def _stripped(reply: str, fields: Mapping[str, str]) -> str:
+    return reply.strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """Template text with {placeholders} of lower-case letters and underscores; any other brace is plain text.
+
+    The placeholder {ground_truth_top_answer} is read as {answer}.
+    """
+
+    template: str
+    parser: Callable[[str, Mapping[str, str]], Any] = _stripped  # (reply, fields of the request) -> value, or Invalid
+
+    @functools.cached_property
+    def _pieces(self) -> tuple[list[str], list[str]]:
+        """Literals and placeholder names: literal[0] name[0] literal[1] ... literal[-1]."""
+        pieces = _PLACEHOLDER.split(self.template)
+        return pieces[::2], [_ALIASES.get(name, name) for name in pieces[1::2]]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The placeholder names in order of first appearance."""
+        return tuple(dict.fromkeys(self._pieces[1]))
+
+    def render(self, **fields: str) -> str:
+        """Fills the placeholders in one pass, so that braces within a field's text are never read as a template.
+
+        Raises:
+          ValueError: a field is missing or unknown.
+          TypeError: a field is not text.
+        """
+        missing = [name for name in self.fields if name not in fields]
+        unknown = [name for name in fields if name not in self.fields]
+        if missing or unknown:
+            raise ValueError(f"Prompt fields missing: {missing}, unknown: {unknown}; it takes {list(self.fields)}.")
+        for name, value in fields.items():
+            if not isinstance(value, str):
+                raise TypeError(f"Prompt field {name!r} must be text, not {type(value).__name__}.")
+        literals, names = self._pieces
+        return literals[0] + "".join(
+            fields[name] + literal for name, literal in zip(names, literals[1:], strict=True)
+        )
+
+    def match(self, rendered: str) -> dict[str, str] | None:
+        """The fields that `render` was given, or None if `rendered` did not come from this template.
+
+        Where a field's own text holds the literal that follows it, several readings fit; then earlier fields are
+        greedy, which means that every literal is taken at its last possible place. Rendering the answer always gives
+        `rendered` back.
+        """
+        literals, names = self._pieces
+        if not names:
+            return {} if rendered == self.template else None
+        first, last = literals[0], literals[-1]
+        if len(rendered) < len(first) + len(last) or not (rendered.startswith(first) and rendered.endswith(last)):
+            return None
+        end = len(rendered) - len(last)
+        values = []
+        for literal in reversed(literals[1:-1]):
+            place = rendered.rfind(literal, len(first), end)
+            if place < 0:
+                return None
+            values.append(rendered[place + len(literal) : end])
+            end = place
+        values.append(rendered[len(first) : end])
+        fields = dict(zip(names, reversed(values), strict=True))
+        return fields if self.render(**fields) == rendered else None
+
+    def parse(self, reply: str, fields: Mapping[str, str] | None = None) -> Any:
+        """The value that the text of a reply states. `fields` are those of the request (a batch needs its size).
+
+        Raises:
+          Invalid: the reply is not in the form that the prompt asks for.
+        """
+        return self.parser(reply, fields or {})

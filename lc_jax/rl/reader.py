@@ -1,0 +1,105 @@
+"""The surrogate reader: trained models that read a paragraph and forecast answers, as an API reader would (section 3).
+
+ExtractAnswers lists the answers that a paragraph offers to a question; ForecastProbs gives each, and the true one, a
+probability. Text passes between the models, so that each may have a tokenizer of its own. Here, once, ragged answers
+become [B, K] with a mask.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lc_jax.data import examples
+from lc_jax.inference import generate, score
+from lc_jax.models.transformer import Model
+from lc_jax.prompts import Prompt, postprocess_answers
+from lc_jax.rl.reward import AnswerForecasts
+from lc_jax.types import Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One model of the reader with what turns text into its tokens."""
+
+    model: Model
+    tokenizer: PreTrainedTokenizerBase
+    template: Prompt
+    max_length: int  # tokens of a prompt; a longer one has its paragraph cut, never its question or answer
+    batch_size: int  # sequences, over all devices
+
+    def encode(self, question: Question, paragraph: str, answer: str = "") -> list[int]:
+        """Token ids of the template filled in."""
+        fields = {"question": question.question, "generated_paragraph": paragraph, "answer": answer}
+        return examples.encode_reader_prompt(self.tokenizer, self.template, fields, self.max_length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """ExtractAnswers: a language model that lists answers."""
+
+    part: Part
+    sampling: generate.Sampling
+    max_answers: int  # K; further ones are dropped and counted
+
+    def extract(self, questions: Sequence[Question], paragraphs: Sequence[str], seed: int) -> list[list[str]]:
+        """The distinct answers that each paragraph offers to its question, in the order stated."""
+        prompts = [self.part.encode(q, z) for q, z in zip(questions, paragraphs, strict=True)]
+        completions = generate.generate(
+            self.part.model, prompts, self.sampling, seed=seed, batch_size=self.part.batch_size
+        )
+        texts = self.part.tokenizer.batch_decode([c.tokens for c in completions], skip_special_tokens=True)
+        return [postprocess_answers(text) for text in texts]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the reader made of B paragraphs."""
+
+    answers: list[list[str]]  # at most K each; empty lists without an extractor
+    forecasts: AnswerForecasts  # arrays [B] and [B, K]
+    num_dropped: int  # answers beyond K
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Extractor (None: only the true answer is judged, as the factuality reward does) and forecaster."""
+
+    extractor: Extractor | None
+    forecaster: Part
+
+    def read(self, questions: Sequence[Question], paragraphs: Sequence[str], seed: int) -> Reading:
+        """Answers and their probability logits for every (question, paragraph)."""
+        answers: list[list[str]] = [[] for _ in questions]
+        num_answers, dropped = 1, 0
+        if self.extractor is not None:
+            num_answers = self.extractor.max_answers
+            found = self.extractor.extract(questions, paragraphs, seed)
+            answers = [a[:num_answers] for a in found]
+            dropped = sum(map(len, found)) - sum(map(len, answers))
+        asked = [(b, k) for b, listed in enumerate(answers) for k in range(len(listed))]
+        logits = self._forecast(
+            [(q, z, q.answer) for q, z in zip(questions, paragraphs, strict=True)]
+            + [(questions[b], paragraphs[b], answers[b][k]) for b, k in asked]
+        )
+        answer_logits = np.zeros((len(questions), num_answers), np.float32)
+        mask = np.zeros((len(questions), num_answers), bool)
+        for (b, k), logit in zip(asked, logits[len(questions) :], strict=True):
+            answer_logits[b, k], mask[b, k] = logit, True
+        return Reading(answers, AnswerForecasts(logits[: len(questions)], answer_logits, mask), dropped)
+
+    def _forecast(self, triples: Sequence[tuple[Question, str, str]]) -> np.ndarray:
+        """Logits of P(answer | question, paragraph), [N] float32; equal texts are scored once."""
+        encoded = [tuple(self.forecaster.encode(*triple)) for triple in triples]
+        unique = list(dict.fromkeys(encoded))
+        if not unique:
+            return np.zeros(0, np.float32)
+        logits = score.rewards(self.forecaster.model, unique, batch_size=self.forecaster.batch_size)
+        place = {sequence: i for i, sequence in enumerate(unique)}
+        return logits[[place[sequence] for sequence in encoded]]

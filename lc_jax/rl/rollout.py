@@ -1,0 +1,143 @@
+"""prompts -> Rollout: the policy answers, and policy, reference and critic look at what it wrote (paper section 5).
+
+A rollout is kept right-padded, prompt and response without a gap, so that one causal forward pass with lengths serves
+generation's check, the reference, the critic and the update alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lc_jax import parallel
+from lc_jax.data import batches
+from lc_jax.inference.generate import Completion
+from lc_jax.kernels.logprobs import token_logprobs
+from lc_jax.models.transformer import Model
+
+
+@flax.struct.dataclass
+class Episodes:
+    """B prompts with their responses; T response positions, S >= prompt + T slots. Slots past the end hold padding."""
+
+    tokens: Int[Array, "B S"]  # prompt then response, from slot 0
+    prompt_lengths: Int[Array, " B"]
+    responses: Int[Array, "B T"]
+    lengths: Int[Array, " B"]  # response tokens, the end-of-sequence token included; at least 1
+
+    @property
+    def mask(self) -> Bool[Array, "B T"]:
+        """True at real response tokens."""
+        return jnp.arange(self.responses.shape[1]) < self.lengths[:, None]
+
+    @property
+    def spans(self) -> Int[Array, "B 2"]:
+        """Slots that hold real tokens."""
+        return jnp.stack([jnp.zeros_like(self.lengths), self.prompt_lengths + self.lengths], axis=1)
+
+    def before_response(self, values: Float[Array, "B S *D"]) -> Float[Array, "B T *D"]:
+        """`values` at the slot before each response token: where that token is predicted and its value estimated."""
+        slots = self.prompt_lengths[:, None] - 1 + jnp.arange(self.responses.shape[1])
+        return jnp.take_along_axis(values, slots.reshape(*slots.shape, *(1,) * (values.ndim - 2)), axis=1)
+
+
+@flax.struct.dataclass
+class Rollout:
+    """Episodes and what the models say of each response token. Log-probabilities are of softmax(logits / temperature)."""
+
+    episodes: Episodes
+    critic_episodes: Episodes  # what the critic reads: the same, unless its prompt shows the true answer
+    logprobs: Float[Array, "B T"]  # nats, the policy before this step's updates
+    entropies: Float[Array, "B T"]  # nats
+    ref_logprobs: Float[Array, "B T"]
+    values: Float[Array, "B T"]  # zeros without a critic
+
+
+def pack(prompts: Sequence[batches.Tokens], completions: Sequence[Completion], response_length: int) -> Episodes:
+    """Lays prompts and responses out side by side, as wide as the longest prompt's bucket and `response_length`.
+
+    An empty response stands as one padding token, so that its reward has a place.
+    """
+    responses = [c.tokens or [0] for c in completions]
+    width = batches.bucket(max(map(len, prompts))) + response_length
+    joined = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+    return Episodes(
+        batches.pad(joined, width).tokens,
+        np.asarray([len(p) for p in prompts], np.int32),
+        batches.pad(responses, response_length).tokens,
+        np.asarray([len(r) for r in responses], np.int32),
+    )
+
+
+def policy_outputs(
+    policy: Model, episodes: Episodes, temperature: Float[Array, ""]
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Log-probability of each response token and the entropy where it was drawn, nats; 0 past a response's end."""
+    module = policy.bind()
+    hidden = episodes.before_response(module(episodes.tokens, episodes.spans))
+    return token_logprobs(hidden, module.head_matrix(), episodes.responses, temperature)
+
+
+def critic_values(critic: Model, episodes: Episodes) -> Float[Array, "B T"]:
+    """V_t, the scalar head before response token t."""
+    return episodes.before_response(critic.bind()(episodes.tokens, episodes.spans))
+
+
+@jax.jit
+def _look(
+    policy: Model,
+    reference: Model,
+    critic: Model | None,
+    episodes: Episodes,
+    critic_episodes: Episodes,
+    temperature: Float[Array, ""],
+) -> Rollout:
+    logprobs, entropies = policy_outputs(policy, episodes, temperature)
+    ref_logprobs, _ = policy_outputs(reference, episodes, temperature)
+    values = jnp.zeros_like(logprobs) if critic is None else critic_values(critic, critic_episodes)
+    return Rollout(episodes, critic_episodes, logprobs, entropies, ref_logprobs, values)
+
+
+def look(
+    policy: Model,
+    reference: Model,
+    critic: Model | None,
+    episodes: Episodes,
+    critic_episodes: Episodes,
+    *,
+    temperature: float,
+    microbatch_size: int,
+) -> Rollout:
+    """Runs the three models over all episodes, `microbatch_size` rows at a time; a host (numpy) Rollout.
+
+    Raises:
+      ValueError: `microbatch_size` does not divide the number of episodes.
+    """
+    total = len(episodes.lengths)
+    if total % microbatch_size:
+        raise ValueError(f"microbatch_size {microbatch_size} does not divide the rollout's {total} episodes.")
+    parts = []
+    for first in range(0, total, microbatch_size):
+        rows = slice(first, first + microbatch_size)
+        part = parallel.put_batch(jax.tree.map(lambda x, rows=rows: x[rows], (episodes, critic_episodes)))
+        out = _look(policy, reference, critic, *part, jnp.float32(temperature))
+        parts.append(jax.tree.map(parallel.to_host, out))
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def sampling_gap(rollout: Rollout, completions: Sequence[Completion]) -> float:
+    """Largest |log-probability while sampling - log-probability of the forward pass| over all response tokens, nats.
+
+    Both come from the same parameters, so anything beyond rounding is a bug in masks, positions or the cache.
+    """
+    gaps = [
+        np.max(np.abs(rollout.logprobs[i, : len(c.logprobs)] - np.asarray(c.logprobs)), initial=0.0)
+        for i, c in enumerate(completions)
+    ]
+    return float(max(gaps, default=0.0))

@@ -1,0 +1,113 @@
+"""What a PPO step reports: plain numbers from host arrays, and the rollouts themselves as readable JSONL."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
+from lc_jax.rl.reader import Reading
+from lc_jax.rl.reward import Rewards
+from lc_jax.rl.rollout import Rollout
+from lc_jax.types import Question
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Logits to probabilities, float64 inside so that large logits do not overflow."""
+    return (1 / (1 + np.exp(-np.clip(np.asarray(logits, np.float64), -500, 500)))).astype(np.float32)
+
+
+class Phases:
+    """Seconds spent in each phase of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Adds the time of the with-block to phase `name`."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+    def report(self, num_tokens: int) -> dict[str, float]:
+        """Seconds and tokens per second by phase, for `num_tokens` prompt and response tokens."""
+        report = {f"seconds/{name}": value for name, value in self.seconds.items()}
+        return report | {f"tokens_per_second/{name}": num_tokens / value for name, value in self.seconds.items()}
+
+
+def of_reading(reading: Reading, rewards: Rewards) -> dict[str, float | list[float]]:
+    """Rewards and their true components, answers per paragraph, and what the reader believes.
+
+    `confidence_histogram` holds the share of paragraphs by the highest forecast, in ten equal bins of [0, 1].
+    """
+    mask = np.asarray(reading.forecasts.answer_mask)
+    probs = np.where(mask, sigmoid(reading.forecasts.answer_logits), 0.0)
+    truth = sigmoid(reading.forecasts.truth_logits)
+    counts, best = mask.sum(axis=1), probs.max(axis=1)
+    histogram = np.histogram(best[counts > 0], bins=10, range=(0, 1))[0] / max(len(best), 1)
+    return {
+        "reward": float(np.mean(rewards.total)),
+        "reward/log_score": float(np.mean(rewards.log_score)),
+        "reward/normalization": float(np.mean(rewards.normalization)),
+        "reader/truth_prob": float(truth.mean()),
+        "reader/answers_per_paragraph": float(counts.mean()),
+        "reader/no_answer_rate": float((counts == 0).mean()),
+        "reader/answers_dropped": reading.num_dropped,
+        "reader/forecast_mass": float(probs.sum(axis=1).mean()),
+        "reader/confidence": float(best.mean()),
+        "reader/confidence_histogram": [round(float(x), 4) for x in histogram],
+    }
+
+
+def of_rollout(rollout: Rollout, finished: Sequence[bool]) -> dict[str, float]:
+    """Length, stop rate, entropy, and two unbiased estimates of KL(policy | reference), nats per response.
+
+    k1 = sum of log pi - log ref; k3 = sum of ref/pi - 1 - log(ref/pi), never negative and of lower variance.
+    """
+    mask = np.asarray(rollout.episodes.mask)
+    log_ratio = np.where(mask, rollout.ref_logprobs - rollout.logprobs, 0.0)
+    return {
+        "rollout/length": float(mask.sum(axis=1).mean()),
+        "rollout/stop_rate": float(np.mean(finished)),
+        "rollout/entropy": float(np.where(mask, rollout.entropies, 0.0).sum() / mask.sum()),
+        "kl": float(-log_ratio.sum(axis=1).mean()),
+        "kl/k3": float((np.expm1(log_ratio) - log_ratio).sum(axis=1).mean()),
+    }
+
+
+class RolloutLog:
+    """`rollouts.jsonl`: one readable row per episode. Rows of steps from `first_step` on, of a run cut off, are dropped."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        self._path = path
+        kept = [row for row in read_jsonl(path) if row["step"] < first_step] if path.exists() else []
+        write_jsonl(path, kept)
+
+    def write(
+        self, step: int, questions: Sequence[Question], paragraphs: Sequence[str], reading: Reading, rewards: Rewards
+    ) -> None:
+        """Adds a step's episodes with their forecasts and rewards."""
+        truth = sigmoid(reading.forecasts.truth_logits)
+        probs = sigmoid(reading.forecasts.answer_logits)
+        append_jsonl(
+            self._path,
+            (
+                {
+                    "step": step,
+                    "question_id": question.question_id,
+                    "prompt": question.prompt,
+                    "paragraph": paragraphs[i],
+                    "question": question.question,
+                    "answer": question.answer,
+                    "answer_prob": round(float(truth[i]), 4),
+                    "extracted": {a: round(float(p), 4) for a, p in zip(reading.answers[i], probs[i], strict=False)},
+                    "reward": round(float(rewards.total[i]), 4),
+                }
+                for i, question in enumerate(questions)
+            ),
+        )

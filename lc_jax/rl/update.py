@@ -1,0 +1,120 @@
+"""Rollout and advantages -> new parameters: epochs x minibatches x micro-batches of the clipped objective."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from lc_jax import parallel
+from lc_jax.models.transformer import Model
+from lc_jax.rl import loss as losses
+from lc_jax.rl.rollout import Rollout, critic_values, policy_outputs
+from lc_jax.training import state as states
+
+Sums = dict[str, Float[Array, ""]]
+
+
+@flax.struct.dataclass
+class Learners:
+    """The two models that PPO trains, as structures: their parameters live in the TrainState under the same names."""
+
+    policy: Model
+    critic: Model | None
+
+    def params(self) -> dict[str, Any]:
+        """What the optimiser sees: one tree, so that the gradient norm is clipped over both models together."""
+        return {"policy": self.policy.params} | ({"critic": self.critic.params} if self.critic else {})
+
+    def with_params(self, params: dict[str, Any] | None) -> Learners:
+        """These structures around other parameters (or none)."""
+        get = (params or {}).get
+        critic = None if self.critic is None else self.critic.replace(params=get("critic"))
+        return Learners(self.policy.replace(params=get("policy")), critic)
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateSettings:
+    """Sizes count episodes, over all devices."""
+
+    num_epochs: int
+    minibatch_size: int  # episodes per optimiser step
+    microbatch_size: int  # episodes whose activations are held at once
+    temperature: float  # of the log-probabilities, as in the rollout
+    loss: losses.LossSettings
+
+
+@flax.struct.dataclass
+class Minibatch:
+    """Episodes of one optimiser step with their targets."""
+
+    rollout: Rollout
+    advantages: Float[Array, "B T"]
+    returns: Float[Array, "B T"]
+
+
+@functools.partial(jax.jit, static_argnames=("tx", "settings"), donate_argnames=("state",))
+def ppo_step(
+    state: states.TrainState,
+    learners: Learners,
+    minibatch: Minibatch,
+    temperature: Float[Array, ""],
+    *,
+    tx: optax.GradientTransformation,
+    settings: UpdateSettings,
+) -> tuple[states.TrainState, Sums]:
+    """One optimiser step. Returns the new state and the step's mean statistics."""
+    num_tokens = losses.num_positions(minibatch.rollout.episodes.mask, settings.loss)
+
+    def objective(params: dict[str, Any], part: Minibatch) -> tuple[Float[Array, ""], Sums]:
+        models = learners.with_params(params)
+        logprobs, entropies = policy_outputs(models.policy, part.rollout.episodes, temperature)
+        values = None if models.critic is None else critic_values(models.critic, part.rollout.critic_episodes)
+        out = losses.ppo_loss(part, logprobs, entropies, values, num_tokens, settings.loss)
+        return out.total, out.stats
+
+    def add(carry: Any, part: Minibatch) -> tuple[Any, None]:
+        (_, stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params, part)
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), carry, (grads, stats)), None
+
+    count = settings.minibatch_size // settings.microbatch_size
+    parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), minibatch)
+    shapes = jax.eval_shape(objective, state.params, jax.tree.map(lambda x: x[0], parts))[1]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (state.params, shapes))
+    (grads, stats), _ = jax.lax.scan(add, zeros, parts)
+    state, norm = states.apply_gradients(state, grads, tx)
+    return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped}
+
+
+def update(
+    state: states.TrainState,
+    learners: Learners,
+    batch: Minibatch,
+    *,
+    tx: optax.GradientTransformation,
+    settings: UpdateSettings,
+    seed: int,
+) -> tuple[states.TrainState, list[dict[str, float]]]:
+    """All optimiser steps on one rollout (host arrays). Returns the new state and each step's statistics.
+
+    Episodes are shuffled anew each epoch. `learners` gives structure only.
+    """
+    total = len(batch.advantages)
+    rng = np.random.default_rng(seed)
+    steps = []
+    for _ in range(settings.num_epochs):
+        order = rng.permutation(total)
+        for first in range(0, total, settings.minibatch_size):
+            rows = order[first : first + settings.minibatch_size]
+            part = parallel.put_batch(jax.tree.map(lambda x, rows=rows: x[rows], batch))
+            temperature = jnp.float32(settings.temperature)
+            state, stats = ppo_step(state, learners, part, temperature, tx=tx, settings=settings)
+            steps.append({name: float(value) for name, value in stats.items()})
+    return state, steps

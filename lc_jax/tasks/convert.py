@@ -1,0 +1,39 @@
+"""Copies a checkpoint between layouts: Hugging Face folder <-> native Orbax folder, other dtype, other shard size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from lc_jax.models import hf, native
+
+FORMATS = ("hf", "native")
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Reads `config.source` and writes `config.destination` as `config.format`.
+
+    Raises:
+      ValueError: the format is unknown.
+      FileExistsError: the destination is there already.
+    """
+    if config.format not in FORMATS:
+        raise ValueError(f"--config.format={config.format!r}: give one of {FORMATS}.")
+    destination = Path(config.destination)
+    if destination.exists():
+        raise FileExistsError(f"{destination} exists already; give another --config.destination or remove it.")
+    hf.check(config.source)
+    dtype = config.dtype or hf.stored_dtype(config.source)
+    precision = {"param_dtype": dtype, "compute_dtype": dtype, "remat": "none"}
+    if native.is_native(config.source):
+        model = native.load(config.source, mesh, **precision)
+    else:
+        model = hf.load(config.source, mesh, kind=hf.stored_kind(config.source), **precision)
+    if config.format == "native":
+        native.save(destination, model, tokenizer_dir=config.source)
+    else:
+        hf.save(destination, model, tokenizer=config.source, max_shard_bytes=int(config.shard_gigabytes * 1e9))
+    logging.info("%s -> %s (%s, %s)", config.source, destination, config.format, dtype)

@@ -1,0 +1,242 @@
+"""PPO with a reward from a surrogate reader's forecasts: LC RL (decision-based) and Factuality RL (paper sections 4 and 5)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from ml_collections import ConfigDict
+
+from lc_jax import prompts
+from lc_jax.data import batches, examples
+from lc_jax.data.questions import load_questions
+from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.inference import generate
+from lc_jax.models import hf
+from lc_jax.models.transformer import Model, trainable
+from lc_jax.rl import advantage, kl, reader, reward, rollout, telemetry
+from lc_jax.rl import update as updates
+from lc_jax.rl.loss import LossSettings
+from lc_jax.training import state as states
+from lc_jax.training.checkpoint import Checkpoints
+from lc_jax.training.logging import Run
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+from lc_jax.types import Question
+
+MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """The policy's text side: how a question becomes its prompt, and its tokens a paragraph."""
+
+    tokenizer: Any
+    template: prompts.Prompt
+    critic_template: prompts.Prompt | None  # shows the critic the true answer; None: the critic reads the same prompt
+    sampling: generate.Sampling
+    batch_size: int
+
+    def encode(self, question: Question) -> list[int]:
+        """The prompt's token ids."""
+        text = self.template.render(paragraph_generation_prompt=question.prompt)
+        return examples.encode_prompt(self.tokenizer, text)
+
+    def encode_for_critic(self, question: Question) -> list[int]:
+        """The critic's prompt. It may hold the truth: only the baseline depends on it, never what the policy reads."""
+        if self.critic_template is None:
+            return self.encode(question)
+        fields = {"question": question.question, "answer": question.answer}
+        text = self.critic_template.render(paragraph_generation_prompt=question.prompt, **fields)
+        return examples.encode_prompt(self.tokenizer, text)
+
+    def write(self, policy: Model, questions: Sequence[Question], seed: int) -> list[generate.Completion]:
+        """One completion per entry of `questions`; an entry that comes several times gets different samples."""
+        encoded = [self.encode(q) for q in questions]
+        return generate.generate(policy, encoded, self.sampling, seed=seed, batch_size=self.batch_size)
+
+    def decode(self, completions: Sequence[generate.Completion]) -> list[str]:
+        """Paragraphs as text."""
+        return self.tokenizer.batch_decode([c.tokens for c in completions], skip_special_tokens=True)
+
+
+def load_writer(config: ConfigDict) -> Writer:
+    """The writer for `config.policy`."""
+    tokenizer, ppo = load_tokenizer(config.policy), config.ppo
+    templates = prompts.load_templates(config.templates)
+    sampling = generate.Sampling(
+        ppo.response_length, ppo.temperature, eos_ids=(tokenizer.eos_token_id,), pad_id=tokenizer.pad_token_id
+    )
+    critic_template = templates.critic if ppo.baseline == "critic_with_answer" else None
+    return Writer(tokenizer, templates.paragraph, critic_template, sampling, ppo.decode_batch_size)
+
+
+def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
+    """The surrogate reader of `config.reader`; without an extractor only the true answer is forecast."""
+    settings, templates = config.reader, prompts.load_templates(config.templates)
+
+    def part(path: str, kind: str, template: prompts.Prompt) -> reader.Part:
+        model = hf.load(path, mesh, kind=kind, **frozen(config))
+        return reader.Part(model, load_tokenizer(path), template, settings.max_length, settings.batch_size)
+
+    extractor = None
+    if settings.extractor:
+        lister = part(settings.extractor, "causal", templates.extract_answers)
+        eos, pad = lister.tokenizer.eos_token_id, lister.tokenizer.pad_token_id
+        sampling = generate.Sampling(settings.max_new_tokens, settings.temperature, eos_ids=(eos,), pad_id=pad)
+        extractor = reader.Extractor(lister, sampling, settings.max_answers)
+    return reader.Reader(extractor, part(settings.forecaster, "scalar", getattr(templates, settings.template)))
+
+
+def frozen(config: ConfigDict) -> dict[str, str]:
+    """Precision of a model that is not trained: no master copy beyond the compute dtype."""
+    return dict(config.precision, param_dtype=config.precision.compute_dtype)
+
+
+def queries(questions: Sequence[Question], settings: ConfigDict, seed: int, first: int) -> Iterator[list[Question]]:
+    """Endless rollout batches from number `first` on, shuffled anew each epoch, each question `num_samples` times in a row."""
+    count = settings.rollout_batch_size // settings.num_samples
+    order = batches.Order(np.zeros(len(questions), np.int64), count, seed)
+    step = first
+    while True:
+        yield [questions[i] for i in order(step) for _ in range(settings.num_samples)]
+        step += 1
+
+
+class Trainer:
+    """The models and settings of one run; `step` is PPO, the rest is what goes on around it.
+
+    Raises:
+      FileNotFoundError: a model or question file is not there, before anything is loaded.
+    """
+
+    def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+        self.config, self.ppo = config, config.ppo
+        uses_critic = config.ppo.baseline.startswith("critic")
+        paths = [config.policy, config.reader.forecaster, config.reader.extractor, config.critic if uses_critic else ""]
+        hf.check(*filter(None, paths))
+        self.questions = load_questions(config.questions)
+        self.validation = load_questions(config.validation)[: config.ppo.num_validation]
+        self.writer = load_writer(config)
+        self.reward = reward.RewardSettings(**config.reward)
+        self.advantage = advantage.AdvantageSettings(**config.advantage, baseline=config.ppo.baseline)
+        self.update = updates.UpdateSettings(
+            self.ppo.num_epochs, self.ppo.minibatch_size, self.ppo.microbatch_size, self.ppo.temperature,
+            LossSettings(**config.loss),
+        )  # fmt: skip
+        policy = hf.load(config.policy, mesh, **config.precision)
+        critic = hf.load(config.critic, mesh, kind="scalar", fresh_head=True, **config.precision) if uses_critic else None
+        self.reference = hf.load(config.policy, mesh, **frozen(config))
+        self.reader = load_reader(config, mesh)
+        learners = updates.Learners(policy, critic)
+        self.tx = self._optimizer(learners)
+        self.state = states.create(learners.params(), self.tx)
+        self.learners = learners.with_params(None)  # the parameters are the state's from here on
+        self.kl = kl.make(**config.kl)
+
+    def _optimizer(self, learners: updates.Learners) -> optax.GradientTransformation:
+        num_updates = self.ppo.num_epochs * (self.ppo.rollout_batch_size // self.ppo.minibatch_size)
+        settings = OptimizerSettings.from_ratio(self.ppo.num_steps * num_updates, **self.config.optimizer)
+        return make_optimizer(settings, trainable=trainable(learners.params()))
+
+    def within_query_length(self) -> list[Question]:
+        """Training questions whose prompts fit; longer ones are left out, with a count, and stay in evaluation."""
+        fitting = [q for q in self.questions if len(self.writer.encode(q)) <= self.ppo.query_length]
+        long = len(self.questions) - len(fitting)
+        logging.info("%d training questions; %d prompts are over %d tokens", len(fitting), long, self.ppo.query_length)
+        return fitting
+
+    def step(self, questions: Sequence[Question], seed: int) -> tuple[dict[str, Any], tuple]:
+        """One PPO step on `questions`. Returns its statistics, and what the rollout log wants to see."""
+        phases = telemetry.Phases()
+        models = self.learners.with_params(self.state.params)
+        with phases.measure("generate"):
+            completions = self.writer.write(models.policy, questions, seed)
+            paragraphs = self.writer.decode(completions)
+        with phases.measure("read"):
+            reading = self.reader.read(questions, paragraphs, seed)
+            rewards = reward.compute(reading.forecasts, self.reward)
+        with phases.measure("look"):
+            prompts_, width = [self.writer.encode(q) for q in questions], self.ppo.response_length
+            episodes = rollout.pack(prompts_, completions, width)
+            critic_prompts = [self.writer.encode_for_critic(q) for q in questions]
+            critic_episodes = rollout.pack(critic_prompts, completions, width) if self.writer.critic_template else episodes
+            seen = rollout.look(
+                models.policy, self.reference, models.critic, episodes, critic_episodes,
+                temperature=self.ppo.temperature, microbatch_size=self.ppo.look_batch_size,
+            )  # fmt: skip
+            estimate = advantage.estimate(seen, rewards.total, self.kl.coefficient, self.advantage, self.ppo.num_samples)
+        with phases.measure("update"):
+            del models  # the update donates the parameters
+            minibatch = updates.Minibatch(seen, estimate.advantages, estimate.returns)
+            self.state, updated = updates.update(
+                self.state, self.learners, minibatch, tx=self.tx, settings=self.update, seed=seed
+            )
+        self._check(updated, seen, completions)
+        stats = telemetry.of_rollout(seen, [c.finished for c in completions])
+        self.kl = self.kl.observe(stats["kl"], 1)
+        means = {name: float(np.mean([s[name] for s in updated])) for name in updated[0]}
+        num_tokens = int(seen.episodes.spans[:, 1].sum())
+        stats |= {"kl_coef": self.kl.coefficient, "advantage/explained_variance": float(estimate.explained_variance)}
+        stats |= means | telemetry.of_reading(reading, rewards) | phases.report(num_tokens)
+        return stats, (questions, paragraphs, reading, rewards)
+
+    def _check(self, updated: Sequence[dict], seen: rollout.Rollout, completions: Sequence[generate.Completion]) -> None:
+        """Stops a run whose numbers cannot be right."""
+        gap, ratio = rollout.sampling_gap(seen, completions), updated[0]["ratio_deviation"]
+        if ratio > self.ppo.max_ratio_deviation or gap > self.ppo.max_sampling_gap:
+            raise FloatingPointError(
+                f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, log-probability "
+                f"while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. This is a bug in masks, "
+                "positions or dtypes, or compute_dtype is too coarse: raise ppo.max_sampling_gap if you accept it."
+            )
+        if updated[-1]["skipped_in_a_row"] >= MAX_SKIPPED:
+            raise FloatingPointError(f"{MAX_SKIPPED} gradients in a row were not finite; the last checkpoint is from before.")
+
+    def evaluate(self) -> dict[str, Any]:
+        """Mean surrogate reward over the validation questions, without offset and KL; the same seed every time."""
+        policy = self.learners.with_params(self.state.params).policy
+        completions = self.writer.write(policy, self.validation, self.config.seed)
+        reading = self.reader.read(self.validation, self.writer.decode(completions), self.config.seed)
+        rewards = reward.compute(reading.forecasts, dataclasses.replace(self.reward, offset=0.0))
+        stop_rate = float(np.mean([c.finished for c in completions]))
+        return {f"eval_{k}": v for k, v in telemetry.of_reading(reading, rewards).items()} | {"eval_stop_rate": stop_rate}
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything a resumed run needs."""
+        return {"train": self.state, "kl_coef": jnp.float32(self.kl.coefficient)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from `checkpoint`."""
+        self.state = saved["train"]
+        self.kl = dataclasses.replace(self.kl, coefficient=float(saved["kl_coef"]))
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Trains `config.policy`, leaves it in `<output>/model` and every step's episodes in `<output>/rollouts.jsonl`."""
+    output, ppo = Path(config.output), config.ppo
+    trainer = Trainer(config, mesh)
+    describe = {"policy": config.policy, "ppo": ppo.to_json(), "reward": config.reward.to_json()}
+    checkpoints = Checkpoints(output / "checkpoints", every=ppo.save_every, keep=ppo.keep, describe=describe)
+    saved, first = checkpoints.restore(trainer.checkpoint())
+    trainer.restore(saved)
+    log, rollouts = Run(output, ppo.num_steps, first, config.wandb), telemetry.RolloutLog(output / "rollouts.jsonl", first)
+    questions = queries(trainer.within_query_length(), ppo, config.seed, first)
+    for step in range(first, ppo.num_steps):
+        stats, episodes = trainer.step(next(questions), seed=config.seed * 1_000_003 + step)
+        if (step + 1) % ppo.eval_every == 0 or step + 1 == ppo.num_steps:
+            stats |= trainer.evaluate()
+        rollouts.write(step, *episodes)
+        log.log(step, stats)
+        log.advance()
+        checkpoints.save(step + 1, trainer.checkpoint())
+    checkpoints.close()
+    log.close()
+    policy = trainer.learners.with_params(trainer.state.params).policy
+    hf.save(output / "model", policy, tokenizer=trainer.writer.tokenizer)

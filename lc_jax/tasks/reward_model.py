@@ -1,0 +1,77 @@
+"""Reward models: ForecastProbs (x, z, answer) -> P(answer) and the Factuality reward model (x, z, y) -> P(correct).
+
+A scalar head reads the final hidden state at the last token; binary cross-entropy against a probability label (section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from lc_jax import prompts
+from lc_jax.data import batches, examples
+from lc_jax.data.tokenizer import load_tokenizer, vocab_size
+from lc_jax.inference.score import sequence_rewards
+from lc_jax.models import hf
+from lc_jax.models.transformer import Model
+from lc_jax.training import loop
+from lc_jax.training.losses import soft_label_loss
+from lc_jax.training.optimizer import OptimizerSettings
+
+
+def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
+    """Binary cross-entropy and squared error of the probability, summed over real rows (weight 1), and their number."""
+    logits = sequence_rewards(model, batch["tokens"], batch["spans"])
+    loss, weight = soft_label_loss(logits, batch["labels"], batch["weights"] > 0)
+    squared = jnp.sum(jnp.where(batch["weights"] > 0, (jax.nn.sigmoid(logits) - batch["labels"]) ** 2, 0.0))
+    return {"loss": loss, "weight": weight, "squared_error": squared}
+
+
+def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float], max_length: int) -> loop.Dataset:
+    """Right-padded batches of token ids with probability labels."""
+    probs = np.asarray(labels, np.float32)
+
+    def collate(rows: np.ndarray) -> loop.Arrays:
+        chosen = [sequences[i] if i >= 0 else [0] for i in rows]
+        padded = batches.pad(chosen, batches.bucket(max(map(len, chosen)), max_length))
+        weights = (rows >= 0).astype(np.float32)
+        return {"tokens": padded.tokens, "spans": padded.spans, "labels": probs[rows] * weights, "weights": weights}
+
+    return loop.Dataset(np.asarray([len(s) for s in sequences]), collate)
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Trains a reward model on the backbone `config.model` and leaves it in `<output>/model`."""
+    output = Path(config.output)
+    hf.check(config.model)
+    tokenizer = load_tokenizer(config.model)
+    template = getattr(prompts.load_templates(config.templates), config.data.template)
+    found, dropped = examples.load(config.data.recipe, config.data.train, config.data.questions, template)
+    train, held_out = examples.split_by_question(found, config.data.eval_size, config.seed)
+    logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(dropped))
+
+    def encoded(rows: Sequence[examples.Example]) -> loop.Dataset:
+        sequences = [examples.encode_prompt(tokenizer, e.prompt, config.data.max_length) for e in rows]
+        return dataset(sequences, [e.label for e in rows], config.data.max_length)
+
+    settings = loop.FitSettings(**config.fit, seed=config.seed)
+    model = hf.load(config.model, mesh, kind="scalar", vocab_size=vocab_size(tokenizer), **config.precision)
+    model = loop.fit(
+        model,
+        loss_fn,
+        encoded(train),
+        encoded(held_out) if held_out else None,
+        settings,
+        OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
+        output=output,
+        describe={"model": config.model, "data": config.data.to_json(), "fit": config.fit.to_json()},
+        wandb=config.wandb,
+    )
+    hf.save(output / "model", model, tokenizer=tokenizer)

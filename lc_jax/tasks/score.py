@@ -1,0 +1,72 @@
+"""Scores given text: per-token `logprobs` and `entropies` of a language model, or the `reward` of a reward model.
+
+JSONL in, with `prompt` and `completion` (only the completion is scored), or `text`, or `prompt_tokens` and
+`completion_tokens`; the same rows out with the scores, in the input's order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from lc_jax.data import examples, jsonl
+from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.inference import score
+from lc_jax.models import hf
+
+KINDS = {"logprobs": "causal", "reward": "scalar"}
+
+
+def _encode(row: dict[str, Any], where: str, tokenizer: Any) -> tuple[list[int], int]:
+    """Token ids, and how many of them are context that is not scored."""
+    if "completion_tokens" in row:
+        prompt = list(row.get("prompt_tokens", []))
+        return prompt + list(row["completion_tokens"]), len(prompt)
+    if "completion" in row:
+        encoded = examples.encode_pair(tokenizer, row.get("prompt", ""), row["completion"])
+        return encoded.tokens, encoded.num_source_tokens
+    if "text" in row:
+        return examples.encode_prompt(tokenizer, row["text"]), 0
+    raise ValueError(f"{where}: give `prompt` and `completion`, or `text`, or `prompt_tokens` and `completion_tokens`.")
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Writes `config.output`, a row as soon as its batch is done; a rerun scores only what is missing.
+
+    Raises:
+      ValueError: `config.kind` is unknown, or a row holds nothing to score.
+    """
+    if config.kind not in KINDS:
+        raise ValueError(f"--config.kind={config.kind!r}: give one of {sorted(KINDS)}.")
+    rows = jsonl.read_jsonl(Path(config.input))
+    hf.check(config.model)
+    needs_text = any("completion_tokens" not in row for row in rows)
+    tokenizer = load_tokenizer(config.model) if needs_text else None
+    encoded = [_encode(row, f"{config.input}, line {n}", tokenizer) for n, row in enumerate(rows, 1)]
+    output = Path(config.output)
+    done = {row["row"] for row in jsonl.repair(output)}
+    todo = [i for i in range(len(rows)) if i not in done]
+    logging.info("%d rows to score, %d already in %s", len(todo), len(done), output)
+
+    model = hf.load(config.model, mesh, kind=KINDS[config.kind], **config.precision)
+    sequences = [encoded[i][0] for i in todo]
+    if config.kind == "reward":
+        results = score.stream_rewards(model, sequences, batch_size=config.batch_size)
+    else:
+        results = score.stream_logprobs(
+            model, sequences, batch_size=config.batch_size, temperature=config.temperature
+        )
+    for place, result in tqdm(results, total=len(todo), unit="row"):
+        index = todo[place]
+        if isinstance(result, score.TokenScores):
+            first = max(encoded[index][1] - 1, 0)  # entry t is about token t + 1
+            out = {"logprobs": result.logprobs[first:], "entropies": result.entropies[first:]}
+        else:
+            out = {"reward": result}
+        jsonl.append_jsonl(output, [{"row": index} | rows[index] | out])
+    jsonl.sort_jsonl(output, ("row",))

@@ -1,0 +1,73 @@
+"""Orbax checkpoints of a training state: asynchronous, resumed on the mesh at hand, valid whenever the process dies."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+State = TypeVar("State")
+RESUMABLE = 75  # exit code (EX_TEMPFAIL) of a run that was preempted after it saved
+
+
+class Checkpoints:
+    """Checkpoints of one run under `directory`.
+
+    `describe` maps the names of the settings that must not change within a run to their values.
+
+    Raises:
+      ValueError: the directory holds a run with other settings; the message names them.
+    """
+
+    def __init__(self, directory: Path, *, every: int, keep: int = 2, describe: dict[str, Any] | None = None) -> None:
+        self._every = every
+        self._preempted = False
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(directory.resolve(), options=options, metadata=describe or {})
+        # Orbax keeps the metadata of the first run: what differs now is a changed setting.
+        kept = self._manager.metadata().custom_metadata or {}
+        if self._manager.latest_step() is not None:
+            changed = [k for k, v in (describe or {}).items() if k in kept and kept[k] != v]
+            if changed:
+                what = "; ".join(f"{k}: was {kept[k]!r}, now {(describe or {})[k]!r}" for k in changed)
+                raise ValueError(f"{directory} holds a run with other settings ({what}). Use another output or delete it.")
+        if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        self._preempted = True
+
+    def restore(self, state: State) -> tuple[State, int]:
+        """The newest valid checkpoint laid out as `state` is (its shapes, dtypes and shardings), and its step.
+
+        Returns `state` itself and 0 when there is none.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return state, 0
+        abstract = jax.tree.map(lambda x: ocp.utils.to_shape_dtype_struct(x), state)
+        logging.info("Resuming from step %d of %s", step, self._manager.directory)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
+
+    def save(self, step: int, state: Any, *, force: bool = False) -> None:
+        """Saves after `step` steps when it is due; leaves the process when it was asked to stop.
+
+        Raises:
+          SystemExit: with code 75 after SIGTERM, the state saved: the same command resumes.
+        """
+        if (force or self._preempted or step % self._every == 0) and self._manager.latest_step() != step:
+            self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+        if self._preempted:
+            self._manager.wait_until_finished()
+            logging.warning("Stopped by SIGTERM; step %d is saved, run the same command to go on", step)
+            raise SystemExit(RESUMABLE)
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

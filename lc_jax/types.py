@@ -1,0 +1,65 @@
+"""Records of text that cross a module boundary. No arrays, no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+ReplyStatus = Literal["ok", "invalid", "refused", "truncated", "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One reader question about one paragraph topic (paper section 2: q, x, y)."""
+
+    question_id: str
+    prompt: str  # q, the open-ended paragraph_generation_prompt
+    question: str  # x, what the reader must answer from the paragraph alone
+    answer: str  # y, the usual form of the true answer (ground_truth_top_answer)
+    aliases: tuple[str, ...] = ()  # other accepted forms of y
+    kind: str = ""  # group label for tables by kind of question; empty when unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One supervised training example: a prompt with a target text (SFT) or a probability label (reward model)."""
+
+    example_id: str  # the question_id, by which splits are made
+    prompt: str
+    target: str = ""
+    label: float = float("nan")  # in [0, 1]; NaN for SFT
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """A paragraph z that a model wrote for a question's prompt q."""
+
+    question: Question
+    paragraph: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecasts:
+    """What a reader of one paragraph answers: distinct answers, each with a probability in [0, 1]."""
+
+    answers: tuple[str, ...]
+    probs: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One question to an annotator."""
+
+    prompt: str
+    temperature: float  # 0 = greedy
+    max_tokens: int
+    sample: int = 0  # distinguishes repeated draws for one prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """An annotator's answer to one Request. Only status "ok" carries text that may be parsed."""
+
+    status: ReplyStatus
+    text: str = ""
+    detail: str = ""  # why the status is not "ok"
