@@ -72,13 +72,15 @@ def nesting(node: ast.AST) -> int:
 
 
 def imported(node: ast.AST, *, inside_functions: bool) -> Iterator[tuple[ast.stmt, str]]:
-    """(statement, absolute dotted name of the module) of every import under `node`."""
+    """(statement, absolute dotted name of the module) of every import under `node`; for types alone does not count."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from ((child, alias.name) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             assert not child.level, f"line {child.lineno}: imports here are absolute"
             yield from ((child, f"{child.module}.{alias.name}") for alias in child.names)
+        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
         elif inside_functions or not isinstance(child, Function):
             yield from imported(child, inside_functions=inside_functions)
 

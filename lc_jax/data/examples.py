@@ -1,11 +1,11 @@
-"""From rows of the published columns to training examples, and from examples to token ids (paper sections 4.1 and 4.2)."""
+"""From rows of the published columns to training examples, and from these to token ids (paper sections 4.1, 4.2)."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,39 +78,43 @@ def _answers_and_probs(row: Row) -> tuple[list[Any], list[Any]]:
     return answers, probs
 
 
-def cut_paragraph(prompt: Prompt, fits: Fits | None = None, limit: int | None = MAX_PARAGRAPH, **fields: str) -> str:
+def cut_paragraph(
+    prompt: Prompt, fields: Mapping[str, str], fits: Fits | None = None, limit: int | None = MAX_PARAGRAPH
+) -> str:
     """Renders a reader's prompt, its paragraph cut so that the prompt fits; question and answer are never cut.
 
     The same in training and in reinforcement learning, or the reward model would meet prompts it has never seen.
     Reference: data_preprocessor.py:format_prompt (the limit of characters).
 
     Args:
+      fields: the prompt's fields, `generated_paragraph` among them.
       fits: whether a rendered prompt is short enough for the model; None = always.
       limit: characters kept of the paragraph at most; None = all.
-      fields: the prompt's fields, `generated_paragraph` among them.
 
     Raises:
       ValueError: the prompt does not fit even without a paragraph.
     """
-    paragraph = fields.pop("generated_paragraph")[:limit]
-    rendered = prompt.render(generated_paragraph=paragraph, **fields)
-    if fits is None or fits(rendered):
-        return rendered
-    kept, beyond = 0, len(paragraph)  # `kept` characters fit, `beyond` do not
-    if not fits(prompt.render(generated_paragraph="", **fields)):
-        raise ValueError(f"question and answer alone exceed the model's window: {fields.get('question', '')[:60]!r}")
+    paragraph = fields["generated_paragraph"][:limit]
+
+    def render(length: int) -> str:
+        return prompt.render(**{**fields, "generated_paragraph": paragraph[:length]})
+
+    if fits is None or fits(render(len(paragraph))):
+        return render(len(paragraph))
+    if not fits(render(0)):
+        raise ValueError(f"Question and answer alone exceed the model's window: {fields.get('question', '')[:60]!r}")
+    kept, beyond = 0, len(paragraph)  # so many characters fit, so many do not
     while beyond - kept > 1:
         middle = (kept + beyond) // 2
-        if fits(prompt.render(generated_paragraph=paragraph[:middle], **fields)):
-            kept = middle
-        else:
-            beyond = middle
-    return prompt.render(generated_paragraph=paragraph[:kept], **fields)
+        kept, beyond = (middle, beyond) if fits(render(middle)) else (kept, middle)
+    return render(kept)
 
 
-def _reader_prompt(prompt: Prompt, fits: Fits | None, limit: int | None = MAX_PARAGRAPH, **fields: str) -> str:
+def _reader_prompt(
+    prompt: Prompt, fields: Mapping[str, str], fits: Fits | None, limit: int | None = MAX_PARAGRAPH
+) -> str:
     try:
-        return cut_paragraph(prompt, fits, limit, **fields)
+        return cut_paragraph(prompt, fields, fits, limit)
     except ValueError as error:
         raise Dropped("question and answer exceed the window") from error
 
@@ -147,7 +151,7 @@ def _extract_answers(row: Row, templates: Templates, fits: Fits | None) -> list[
         "generated_paragraph": _text(row, "lc_sft_generated_paragraph"),
         "question": _question(row).question,
     }
-    prompt = _reader_prompt(templates.extract_answers, fits, None, **fields)
+    prompt = _reader_prompt(templates.extract_answers, fields, fits, limit=None)
     return [Example(_id(row), prompt, join_answers([str(answer) for answer in answers[1:]]))]
 
 
@@ -163,7 +167,7 @@ def _forecast_probs(row: Row, templates: Templates, fits: Fits | None) -> list[E
         if not 0.0 <= label <= 1.0:
             raise Dropped("a probability outside [0, 1]")
         fields = {"generated_paragraph": paragraph, "question": question, "answer": str(answer)}
-        examples.append(Example(_id(row), _reader_prompt(templates.forecast_probs, fits, **fields), label=label))
+        examples.append(Example(_id(row), _reader_prompt(templates.forecast_probs, fields, fits), label=label))
     if not examples:
         raise Dropped("no answer with a probability")
     return examples
@@ -180,7 +184,7 @@ def _factuality(row: Row, templates: Templates, fits: Fits | None) -> list[Examp
         "question": question.question,
         "answer": question.answer,
     }
-    return [Example(_id(row), _reader_prompt(templates.factuality, fits, **fields), label=label)]
+    return [Example(_id(row), _reader_prompt(templates.factuality, fields, fits), label=label)]
 
 
 def _number(value: Any) -> float:
@@ -226,7 +230,7 @@ def make_examples(
     return examples, dropped
 
 
-# --- examples -> two sets, examples -> token ids -----------------------------------------------------------------------
+# --- examples -> two sets, examples -> token ids ---------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,20 +241,26 @@ class Split:
     evaluation: list[Example]
 
 
-def split_by_question(examples: Sequence[Example], eval_size: int, seed: int) -> Split:
+def split_by_question(
+    examples: Sequence[Example], eval_size: int, seed: int, ids: Iterable[str] | None = None
+) -> Split:
     """Shuffles the distinct question ids with `seed`; the last `eval_size` of them are the evaluation.
 
-    Reference: data_utils.py:stratified split. Differs: ids are made distinct first, so that an id of several rows
+    Reference: data_utils.py, the stratified split. Differs: ids are made distinct first, so that an id of several rows
     cannot stand on both sides, and eval_size 0 evaluates nothing.
+
+    Args:
+      ids: the ids to shuffle where they are more than those of `examples`: the published split was made before rows
+        were dropped, so that only the ids of all rows, in order, give it again.
 
     Raises:
       ValueError: `eval_size` leaves nothing to train on.
     """
-    ids = list(dict.fromkeys(example.example_id for example in examples))
-    if not 0 <= eval_size < max(len(ids), 1):
-        raise ValueError(f"eval_size {eval_size} must be less than the number of distinct questions, {len(ids)}.")
-    np.random.RandomState(seed).shuffle(ids)
-    held_out = set(ids[len(ids) - eval_size :])
+    order = list(dict.fromkeys(ids if ids is not None else (example.example_id for example in examples)))
+    if not 0 <= eval_size < max(len(order), 1):
+        raise ValueError(f"eval_size {eval_size} must be less than the number of distinct questions, {len(order)}.")
+    np.random.RandomState(seed).shuffle(order)
+    held_out = set(order[len(order) - eval_size :])
     return Split(
         [example for example in examples if example.example_id not in held_out],
         [example for example in examples if example.example_id in held_out],
@@ -266,7 +276,7 @@ class Encoded:
 
 
 def encode_sft(tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int) -> Encoded | None:
-    """Prompt, target and end-of-sequence token, tokenised as one text and cut at `max_length`; None if no label is left.
+    """Prompt, target and end-of-sequence token, tokenised as one text, cut at `max_length`; None if no label is left.
 
     The prompt's share is the number of tokens it has by itself, although the joint text may break its last word
     otherwise. Reference: data_preprocessor.py:preprocess_for_sft. Differs: rows without a label are dropped.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -104,11 +105,11 @@ def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def load_questions(
-    source: str,
+    source: str | Path,
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     limit: int | None = None,
-    answers: str | None = None,
+    answers: str | Path | None = None,
     answers_split: str | None = None,
 ) -> list[Question]:
     """The questions of a data set, in order. Rows that lack a cell are dropped and their number is logged.

@@ -18,7 +18,8 @@ def load_tokenizer(path: str | Path, need_pad: bool = True) -> PreTrainedTokeniz
     """The Hugging Face tokenizer in the folder (or hub repository) `path`.
 
     A tokenizer without a pad token gets "[PAD]" as its last id; the end-of-sequence token never stands in for it. Text
-    such as "</s>" within data is split into ordinary pieces.
+    such as "</s>" within data is split into ordinary pieces. A text that begins with a space may get other ids than
+    SentencePiece gives it, since transformers 5 builds Llama tokenizers anew; prompts begin with a word.
 
     Differs: the published code lets special tokens in data become special ids.
 

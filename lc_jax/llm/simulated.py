@@ -75,7 +75,7 @@ def _answer(request: Request) -> Reply:
             return Reply("ok", rule(fields))
         except _Unanswerable as error:
             return Reply("failed", detail=str(error))
-    return Reply("failed", detail="the simulated annotator knows only the prompts of lc_jax.prompts, in their own words")
+    return Reply("failed", detail="the simulated annotator knows only the prompts of lc_jax.prompts")
 
 
 def load(model: str) -> Simulated:

@@ -56,9 +56,7 @@ class Prompt:
             if not isinstance(value, str):
                 raise TypeError(f"Prompt field {name!r} must be text, not {type(value).__name__}.")
         literals, names = self._pieces
-        return literals[0] + "".join(
-            fields[name] + literal for name, literal in zip(names, literals[1:], strict=True)
-        )
+        return literals[0] + "".join(fields[name] + literal for name, literal in zip(names, literals[1:], strict=True))
 
     def match(self, rendered: str) -> dict[str, str] | None:
         """The fields that `render` was given, or None if `rendered` did not come from this template.

@@ -1,4 +1,4 @@
-"""Summary distillation (paper section 4.1): several sampled paragraphs become one that states how sure its author is."""
+"""Summary distillation (paper section 4.1): several sampled paragraphs become one that says how sure its author is."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ One author was asked for the same paragraph several times over. The drafts follo
 string. Where the drafts agree, the author is sure of a statement; where they differ, the author is not.
 
 Merge them into a single paragraph, as the author would write it, in the first person:
-- For every claim that matters, say how sure I am in per cent. The share of drafts that make the claim is a good guide: \
-six of eight is about 75%.
+- For every claim that matters, say how sure I am in per cent. The share of drafts that make the claim is a good \
+guide: six of eight is about 75%.
 - Where the drafts contradict one another, name each alternative with its own percentage. Percentages of alternatives \
 that exclude one another must not add up to more than 100%.
 - Rare details may carry words in place of a number ("I am unsure whether", "possibly").

@@ -1,0 +1,296 @@
+"""What decoder families share: embedding, a scan over stacked blocks, final norm, head, and the key/value cache.
+
+A family (llama.py, gpt_neox.py) brings a config, a block and a table of its Hugging Face keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from lc_jax import parallel
+from lc_jax.kernels.attention import attention, decode_attention
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
+UNROLL = 8  # up to this many layers the loop over layers is unrolled: faster, and still quick to compile
+REMAT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every family needs to know; a family's config adds its own."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rotary_dim: int  # leading part of each head that is rotated
+    rope_theta: float
+    norm_eps: float
+    max_length: int  # positions seen in training
+    tied_embeddings: bool
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    param_dtype: str = "float32"
+    compute_dtype: str = "float32"
+    remat: str = "none"  # "none", "full" (keep block inputs only) or "dots" (keep matmul outputs too)
+
+    def __post_init__(self) -> None:
+        if self.remat not in ("none", *REMAT):
+            raise ValueError(f"remat={self.remat!r}: give one of {['none', *REMAT]}.")
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of activations and matmuls."""
+        return jnp.dtype(self.compute_dtype)
+
+    def inverse_frequencies(self) -> Float[Array, " R"]:
+        """Rotary angle per position of each of rotary_dim / 2 planes, radians."""
+        exponents = jnp.arange(0, self.rotary_dim, 2, dtype=jnp.float32) / self.rotary_dim
+        return 1.0 / self.rope_theta**exponents
+
+    def build(self, key: jax.Array) -> CausalLM:
+        """A freshly initialised model of this family."""
+        raise NotImplementedError
+
+
+@flax.struct.dataclass
+class Cache:
+    """Keys and values of the slots so far."""
+
+    keys: Float[Array, "L B G S K"]
+    values: Float[Array, "L B G S K"]
+
+    def grow(self, length: int) -> Cache:
+        """The same slots with room for `length` in all."""
+        extra = [(0, 0)] * 3 + [(0, length - self.keys.shape[3]), (0, 0)]
+        return self if not extra[3][1] else Cache(jnp.pad(self.keys, extra), jnp.pad(self.values, extra))
+
+
+class Linear(nnx.Module):
+    """x @ kernel + bias, one per layer when `layers` is given (leading dimension)."""
+
+    def __init__(
+        self, key: jax.Array, shape: tuple[int, int], axes: tuple[str, str], config: Config, *, bias: bool, layers: int
+    ) -> None:
+        lead, names = ((layers,), ("layers",)) if layers else ((), ())
+        values = 0.02 * jax.random.normal(key, (*lead, *shape), jnp.float32)
+        self.kernel = nnx.Param(values.astype(config.param_dtype), out_sharding=(*names, *axes))
+        out = axes[1] if axes[1] != "embed" else "norm"
+        zeros = jnp.zeros((*lead, shape[1]), config.param_dtype)
+        self.bias = nnx.Param(zeros, out_sharding=(*names, out)) if bias else None
+
+    def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """RMSNorm, or LayerNorm when `bias`; computed in float32, given back in the input's dtype."""
+
+    def __init__(self, config: Config, *, bias: bool, layers: int = 0) -> None:
+        lead, names = ((layers,), ("layers",)) if layers else ((), ())
+        shape, axes = (*lead, config.hidden_size), (*names, "norm")
+        self.eps = config.norm_eps
+        self.scale = nnx.Param(jnp.ones(shape, config.param_dtype), out_sharding=axes)
+        self.bias = nnx.Param(jnp.zeros(shape, config.param_dtype), out_sharding=axes) if bias else None
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        y = x.astype(jnp.float32)
+        if self.bias is not None:
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        y = y * self.scale[...].astype(jnp.float32)
+        return (y if self.bias is None else y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+def rotate(x: Float[Array, "B T H K"], cos: Float[Array, "B T R"], sin: Float[Array, "B T R"]) -> Float[Array, "B T H K"]:
+    """Rotary position embedding of the first 2R dimensions of each head (planes i and i + R), float32 inside."""
+    half = cos.shape[-1]
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    a, b, rest = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32), x[..., 2 * half :]
+    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
+
+
+def positions_of(spans: Int[Array, "B 2"], length: int) -> Int[Array, "B T"]:
+    """Place of each slot in its row's span, and 1 outside it, as transformers numbers masked slots in generation."""
+    slots = jnp.arange(length)
+    inside = (slots >= spans[:, :1]) & (slots < spans[:, 1:])
+    return jnp.where(inside, slots - spans[:, :1], 1)
+
+
+class CausalLM(nnx.Module):
+    """A decoder. Rows are given by `spans`: the slots start <= t < end of row b hold real tokens (None: all slots do)."""
+
+    def __init__(self, config: Config, key: jax.Array, block: Callable[..., nnx.Module], *, norm_bias: bool) -> None:
+        embed_key, block_key, head_key = jax.random.split(key, 3)
+        self.config = config
+        table = 0.02 * jax.random.normal(embed_key, (config.vocab_size, config.hidden_size), jnp.float32)
+        self.embedding = nnx.Param(table.astype(config.param_dtype), out_sharding=("vocab", "embed"))
+        self.layers = block(config, block_key)
+        self.norm = Norm(config, bias=norm_bias)
+        shape = (config.hidden_size, config.vocab_size)
+        self.head = (
+            None
+            if config.tied_embeddings
+            else Linear(head_key, shape, ("embed", "vocab"), config, bias=False, layers=0)
+        )
+
+    def head_matrix(self) -> Float[Array, "D V"]:
+        """Hidden states to logits, in the compute dtype."""
+        matrix = self.embedding[...].T if self.head is None else self.head.kernel[...]
+        return matrix.astype(self.config.dtype)
+
+    def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Float32 logits."""
+        return jnp.matmul(hidden, self.head_matrix(), preferred_element_type=jnp.float32)
+
+    def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
+        return parallel.constrain(x, "batch", None, None)
+
+    def _angles(self, positions: Int[Array, "B T"]) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
+        angles = positions[..., None].astype(jnp.float32) * self.config.inverse_frequencies()
+        return jnp.cos(angles), jnp.sin(angles)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        spans: Int[Array, "B 2"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Hidden states after the final norm, compute dtype. Slots outside a span never influence slots inside."""
+        if positions is None:
+            everything = jnp.array([[0, tokens.shape[1]]], jnp.int32)
+            positions = positions_of(everything if spans is None else spans, tokens.shape[1])
+            positions = jnp.broadcast_to(positions, tokens.shape)
+        cos, sin = self._angles(positions)
+        scale = self.config.head_dim**-0.5
+        graphdef, stacked = nnx.split(self.layers)
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            return attention(rotate(q, cos, sin), rotate(k, cos, sin), v, spans, scale)
+
+        def body(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+            return parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None), None
+
+        if self.config.remat != "none":
+            body = jax.checkpoint(body, policy=REMAT[self.config.remat], prevent_cse=self.config.num_layers <= UNROLL)
+        x, _ = jax.lax.scan(body, self._embed(tokens), stacked, unroll=self._unroll())
+        return self.norm(x)
+
+    def _unroll(self) -> int:
+        return self.config.num_layers if self.config.num_layers <= UNROLL else 1
+
+    def init_cache(self, batch: int, length: int) -> Cache:
+        """An empty cache of `length` slots a row."""
+        config = self.config
+        shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
+        empty = parallel.constrain(jnp.zeros(shape, config.dtype), None, "batch", "heads", None, None)
+        return Cache(empty, empty)
+
+    def _through_cache(
+        self, x: jax.Array, positions: Int[Array, "B T"], cache: Cache, slot: Any, read: Callable[..., jax.Array]
+    ) -> tuple[jax.Array, Cache]:
+        """Runs the blocks; each stores its keys and values from `slot` on, then attends through read(q, k, v, keys, values).
+
+        The cache is carried and updated in place: as inputs and outputs of the scan it would be copied for every token.
+        """
+        cos, sin = self._angles(positions)
+        graphdef, stacked = nnx.split(self.layers)
+
+        def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
+            (x, cache), (layer, index) = carry, inputs
+
+            def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+                nonlocal cache
+                q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+                place = (index, 0, 0, slot, 0)
+                keys, values = (
+                    jax.lax.dynamic_update_slice(whole, part.swapaxes(1, 2)[None].astype(whole.dtype), place)
+                    for whole, part in ((cache.keys, k), (cache.values, v))
+                )
+                cache = Cache(keys, values)
+                return read(q, k, v, keys[index], values[index])
+
+            x = parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None)
+            return (x, cache), None
+
+        layers = (stacked, jnp.arange(self.config.num_layers))
+        (x, cache), _ = jax.lax.scan(body, (x, cache), layers, unroll=self._unroll())
+        return self.norm(x), cache
+
+    def prefill(
+        self, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"], cache: Cache
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """Hidden states of prompts, and the cache with their keys and values in slots 0 to T."""
+        scale = self.config.head_dim**-0.5
+
+        def read(q: jax.Array, k: jax.Array, v: jax.Array, *_: jax.Array) -> jax.Array:
+            return attention(q, k, v, spans, scale)
+
+        positions = positions_of(spans, tokens.shape[1])
+        return self._through_cache(self._embed(tokens), positions, cache, 0, read)
+
+    def decode(
+        self,
+        token: Int[Array, " B"],
+        position: Int[Array, " B"],
+        starts: Int[Array, " B"],
+        slot: Int[Array, ""],
+        cache: Cache,
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """Hidden state of one more token a row, written to `slot`; it sees the slots starts[b] <= s <= slot."""
+        scale = self.config.head_dim**-0.5
+
+        def read(q: jax.Array, k: jax.Array, v: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+            return decode_attention(q[:, 0], keys, values, starts, slot + 1, scale)[:, None]
+
+        hidden, cache = self._through_cache(self._embed(token[:, None]), position[:, None], cache, slot, read)
+        return hidden[:, 0], cache
+
+
+@flax.struct.dataclass
+class Model:
+    """A model that passes through jit: structure (static) and parameters."""
+
+    graphdef: nnx.GraphDef = flax.struct.field(pytree_node=False)
+    config: Config = flax.struct.field(pytree_node=False)
+    params: Any  # an nnx.State; None where only the structure is wanted
+
+    @classmethod
+    def of(cls, module: Any) -> Self:
+        """Takes a module apart."""
+        graphdef, params = nnx.split(module)
+        return cls(graphdef, module.config, params)
+
+    def bind(self) -> Any:
+        """The CausalLM or ScalarModel around these parameters."""
+        return nnx.merge(self.graphdef, self.params)
+
+
+def trainable(params: Any) -> Any:
+    """True for every parameter but the unused head of a scalar model's backbone, which no gradient reaches.
+
+    A tree of booleans like `params`; weight decay must leave the False ones alone, as torch does without a gradient.
+    """
+
+    def reached(path: tuple, _: jax.Array) -> bool:
+        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+        return not ("backbone_model" in names and "head" in names)
+
+    return jax.tree_util.tree_map_with_path(reached, params)

@@ -1,0 +1,125 @@
+"""The device mesh and where everything lies on it.
+
+Shape legend of the signatures: B batch, T tokens, S cache slots, D hidden size, V vocabulary, L layers, H query heads,
+G key/value heads, K head size, N rows, P prompt tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Tree = TypeVar("Tree")
+
+nnx.use_eager_sharding(False)  # parameters are laid out once, by `shardings`, not while modules are built
+
+AXES = ("data", "fsdp", "tensor")
+# Logical axis of a parameter or activation -> mesh axis. None: whole on every device.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "layers": None,
+    "norm": None,
+}
+
+
+def start() -> None:
+    """Joins the other processes of a multi-host run.
+
+    Slurm, TPU pods and Open MPI are recognised; elsewhere set LC_COORDINATOR (host:port), LC_NUM_PROCESSES and
+    LC_PROCESS_ID. A single process needs none of this.
+
+    Raises:
+      ValueError: the three variables are not all there, or the coordinator does not answer within a minute.
+    """
+    names = ("LC_COORDINATOR", "LC_NUM_PROCESSES", "LC_PROCESS_ID")
+    given = [os.environ.get(name) for name in names]
+    try:
+        if any(given):
+            if not all(given):
+                missing = [n for n, v in zip(names, given, strict=True) if not v]
+                raise ValueError(f"A multi-host run needs {', '.join(names)}; {', '.join(missing)} is not set.")
+            address, count, rank = given
+            jax.distributed.initialize(address, int(count or 0), int(rank or 0), initialization_timeout=60)
+        elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+            jax.distributed.initialize(initialization_timeout=60)
+    except RuntimeError as error:
+        raise ValueError(f"The other hosts of this run were not found within a minute: {error}") from error
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
+    """A mesh over all devices of all hosts; -1 (at most once) takes what the others leave.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    sizes, count = [data, fsdp, tensor], jax.device_count()
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(1, count // abs(int(np.prod(sizes))))
+    if min(sizes) < 1 or np.prod(sizes) != count:
+        raise ValueError(
+            f"Mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {count} devices: their product must be that "
+            "number, with at most one -1 (config.mesh)."
+        )
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh) -> PartitionSpec:
+    """Where an array with these logical axes lies; a dimension that the mesh axis does not divide stays whole."""
+    parts: list[str | tuple[str, ...] | None] = []
+    for size, axis in zip(shape, axes, strict=True):
+        target = RULES[axis] if axis else None
+        names = (target,) if isinstance(target, str) else target or ()
+        parts.append(target if names and size % np.prod([mesh.shape[n] for n in names]) == 0 else None)
+    return PartitionSpec(*parts)
+
+
+def shardings(params: nnx.State, mesh: Mesh) -> Any:
+    """A tree like `params` (abstract or not) of shardings, from the logical axes that each parameter carries."""
+
+    def place(variable: Any) -> Any:
+        value = variable.get_raw_value()
+        axes = variable.get_metadata().get("out_sharding") or (None,) * value.ndim
+        return variable.replace(NamedSharding(mesh, spec(value.shape, axes, mesh)))
+
+    return jax.tree.map(place, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins an activation to the mesh in force (`jax.set_mesh`); without one, or on a single device, nothing happens."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(x.shape, axes, mesh))
+
+
+def put_batch(tree: Tree) -> Tree:
+    """Host arrays (the same whole batch on every host) laid out by their first dimension over the mesh in force."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jax.tree.map(jax.numpy.asarray, tree)
+
+    def put(x: Any) -> jax.Array:
+        sharding = NamedSharding(mesh, spec(x.shape, ("batch", *(None,) * (x.ndim - 1)), mesh))
+        if isinstance(x, jax.Array):
+            return jax.device_put(x, sharding)
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree)
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+    """The whole array as numpy, on every host."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)

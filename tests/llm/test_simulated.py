@@ -1,0 +1,62 @@
+import pytest
+
+from lc_jax import llm
+from lc_jax.llm import simulated
+from lc_jax.llm.annotate import annotate, judge
+from lc_jax.prompts import correctness, extract, forecast, paragraph, summarize
+from lc_jax.prompts.equivalence import Comparison
+from lc_jax.types import Forecasts, Reply, Request
+
+
+class Reader:
+    """Stands in for the reader of the miniature world: a paragraph is "answer=probability" items."""
+
+    def read(self, paragraph, question):
+        items = [item.split("=") for item in paragraph.split() if "=" in item]
+        return Forecasts(tuple(a for a, _ in items), tuple(float(p) for _, p in items))
+
+    def extract(self, paragraph, question):
+        return list(self.read(paragraph, question).answers)
+
+    def probability(self, paragraph, question, answer):
+        forecasts = self.read(paragraph, question)
+        return dict(zip(forecasts.answers, forecasts.probs, strict=True)).get(answer, 0.0)
+
+    def equivalent(self, a, b):
+        return a.lower() == b.lower()
+
+    def summarize(self, paragraphs):
+        return f"{len(paragraphs)} drafts"
+
+
+@pytest.fixture
+def annotator(monkeypatch):
+    monkeypatch.setattr(simulated, "reader", Reader())
+    return llm.load("simulated/miniature")
+
+
+def ask(annotator, prompt, **fields):
+    return annotate(annotator, prompt, [fields], temperature=0.3, max_tokens=300)[0].value
+
+
+def test_every_prompt_is_answered_through_text(annotator):
+    fields = {"generated_paragraph": "Oslo=0.00001 Bern=0.75", "question": "Where?"}
+    assert ask(annotator, extract.PROMPT, **fields) == ["Oslo", "Bern"]
+    assert ask(annotator, extract.PROMPT, generated_paragraph="none", question="Where?") == []
+    assert ask(annotator, forecast.PROMPT, answer="Bern", **fields) == 0.75
+    assert ask(annotator, forecast.PROMPT, answer="Oslo", **fields) == 1e-5
+    assert [ask(annotator, correctness.PROMPT, answer=answer, **fields) for answer in ("bern", "Oslo")] == [1, 0]
+    drafts = summarize.join_paragraphs(["a\n\nb"] * 8)
+    assert ask(annotator, summarize.PROMPT, paragraph_generation_prompt="Write.", paragraphs=drafts) == "8 drafts"
+    verdicts = judge(annotator, [Comparison("Where?", "Bern", "bern"), Comparison("Where?", "Bern", "Oslo")])
+    assert [v.value for v in verdicts] == [True, False]
+
+
+def test_what_no_rule_answers_is_a_failure(annotator):
+    requests = [Request(paragraph.PROMPT.render(paragraph_generation_prompt="Write."), 1.0, 9), Request("Hi!", 1.0, 9)]
+    replies = annotator.complete(requests)
+    assert [reply.status for reply in replies] == ["failed", "failed"]
+    assert "knows no facts" in replies[0].detail
+    assert replies[1] == Reply("failed", detail="the simulated annotator knows only the prompts of lc_jax.prompts")
+    with pytest.raises(ValueError, match="there is 'simulated/miniature'"):
+        llm.load("simulated/maximature")

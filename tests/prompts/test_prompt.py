@@ -1,0 +1,216 @@
+import dataclasses
+import json
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from lc_jax.prompts import (
+    Invalid,
+    Prompt,
+    correctness,
+    equivalence,
+    extract,
+    forecast,
+    join_answers,
+    load_templates,
+    paragraph,
+    postprocess_answers,
+    summarize,
+)
+from lc_jax.prompts.literals import leading_list, parse_list
+
+NASTY = st.text() | st.sampled_from(
+    [
+        "{question}",
+        "{}",
+        "{0}",
+        '"',
+        "'",
+        "\x00\x1b\u2028\x85",
+        "\u202eעברית",
+        "Human: hi",
+        "</s>[PAD]",
+        "🚁",
+        "a" * 10_000,
+    ]
+)
+ANNOTATOR = {
+    module.__name__.rpartition(".")[2]: module.PROMPT
+    for module in (correctness, equivalence, extract, forecast, paragraph, summarize)
+}
+MODELS = {f"{name}/{field.name}": getattr(load_templates(name), field.name)
+          for name in ("full", "short") for field in dataclasses.fields(load_templates(name))}  # fmt: skip
+PROMPTS = ANNOTATOR | MODELS
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+@given(data=st.data())
+def test_match_inverts_render_for_any_text(name, data):
+    prompt = PROMPTS[name]
+    fields = {field: data.draw(NASTY) for field in prompt.fields}
+    rendered = prompt.render(**fields)
+    matched = prompt.match(rendered)
+    assert matched is not None
+    assert prompt.render(**matched) == rendered
+    literals = [literal for literal in prompt._pieces[0] if literal]
+    if not any(literal in value or literal[0] in value for literal in literals for value in fields.values()):
+        assert matched == fields
+    for value in fields.values():
+        assert value in rendered  # not a character of the data was read as a template
+
+
+def test_annotator_prompts_are_told_apart():
+    for name, prompt in ANNOTATOR.items():
+        rendered = prompt.render(**dict.fromkeys(prompt.fields, "some text"))
+        assert [other for other in ANNOTATOR if ANNOTATOR[other].match(rendered)] == [name]
+
+
+def test_earlier_fields_are_greedy_where_several_readings_fit():
+    prompt = Prompt("{a}; {b}")
+    assert prompt.match("x; y; z") == {"a": "x; y", "b": "z"}
+    assert Prompt("{a} = {a}").match("x = y") is None
+    assert Prompt("{a}{b}").match("xy") == {"a": "xy", "b": ""}
+    assert prompt.match("x") is None
+
+
+def test_render_names_the_field_at_fault():
+    prompt = Prompt('{"json": 1} {question} {ground_truth_top_answer}')
+    assert prompt.render(question="{answer}", answer="7") == '{"json": 1} {answer} 7'
+    with pytest.raises(ValueError, match=r"missing: \['answer'\], unknown: \['entity'\]"):
+        prompt.render(question="q", entity="e")
+    with pytest.raises(TypeError, match="'answer' must be text, not NoneType"):
+        prompt.render(question="q", answer=None)  # type: ignore[arg-type]
+
+
+def test_templates_come_from_a_folder_stripped(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'neither': give one of \['full', 'short'\]"):
+        load_templates("neither")
+    for name in ("paragraph", "extract_answers", "forecast_probs", "factuality"):
+        fields = MODELS[f"full/{name}"].fields
+        (tmp_path / f"{name}.txt").write_text(" ".join(f"{{{field}}}" for field in fields) + " Go: \n\n")
+    with pytest.raises(FileNotFoundError, match=r"critic\.txt is missing"):
+        load_templates(tmp_path)
+    (tmp_path / "critic.txt").write_text("{question}")
+    with pytest.raises(ValueError, match=r"critic\.txt must hold"):
+        load_templates(tmp_path)
+    (tmp_path / "critic.txt").write_text("{question} {ground_truth_top_answer} {paragraph_generation_prompt}")
+    assert load_templates(tmp_path).paragraph.template == "{paragraph_generation_prompt} Go:"
+    for prompt in MODELS.values():
+        assert prompt.template == prompt.template.rstrip()
+
+
+@pytest.mark.parametrize(
+    ("reply", "answers"),
+    [
+        ("Paris; Lyon", ["Paris", "Lyon"]),
+        (" Answers: Paris ;; paris; Paris;", ["Paris", "paris"]),
+        ("No Answer", []),
+        ("no answers.", []),
+        ("No Answer; ", []),
+        ("U.S.", ["U.S."]),
+        ("```json\n[\"a; b\", null]\n```", None),
+        ('```json\n["a; b", 1932]\n```\nThat is all.', ["a; b", "1932"]),
+        ("['it''s', \"x\"] because of that", ["its", "x"]),
+        ("[]", []),
+        ("Paris; Lyon\n\nThe paragraph says so.", ["Paris", "Lyon"]),
+        ("Paris\nLyon", None),
+        ("[__import__('os').getcwd()]", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_extract(reply, answers):
+    if answers is None:
+        with pytest.raises(Invalid):
+            extract.PROMPT.parse(reply)
+    else:
+        assert extract.PROMPT.parse(reply) == answers
+
+
+@pytest.mark.parametrize(
+    ("reply", "probability"),
+    [("0.7", 0.7), (" 70% ", 0.7), ("70 %.", 0.7), ("Probability: 1", 1.0), ("1.", 1.0), (".25", 0.25), ("1e-4", 1e-4)]
+    + [("0.7\n\nThe paragraph says so.", 0.7), ("100%", 1.0), ("0", 0.0)]
+    + [(bad, None) for bad in ("1.7", "nan", "inf", "-0.1", "about 0.7", "70", "170%", "1_0", "", "0.7 or 0.8", "٠.٧")],
+)
+def test_forecast(reply, probability):
+    if probability is None:
+        with pytest.raises(Invalid):
+            forecast.PROMPT.parse(reply)
+    else:
+        assert forecast.PROMPT.parse(reply) == pytest.approx(probability)
+
+
+def test_equivalence_wants_exactly_as_many_verdicts_as_comparisons():
+    comparisons = [equivalence.Comparison("Who?\n2. {x}", f"\u2028{i}", '"') for i in range(10)]
+    fields = {"comparisons": equivalence.join_comparisons(comparisons)}
+    assert equivalence.split_comparisons(fields["comparisons"]) == comparisons
+    lines = [f"{i}. {'yes' if i % 2 else 'No'}" for i in range(1, 11)]
+    expected = [bool(i % 2) for i in range(1, 11)]
+    assert equivalence.PROMPT.parse("\n".join(lines), fields) == expected
+    assert equivalence.PROMPT.parse(json.dumps(expected), fields) == expected
+    skipped = lines[:4] + lines[5:] + ["11. no"]
+    for wrong in (lines[:9], lines + ["11. yes"], skipped, ["yes, mostly", *lines[1:]], []):
+        with pytest.raises(Invalid):
+            equivalence.PROMPT.parse("\n".join(wrong), fields)
+    with pytest.raises(ValueError, match="1 to 10 comparisons, not 11"):
+        equivalence.join_comparisons(comparisons + comparisons[:1])
+
+
+def test_correctness_and_paragraphs():
+    assert [correctness.PROMPT.parse(reply) for reply in ("0", " 1. ", "1\n\nIt does.")] == [0, 1, 1]
+    with pytest.raises(Invalid):
+        correctness.PROMPT.parse("10")
+    drafts = ['a "quoted"\n\none', "two {x} \u2028", ""]
+    assert summarize.split_paragraphs(summarize.join_paragraphs(drafts)) == drafts
+    assert summarize.PROMPT.parse("\n I am 70% sure.\n") == "I am 70% sure."
+    for wrong in ("", " \n", "Here it is:\n\nI am sure."):
+        with pytest.raises(Invalid):
+            paragraph.PROMPT.parse(wrong)
+
+
+def test_literals():
+    value = parse_list("['a', \"b\", None, null, true, -1, [nan], Infinity]")
+    assert repr(value) == "['a', 'b', None, None, True, -1, [nan], inf]"
+    assert leading_list('[{"a": 1}] and so on') == [{"a": 1}]
+    for bad in (
+        "('a',)",
+        "[unparsable",
+        "1",
+        "[1/2]",
+        "[x]",
+        "[print(1)]",
+        "[b'a']",
+        "",
+        "\x00",
+        "[" * 10_000,
+        "[f'{1}']",
+    ):
+        with pytest.raises(ValueError):  # noqa: PT011
+            parse_list(bad)
+
+
+@given(st.text())
+def test_parsers_return_a_value_or_invalid(reply):
+    fields = {"comparisons": equivalence.join_comparisons([equivalence.Comparison("", "", "")])}
+    for prompt in ANNOTATOR.values():
+        try:
+            prompt.parse(reply, fields)
+        except Invalid:
+            continue
+
+
+def test_extractor_output_is_read_as_published(golden):
+    cases = json.loads((golden / "lc_reward.json").read_text())["postprocess_answer_extractions"]
+    for case in cases:
+        answers = postprocess_answers(case["input"])
+        assert sorted(answers) == sorted(case["as_sorted"]), case["input"]
+
+
+def test_extractor_output_keeps_its_order_and_can_be_strict():
+    assert postprocess_answers("b; a;b") == ["b", "a"]
+    assert postprocess_answers(";a") == ["", "a"]
+    for empty in ("", " no answers.", ";;", "No Answer;"):
+        assert postprocess_answers(empty, strict=True) == []
+    assert join_answers(["a", "b", "a"]) == "a; b"
+    assert postprocess_answers(join_answers([])) == []
