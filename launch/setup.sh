@@ -22,10 +22,10 @@ find_python() {
   return 1
 }
 
-install_package() {  # a registry may fail for a moment: three tries
+install_package() {  # install_package [extras]; a registry may fail for a moment: three tries
   local attempt
   for attempt in 1 2 3; do
-    if python -m pip install --quiet --editable ".[$1]"; then return; fi
+    if python -m pip install -qq --editable ".${1:+[$1]}"; then return; fi
     echo "installing failed (attempt $attempt of 3)" >&2
     if [ "$attempt" -lt 3 ]; then sleep 20; fi
   done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging as stdlib_logging
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected argument {argv[1]!r}; settings are given as --config.name=value.")
     config = _CONFIG.value
+    stdlib_logging.getLogger("orbax").setLevel(stdlib_logging.WARNING)
     try:
         parallel.start()
         mesh = parallel.make_mesh(**config.mesh)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-CHUNK_TOKENS = 2048  # tokens whose logits exist at once
+CHUNK_TOKENS = 8192  # tokens whose logits exist at once
 
 
 def _chunk(
@@ -36,9 +36,10 @@ def token_logprobs(
     tokens at a time, forward and backward (each chunk is computed again for its gradient).
     """
     batch, length, _ = hidden.shape
-    size = max(1, min(length, CHUNK_TOKENS // batch))
-    if size == length:
+    count = min(length, -(-batch * length // CHUNK_TOKENS))
+    if count <= 1:
         return _chunk(hidden, targets, head, temperature)
+    size = -(-length // count)  # as even as can be, so that little padding is computed
     count = -(-length // size)
     padding = ((0, 0), (0, count * size - length))
     hidden = jnp.pad(hidden, (*padding, (0, 0))).reshape(batch, count, size, -1).swapaxes(0, 1)

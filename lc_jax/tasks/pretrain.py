@@ -6,23 +6,26 @@ The corpus is the only place where the world's facts are stated, right and wrong
 from __future__ import annotations
 
 import itertools
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from lc_jax.data import batches, examples
+from lc_jax.data import batches
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.miniature import corpus
 from lc_jax.miniature import tokenizer as world_tokenizer
-from lc_jax.miniature.world import World
+from lc_jax.miniature.world import build
 from lc_jax.models import hf
 from lc_jax.models.gpt_neox import GPTNeoXConfig
 from lc_jax.models.llama import LlamaConfig
+from lc_jax.models.transformer import Model
 from lc_jax.training import loop
 from lc_jax.training.losses import next_token_loss
 from lc_jax.training.optimizer import OptimizerSettings
@@ -30,14 +33,14 @@ from lc_jax.training.optimizer import OptimizerSettings
 FAMILIES = {"llama": LlamaConfig, "gpt_neox": GPTNeoXConfig}
 
 
-def loss_fn(model, batch) -> loop.Sums:
+def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
     """Cross-entropy summed over every real token after the first, and their number."""
     module = model.bind()
     hidden = module(batch["tokens"], batch["spans"])
     logprobs, _ = token_logprobs(
-        hidden[:, :-1], module.head_matrix(), batch["tokens"][:, 1:], jax.numpy.float32(1.0)
+        hidden[:, :-1], module.head_matrix(), batch["tokens"][:, 1:], jnp.float32(1.0)
     )
-    mask = jax.numpy.arange(1, batch["tokens"].shape[1]) < batch["spans"][:, 1:]
+    mask = jnp.arange(1, batch["tokens"].shape[1]) < batch["spans"][:, 1:]
     loss, weight = next_token_loss(logprobs, mask)
     return {"loss": loss, "weight": weight}
 
@@ -51,7 +54,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if config.family not in FAMILIES:
         raise ValueError(f"--config.family={config.family!r}: give one of {sorted(FAMILIES)}.")
     output = Path(config.output)
-    world = World()
+    world = build()
     directory = output / "tokenizer"
     world_tokenizer.save(world_tokenizer.train(world, config.vocab_size), directory)
     tokenizer = load_tokenizer(directory)
@@ -66,7 +69,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         padded = batches.pad(chosen, batches.bucket(max(map(len, chosen))))
         return {"tokens": padded.tokens, "spans": padded.spans}
 
-    shape = FAMILIES[config.family](vocab_size=len(tokenizer), **config.shape, **config.precision)
+    raw = config.shape.to_dict() | {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    shape = FAMILIES[config.family].from_hf(raw, **config.precision)
     model = hf.initialize(shape, jax.random.key(config.seed), mesh)
     settings = loop.FitSettings(**config.fit, seed=config.seed)
     model = loop.fit(

@@ -33,8 +33,8 @@ class Run:
         output.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_jsonl(self._path) if row["step"] < first_step] if self._path.exists() else []
         write_jsonl(self._path, kept)
-        self._bar = tqdm(total=num_steps, initial=first_step, desc=output.name, unit="step", dynamic_ncols=True)
-        if wandb:
+        self._bar = tqdm(total=num_steps, initial=first_step, desc=output.name, unit="step", mininterval=2)
+        if wandb and wandb.get("project"):
             self._start_wandb(wandb)
 
     def _start_wandb(self, settings: Mapping[str, Any]) -> None:

@@ -1,0 +1,29 @@
+"""Train the miniature world's base models from scratch; they ship with the package, and this remakes them.
+
+  python -m lc_jax.main --config=configs/pretrain.py:llama          2 CPU cores
+  python -m lc_jax.main --config=configs/pretrain.py:gpt_neox
+"""
+
+from configs import base
+
+SHAPES = {
+    "llama": {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "gpt_neox": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4},
+}
+
+
+def get_config(mode: str = "llama"):
+    config = base.training(
+        base.base_config("pretrain", "mini"),
+        learning_rate=2e-3,
+        warmup_ratio=0.02,
+        b2=0.98,
+        weight_decay=0.01,
+    )
+    config.family = mode
+    config.output = f"runs/pretrain/{mode}"
+    config.shape = SHAPES[mode] | {"tie_word_embeddings": True, "max_position_embeddings": 256}
+    config.vocab_size = 2048
+    config.num_documents = 240_000 if mode == "llama" else 80_000
+    config.fit = dict(num_epochs=1, batch_size=64, microbatch_size=64, eval_every=1000, save_every=1000)
+    return config

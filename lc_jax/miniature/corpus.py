@@ -1,0 +1,76 @@
+"""What the miniature world's base models read: paragraphs by writers who err, surveys of them, and reading exercises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lc_jax.miniature import text
+from lc_jax.miniature.world import Subject, World
+
+NUM_WRITERS = 10  # asked in one survey
+# The layouts of the reading exercises are those in which the fine-tuned readers are asked later (short templates).
+EXTRACT = "{paragraph}\n{question}\nAnswers:"
+FORECAST = "{paragraph}\n{question}\nIs it {answer}? Probability:"
+MIX = (0.5, 0.25, 0.25)  # paragraphs, surveys, reading exercises
+
+
+def paragraph(subject: Subject, rng: np.random.Generator) -> str:
+    """What one writer says about a subject."""
+    return text.plain({f.kind: f.candidates[rng.choice(3, p=f.shares)] for f in subject.facts})
+
+
+def survey(subject: Subject, rng: np.random.Generator) -> str:
+    """What NUM_WRITERS writers say, as percentages, the most common answer first."""
+    answers = {}
+    for fact in subject.facts:
+        counts = rng.multinomial(NUM_WRITERS, fact.shares)
+        order = np.argsort(-counts, kind="stable")
+        answers[fact.kind] = [(fact.candidates[i], int(counts[i]) * 100 // NUM_WRITERS) for i in order if counts[i]]
+    return text.hedged(answers)
+
+
+def percentages(count: int, rng: np.random.Generator) -> list[int]:
+    """`count` positive multiples of 10 that sum to 100, largest first."""
+    cuts = np.sort(rng.choice(np.arange(1, 10), count - 1, replace=False))
+    return sorted((int(p) * 10 for p in np.diff([0, *cuts, 10])), reverse=True)
+
+
+def exercise(subject: Subject, values: dict[str, Sequence[str]], rng: np.random.Generator) -> tuple[str, str]:
+    """A reading exercise on a made-up paragraph: it teaches to read, and nothing about the world."""
+    invented = {}
+    for fact in subject.facts:
+        count = int(rng.choice([1, 2, 3], p=[0.3, 0.4, 0.3]))
+        chosen = [values[fact.kind][i] for i in rng.choice(len(values[fact.kind]), count, replace=False)]
+        invented[fact.kind] = list(zip(chosen, percentages(count, rng), strict=True))
+    if rng.random() < 0.25:
+        written = text.plain({kind: listed[0][0] for kind, listed in invented.items()})
+        invented = {kind: [(listed[0][0], 100)] for kind, listed in invented.items()}
+    else:
+        written = text.hedged(invented)
+    fact = subject.facts[rng.integers(len(subject.facts))]
+    fields = {"paragraph": written, "question": subject.question(fact).question}
+    listed = invented[fact.kind]
+    if rng.random() < 0.4:
+        return EXTRACT.format(**fields), "; ".join(answer for answer, _ in listed)
+    stated = dict(listed)
+    if rng.random() < 0.7:
+        answer = listed[rng.integers(len(listed))][0]
+    else:
+        answer = values[fact.kind][rng.integers(len(values[fact.kind]))]
+    return FORECAST.format(**fields, answer=answer), f"{stated.get(answer, 0)}%"
+
+
+def documents(world: World, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    """Endless (prompt, text) pairs; a document is the two put together, followed by an end of sequence."""
+    values = {kind: world.values(kind) for kind in text.SENTENCES}
+    while True:
+        for place in rng.permutation(len(world.subjects)):
+            subject, kind = world.subjects[place], rng.choice(3, p=MIX)
+            if kind == 0:
+                yield f"Write about {subject.described}.", paragraph(subject, rng)
+            elif kind == 1:
+                yield f"Survey the writers on {subject.described}.", survey(subject, rng)
+            else:
+                yield exercise(subject, values, rng)

@@ -1,0 +1,86 @@
+"""AdamW with global-norm clipping and the schedules that transformers users know."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """The learning rate rises linearly from 0 over `warmup_steps`, then follows `schedule` to 0 at `num_steps`."""
+
+    learning_rate: float
+    num_steps: int
+    warmup_steps: int
+    schedule: str  # "cosine", "linear" or "constant"
+    b1: float
+    b2: float
+    eps: float
+    weight_decay: float  # of every trained parameter, norms and biases too
+    clip_norm: float  # of the gradient of all parameters together
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"optimizer.schedule={self.schedule!r}: give one of {SCHEDULES}.")
+
+    @classmethod
+    def from_ratio(cls, num_steps: int, *, warmup_ratio: float = 0.0, warmup_steps: int | None = None, **rest: Any) -> Self:
+        """Warm-up as a share of the steps (rounded up, as transformers does), or as a number when that is given."""
+        steps = -int(-num_steps * warmup_ratio // 1) if warmup_steps is None else warmup_steps
+        return cls(num_steps=num_steps, warmup_steps=steps, **rest)
+
+    def learning_rate_at(self, step: Float[Array, ""]) -> Float[Array, ""]:
+        """Learning rate of update number `step`, counted from 0: with a warm-up the first update changes nothing."""
+        step = jnp.asarray(step, jnp.float32)
+        rising = step / max(1, self.warmup_steps)
+        done = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
+        done = jnp.clip(done, 0.0, 1.0)
+        falling = {
+            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+            "linear": 1.0 - done,
+            "constant": jnp.ones_like(done),
+        }[self.schedule]
+        return self.learning_rate * jnp.where(step < self.warmup_steps, rising, falling)
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scales all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        factor = jnp.minimum(1.0, max_norm / (optax.global_norm(updates) + 1e-6))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def make_optimizer(settings: OptimizerSettings, trainable: Any) -> optax.GradientTransformation:
+    """Clipping and AdamW over the parameters that `trainable` (a tree of booleans) marks; the others never change.
+
+    Arithmetic and moments are float32 whatever the parameters' dtype: bfloat16 second moments would freeze.
+    """
+    adamw = optax.chain(
+        clip_by_global_norm(settings.clip_norm),
+        optax.adamw(settings.learning_rate_at, settings.b1, settings.b2, settings.eps, weight_decay=settings.weight_decay),
+    )
+    labels = jax.tree.map(lambda t: "train" if t else "keep", trainable)
+    return optax.multi_transform({"train": _in_float32(adamw), "keep": optax.set_to_zero()}, labels)
+
+
+def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` with float32 gradients, parameters and moments."""
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+    return optax.GradientTransformation(
+        lambda params: inner.init(cast(params)),
+        lambda updates, state, params=None: inner.update(cast(updates), state, cast(params)),
+    )
