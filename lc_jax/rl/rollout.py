@@ -78,10 +78,11 @@ def pack(prompts: Sequence[batches.Tokens], completions: Sequence[Completion], r
 def policy_outputs(
     policy: Model, episodes: Episodes, temperature: Float[Array, ""]
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Log-probability of each response token and the entropy where it was drawn, nats; 0 past a response's end."""
+    """Log-probability of each response token (0 past its end) and the entropy where it was drawn, nats."""
     module = policy.bind()
     hidden = episodes.before_response(module(episodes.tokens, episodes.spans))
-    return token_logprobs(hidden, module.head_matrix(), episodes.responses, temperature)
+    logprobs, entropies = token_logprobs(hidden, module.head_matrix(), episodes.responses, temperature)
+    return jnp.where(episodes.mask, logprobs, 0.0), entropies
 
 
 def critic_values(critic: Model, episodes: Episodes) -> Float[Array, "B T"]:

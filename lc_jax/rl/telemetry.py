@@ -11,14 +11,9 @@ import numpy as np
 
 from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
 from lc_jax.rl.reader import Reading
-from lc_jax.rl.reward import Rewards
+from lc_jax.rl.reward import Rewards, probability
 from lc_jax.rl.rollout import Rollout
 from lc_jax.types import Question
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Logits to probabilities, float64 inside so that large logits do not overflow."""
-    return (1 / (1 + np.exp(-np.clip(np.asarray(logits, np.float64), -500, 500)))).astype(np.float32)
 
 
 class Phases:
@@ -46,8 +41,8 @@ def of_reading(reading: Reading, rewards: Rewards) -> dict[str, float | list[flo
     `confidence_histogram` holds the share of paragraphs by the highest forecast, in ten equal bins of [0, 1].
     """
     mask = np.asarray(reading.forecasts.answer_mask)
-    probs = np.where(mask, sigmoid(reading.forecasts.answer_logits), 0.0)
-    truth = sigmoid(reading.forecasts.truth_logits)
+    probs = np.where(mask, probability(reading.forecasts.answer_logits), 0.0)
+    truth = probability(reading.forecasts.truth_logits)
     counts, best = mask.sum(axis=1), probs.max(axis=1)
     histogram = np.histogram(best[counts > 0], bins=10, range=(0, 1))[0] / max(len(best), 1)
     return {
@@ -92,8 +87,8 @@ class RolloutLog:
         self, step: int, questions: Sequence[Question], paragraphs: Sequence[str], reading: Reading, rewards: Rewards
     ) -> None:
         """Adds a step's episodes with their forecasts and rewards."""
-        truth = sigmoid(reading.forecasts.truth_logits)
-        probs = sigmoid(reading.forecasts.answer_logits)
+        truth = probability(reading.forecasts.truth_logits)
+        probs = probability(reading.forecasts.answer_logits)
         append_jsonl(
             self._path,
             (

@@ -77,7 +77,9 @@ def ppo_step(
         models = learners.with_params(params)
         logprobs, entropies = policy_outputs(models.policy, part.rollout.episodes, temperature)
         values = None if models.critic is None else critic_values(models.critic, part.rollout.critic_episodes)
-        out = losses.ppo_loss(part, logprobs, entropies, values, num_tokens, settings.loss)
+        old = losses.Old(part.rollout.logprobs, part.rollout.values, part.advantages, part.returns)
+        mask = part.rollout.episodes.mask
+        out = losses.ppo_loss(old, mask, logprobs, entropies, values, num_tokens, settings.loss)
         return out.total, out.stats
 
     def add(carry: Any, part: Minibatch) -> tuple[Any, None]:

@@ -180,7 +180,7 @@ class Trainer:
             )
         self._check(updated, seen, completions)
         stats = telemetry.of_rollout(seen, [c.finished for c in completions])
-        self.kl = self.kl.observe(stats["kl"], 1)
+        self.kl = self.kl.observe(stats["kl"])
         means = {name: float(np.mean([s[name] for s in updated])) for name in updated[0]}
         num_tokens = int(seen.episodes.spans[:, 1].sum())
         stats |= {"kl_coef": self.kl.coefficient, "advantage/explained_variance": float(estimate.explained_variance)}
@@ -189,7 +189,7 @@ class Trainer:
 
     def _check(self, updated: Sequence[dict], seen: rollout.Rollout, completions: Sequence[generate.Completion]) -> None:
         """Stops a run whose numbers cannot be right."""
-        gap, ratio = rollout.sampling_gap(seen, completions), updated[0]["ratio_deviation"]
+        gap, ratio = rollout.sampling_gap(seen, completions), updated[0]["policy/ratio_deviation"]
         if ratio > self.ppo.max_ratio_deviation or gap > self.ppo.max_sampling_gap:
             raise FloatingPointError(
                 f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, log-probability "

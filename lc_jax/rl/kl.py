@@ -1,0 +1,44 @@
+"""How much a unit of KL from the reference costs: fixed (published) or adapted to a target (Ziegler et al. 2019)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Self
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedKL:
+    """The same coefficient throughout."""
+
+    coefficient: float
+
+    def observe(self, kl: float) -> Self:
+        """Nothing changes."""
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveKL:
+    """Raises the coefficient while KL is above the target and lowers it below, by at most 20 % of k_beta a step."""
+
+    coefficient: float
+    target: float  # nats per response
+    k_beta: float
+
+    def observe(self, kl: float) -> Self:
+        """The controller after a step whose responses had `kl` nats on average."""
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        return dataclasses.replace(self, coefficient=self.coefficient * (1 + self.k_beta * error))
+
+
+def make(kind: str, coefficient: float, target: float, k_beta: float) -> FixedKL | AdaptiveKL:
+    """A controller by name.
+
+    Raises:
+      ValueError: an unknown kind.
+    """
+    if kind == "fixed":
+        return FixedKL(coefficient)
+    if kind == "adaptive":
+        return AdaptiveKL(coefficient, target, k_beta)
+    raise ValueError(f"kl.kind={kind!r}: give 'fixed' or 'adaptive'.")

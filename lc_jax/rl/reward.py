@@ -1,0 +1,95 @@
+"""From a reader's forecasts to one score per paragraph (paper section 4). All arithmetic is float32 numpy on the host."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerForecasts:
+    """What a reader of B paragraphs believes; K answers at most, ragged lists padded and masked."""
+
+    truth_logits: Float[np.ndarray, " B"]  # of the true answer y; p = sigmoid(logit)
+    answer_logits: Float[np.ndarray, "B K"]  # of the distinct extracted answers A
+    answer_mask: Bool[np.ndarray, "B K"]  # False where there is no answer; logits there are ignored
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSettings:
+    """Which reward, and its constants. The decision-based defaults are the published ones."""
+
+    name: str = "decision_based"  # a key of REWARDS
+    normalization: float = 5.0  # lambda, the weight of |sum of forecasts - 1|
+    offset: float = 5.0  # C, added to every score
+    epsilon: float = 1e-4  # probabilities below it count as it
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewards:
+    """One score per paragraph and the parts it is made of, all float32."""
+
+    total: Float[np.ndarray, " B"]  # what the policy is trained on
+    log_score: Float[np.ndarray, " B"]  # log max(p(y), epsilon), nats; the 0/1 verdict for "factuality"
+    normalization: Float[np.ndarray, " B"]  # -lambda |sum - 1|, or the Brier term; 0 for "factuality"
+
+
+def probability(logits: Float[np.ndarray, "*B"]) -> Float[np.ndarray, "*B"]:
+    """sigmoid(logits), float32, without overflow."""
+    logits = np.asarray(logits, np.float32)
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+
+
+def _mass(forecasts: AnswerForecasts) -> Float[np.ndarray, " B"]:
+    return np.where(forecasts.answer_mask, probability(forecasts.answer_logits), np.float32(0)).sum(axis=1)
+
+
+def decision_based(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
+    """log max(p(y), epsilon) - lambda |sum over A of p(a) - 1| + C: a proper score, and forecasts that add up to one.
+
+    The true answer enters the sum only when it was extracted as well.
+    """
+    log_score = np.log(np.maximum(probability(forecasts.truth_logits), np.float32(settings.epsilon)))
+    penalty = -np.float32(settings.normalization) * np.abs(_mass(forecasts) - 1)
+    return Rewards(log_score + penalty + np.float32(settings.offset), log_score, penalty)
+
+
+def factuality(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
+    """1 where the reader believes that the true answer follows from the paragraph (p > 1/2), else 0.
+
+    Differs: float32, where the published code keeps integers that truncate a later penalty.
+    """
+    verdict = (probability(forecasts.truth_logits) > 0.5).astype(np.float32)
+    return Rewards(verdict + np.float32(settings.offset), verdict, np.zeros_like(verdict))
+
+
+REWARDS: dict[str, Callable[[AnswerForecasts, RewardSettings], Rewards]] = {
+    "decision_based": decision_based,
+    "factuality": factuality,
+}
+
+
+def compute(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
+    """The reward that `settings` names.
+
+    Raises:
+      ValueError: no such reward, or arrays that do not belong together.
+    """
+    if settings.name not in REWARDS:
+        raise ValueError(f"reward.name={settings.name!r}: give one of {sorted(REWARDS)}.")
+    if forecasts.answer_logits.shape != forecasts.answer_mask.shape or len(forecasts.answer_mask) != len(
+        forecasts.truth_logits
+    ):
+        raise ValueError(f"Forecasts of {len(forecasts.truth_logits)} truths and {forecasts.answer_mask.shape} answers.")
+    return REWARDS[settings.name](forecasts, settings)
+
+
+def penalize_unstopped(
+    scores: Float[np.ndarray, " B"], stopped: Bool[np.ndarray, " B"], penalty: float = -1.0
+) -> Float[np.ndarray, " B"]:
+    """A fixed score in place of the reward where a response holds none of the stop tokens."""
+    return np.where(stopped, scores, np.float32(penalty)).astype(np.float32)
