@@ -66,13 +66,24 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
     return config
 
 
+def questions(split: str, mini: bool = False) -> ConfigDict:
+    """Where the questions of a split come from: prompts, joined with TriviaQA's questions and answers by id."""
+    if mini:
+        return ConfigDict({"source": "miniature", "split": split, "answers": None, "answers_split": None})
+    prompts = "tatsu-lab/linguistic_calibration:trivia_qa_paragraph_generation"
+    answers = {
+        "answers": "trivia_qa:unfiltered.nocontext",
+        "answers_split": "validation" if split == "test" else "train",
+    }
+    return ConfigDict({"source": prompts, "split": split} | answers)
+
+
 def ppo(mode: str) -> ConfigDict:
     """PPO with the published settings (paper section 5 and appendix); the caller adds models and reward."""
     config = training(
         base_config("ppo", mode), learning_rate=1e-5, schedule="linear", warmup_steps=5, eps=1e-5, weight_decay=0.01
     )
-    hub = "tatsu-lab/linguistic_calibration:trivia_qa_paragraph_generation"
-    config.questions, config.validation = f"{hub}/ppo", f"{hub}/ppo_validation"
+    config.questions, config.validation = questions("ppo"), questions("ppo_validation")
     config.ppo = dict(
         num_steps=1500,
         rollout_batch_size=512,  # episodes: questions x samples
@@ -112,7 +123,7 @@ def ppo(mode: str) -> ConfigDict:
 def miniature_ppo(config: ConfigDict) -> None:
     """Sizes of PPO in the miniature world. Differs from the published run: several samples a question and a
     leave-one-out baseline take the place of 768,000 episodes."""
-    config.questions, config.validation = "miniature/ppo", "miniature/ppo_validation"
+    config.questions, config.validation = questions("ppo", mini=True), questions("ppo_validation", mini=True)
     config.ppo.update(
         num_steps=120,
         rollout_batch_size=256,

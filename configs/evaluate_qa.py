@@ -10,12 +10,12 @@ from configs import base
 def get_config(mode: str = ""):
     config = base.base_config("evaluate_qa", mode)
     config.model, config.method, config.output = "", "", ""
-    config.questions = "tatsu-lab/linguistic_calibration:trivia_qa_paragraph_generation/test"
+    config.questions = base.questions("test")
     config.annotator = ""
     config.uses_confidence = True  # False for methods that state none: the first answer counts, with confidence 1
     config.temperature, config.max_new_tokens, config.batch_size = 0.3, 300, 64
     config.limit = 0  # questions; 0 = all
     if mode == "mini":
-        config.questions, config.annotator = "miniature/test", base.ANNOTATOR
+        config.questions, config.annotator = base.questions("test", mini=True), base.ANNOTATOR
         config.max_new_tokens, config.batch_size = 64, 256
     return config

@@ -15,9 +15,12 @@ def get_config(mode: str = ""):
     config.output = "runs/forecast_probs"
     config.data = dict(
         recipe="forecast_probs",
-        template="forecast_probs",
-        train="tatsu-lab/linguistic_calibration:reward_model_training",
-        questions="trivia_qa",
+        rows=dict(
+            source="tatsu-lab/linguistic_calibration:reward_model_training",
+            split="train",
+            questions="trivia_qa:unfiltered.nocontext",
+            questions_split="train",
+        ),
         eval_size=2000,
         max_length=1024,
     )
@@ -25,7 +28,12 @@ def get_config(mode: str = ""):
     if mode == "mini":
         config.model = f"{base.root()}/lc_sft/model"
         config.output = f"{base.root()}/forecast_probs"
-        config.data.train, config.data.questions = f"{base.root()}/data/reward_model.jsonl", "miniature/reward_model"
+        config.data.rows = dict(
+            source=f"{base.root()}/data/reward_model.jsonl",
+            split=None,
+            questions="miniature",
+            questions_split="reward_model",
+        )
         config.data.eval_size, config.data.max_length = 50, 160
         config.fit = dict(num_epochs=5, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
         config.optimizer.learning_rate = 3e-4

@@ -1,6 +1,6 @@
 """Make training data from questions: paragraphs, summaries, forecasts, correctness (paper sections 4.1 and 4.2).
 
-  python -m lc_jax.main --config=configs/generate_data.py:mini --config.what=paragraphs --config.output=sft.jsonl
+python -m lc_jax.main --config=configs/generate_data.py:mini --config.what=paragraphs --config.output=sft.jsonl
 """
 
 from configs import base
@@ -9,7 +9,7 @@ from configs import base
 def get_config(mode: str = ""):
     config = base.base_config("generate_data", mode)
     config.what = "paragraphs"  # paragraphs, summaries, forecasts or correctness
-    config.questions = "tatsu-lab/linguistic_calibration:trivia_qa_paragraph_generation/reward_model"
+    config.questions = base.questions("reward_model")
     config.input = ""  # rows to add columns to; "": bare questions
     config.output = ""
     config.limit = 0  # questions; 0 = all
@@ -19,7 +19,7 @@ def get_config(mode: str = ""):
     config.num_samples, config.temperature = 8, 0.7
     config.max_new_tokens, config.batch_size = 300, 64
     if mode == "mini":
-        config.questions = "miniature/sft"
+        config.questions = base.questions("sft", mini=True)
         config.annotator, config.model = base.ANNOTATOR, base.LLAMA
         config.max_new_tokens, config.batch_size = 64, 256
     return config

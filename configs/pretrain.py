@@ -1,7 +1,7 @@
 """Train the miniature world's base models from scratch; they ship with the package, and this remakes them.
 
-  python -m lc_jax.main --config=configs/pretrain.py:llama          2 CPU cores
-  python -m lc_jax.main --config=configs/pretrain.py:gpt_neox
+python -m lc_jax.main --config=configs/pretrain.py:llama          2 CPU cores
+python -m lc_jax.main --config=configs/pretrain.py:gpt_neox
 """
 
 from configs import base

@@ -1,6 +1,6 @@
 """Put evaluations side by side: a table, results.json and two figures.
 
-  python -m lc_jax.main --config=configs/report.py:mini
+python -m lc_jax.main --config=configs/report.py:mini
 """
 
 from configs import base

@@ -15,9 +15,9 @@ def get_config(mode: str = ""):
     config.output = "runs/sft_claude_distill"
     config.data = dict(
         recipe="sft_claude_distill",
-        template="paragraph",
-        train="tatsu-lab/linguistic_calibration:sft_training",
-        questions="",
+        rows=dict(
+            source="tatsu-lab/linguistic_calibration:sft_training", split="train", questions=None, questions_split=None
+        ),
         eval_size=500,
         max_length=1024,
     )
@@ -25,7 +25,9 @@ def get_config(mode: str = ""):
     if mode == "mini":
         config.model = base.LLAMA
         config.output = f"{base.root()}/claude_distill"
-        config.data.train, config.data.questions = f"{base.root()}/data/sft.jsonl", "miniature/sft"
+        config.data.rows = dict(
+            source=f"{base.root()}/data/sft.jsonl", split=None, questions="miniature", questions_split="sft"
+        )
         config.data.eval_size, config.data.max_length = 30, 128
         config.fit = dict(num_epochs=3, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
         config.optimizer.learning_rate = 3e-4

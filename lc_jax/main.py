@@ -13,7 +13,9 @@ from ml_collections import config_flags
 
 from lc_jax import parallel
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/, with ':mini' for the miniature.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: a file of configs/, with ':mini' for the miniature."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -21,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected argument {argv[1]!r}; settings are given as --config.name=value.")
     config = _CONFIG.value
-    stdlib_logging.getLogger("orbax").setLevel(stdlib_logging.WARNING)
+    logging.get_absl_handler().addFilter(lambda r: r.levelno >= stdlib_logging.WARNING or "lc_jax" in r.pathname)
     try:
         parallel.start()
         mesh = parallel.make_mesh(**config.mesh)

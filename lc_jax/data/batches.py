@@ -71,7 +71,9 @@ class Order:
 
     def __init__(self, lengths: Int[np.ndarray, " N"], batch_size: int, seed: int) -> None:
         if len(lengths) < batch_size:
-            raise ValueError(f"{len(lengths)} training examples cannot fill one batch of {batch_size}; lower batch_size.")
+            raise ValueError(
+                f"{len(lengths)} training examples cannot fill one batch of {batch_size}; lower batch_size."
+            )
         self._lengths, self._batch_size, self._seed = np.asarray(lengths), batch_size, seed
         self.batches_per_epoch = len(lengths) // batch_size
         self._epoch, self._order = -1, np.zeros((0, batch_size), np.int64)

@@ -104,6 +104,17 @@ def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:
     return [{**partners.get(str(cell(row, "question_id")), {}), **row} for row in rows]
 
 
+def load_training_rows(
+    source: str | Path,
+    split: str | None = None,
+    questions: str | Path | None = None,
+    questions_split: str | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of a training set, joined on question_id with the questions and answers that the published sets leave out."""
+    rows = load_rows(source, split)
+    return join(rows, load_rows(questions, questions_split)) if questions else rows
+
+
 def load_questions(
     source: str | Path,
     columns: Mapping[str, str] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import json
 import re
@@ -15,6 +16,7 @@ Row = Mapping[str, Any]
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^@]+))?(?:@(?P<revision>.+))?")
+MINIATURE = "miniature"  # the embedded world, whose splits are data sets of their own
 _LONGEST_CELL = 2**31 - 1  # characters of one CSV cell; Python's own limit is 131,072
 
 
@@ -23,7 +25,7 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
 
     Args:
       source: a file (.jsonl, .json, .csv, each also .gz; .parquet), a folder of such files, or a hub data set as
-        "owner/name", "owner/name:config" or "owner/name:config@revision".
+        "owner/name", "owner/name:config" or "owner/name:config@revision"; or "miniature", the embedded world.
       split: in a folder the files whose names begin with it, on the hub the split itself.
 
     Text stays text: "None", "NA" and "nan" in a CSV cell are words; only an empty cell is missing (None).
@@ -33,6 +35,11 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
       ValueError: a file that cannot be read, or a hub data set that cannot be had; the message names the remedy.
     """
     path = Path(source)
+    if str(source) == MINIATURE:
+        from lc_jax.miniature import world
+
+        asked = [dataclasses.asdict(question) for question in world.build().questions(split or "")]
+        return [{"paragraph_generation_prompt": row.pop("prompt"), **row} for row in asked]
     if path.is_file():
         return _file_rows(path)
     if path.is_dir():

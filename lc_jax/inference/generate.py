@@ -183,7 +183,9 @@ def stream(
     for rows in batches.by_length([len(p) for p in prompts], batch_size):
         chosen = [prompts[i] for i in rows] + [[]] * (batch_size - len(rows))
         padded = batches.pad(chosen, batches.bucket(max(map(len, chosen))), side="left")
-        row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(np.resize(ids[rows], batch_size), jnp.uint32))
+        row_keys = jax.vmap(jax.random.fold_in, (None, 0))(
+            key, jnp.asarray(np.resize(ids[rows], batch_size), jnp.uint32)
+        )
         # Greedy logprobs are reported at temperature 1.
         temperature, top_p = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
         arrays = parallel.put_batch((padded.tokens, padded.spans, row_keys))
@@ -191,7 +193,10 @@ def stream(
         tokens, logprobs, lengths, finished = map(parallel.to_host, out)
         for place, index in enumerate(rows):
             n = int(lengths[place])
-            yield int(index), Completion(tokens[place, :n].tolist(), logprobs[place, :n].tolist(), bool(finished[place]))
+            yield (
+                int(index),
+                Completion(tokens[place, :n].tolist(), logprobs[place, :n].tolist(), bool(finished[place])),
+            )
 
 
 def generate(

@@ -233,7 +233,9 @@ def build() -> World:
             if row["name"] in names or len(subjects) == end:
                 continue
             told = gazetteer.country(row) if fame == "country" else gazetteer.city(row)
-            clear = all(_plain(a) for kind, truth, _ in told for a in (truth,) if kind in ("country", "clock", "capital"))
+            clear = all(
+                _plain(a) for kind, truth, _ in told for a in (truth,) if kind in ("country", "clock", "capital")
+            )
             if clear and all(len(set(wrong)) >= 2 for _, _, wrong in told):
                 names.add(row["name"])
                 facts = tuple(_fact(kind, fame, truth, wrong, rng) for kind, truth, wrong in told)

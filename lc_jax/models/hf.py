@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  (numpy learns bfloat16)
 import numpy as np
 from flax import nnx
@@ -127,7 +126,9 @@ def check(*paths: str | Path) -> None:
             raise FileNotFoundError("No checkpoint given: set the config's model path.")
         if not path.is_dir():
             if path.is_absolute() or len(path.parts) != 2 or path.parts[0] in (".", "..", "runs"):
-                raise FileNotFoundError(f"No checkpoint folder {path}; run the stage that writes it, or correct the path.")
+                raise FileNotFoundError(
+                    f"No checkpoint folder {path}; run the stage that writes it, or correct the path."
+                )
             continue
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} has no config.json; it is not a checkpoint folder.")
@@ -277,7 +278,9 @@ def load(
     def read(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         entry = next(e for e in entries if e.path == path)
         if entry.path in zero:
-            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: np.zeros(leaf.shape, leaf.dtype)[i])
+            return jax.make_array_from_callback(
+                leaf.shape, leaf.sharding, lambda i: np.zeros(leaf.shape, leaf.dtype)[i]
+            )
         get = _reader(tensors, entry, leaf, old_vocab_size if _is_vocabulary(entry) else None)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, get)
 
@@ -435,6 +438,7 @@ def _write_shards(folder: Path, model: Model, dtype: str | None, max_shard_bytes
     weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
     if jax.process_index() == 0:
         for i, name in enumerate(names, 1):
+            (folder / f"shard-{i}").chmod(0o644)
             os.replace(folder / f"shard-{i}", folder / name)
         if len(shards) > 1:
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}

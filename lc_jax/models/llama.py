@@ -60,7 +60,9 @@ class LlamaConfig(Config):
           ValueError: the config asks for something that is not implemented; the message names the key.
         """
         if config.get("hidden_act", "silu") != "silu":
-            raise ValueError(f"config.json: hidden_act={config['hidden_act']!r} is not implemented for Llama, only 'silu'.")
+            raise ValueError(
+                f"config.json: hidden_act={config['hidden_act']!r} is not implemented for Llama, only 'silu'."
+            )
         if config.get("sliding_window"):
             raise ValueError("config.json: sliding_window is not implemented.")
         if config.get("pretraining_tp", 1) != 1:

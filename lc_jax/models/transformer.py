@@ -117,7 +117,9 @@ class Norm(nnx.Module):
         return (y if self.bias is None else y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
 
-def rotate(x: Float[Array, "B T H K"], cos: Float[Array, "B T R"], sin: Float[Array, "B T R"]) -> Float[Array, "B T H K"]:
+def rotate(
+    x: Float[Array, "B T H K"], cos: Float[Array, "B T R"], sin: Float[Array, "B T R"]
+) -> Float[Array, "B T H K"]:
     """Rotary position embedding of the first 2R dimensions of each head (planes i and i + R), float32 inside."""
     half = cos.shape[-1]
     cos, sin = cos[:, :, None], sin[:, :, None]

@@ -78,9 +78,7 @@ def shape_rewards(
     return shaped + jnp.where(slots == lengths[:, None] - 1, scores[:, None], 0.0)
 
 
-def gae(
-    rewards: Float[Array, "B T"], values: Float[Array, "B T"], gamma: float, lam: float
-) -> Float[Array, "B T"]:
+def gae(rewards: Float[Array, "B T"], values: Float[Array, "B T"], gamma: float, lam: float) -> Float[Array, "B T"]:
     """A_t = delta_t + gamma lam A_{t+1} with delta_t = r_t + gamma V_{t+1} - V_t and V_T = 0 (Schulman et al. 2016)."""
     following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
     deltas = rewards + gamma * following - values
@@ -121,7 +119,11 @@ def advantages_and_returns(
 
 @functools.partial(jax.jit, static_argnames=("settings", "num_samples"))
 def _estimate(
-    rollout: Rollout, scores: Float[Array, " B"], kl_coef: Float[Array, ""], settings: AdvantageSettings, num_samples: int
+    rollout: Rollout,
+    scores: Float[Array, " B"],
+    kl_coef: Float[Array, ""],
+    settings: AdvantageSettings,
+    num_samples: int,
 ) -> Advantages:
     episodes = rollout.episodes
     if settings.baseline == "leave_one_out":

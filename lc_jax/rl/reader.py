@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lc_jax.data import examples
+from lc_jax.data.tokenizer import fits
 from lc_jax.inference import generate, score
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import Prompt, postprocess_answers
@@ -36,8 +37,11 @@ class Part:
 
     def encode(self, question: Question, paragraph: str, answer: str = "") -> list[int]:
         """Token ids of the template filled in."""
-        fields = {"question": question.question, "generated_paragraph": paragraph, "answer": answer}
-        return examples.encode_reader_prompt(self.tokenizer, self.template, fields, self.max_length)
+        fields = {"question": question.question, "generated_paragraph": paragraph}
+        if "answer" in self.template.fields:
+            fields["answer"] = answer
+        text = examples.cut_paragraph(self.template, fields, fits(self.tokenizer, self.max_length))
+        return examples.encode_prompt(self.tokenizer, text)
 
 
 @dataclasses.dataclass(frozen=True)

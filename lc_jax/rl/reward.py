@@ -84,7 +84,9 @@ def compute(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
     if forecasts.answer_logits.shape != forecasts.answer_mask.shape or len(forecasts.answer_mask) != len(
         forecasts.truth_logits
     ):
-        raise ValueError(f"Forecasts of {len(forecasts.truth_logits)} truths and {forecasts.answer_mask.shape} answers.")
+        raise ValueError(
+            f"Forecasts of {len(forecasts.truth_logits)} truths and {forecasts.answer_mask.shape} answers."
+        )
     return REWARDS[settings.name](forecasts, settings)
 
 

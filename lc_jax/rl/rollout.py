@@ -6,7 +6,6 @@ generation's check, the reference, the critic and the update alike.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import flax.struct
@@ -121,6 +120,7 @@ def look(
       ValueError: `microbatch_size` does not divide the number of episodes.
     """
     total = len(episodes.lengths)
+    microbatch_size = min(microbatch_size, total)
     if total % microbatch_size:
         raise ValueError(f"microbatch_size {microbatch_size} does not divide the rollout's {total} episodes.")
     parts = []

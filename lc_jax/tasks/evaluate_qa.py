@@ -49,7 +49,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Evaluates `config.model` on `config.questions` with the reader `config.annotator`."""
     hf.check(config.model)
     annotator = llm.load(config.annotator)
-    questions = load_questions(config.questions, limit=config.limit or None)
+    questions = load_questions(**config.questions, limit=config.limit or None)
     generations = write_paragraphs(config, mesh, questions)
     records = qa.evaluate(generations, annotator, uses_confidence=config.uses_confidence)
     output = Path(config.output)
@@ -61,7 +61,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     summary = metrics.summarize(
         [r.confidence for r in scored], [r.correct for r in scored], [r.kind for r in scored], seed=config.seed
     )
-    row = {"method": config.method, "seed": config.seed, "judge": annotator.name, "data": config.questions}
+    row = {
+        "method": config.method,
+        "seed": config.seed,
+        "judge": annotator.name,
+        "data": f"{config.questions.source} {config.questions.split}",
+    }
     row |= dataclasses.asdict(summary) | {"statuses": statuses}
     (output / "result.json").write_text(json.dumps(row, indent=1))
     logging.info("\n%s", table.render([row]))

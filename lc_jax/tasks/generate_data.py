@@ -129,14 +129,18 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if output.exists():
         logging.info("%s is there already; remove it to make it anew", output)
         return
-    by_id = {q.question_id: q for q in load_questions(config.questions, limit=config.limit or None)}
+    by_id = {q.question_id: q for q in load_questions(**config.questions, limit=config.limit or None)}
     if config.input:
         rows = jsonl.read_jsonl(Path(config.input))
     else:
         rows = [{"question_id": q.question_id, "paragraph_generation_prompt": q.prompt} for q in by_id.values()]
     unknown = [row["question_id"] for row in rows if row["question_id"] not in by_id]
     if unknown:
-        raise ValueError(f"{config.input}: question_id {unknown[0]!r} (and {len(unknown) - 1} more) not in {config.questions}.")
+        raise ValueError(
+            f"{config.input}: question_id {unknown[0]!r} (and {len(unknown) - 1} more) not among the questions."
+        )
     STAGES[config.what](config, mesh, [by_id[row["question_id"]] for row in rows], rows)
     jsonl.write_jsonl(output, rows)
-    logging.info("%d rows, columns %s: %s", len(rows), dict(Counter(k for r in rows for k in r if r[k] is not None)), output)
+    logging.info(
+        "%d rows, columns %s: %s", len(rows), dict(Counter(k for r in rows for k in r if r[k] is not None)), output
+    )

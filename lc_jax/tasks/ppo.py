@@ -121,8 +121,8 @@ class Trainer:
         uses_critic = config.ppo.baseline.startswith("critic")
         paths = [config.policy, config.reader.forecaster, config.reader.extractor, config.critic if uses_critic else ""]
         hf.check(*filter(None, paths))
-        self.questions = load_questions(config.questions)
-        self.validation = load_questions(config.validation)[: config.ppo.num_validation]
+        self.questions = load_questions(**config.questions)
+        self.validation = load_questions(**config.validation)[: config.ppo.num_validation]
         self.writer = load_writer(config)
         self.reward = reward.RewardSettings(**config.reward)
         self.advantage = advantage.AdvantageSettings(**config.advantage, baseline=config.ppo.baseline)
@@ -131,7 +131,9 @@ class Trainer:
             LossSettings(**config.loss),
         )  # fmt: skip
         policy = hf.load(config.policy, mesh, **config.precision)
-        critic = hf.load(config.critic, mesh, kind="scalar", fresh_head=True, **config.precision) if uses_critic else None
+        critic = (
+            hf.load(config.critic, mesh, kind="scalar", fresh_head=True, **config.precision) if uses_critic else None
+        )
         self.reference = hf.load(config.policy, mesh, **frozen(config))
         self.reader = load_reader(config, mesh)
         learners = updates.Learners(policy, critic)
@@ -166,12 +168,16 @@ class Trainer:
             prompts_, width = [self.writer.encode(q) for q in questions], self.ppo.response_length
             episodes = rollout.pack(prompts_, completions, width)
             critic_prompts = [self.writer.encode_for_critic(q) for q in questions]
-            critic_episodes = rollout.pack(critic_prompts, completions, width) if self.writer.critic_template else episodes
+            critic_episodes = (
+                rollout.pack(critic_prompts, completions, width) if self.writer.critic_template else episodes
+            )
             seen = rollout.look(
                 models.policy, self.reference, models.critic, episodes, critic_episodes,
                 temperature=self.ppo.temperature, microbatch_size=self.ppo.look_batch_size,
             )  # fmt: skip
-            estimate = advantage.estimate(seen, rewards.total, self.kl.coefficient, self.advantage, self.ppo.num_samples)
+            estimate = advantage.estimate(
+                seen, rewards.total, self.kl.coefficient, self.advantage, self.ppo.num_samples
+            )
         with phases.measure("update"):
             del models  # the update donates the parameters
             minibatch = updates.Minibatch(seen, estimate.advantages, estimate.returns)
@@ -187,7 +193,9 @@ class Trainer:
         stats |= means | telemetry.of_reading(reading, rewards) | phases.report(num_tokens)
         return stats, (questions, paragraphs, reading, rewards)
 
-    def _check(self, updated: Sequence[dict], seen: rollout.Rollout, completions: Sequence[generate.Completion]) -> None:
+    def _check(
+        self, updated: Sequence[dict], seen: rollout.Rollout, completions: Sequence[generate.Completion]
+    ) -> None:
         """Stops a run whose numbers cannot be right."""
         gap, ratio = rollout.sampling_gap(seen, completions), updated[0]["policy/ratio_deviation"]
         if ratio > self.ppo.max_ratio_deviation or gap > self.ppo.max_sampling_gap:
@@ -197,7 +205,9 @@ class Trainer:
                 "positions or dtypes, or compute_dtype is too coarse: raise ppo.max_sampling_gap if you accept it."
             )
         if updated[-1]["skipped_in_a_row"] >= MAX_SKIPPED:
-            raise FloatingPointError(f"{MAX_SKIPPED} gradients in a row were not finite; the last checkpoint is from before.")
+            raise FloatingPointError(
+                f"{MAX_SKIPPED} gradients in a row were not finite; the last checkpoint is from before."
+            )
 
     def evaluate(self) -> dict[str, Any]:
         """Mean surrogate reward over the validation questions, without offset and KL; the same seed every time."""
@@ -206,7 +216,9 @@ class Trainer:
         reading = self.reader.read(self.validation, self.writer.decode(completions), self.config.seed)
         rewards = reward.compute(reading.forecasts, dataclasses.replace(self.reward, offset=0.0))
         stop_rate = float(np.mean([c.finished for c in completions]))
-        return {f"eval_{k}": v for k, v in telemetry.of_reading(reading, rewards).items()} | {"eval_stop_rate": stop_rate}
+        return {f"eval_{k}": v for k, v in telemetry.of_reading(reading, rewards).items()} | {
+            "eval_stop_rate": stop_rate
+        }
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
@@ -226,7 +238,10 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     checkpoints = Checkpoints(output / "checkpoints", every=ppo.save_every, keep=ppo.keep, describe=describe)
     saved, first = checkpoints.restore(trainer.checkpoint())
     trainer.restore(saved)
-    log, rollouts = Run(output, ppo.num_steps, first, config.wandb), telemetry.RolloutLog(output / "rollouts.jsonl", first)
+    log, rollouts = (
+        Run(output, ppo.num_steps, first, config.wandb),
+        telemetry.RolloutLog(output / "rollouts.jsonl", first),
+    )
     questions = queries(trainer.within_query_length(), ppo, config.seed, first)
     for step in range(first, ppo.num_steps):
         stats, episodes = trainer.step(next(questions), seed=config.seed * 1_000_003 + step)

@@ -37,9 +37,7 @@ def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
     """Cross-entropy summed over every real token after the first, and their number."""
     module = model.bind()
     hidden = module(batch["tokens"], batch["spans"])
-    logprobs, _ = token_logprobs(
-        hidden[:, :-1], module.head_matrix(), batch["tokens"][:, 1:], jnp.float32(1.0)
-    )
+    logprobs, _ = token_logprobs(hidden[:, :-1], module.head_matrix(), batch["tokens"][:, 1:], jnp.float32(1.0))
     mask = jnp.arange(1, batch["tokens"].shape[1]) < batch["spans"][:, 1:]
     loss, weight = next_token_loss(logprobs, mask)
     return {"loss": loss, "weight": weight}

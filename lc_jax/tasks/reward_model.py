@@ -15,15 +15,17 @@ from absl import logging
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from lc_jax import prompts
 from lc_jax.data import batches, examples
-from lc_jax.data.tokenizer import load_tokenizer, vocab_size
+from lc_jax.data.questions import load_training_rows
+from lc_jax.data.tokenizer import fits, load_tokenizer
 from lc_jax.inference.score import sequence_rewards
 from lc_jax.models import hf
 from lc_jax.models.transformer import Model
+from lc_jax.prompts import load_templates
 from lc_jax.training import loop
 from lc_jax.training.losses import soft_label_loss
 from lc_jax.training.optimizer import OptimizerSettings
+from lc_jax.types import Example
 
 
 def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
@@ -52,17 +54,19 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     output = Path(config.output)
     hf.check(config.model)
     tokenizer = load_tokenizer(config.model)
-    template = getattr(prompts.load_templates(config.templates), config.data.template)
-    found, dropped = examples.load(config.data.recipe, config.data.train, config.data.questions, template)
-    train, held_out = examples.split_by_question(found, config.data.eval_size, config.seed)
+    rows = load_training_rows(**config.data.rows)
+    templates, max_length = load_templates(config.templates), config.data.max_length
+    found, dropped = examples.make_examples(config.data.recipe, rows, templates, fits(tokenizer, max_length))
+    split = examples.split_by_question(found, config.data.eval_size, config.seed, (str(r["question_id"]) for r in rows))
+    train, held_out = split.train, split.evaluation
     logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(dropped))
 
-    def encoded(rows: Sequence[examples.Example]) -> loop.Dataset:
-        sequences = [examples.encode_prompt(tokenizer, e.prompt, config.data.max_length) for e in rows]
-        return dataset(sequences, [e.label for e in rows], config.data.max_length)
+    def encoded(chosen: Sequence[Example]) -> loop.Dataset:
+        sequences = [examples.encode_prompt(tokenizer, e.prompt, max_length) for e in chosen]
+        return dataset(sequences, [e.label for e in chosen], max_length)
 
     settings = loop.FitSettings(**config.fit, seed=config.seed)
-    model = hf.load(config.model, mesh, kind="scalar", vocab_size=vocab_size(tokenizer), **config.precision)
+    model = hf.load(config.model, mesh, kind="scalar", vocab_size=len(tokenizer), **config.precision)
     model = loop.fit(
         model,
         loss_fn,

@@ -28,8 +28,8 @@ def _encode(row: dict[str, Any], where: str, tokenizer: Any) -> tuple[list[int],
         prompt = list(row.get("prompt_tokens", []))
         return prompt + list(row["completion_tokens"]), len(prompt)
     if "completion" in row:
-        encoded = examples.encode_pair(tokenizer, row.get("prompt", ""), row["completion"])
-        return encoded.tokens, encoded.num_source_tokens
+        prompt = examples.encode_prompt(tokenizer, row.get("prompt", ""))
+        return examples.encode_prompt(tokenizer, row.get("prompt", "") + row["completion"]), len(prompt)
     if "text" in row:
         return examples.encode_prompt(tokenizer, row["text"]), 0
     raise ValueError(f"{where}: give `prompt` and `completion`, or `text`, or `prompt_tokens` and `completion_tokens`.")
@@ -58,9 +58,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if config.kind == "reward":
         results = score.stream_rewards(model, sequences, batch_size=config.batch_size)
     else:
-        results = score.stream_logprobs(
-            model, sequences, batch_size=config.batch_size, temperature=config.temperature
-        )
+        results = score.stream_logprobs(model, sequences, batch_size=config.batch_size, temperature=config.temperature)
     for place, result in tqdm(results, total=len(todo), unit="row"):
         index = todo[place]
         if isinstance(result, score.TokenScores):

@@ -15,12 +15,13 @@ from absl import logging
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from lc_jax import prompts
 from lc_jax.data import batches, examples
-from lc_jax.data.tokenizer import load_tokenizer, vocab_size
+from lc_jax.data.questions import load_training_rows
+from lc_jax.data.tokenizer import fits, load_tokenizer
 from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.models import hf
 from lc_jax.models.transformer import Model
+from lc_jax.prompts import load_templates
 from lc_jax.training import loop
 from lc_jax.training.losses import next_token_loss
 from lc_jax.training.optimizer import OptimizerSettings
@@ -39,13 +40,13 @@ def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
 
 def dataset(encoded: Sequence[examples.Encoded], max_length: int) -> loop.Dataset:
     """Right-padded batches of token ids with the place of each target."""
-    dummy = examples.Encoded([0], 1)  # no target token: weight 0
+    dummy = examples.Encoded((0,), 1)  # no target token: weight 0
 
     def collate(rows: np.ndarray) -> loop.Arrays:
         chosen = [encoded[i] if i >= 0 else dummy for i in rows]
         width = batches.bucket(max(len(e.tokens) for e in chosen), max_length)
         padded = batches.pad([e.tokens for e in chosen], width)
-        firsts = np.asarray([e.num_source_tokens for e in chosen], np.int32)
+        firsts = np.asarray([e.num_source for e in chosen], np.int32)
         return {"tokens": padded.tokens, "spans": padded.spans, "first_targets": firsts}
 
     return loop.Dataset(np.asarray([len(e.tokens) for e in encoded]), collate)
@@ -56,22 +57,24 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     output = Path(config.output)
     hf.check(config.model)
     tokenizer = load_tokenizer(config.model)
-    template = getattr(prompts.load_templates(config.templates), config.data.template)
-    found, dropped = examples.load(config.data.recipe, config.data.train, config.data.questions, template)
-    train, held_out = examples.split_by_question(found, config.data.eval_size, config.seed)
-    encoded, too_long = examples.encode_all(tokenizer, train, config.data.max_length)
-    encoded_held_out, _ = examples.encode_all(tokenizer, held_out, config.data.max_length)
-    logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(dropped + too_long))
+    rows = load_training_rows(**config.data.rows)
+    templates, max_length = load_templates(config.templates), config.data.max_length
+    found, dropped = examples.make_examples(config.data.recipe, rows, templates, fits(tokenizer, max_length))
+    split = examples.split_by_question(found, config.data.eval_size, config.seed, (str(r["question_id"]) for r in rows))
+    train, too_long = examples.encode_all(tokenizer, split.train, max_length)
+    held_out, _ = examples.encode_all(tokenizer, split.evaluation, max_length)
+    dropped["the prompt fills the window"] += too_long
+    logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(+dropped))
 
     settings = loop.FitSettings(**config.fit, seed=config.seed)
-    model = hf.load(config.model, mesh, vocab_size=vocab_size(tokenizer), **config.precision)
+    model = hf.load(config.model, mesh, vocab_size=len(tokenizer), **config.precision)
     model = loop.fit(
         model,
         loss_fn,
-        dataset(encoded, config.data.max_length),
-        dataset(encoded_held_out, config.data.max_length) if encoded_held_out else None,
+        dataset(train, max_length),
+        dataset(held_out, max_length) if held_out else None,
         settings,
-        OptimizerSettings.from_ratio(settings.num_steps(len(encoded)), **config.optimizer),
+        OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
         output=output,
         describe={"model": config.model, "data": config.data.to_json(), "fit": config.fit.to_json()},
         wandb=config.wandb,

@@ -35,7 +35,9 @@ class Checkpoints:
             changed = [k for k, v in (describe or {}).items() if k in kept and kept[k] != v]
             if changed:
                 what = "; ".join(f"{k}: was {kept[k]!r}, now {(describe or {})[k]!r}" for k in changed)
-                raise ValueError(f"{directory} holds a run with other settings ({what}). Use another output or delete it.")
+                raise ValueError(
+                    f"{directory} holds a run with other settings ({what}). Use another output or delete it."
+                )
         if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(signal.SIGTERM, self._on_sigterm)
 

@@ -24,7 +24,9 @@ class Run:
     A resumed run keeps the rows before its first step and drops later ones, which would be logged twice.
     """
 
-    def __init__(self, output: Path, num_steps: int, first_step: int = 0, wandb: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, output: Path, num_steps: int, first_step: int = 0, wandb: Mapping[str, Any] | None = None
+    ) -> None:
         self.output, self.is_main = output, jax.process_index() == 0
         self._path = output / "metrics.jsonl"
         self._started, self._wandb = time.monotonic(), None

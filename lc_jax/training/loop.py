@@ -27,7 +27,9 @@ from lc_jax.training.logging import Run
 MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
 
 Arrays = Mapping[str, np.ndarray]  # one batch: equal leading dimensions, a multiple of the micro-batches
-Sums = dict[str, Float[Array, ""]]  # "loss" and "weight" (what the loss is averaged over), and metrics to be divided by it
+Sums = dict[
+    str, Float[Array, ""]
+]  # "loss" and "weight" (what the loss is averaged over), and metrics to be divided by it
 LossFn = Callable[[Model, Mapping[str, Array]], Sums]
 
 
@@ -92,7 +94,10 @@ def train_step(
     weight = jnp.maximum(totals["weight"], 1e-8)
     grads = jax.tree.map(lambda g: g / weight, grads)
     state, norm = states.apply_gradients(state, grads, tx)
-    return state, {k: v / weight for k, v in totals.items() if k != "weight"} | {"grad_norm": norm, "skipped_in_a_row": state.skipped}
+    return state, {k: v / weight for k, v in totals.items() if k != "weight"} | {
+        "grad_norm": norm,
+        "skipped_in_a_row": state.skipped,
+    }
 
 
 @functools.partial(jax.jit, static_argnames=("loss_fn",))

@@ -32,7 +32,9 @@ class OptimizerSettings:
             raise ValueError(f"optimizer.schedule={self.schedule!r}: give one of {SCHEDULES}.")
 
     @classmethod
-    def from_ratio(cls, num_steps: int, *, warmup_ratio: float = 0.0, warmup_steps: int | None = None, **rest: Any) -> Self:
+    def from_ratio(
+        cls, num_steps: int, *, warmup_ratio: float = 0.0, warmup_steps: int | None = None, **rest: Any
+    ) -> Self:
         """Warm-up as a share of the steps (rounded up, as transformers does), or as a number when that is given."""
         steps = -int(-num_steps * warmup_ratio // 1) if warmup_steps is None else warmup_steps
         return cls(num_steps=num_steps, warmup_steps=steps, **rest)
@@ -68,7 +70,9 @@ def make_optimizer(settings: OptimizerSettings, trainable: Any) -> optax.Gradien
     """
     adamw = optax.chain(
         clip_by_global_norm(settings.clip_norm),
-        optax.adamw(settings.learning_rate_at, settings.b1, settings.b2, settings.eps, weight_decay=settings.weight_decay),
+        optax.adamw(
+            settings.learning_rate_at, settings.b1, settings.b2, settings.eps, weight_decay=settings.weight_decay
+        ),
     )
     labels = jax.tree.map(lambda t: "train" if t else "keep", trainable)
     return optax.multi_transform({"train": _in_float32(adamw), "keep": optax.set_to_zero()}, labels)

@@ -1,0 +1,103 @@
+"""Reads paragraphs as a person would who must answer a question from them, and judges the answers (paper section 5)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from lc_jax.llm import Annotator
+from lc_jax.llm.annotate import Annotation, annotate, judge
+from lc_jax.prompts import extract, forecast
+from lc_jax.prompts.equivalence import Comparison
+from lc_jax.types import Generation, Question, ReplyStatus
+
+TEMPERATURE, MAX_TOKENS = 0.2, 300  # of the reader's replies
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What became of one question."""
+
+    question_id: str
+    kind: str
+    prompt: str
+    question: str
+    answer: str  # the truth
+    paragraph: str
+    answers: tuple[str, ...]  # that the paragraph offers
+    probs: tuple[float, ...]  # the reader's forecast of each; empty for methods without confidence
+    chosen: str  # the answer that counts; "" when there is none
+    confidence: float  # in it
+    correct: bool
+    status: ReplyStatus  # anything but "ok" is counted, and left out of the metrics
+    detail: str = ""
+
+
+def _matches(question: Question, answer: str) -> bool:
+    """Equal to the truth or one of its aliases, whatever the case: nobody has to be asked."""
+    return answer.strip().casefold() in {form.strip().casefold() for form in (question.answer, *question.aliases)}
+
+
+def _forecasts(
+    generations: Sequence[Generation], extracted: Sequence[Annotation], annotator: Annotator
+) -> list[list[Annotation]]:
+    """One forecast for every extracted answer, each asked by itself."""
+    asked = [(i, answer) for i, found in enumerate(extracted) for answer in found.value or ()]
+    rows = [
+        {
+            "generated_paragraph": generations[i].paragraph,
+            "question": generations[i].question.question,
+            "answer": answer,
+        }
+        for i, answer in asked
+    ]
+    replies = annotate(annotator, forecast.PROMPT, rows, temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
+    grouped: list[list[Annotation]] = [[] for _ in generations]
+    for (i, _), reply in zip(asked, replies, strict=True):
+        grouped[i].append(reply)
+    return grouped
+
+
+def _choose(generation: Generation, found: Annotation, forecasts: Sequence[Annotation] | None) -> Record:
+    """The answer with the highest forecast (the first wins ties); without an answer: wrong, with confidence 1."""
+    q, answers = generation.question, tuple(found.value or ())
+    bad = next((a for a in (found, *(forecasts or ())) if a.status != "ok"), None)
+    probs = tuple(a.value for a in forecasts) if forecasts and bad is None else ()
+    chosen, confidence = (answers[0], 1.0) if answers else ("", 1.0)
+    if probs:
+        confidence = max(probs)
+        chosen = answers[probs.index(confidence)]
+    return Record(
+        question_id=q.question_id,
+        kind=q.kind,
+        prompt=q.prompt,
+        question=q.question,
+        answer=q.answer,
+        paragraph=generation.paragraph,
+        answers=answers,
+        probs=probs,
+        chosen=chosen if bad is None else "",
+        confidence=confidence,
+        correct=bad is None and bool(chosen) and _matches(q, chosen),
+        status=bad.status if bad else "ok",
+        detail=bad.detail if bad else "",
+    )
+
+
+def evaluate(generations: Sequence[Generation], annotator: Annotator, *, uses_confidence: bool) -> list[Record]:
+    """One record a paragraph, in order.
+
+    Args:
+      uses_confidence: False for methods that state no confidence: the first extracted answer counts, with confidence 1.
+    """
+    rows = [{"generated_paragraph": g.paragraph, "question": g.question.question} for g in generations]
+    extracted = annotate(annotator, extract.PROMPT, rows, temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
+    forecasts = _forecasts(generations, extracted, annotator) if uses_confidence else [None] * len(generations)
+    records = [_choose(g, found, f) for g, found, f in zip(generations, extracted, forecasts, strict=True)]
+    unclear = [i for i, r in enumerate(records) if r.status == "ok" and r.chosen and not r.correct]
+    comparisons = [Comparison(records[i].question, records[i].answer, records[i].chosen) for i in unclear]
+    for i, verdict in zip(unclear, judge(annotator, comparisons), strict=True):
+        records[i] = dataclasses.replace(
+            records[i], correct=bool(verdict.value), status=verdict.status, detail=verdict.detail
+        )
+    return records
