@@ -4,10 +4,12 @@
       --config.dtype=bfloat16
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("convert", mode)
     config.source, config.destination = "", ""
     config.format = "hf"  # or "native"

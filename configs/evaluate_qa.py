@@ -4,10 +4,12 @@
       --config.method="LC RL" --config.output=runs/miniature/evaluation/lc_rl
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("evaluate_qa", mode)
     config.model, config.method, config.output = "", "", ""
     config.questions = base.questions("test")

@@ -6,10 +6,12 @@
 One half of the surrogate reader in LC RL; configs/forecast_probs.py is the other.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.training(base.base_config("sft", mode), learning_rate=5e-6, warmup_ratio=0.03)
     config.model = "togethercomputer/RedPajama-INCITE-Base-3B-v1"
     config.output = "runs/extract_answers"

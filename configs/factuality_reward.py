@@ -6,10 +6,12 @@
 Starts from Factuality SFT; labels are the annotator's 0/1 verdicts.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.training(base.base_config("reward_model", mode), learning_rate=5e-6, warmup_ratio=0.1)
     config.model = "runs/sft_factuality/model"
     config.output = "runs/factuality_reward"

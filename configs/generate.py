@@ -6,10 +6,12 @@
 An interrupted run goes on where it stopped.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("generate", mode)
     config.model, config.prompts, config.output = "", "", ""
     config.temperature, config.top_p, config.top_k = 0.3, 1.0, 0

@@ -3,10 +3,12 @@
 python -m lc_jax.main --config=configs/generate_data.py:mini --config.what=paragraphs --config.output=sft.jsonl
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("generate_data", mode)
     config.what = "paragraphs"  # paragraphs, summaries, forecasts or correctness
     config.questions = base.questions("reward_model")

@@ -6,10 +6,12 @@
 Expected of the published models and data: TriviaQA accuracy .647, ECE .108 (paper table 2).
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.ppo(mode)
     config.policy = "runs/sft_lc/model"
     config.critic = "runs/forecast_probs/model"  # its backbone, under a fresh value head

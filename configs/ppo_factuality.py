@@ -6,10 +6,12 @@
 Expected of the published models and data: TriviaQA accuracy .633, ECE .367 (paper table 2).
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.ppo(mode)
     config.policy = "runs/sft_factuality/model"
     config.critic = config.reader.forecaster = "runs/factuality_reward/model"

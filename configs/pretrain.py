@@ -4,6 +4,8 @@ python -m lc_jax.main --config=configs/pretrain.py:llama          2 CPU cores
 python -m lc_jax.main --config=configs/pretrain.py:gpt_neox
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 SHAPES = {
@@ -12,7 +14,7 @@ SHAPES = {
 }
 
 
-def get_config(mode: str = "llama"):
+def get_config(mode: str = "llama") -> ConfigDict:
     config = base.training(
         base.base_config("pretrain", "mini"),
         learning_rate=2e-3,

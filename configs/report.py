@@ -3,10 +3,12 @@
 python -m lc_jax.main --config=configs/report.py:mini
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("report", mode)
     config.evaluations, config.output = "runs/evaluation", "runs/report"
     config.methods = ("LC RL", "LC SFT", "Factuality RL", "Factuality SFT")  # rows in this order, others after them

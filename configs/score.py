@@ -6,10 +6,12 @@
 kind=logprobs gives per-token `logprobs` and `entropies` (nats); kind=reward gives a reward model's logit.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("score", mode)
     config.model, config.input, config.output = "", "", ""
     config.kind, config.temperature, config.batch_size = "logprobs", 1.0, 32

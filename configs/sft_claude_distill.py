@@ -1,15 +1,17 @@
 """Claude Distill: Llama 2 7B fine-tuned on paragraphs that the API model wrote.
 
   python -m lc_jax.main --config=configs/sft_claude_distill.py           8x A100 80 GB
-  python -m lc_jax.main --config=configs/sft_claude_distill.py:mini      the miniature world, under a minute on 2 CPU cores
+  python -m lc_jax.main --config=configs/sft_claude_distill.py:mini      the miniature world
 
 Expected of the published data: TriviaQA accuracy .609, ECE .391.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.training(base.base_config("sft", mode), learning_rate=3e-6, warmup_ratio=0.03)
     config.model = "meta-llama/Llama-2-7b-hf"
     config.output = "runs/sft_claude_distill"

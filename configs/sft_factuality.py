@@ -6,10 +6,12 @@
 Expected of the published data: TriviaQA accuracy .612, ECE .388.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config(mode: str = ""):
+def get_config(mode: str = "") -> ConfigDict:
     config = base.training(base.base_config("sft", mode), learning_rate=8e-7, warmup_ratio=0.03)
     config.model = "meta-llama/Llama-2-7b-hf"
     config.output = "runs/sft_factuality"

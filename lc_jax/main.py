@@ -1,4 +1,4 @@
-"""python -m lc_jax.main --config=configs/ppo.py[:mini] [--config.field=value ...]: runs the task that a config names."""
+"""python -m lc_jax.main --config=configs/ppo.py[:mini] [--config.field=value ...]: runs a config's task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON Lines files that survive a crash: whole rewrites are atomic, and a line torn by a killed writer is never read."""
+"""JSON Lines files that survive a crash: rewrites are atomic, and a line torn by a killed writer is never read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def repair(path: Path) -> list[dict[str, Any]]:
-    """The rows a former run left in `path`, its torn last line removed so that `append_jsonl` can go on; [] without a file."""
+    """The rows that a former run left, a torn last line removed so that `append_jsonl` can go on; [] without a file."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return []

@@ -110,7 +110,7 @@ def load_training_rows(
     questions: str | Path | None = None,
     questions_split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of a training set, joined on question_id with the questions and answers that the published sets leave out."""
+    """Rows of a training set, joined on question_id with the questions and answers that published sets leave out."""
     rows = load_rows(source, split)
     return join(rows, load_rows(questions, questions_split)) if questions else rows
 

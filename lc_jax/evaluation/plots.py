@@ -49,11 +49,11 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def reliability(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, num_bins: int = 10) -> None:
-    """Accuracy against stated confidence for each method, over the counts of confidences. Takes records.jsonl by method."""
+    """Accuracy against stated confidence for each method, over counts of confidences. Takes records.jsonl by method."""
     plt = _pyplot()
     figure, grid = plt.subplots(
-        2, len(records), figsize=(2.6 * len(records) + 0.6, 3.8), height_ratios=(3, 1), sharex=True, layout="constrained",
-        squeeze=False,
+        2, len(records), figsize=(2.6 * len(records) + 0.6, 3.8), height_ratios=(3, 1), sharex=True, squeeze=False,
+        layout="constrained",
     )  # fmt: skip
     for column, (method, rows) in enumerate(records.items()):
         colour, scored = COLOURS[column % len(COLOURS)], [r for r in rows if r["status"] == "ok"]

@@ -1,7 +1,7 @@
 """Text generation: prefill of left-padded prompts, then one jitted decode loop over a static key/value cache.
 
-What is promised: a row's random numbers depend only on (seed, row id, token index). Batch size, batch order, padding and
-the number of devices change a sample only where they change the logits in their last digits.
+What is promised: a row's random numbers depend only on (seed, row id, token index). Batch size, batch order, padding
+and the number of devices change a sample only where they change the logits in their last digits.
 """
 
 from __future__ import annotations
@@ -78,6 +78,10 @@ def _truncate(logits: Float[Array, "B V"], top_p: Float[Array, ""], top_k: int, 
     return logits
 
 
+def _unfinished(end: int, loop: _Loop) -> Bool[Array, ""]:
+    return (loop.index < end) & ~jnp.all(loop.done)
+
+
 @functools.partial(jax.jit, static_argnames=("sampling",))
 def _generate(
     model: Model,
@@ -145,7 +149,7 @@ def _generate(
     )
     for end in ends:
         loop = dataclasses.replace(loop, cache=loop.cache.grow(width + end))
-        loop = jax.lax.while_loop(lambda c, end=end: (c.index < end) & ~jnp.all(c.done), step, loop)
+        loop = jax.lax.while_loop(functools.partial(_unfinished, end), step, loop)
     return loop.tokens, loop.logprobs, loop.lengths, jnp.any(jnp.isin(loop.tokens, eos), axis=1)
 
 

@@ -1,8 +1,8 @@
-"""What the miniature world's base models read: paragraphs by writers who err, surveys of them, and reading exercises."""
+"""What the miniature world's base models read: paragraphs by writers who err, surveys, reading exercises."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def percentages(count: int, rng: np.random.Generator) -> list[int]:
     return sorted((int(p) * 10 for p in np.diff([0, *cuts, 10])), reverse=True)
 
 
-def exercise(subject: Subject, values: dict[str, Sequence[str]], rng: np.random.Generator) -> tuple[str, str]:
+def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.random.Generator) -> tuple[str, str]:
     """A reading exercise on a made-up paragraph: it teaches to read, and nothing about the world."""
     invented = {}
     for fact in subject.facts:
@@ -58,7 +58,7 @@ def exercise(subject: Subject, values: dict[str, Sequence[str]], rng: np.random.
     if rng.random() < 0.7:
         answer = listed[rng.integers(len(listed))][0]
     else:
-        answer = values[fact.kind][rng.integers(len(values[fact.kind]))]
+        answer = values[fact.kind][int(rng.integers(len(values[fact.kind])))]
     return FORECAST.format(**fields, answer=answer), f"{stated.get(answer, 0)}%"
 
 

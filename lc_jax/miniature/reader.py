@@ -98,7 +98,7 @@ def tens(counts: Sequence[int]) -> list[int]:
 
 
 def summarize(paragraphs: Sequence[str]) -> str:
-    """Several paragraphs merged into one: each answer with the share of paragraphs that give it, in tens of per cent."""
+    """Several paragraphs merged into one: each answer with the share of paragraphs that give it, in tens of percent."""
     answers: dict[str, list[tuple[str, int]]] = {}
     for kind in text.SENTENCES:
         named = Counter(found.answers[0] for p in paragraphs if (found := statements(p, kind)).answers)

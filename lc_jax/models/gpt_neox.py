@@ -1,9 +1,10 @@
-"""GPT-NeoX: LayerNorm, partly rotated heads, fused QKV, parallel or sequential residual. Every GPTNeoXForCausalLM config."""
+"""GPT-NeoX: LayerNorm, partly rotated heads, fused QKV. Every GPTNeoXForCausalLM config."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -16,7 +17,7 @@ from lc_jax.models.transformer import Attend, CausalLM, Config, Linear, Norm
 
 MODEL_TYPE = "gpt_neox"
 ARCHITECTURE = "GPTNeoXForCausalLM"
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
     "gelu_fast": functools.partial(jax.nn.gelu, approximate=True),

@@ -9,25 +9,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
 import ml_dtypes  # noqa: F401  (numpy learns bfloat16)
 import numpy as np
-from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from lc_jax import parallel
-from lc_jax.models import gpt_neox, llama
-from lc_jax.models.heads import ScalarModel
+from lc_jax.models.registry import FAMILIES, abstract, family_of, flat, kind_of
 from lc_jax.models.transformer import Config, Model
 
-FAMILIES: dict[str, tuple[ModuleType, type[Config]]] = {
-    llama.MODEL_TYPE: (llama, llama.LlamaConfig),
-    gpt_neox.MODEL_TYPE: (gpt_neox, gpt_neox.GPTNeoXConfig),
-}
 REWARD_MODEL = "reward_model"  # model_type of a backbone with a scalar head
 BACKBONE, HEAD = "backbone_model.", "reward_head."
 # Written by old versions of transformers; computed here, not stored.
@@ -58,7 +51,7 @@ def table(config: Config, kind: str) -> list[Entry]:
     """Every parameter of the model with its keys, in the module's order."""
     family, _ = family_of(config)
     entries = []
-    for names, _ in _flat(abstract(config, kind).params):
+    for names, _ in flat(abstract(config, kind).params):
         scalar = kind == "scalar" and names[0] == "reward_head"
         inner = names[1:] if kind == "scalar" else names
         key = HEAD + inner[0] if scalar else family.KEYS[".".join(inner)]
@@ -67,49 +60,6 @@ def table(config: Config, kind: str) -> list[Entry]:
         keys = tuple(prefix + key.format(i) for i in range(config.num_layers)) if stacked else (prefix + key,)
         entries.append(Entry(names, keys, stacked, names[-1] == "kernel"))
     return entries
-
-
-def family_of(config: Config) -> tuple[ModuleType, type[Config]]:
-    """The module and config class that `config` belongs to."""
-    return next(f for f in FAMILIES.values() if isinstance(config, f[1]))
-
-
-def build(config: Config, kind: str, key: jax.Array) -> nnx.Module:
-    """A CausalLM (kind "causal") or a ScalarModel (kind "scalar")."""
-    return ScalarModel(config, key) if kind == "scalar" else config.build(key)
-
-
-def abstract(config: Config, kind: str = "causal", mesh: jax.sharding.Mesh | None = None) -> Model:
-    """The model as shapes, dtypes and (with a mesh) shardings: no memory, whatever the size."""
-    model = jax.eval_shape(lambda: Model.of(build(config, kind, jax.random.key(0))))
-    if mesh is None:
-        return model
-    placed = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        model.params,
-        parallel.shardings(model.params, mesh),
-    )
-    return model.replace(params=placed)
-
-
-def initialize(config: Config, key: jax.Array, mesh: jax.sharding.Mesh, kind: str = "causal") -> Model:
-    """A freshly initialised model, born in its shards."""
-    model = abstract(config, kind)
-    out = parallel.shardings(model.params, mesh)
-    params = jax.jit(lambda key: nnx.split(build(config, kind, key))[1], out_shardings=out)(key)
-    return model.replace(params=params)
-
-
-def from_preset(name: str, **precision: str) -> Config:
-    """The config of a model known by name.
-
-    Raises:
-      ValueError: no such preset.
-    """
-    for module, cls in FAMILIES.values():
-        if name in module.PRESETS:
-            return cls.from_hf(module.PRESETS[name], **precision)
-    raise ValueError(f"No preset {name!r}; there are {sorted(n for m, _ in FAMILIES.values() for n in m.PRESETS)}.")
 
 
 # --- where checkpoints are ---
@@ -176,6 +126,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def has_tokenizer(path: str | Path) -> bool:
     """Whether the local folder holds a tokenizer."""
     return any((Path(path) / name).is_file() for name in TOKENIZER_FILES[:2])
+
+
+def eos_ids(path: str | Path) -> tuple[int, ...]:
+    """End-of-sequence ids of the checkpoint, for use without a tokenizer."""
+    return config_of(path)[0].eos_ids
 
 
 def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
@@ -271,7 +226,7 @@ def load(
     if stored_kind == "causal":  # its keys carry no prefix
         entries = [dataclasses.replace(e, keys=tuple(k.removeprefix(BACKBONE) for k in e.keys)) for e in entries]
     zero = {e.path for e in entries if e.path[0] == "reward_head" and (fresh_head or stored_kind == "causal")}
-    shapes = {path: value.shape for path, value in _flat(model.params)}
+    shapes = {path: value.shape for path, value in flat(model.params)}
     wanted = [e for e in entries if e.path not in zero]
     _report(folder, tensors, wanted, shapes, (old_vocab_size, config.vocab_size))
 
@@ -284,16 +239,8 @@ def load(
         get = _reader(tensors, entry, leaf, old_vocab_size if _is_vocabulary(entry) else None)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, get)
 
-    arrays = [read(path, leaf) for path, leaf in _flat(model.params)]
-    return model.replace(params=jax.tree.unflatten(jax.tree.structure(model.params), arrays))
-
-
-def _flat(params: Any) -> list[tuple[tuple[str, ...], Any]]:
-    """(path, leaf) in the tree's order; the path as in `Entry`."""
-    return [
-        (tuple(str(k.key) for k in path if hasattr(k, "key")), leaf)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-    ]
+    arrays = [read(path, leaf) for path, leaf in flat(model.params)]
+    return model.with_params(jax.tree.unflatten(jax.tree.structure(model.params), arrays))
 
 
 def _is_vocabulary(entry: Entry) -> bool:
@@ -386,7 +333,7 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        names = _write_shards(temporary, model, dtype, max_shard_bytes)
+        _write_shards(temporary, model, dtype, max_shard_bytes)
         if jax.process_index() == 0:
             _write_configs(temporary, model, dtype or model.config.param_dtype)
             if isinstance(tokenizer, str | Path):
@@ -396,7 +343,6 @@ def save(
             elif tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
             _replace(temporary, path)
-        del names
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -404,7 +350,7 @@ def save(
 def _tensors(model: Model, kind: str) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor by its Hugging Face key, on the host one layer at a time."""
     entries = {e.path: e for e in table(model.config, kind)}
-    for path, leaf in _flat(model.params):
+    for path, leaf in flat(model.params):
         entry = entries[path]
         parts = (leaf[i] for i in range(leaf.shape[0])) if entry.stacked else [leaf]
         for key, part in zip(entry.keys, parts, strict=True):
@@ -444,11 +390,6 @@ def _write_shards(folder: Path, model: Model, dtype: str | None, max_shard_bytes
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     return weight_map
-
-
-def kind_of(model: Model) -> str:
-    """ "causal" or "scalar"."""
-    return "scalar" if any(path[0] == "reward_head" for path, _ in _flat(model.params)) else "causal"
 
 
 def _write_configs(folder: Path, model: Model, dtype: str) -> None:

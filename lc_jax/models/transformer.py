@@ -66,6 +66,15 @@ class Config:
         """A freshly initialised model of this family."""
         raise NotImplementedError
 
+    @classmethod
+    def from_hf(cls, config: dict[str, Any], **precision: str) -> Self:
+        """From the contents of config.json. Raises ValueError, naming the key, at what is not implemented."""
+        raise NotImplementedError
+
+    def to_hf(self) -> dict[str, Any]:
+        """The contents of config.json."""
+        raise NotImplementedError
+
 
 @flax.struct.dataclass
 class Cache:
@@ -208,7 +217,7 @@ class CausalLM(nnx.Module):
     def _through_cache(
         self, x: jax.Array, positions: Int[Array, "B T"], cache: Cache, slot: Any, read: Callable[..., jax.Array]
     ) -> tuple[jax.Array, Cache]:
-        """Runs the blocks; each stores its keys and values from `slot` on, then attends through read(q, k, v, keys, values).
+        """Runs the blocks; each stores keys and values from `slot` on, then attends by read(q, k, v, keys, values).
 
         The cache is carried and updated in place: as inputs and outputs of the scan it would be copied for every token.
         """
@@ -273,6 +282,10 @@ class Model:
     graphdef: nnx.GraphDef = flax.struct.field(pytree_node=False)
     config: Config = flax.struct.field(pytree_node=False)
     params: Any  # an nnx.State; None where only the structure is wanted
+
+    def with_params(self, params: Any) -> Model:
+        """The same structure around other parameters, or none."""
+        return dataclasses.replace(self, params=params)
 
     @classmethod
     def of(cls, module: Any) -> Self:

@@ -1,7 +1,7 @@
 """Per-token rewards and advantages from scores (paper section 5): KL shaping, whitening, GAE, baselines.
 
-`masked` statistics run over real response tokens only. `masked=False` is the published arithmetic: the same formulas over
-every response position, padding included.
+`masked` statistics run over real response tokens only. `masked=False` is the published arithmetic: the same formulas
+over every response position, padding included.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lc_jax.rl.rollout import Rollout
@@ -108,7 +109,7 @@ def leave_one_out(scores: Float[Array, " B"], num_samples: int) -> Float[Array, 
 def advantages_and_returns(
     rewards: Float[Array, "B T"], values: Float[Array, "B T"], mask: Bool[Array, "B T"], settings: AdvantageSettings
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Whitened advantages, and returns = advantages before whitening + values. Reference: ppo_trainer.py:_estimate_advantage."""
+    """Whitened advantages, and returns = unwhitened advantages + values. Reference: ppo_trainer.py:_estimate_advantage."""
     counted = mask if settings.masked else jnp.ones_like(mask)
     values = jnp.where(counted, values, 0.0)
     if settings.whiten_rewards:
@@ -140,7 +141,7 @@ def _estimate(
 
 
 def estimate(
-    rollout: Rollout, scores: Float[Array, " B"], kl_coef: float, settings: AdvantageSettings, num_samples: int
+    rollout: Rollout, scores: Float[np.ndarray, " B"], kl_coef: float, settings: AdvantageSettings, num_samples: int
 ) -> Advantages:
     """Advantages of a whole rollout from its scores, as host (numpy) arrays."""
     out = _estimate(rollout, jnp.asarray(scores, jnp.float32), jnp.float32(kl_coef), settings, num_samples)

@@ -1,4 +1,4 @@
-"""From a reader's forecasts to one score per paragraph (paper section 4). All arithmetic is float32 numpy on the host."""
+"""From a reader's forecasts to one score per paragraph (paper section 4). Float32 numpy, on the host."""
 
 from __future__ import annotations
 

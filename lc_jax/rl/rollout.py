@@ -23,12 +23,15 @@ from lc_jax.models.transformer import Model
 
 @flax.struct.dataclass
 class Episodes:
-    """B prompts with their responses; T response positions, S >= prompt + T slots. Slots past the end hold padding."""
+    """B prompts with their responses; T response positions, S >= prompt + T slots; padding past the end.
 
-    tokens: Int[Array, "B S"]  # prompt then response, from slot 0
-    prompt_lengths: Int[Array, " B"]
-    responses: Int[Array, "B T"]
-    lengths: Int[Array, " B"]  # response tokens, the end-of-sequence token included; at least 1
+    Arrays of numpy or jax: rollouts are kept on the host.
+    """
+
+    tokens: Int[Array | np.ndarray, "B S"]  # prompt then response, from slot 0
+    prompt_lengths: Int[Array | np.ndarray, " B"]
+    responses: Int[Array | np.ndarray, "B T"]
+    lengths: Int[Array | np.ndarray, " B"]  # response tokens, the end-of-sequence token included; at least 1
 
     @property
     def mask(self) -> Bool[Array, "B T"]:
@@ -48,7 +51,7 @@ class Episodes:
 
 @flax.struct.dataclass
 class Rollout:
-    """Episodes and what the models say of each response token. Log-probabilities are of softmax(logits / temperature)."""
+    """Episodes and what the models say of each response token; log-probabilities of softmax(logits / temperature)."""
 
     episodes: Episodes
     critic_episodes: Episodes  # what the critic reads: the same, unless its prompt shows the true answer

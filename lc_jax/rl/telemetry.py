@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Phases:
         return report | {f"tokens_per_second/{name}": num_tokens / value for name, value in self.seconds.items()}
 
 
-def of_reading(reading: Reading, rewards: Rewards) -> dict[str, float | list[float]]:
+def of_reading(reading: Reading, rewards: Rewards) -> dict[str, Any]:
     """Rewards and their true components, answers per paragraph, and what the reader believes.
 
     `confidence_histogram` holds the share of paragraphs by the highest forecast, in ten equal bins of [0, 1].
@@ -76,7 +77,7 @@ def of_rollout(rollout: Rollout, finished: Sequence[bool]) -> dict[str, float]:
 
 
 class RolloutLog:
-    """`rollouts.jsonl`: one readable row per episode. Rows of steps from `first_step` on, of a run cut off, are dropped."""
+    """`rollouts.jsonl`: one readable row per episode. Rows from `first_step` on, of a run cut off, are dropped."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         self._path = path

@@ -36,8 +36,8 @@ class Learners:
     def with_params(self, params: dict[str, Any] | None) -> Learners:
         """These structures around other parameters (or none)."""
         get = (params or {}).get
-        critic = None if self.critic is None else self.critic.replace(params=get("critic"))
-        return Learners(self.policy.replace(params=get("policy")), critic)
+        critic = None if self.critic is None else self.critic.with_params(get("critic"))
+        return Learners(self.policy.with_params(get("policy")), critic)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Evaluates a checkpoint on questions: it writes paragraphs, an annotator reads and judges them (paper section 6).
 
-Leaves `records.jsonl` (one row a question) and `result.json` (one row of accuracy and calibration) in the output folder.
+Leaves `records.jsonl` (one row a question) and `result.json` (accuracy and calibration) in the output folder.
 """
 
 from __future__ import annotations

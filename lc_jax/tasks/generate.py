@@ -1,4 +1,4 @@
-"""Decodes prompts: JSONL with `prompt` (or `prompt_tokens`) in; `completion`, `tokens`, `logprobs` out, in the input's order."""
+"""Decodes prompts: JSONL with `prompt` (or `prompt_tokens`) in; `completion`, `tokens`, `logprobs` out."""
 
 from __future__ import annotations
 

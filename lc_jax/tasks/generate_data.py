@@ -118,7 +118,7 @@ STAGES: dict[str, Callable[[ConfigDict, jax.sharding.Mesh, Sequence[Question], l
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Adds the columns of `config.what` to the rows of `config.input` (default: bare questions); writes `config.output`.
+    """Adds the columns of `config.what` to the rows of `config.input` (default: bare questions).
 
     Raises:
       ValueError: `config.what` is unknown, or a row of `config.input` belongs to no question.

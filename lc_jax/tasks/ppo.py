@@ -1,4 +1,4 @@
-"""PPO with a reward from a surrogate reader's forecasts: LC RL (decision-based) and Factuality RL (paper sections 4 and 5)."""
+"""PPO on a reward from a reader's forecasts: LC RL (decision-based) and Factuality RL (paper section 4.3)."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
     return reader.Reader(extractor, part(settings.forecaster, "scalar", getattr(templates, settings.template)))
 
 
-def frozen(config: ConfigDict) -> dict[str, str]:
+def frozen(config: ConfigDict) -> dict[str, Any]:
     """Precision of a model that is not trained: no master copy beyond the compute dtype."""
     return dict(config.precision, param_dtype=config.precision.compute_dtype)
 
 
 def queries(questions: Sequence[Question], settings: ConfigDict, seed: int, first: int) -> Iterator[list[Question]]:
-    """Endless rollout batches from number `first` on, shuffled anew each epoch, each question `num_samples` times in a row."""
+    """Endless rollout batches from number `first` on, shuffled each epoch, each question `num_samples` times in a row."""
     count = settings.rollout_batch_size // settings.num_samples
     order = batches.Order(np.zeros(len(questions), np.int64), count, seed)
     step = first

@@ -1,4 +1,4 @@
-"""Trains a base model of the miniature world from scratch: what downloading Llama 2 or RedPajama-INCITE is in real life.
+"""Trains a base model of the miniature world from scratch, in the place of downloading Llama 2 or RedPajama-INCITE.
 
 The corpus is the only place where the world's facts are stated, right and wrong as its writers state them.
 """
@@ -22,7 +22,7 @@ from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.miniature import corpus
 from lc_jax.miniature import tokenizer as world_tokenizer
 from lc_jax.miniature.world import build
-from lc_jax.models import hf
+from lc_jax.models import hf, registry
 from lc_jax.models.gpt_neox import GPTNeoXConfig
 from lc_jax.models.llama import LlamaConfig
 from lc_jax.models.transformer import Model
@@ -73,7 +73,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         "eos_token_id": tokenizer.eos_token_id,
     }
     shape = FAMILIES[config.family].from_hf(raw, **config.precision)
-    model = hf.initialize(shape, jax.random.key(config.seed), mesh)
+    model = registry.initialize(shape, jax.random.key(config.seed), mesh)
     settings = loop.FitSettings(**config.fit, seed=config.seed)
     model = loop.fit(
         model,

@@ -1,6 +1,6 @@
 """Reward models: ForecastProbs (x, z, answer) -> P(answer) and the Factuality reward model (x, z, y) -> P(correct).
 
-A scalar head reads the final hidden state at the last token; binary cross-entropy against a probability label (section 3).
+A scalar head reads the final hidden state at the last token; binary cross-entropy against a probability label.
 """
 
 from __future__ import annotations

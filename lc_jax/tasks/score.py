@@ -6,6 +6,7 @@ JSONL in, with `prompt` and `completion` (only the completion is scored), or `te
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     model = hf.load(config.model, mesh, kind=KINDS[config.kind], **config.precision)
     sequences = [encoded[i][0] for i in todo]
     if config.kind == "reward":
-        results = score.stream_rewards(model, sequences, batch_size=config.batch_size)
+        results: Iterator[tuple[int, Any]] = score.stream_rewards(model, sequences, batch_size=config.batch_size)
     else:
         results = score.stream_logprobs(model, sequences, batch_size=config.batch_size, temperature=config.temperature)
     for place, result in tqdm(results, total=len(todo), unit="row"):

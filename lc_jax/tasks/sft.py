@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a language model on (prompt, target) pairs: LC SFT, Factuality SFT, Claude Distill, ExtractAnswers.
+"""Supervised fine-tuning on (prompt, target) pairs: LC SFT, Factuality SFT, Claude Distill, ExtractAnswers.
 
 The loss covers the target and its end-of-sequence token only (paper section 3).
 """

@@ -76,7 +76,7 @@ def train_step(
     """
 
     def sums(params: Any, part: Mapping[str, Array]) -> tuple[Float[Array, ""], Sums]:
-        out = loss_fn(model.replace(params=params), part)
+        out = loss_fn(model.with_params(params), part)
         return out["loss"], out
 
     def add(carry: Any, part: Mapping[str, Array]) -> tuple[Any, None]:
@@ -109,7 +109,7 @@ def eval_step(model: Model, batch: Mapping[str, Array], *, loss_fn: LossFn) -> S
 def evaluate(model: Model, data: Dataset, loss_fn: LossFn, batch_size: int) -> dict[str, float]:
     """Mean loss and metrics over all of `data`; the last batch is filled up with dummy rows of weight 0."""
     totals: dict[str, float] = {}
-    for rows in batches.by_length(data.lengths, batch_size):
+    for rows in batches.by_length(data.lengths.tolist(), batch_size):
         filled = np.concatenate([rows, np.full(batch_size - len(rows), -1, rows.dtype)])
         for name, value in eval_step(model, parallel.put_batch(dict(data.collate(filled))), loss_fn=loss_fn).items():
             totals[name] = totals.get(name, 0.0) + float(value)
@@ -152,7 +152,7 @@ def fit(
         train_step, loss_fn=loss_fn, tx=tx, microbatches=settings.batch_size // settings.microbatch_size
     )
     # From here on the state owns the parameters: each step donates them. `skeleton` only carries the structure.
-    skeleton = model.replace(params=None)
+    skeleton = model.with_params(None)
     for step in range(first, num_steps):
         started = time.monotonic()
         rows = order(step)
@@ -167,10 +167,10 @@ def fit(
                 f"{rows.tolist()}. Lower learning_rate, or look at these examples."
             )
         if held_out is not None and ((step + 1) % settings.eval_every == 0 or step + 1 == num_steps):
-            row |= evaluate(model.replace(params=state.params), held_out, loss_fn, settings.microbatch_size)
+            row |= evaluate(model.with_params(state.params), held_out, loss_fn, settings.microbatch_size)
         run.log(step, row)
         run.advance()
         checkpoints.save(step + 1, state)
     checkpoints.close()
     run.close()
-    return model.replace(params=state.params)
+    return model.with_params(state.params)

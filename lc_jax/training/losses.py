@@ -1,4 +1,4 @@
-"""Losses of supervised training as (sum, count): sums over micro-batches and devices add up exactly, the mean comes last."""
+"""Losses of supervised training as (sum, count): parts add up exactly, and the mean comes last."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def next_token_loss(
 def soft_label_loss(
     logits: Float[Array, " B"], labels: Float[Array, " B"], mask: Bool[Array, " B"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Binary cross-entropy (nats) of sigmoid(logits) against probabilities `labels`, summed over real rows, and their number.
+    """Binary cross-entropy (nats) of sigmoid(logits) against probabilities, summed over real rows, and their number.
 
     softplus(x) - x y, which neither overflows nor takes the log of zero.
     """
