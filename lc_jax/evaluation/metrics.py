@@ -253,10 +253,12 @@ def bootstrap(
     num_bins: int = NUM_BINS,
     seed: int = 0,
 ) -> Intervals:
-    """Percentile intervals of accuracy and ECE over resampled questions. Raises ValueError: see `check`.
+    """95 % percentile intervals of accuracy and ECE over resampled questions. Raises ValueError: see `check`.
 
     Differs: the published resamples are drawn row by row; this draws how often each (confidence, verdict) comes up,
     which is the same distribution and does not depend on the order of rows.
+
+    A resample is noisier than the data, so near the noise floor an interval may lie above the ECE itself.
     """
     found = tally(confidences, correct)
     accuracies, errors = [], []
@@ -300,7 +302,7 @@ def by_kind(confidences: ArrayLike, correct: ArrayLike, kinds: Sequence[str]) ->
 
 
 def kind_correlation(rows: Sequence[KindRow]) -> float:
-    """Pearson correlation of mean confidence and accuracy over kinds; NaN with fewer than three, or when all are alike."""
+    """Pearson correlation of mean confidence and accuracy over kinds; NaN with fewer than three, or all alike."""
     means = np.array([(row.confidence, row.accuracy) for row in rows])
     if len(rows) < 3 or np.ptp(means, axis=0).min() < 1e-9:
         return float("nan")

@@ -2,72 +2,128 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lc_jax.evaluation.metrics import equal_count_bins
+from lc_jax.evaluation import metrics
 
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-)  # Okabe and Ito: safe for colour-blind eyes
+# Okabe and Ito, told apart by colour-blind eyes; with the markers, also in black and white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}
+LABEL_GAP = 15  # least distance of two labels, in pixels per 100 dpi
 
 
 def _pyplot() -> Any:
-    import matplotlib
+    import matplotlib  # slow to import, and of no use to those who only compute
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     return plt
 
 
-def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One point a method with its 95 % intervals; up and to the left is better. Takes rows of results.json."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for row, colour in zip(rows, COLOURS * len(rows), strict=False):
-        x, y = row["ece"], row["accuracy"]
-        spans = [
-            [[value - row[f"{name}_low"]], [row[f"{name}_high"] - value]]
-            for name, value in (("ece", x), ("accuracy", y))
-        ]
-        axes.errorbar(x, y, xerr=np.abs(spans[0]), yerr=np.abs(spans[1]), fmt="o", color=colour, capsize=2)
-        axes.annotate(row["method"], (x, y), xytext=(6, 6), textcoords="offset points", color=colour)
-    axes.set(xlabel="expected calibration error (lower is better)", ylabel="accuracy")
-    axes.margins(0.25)
+def _save(plt: Any, figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _look(index: int) -> tuple[str, str]:
+    """Colour and marker of the index-th method."""
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def _spread(heights: Sequence[float], gap: float) -> np.ndarray:
+    """Heights moved upwards, in their order, until neighbours are `gap` apart; then all down by the mean movement."""
+    order = np.argsort(heights, kind="stable")
+    moved = np.asarray(heights, np.float64).copy()
+    for below, above in itertools.pairwise(order):
+        moved[above] = max(moved[above], moved[below] + gap)
+    return moved - (moved - heights).mean()
+
+
+def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    """A name in its colour to the right of each point, moved up or down where names would overlap."""
+    axes.figure.canvas.draw()  # fixes the layout, which the pixels depend on
+    pixels = axes.transData.transform(points)
+    scale = axes.figure.dpi / 100
+    for i, (height, name) in enumerate(zip(_spread(pixels[:, 1], LABEL_GAP * scale), names, strict=True)):
+        offset = (height - pixels[i, 1]) * 72 / axes.figure.dpi
+        arrow = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.7} if abs(offset) > 6 else None
+        axes.annotate(
+            name, points[i], xytext=(12, offset), textcoords="offset points", va="center", color=_look(i)[0],
+            arrowprops=arrow, annotation_clip=False,
+        )  # fmt: skip
+
+
+def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """One point a row of results with its 95 % intervals, in the colour of its method; the best corner is top left.
+
+    Args:
+      rows: the fields of metrics.Summary and the method's name; a method may stand in several rows (seeds).
+      path: the PNG to write.
+    """
+    plt = _pyplot()
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 4.5))
+        figure.subplots_adjust(right=0.72, bottom=0.13, left=0.1, top=0.95)
+        for row in rows:
+            colour, marker = _look(methods.index(row["method"]))
+            bars = {}
+            for bar, name in (("xerr", "ece"), ("yerr", "accuracy")):
+                # Near its noise floor an ECE may lie below its own interval: that side has no bar.
+                bars[bar] = np.maximum([[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]], 0)
+            axes.errorbar(row["ece"], row["accuracy"], **bars, fmt=marker, color=colour, markersize=6, linewidth=1)
+        means = [[(row["ece"], row["accuracy"]) for row in rows if row["method"] == method] for method in methods]
+        axes.set(xlabel="expected calibration error (less is better)", ylabel="accuracy (more is better)")
+        axes.set_xlim(left=0)
+        axes.grid(color="0.92", linewidth=0.8)
+        axes.set_axisbelow(True)
+        _label(axes, [max(points) for points in means], methods)
+        _save(plt, figure, path)
 
 
 def reliability(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, num_bins: int = 10) -> None:
-    """Accuracy against stated confidence for each method, over counts of confidences. Takes records.jsonl by method."""
+    """For each method accuracy against stated confidence, above how many answers state it.
+
+    The further below the diagonal, the more overconfident. Bars are plus and minus one standard error.
+
+    Args:
+      records: by method, the fields of qa.Record; those whose status is not "ok" are left out.
+      path: the PNG to write.
+    """
     plt = _pyplot()
-    figure, grid = plt.subplots(
-        2, len(records), figsize=(2.6 * len(records) + 0.6, 3.8), height_ratios=(3, 1), sharex=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    for column, (method, rows) in enumerate(records.items()):
-        colour, scored = COLOURS[column % len(COLOURS)], [r for r in rows if r["status"] == "ok"]
-        confidence = np.array([r["confidence"] for r in scored])
-        right = np.array([r["correct"] for r in scored], float)
-        bins = equal_count_bins(confidence, num_bins)
-        points = np.array([(confidence[bins == b].mean(), right[bins == b].mean()) for b in np.unique(bins)])
-        above, below = grid[:, column]
-        above.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-        above.plot(*points.T, "o-", color=colour, markersize=4)
-        above.set(title=method, ylim=(0, 1), xlim=(0, 1))
-        below.hist(confidence, bins=20, range=(0, 1), color=colour)
-        below.set(xlabel="stated confidence")
-    grid[0, 0].set_ylabel("accuracy")
-    grid[1, 0].set_ylabel("answers")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    size = (2.7 * len(records) + 0.7, 4)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            2, len(records), figsize=size, height_ratios=(3, 1), sharex=True, sharey="row", layout="constrained",
+            squeeze=False,
+        )  # fmt: skip
+        for i, (method, rows) in enumerate(records.items()):
+            (colour, marker), (above, below) = _look(i), grid[:, i]
+            above.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+            above.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+            above.set_title(method, color=colour)
+            below.set_xlabel("stated confidence")
+            scored = [(row["confidence"], row["correct"]) for row in rows if row["status"] == "ok"]
+            if not scored:
+                above.text(0.5, 0.5, "nothing judged", ha="center")
+                continue
+            confidence, right = np.array(scored, np.float64).T
+            bins = metrics.reliability(confidence, right, num_bins)
+            error = np.sqrt(bins.accuracies * (1 - bins.accuracies) / bins.counts)
+            above.errorbar(
+                bins.confidences, bins.accuracies, error, fmt=f"{marker}-", color=colour, markersize=5, linewidth=1.2
+            )
+            ece = metrics.ece(confidence, right)
+            above.text(0.02, 0.98, f"ECE {ece:.3f}\nn = {len(right):,}", va="top", fontsize=9, color="0.3")
+            below.hist(confidence, bins=np.linspace(-0.025, 1.025, 22).tolist(), color=colour)
+        grid[0, 0].set_ylabel("accuracy")
+        grid[1, 0].set_ylabel("answers")
+        _save(plt, figure, path)

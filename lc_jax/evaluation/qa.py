@@ -1,8 +1,13 @@
-"""Reads paragraphs as a person would who must answer a question from them, and judges the answers (paper section 5)."""
+"""Reads paragraphs as a person would who must answer a question from them, and judges the answers (paper section 5).
+
+extract the answers that a paragraph offers -> forecast each -> choose the most probable -> hold it against the truth.
+Whatever could not be annotated keeps that status: it is counted, and is no score.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 
 from lc_jax.llm import Annotator
@@ -27,15 +32,21 @@ class Record:
     answers: tuple[str, ...]  # that the paragraph offers
     probs: tuple[float, ...]  # the reader's forecast of each; empty for methods without confidence
     chosen: str  # the answer that counts; "" when there is none
-    confidence: float  # in it
+    confidence: float  # in it, in [0, 1]; NaN unless status is "ok", so that the metrics refuse it
     correct: bool
     status: ReplyStatus  # anything but "ok" is counted, and left out of the metrics
-    detail: str = ""
+    detail: str = ""  # why the status is not "ok"
+
+
+def _plain(answer: str) -> str:
+    """An answer without its case, a leading article, quotation marks around it and a final stop."""
+    words = unicodedata.normalize("NFKC", answer).casefold().strip(" \t\n\"'“”‘’.").split()
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 
 
 def _matches(question: Question, answer: str) -> bool:
-    """Equal to the truth or one of its aliases, whatever the case: nobody has to be asked."""
-    return answer.strip().casefold() in {form.strip().casefold() for form in (question.answer, *question.aliases)}
+    """The truth or one of its aliases in the same words: nobody has to be asked."""
+    return bool(_plain(answer)) and _plain(answer) in map(_plain, (question.answer, *question.aliases))
 
 
 def _forecasts(
@@ -59,7 +70,10 @@ def _forecasts(
 
 
 def _choose(generation: Generation, found: Annotation, forecasts: Sequence[Annotation] | None) -> Record:
-    """The answer with the highest forecast (the first wins ties); without an answer: wrong, with confidence 1."""
+    """The answer with the highest forecast (the first wins ties), or simply the first where nothing was forecast.
+
+    A paragraph without an answer is wrong with confidence 1, as published.
+    """
     q, answers = generation.question, tuple(found.value or ())
     bad = next((a for a in (found, *(forecasts or ())) if a.status != "ok"), None)
     probs = tuple(a.value for a in forecasts) if forecasts and bad is None else ()
@@ -77,15 +91,22 @@ def _choose(generation: Generation, found: Annotation, forecasts: Sequence[Annot
         answers=answers,
         probs=probs,
         chosen=chosen if bad is None else "",
-        confidence=confidence,
-        correct=bad is None and bool(chosen) and _matches(q, chosen),
+        confidence=confidence if bad is None else float("nan"),
+        correct=bad is None and _matches(q, chosen),
         status=bad.status if bad else "ok",
         detail=bad.detail if bad else "",
     )
 
 
+def _judged(record: Record, verdict: Annotation) -> Record:
+    """The record with an annotator's verdict on the chosen answer."""
+    if verdict.status == "ok":
+        return dataclasses.replace(record, correct=verdict.value)
+    return dataclasses.replace(record, confidence=float("nan"), status=verdict.status, detail=verdict.detail)
+
+
 def evaluate(generations: Sequence[Generation], annotator: Annotator, *, uses_confidence: bool) -> list[Record]:
-    """One record a paragraph, in order.
+    """One record a paragraph, in order. `judge` asks about ten answers at a time, only those that match no alias.
 
     Args:
       uses_confidence: False for methods that state no confidence: the first extracted answer counts, with confidence 1.
@@ -97,7 +118,5 @@ def evaluate(generations: Sequence[Generation], annotator: Annotator, *, uses_co
     unclear = [i for i, r in enumerate(records) if r.status == "ok" and r.chosen and not r.correct]
     comparisons = [Comparison(records[i].question, records[i].answer, records[i].chosen) for i in unclear]
     for i, verdict in zip(unclear, judge(annotator, comparisons), strict=True):
-        records[i] = dataclasses.replace(
-            records[i], correct=bool(verdict.value), status=verdict.status, detail=verdict.detail
-        )
+        records[i] = _judged(records[i], verdict)
     return records

@@ -2,75 +2,106 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Paper, table 2: TriviaQA test, accuracy and ECE. For orientation: another world, another reader.
-PUBLISHED = {
-    "Llama 2 7B 8-shot": (0.619, 0.381),
-    "Claude Distill": (0.609, 0.391),
-    "Factuality SFT": (0.612, 0.388),
-    "Factuality RL": (0.633, 0.367),
-    "Llama 2 7B summary 8-shot": (0.614, 0.257),
-    "LC SFT": (0.610, 0.166),
-    "LC RL": (0.647, 0.108),
-}
+from lc_jax.evaluation.published import TRIVIA_QA
+
+Row = Mapping[str, Any]  # the fields of metrics.Summary, and the method's name
 HEADER = (
-    "method",
-    "questions",
-    "accuracy",
-    "95 %",
-    "ECE",
-    "95 %",
-    "noise floor",
-    "Brier",
-    "constant",
-    "AUROC",
-    "values",
-    "paper acc.",
-    "paper ECE",
-)
+    "method", "seeds", "questions", "accuracy", "95 %", "ECE", "95 %", "noise floor", "Brier", "constant", "AUROC",
+    "values", "paper accuracy", "paper ECE",
+)  # fmt: skip
+MEANS = (
+    "num_questions", "accuracy", "accuracy_low", "accuracy_high", "ece", "ece_low", "ece_high", "ece_noise_floor",
+    "brier", "brier_constant", "auroc", "num_confidence_values", "kind_correlation",
+)  # fmt: skip
 
 
-def _row(row: Mapping[str, Any]) -> list[str]:
-    paper = PUBLISHED.get(row["method"])
+def _number(value: float, places: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{places}f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def mean_over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One row a method, in order of first appearance: means of its rows' numbers, and `seeds`, how many they were."""
+    methods: dict[str, list[Row]] = {}
+    for row in rows:
+        methods.setdefault(row["method"], []).append(row)
+    merged = []
+    for method, same in methods.items():
+        kinds: dict[str, list[Row]] = {}
+        for kind in (kind for row in same for kind in row["kinds"]):
+            kinds.setdefault(kind["kind"], []).append(kind)
+        fields: dict[str, Any] = {name: _mean([row[name] for row in same]) for name in MEANS}
+        fields["kinds"] = [
+            {"kind": name, **{field: _mean([kind[field] for kind in found]) for field in ("confidence", "accuracy")}}
+            for name, found in sorted(kinds.items())
+        ]
+        fields["notes"] = list(dict.fromkeys(note for row in same for note in row.get("notes", ())))
+        merged.append({"method": method, "seeds": len(same), **fields})
+    return merged
+
+
+def _cells(row: Row) -> list[str]:
+    paper = TRIVIA_QA.get(row["method"])
     return [
         row["method"],
-        str(row["num_questions"]),
-        f"{row['accuracy']:.3f}",
-        f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
-        f"{row['ece']:.3f}",
-        f"{row['ece_low']:.3f}-{row['ece_high']:.3f}",
-        f"{row['ece_noise_floor']:.3f}",
-        f"{row['brier']:.3f}",
-        f"{row['brier_constant']:.3f}",
-        f"{row['auroc']:.3f}",
-        str(row["num_confidence_values"]),
-        *(f"{value:.3f}" for value in paper or ()),
-        *(() if paper else ("", "")),
+        str(row["seeds"]),
+        _number(row["num_questions"], 0),
+        _number(row["accuracy"]),
+        f"{_number(row['accuracy_low'])} to {_number(row['accuracy_high'])}",
+        _number(row["ece"]),
+        f"{_number(row['ece_low'])} to {_number(row['ece_high'])}",
+        _number(row["ece_noise_floor"]),
+        _number(row["brier"]),
+        _number(row["brier_constant"]),
+        _number(row["auroc"]),
+        f"{row['num_confidence_values']:g}",
+        _number(paper.accuracy) if paper else "",
+        _number(paper.ece) if paper else "",
     ]
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:
-    """Rows (the first is the header) as an aligned Markdown table."""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    """Rows (the first is the header) as an aligned Markdown table: words to the left, numbers to the right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(cells[0]))]
 
     def line(row: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        numbers = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)][1:]
+        return "| " + " | ".join([row[0].ljust(widths[0]), *numbers]) + " |"
 
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    rule = "|" + "|".join("-" * (w + 2) if not i else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
 
-def render(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The methods' table, then each method's stated confidence and accuracy by kind of question."""
-    parts = [markdown([list(HEADER), *map(_row, rows)])]
-    kinds = sorted({k["kind"] for row in rows for k in row["kinds"]})
-    if kinds:
-        cells = [["confidence / accuracy", *(row["method"] for row in rows)]]
-        for kind in kinds:
-            found = [next((k for k in row["kinds"] if k["kind"] == kind), None) for row in rows]
-            cells.append([kind, *(f"{k['confidence']:.2f} / {k['accuracy']:.2f}" if k else "" for k in found)])
-        cells.append(["correlation over kinds", *(f"{row['kind_correlation']:.2f}" for row in rows)])
-        parts.append(markdown(cells))
+def _kind_table(rows: Sequence[Row]) -> str:
+    """Mean stated confidence / accuracy of each kind of question (lines) under each method (columns)."""
+    cells = [["confidence / accuracy", *(row["method"] for row in rows)]]
+    for kind in sorted({kind["kind"] for row in rows for kind in row["kinds"]}):
+        found = [next((k for k in row["kinds"] if k["kind"] == kind), None) for row in rows]
+        cells.append([kind, *(f"{k['confidence']:.2f} / {k['accuracy']:.2f}" if k else "" for k in found)])
+    cells.append(["correlation over kinds", *(_number(row["kind_correlation"], 2) for row in rows)])
+    return markdown(cells)
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The methods' table, notes on its numbers, then each method's stated confidence and accuracy by kind of question.
+
+    Rows of one method under several seeds become one row of means.
+    """
+    merged = mean_over_seeds(rows)
+    parts = [markdown([list(HEADER), *map(_cells, merged)])]
+    notes = [f"- {row['method']}: {note}" for row in merged for note in row["notes"]]
+    if any(row["seeds"] > 1 for row in merged):
+        notes.append("- Several seeds: every number is their mean, ends of intervals too.")
+    if notes:
+        parts.append("\n".join(notes))
+    if any(row["kinds"] for row in merged):
+        parts.append(_kind_table(merged))
     return "\n\n".join(parts) + "\n"

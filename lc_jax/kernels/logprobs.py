@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 CHUNK_TOKENS = 8192  # tokens whose logits exist at once
@@ -27,7 +28,7 @@ def _chunk(
 def token_logprobs(
     hidden: Float[Array, "B T D"],
     head: Float[Array, "D V"],
-    targets: Int[Array, "B T"],
+    targets: Int[Array | np.ndarray, "B T"],
     temperature: Float[Array, ""],
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """log softmax(hidden @ head / temperature)[target] and the entropy of that distribution, both float32 nats.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,6 +22,7 @@ from lc_jax import parallel
 from lc_jax.models.registry import FAMILIES, abstract, family_of, flat, kind_of
 from lc_jax.models.transformer import Config, Model
 
+NATIVE = "params"  # the folder of a native checkpoint's arrays (native.py)
 REWARD_MODEL = "reward_model"  # model_type of a backbone with a scalar head
 BACKBONE, HEAD = "backbone_model.", "reward_head."
 # Written by old versions of transformers; computed here, not stored.
@@ -34,7 +36,13 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS = (
+    NATIVE,
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +90,7 @@ def check(*paths: str | Path) -> None:
             continue
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} has no config.json; it is not a checkpoint folder.")
-        if not any((path / name).is_file() for name in WEIGHTS):
+        if not any((path / name).exists() for name in WEIGHTS):
             raise FileNotFoundError(f"{path} has no weights: one of {WEIGHTS} is needed.")
 
 
@@ -102,7 +110,7 @@ def resolve(path: str | Path) -> Path:
         return Path(snapshot_download(name, revision=revision or None, ignore_patterns=["*.h5", "*.msgpack", "*.gguf"]))
     except Exception as error:
         raise FileNotFoundError(
-            f"{name!r} is no folder here, and the hub did not give it ({error}). Accept its licence and log in if it is "
+            f"{name!r} is no folder, and the hub did not give it ({error}). Accept its licence and log in if it is "
             "gated, or download it elsewhere and pass the folder."
         ) from error
 
@@ -146,6 +154,11 @@ def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
     return cls.from_hf(raw, **precision), "scalar" if raw.get(REWARD_MODEL) else "causal"
 
 
+def stored_dtype(path: str | Path) -> str:
+    """The dtype that most tensors of the checkpoint are stored in."""
+    return Tensors(resolve(path)).dtype()
+
+
 # --- in ---
 
 
@@ -165,7 +178,7 @@ class Tensors:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         elif not (folder / names[0]).is_file():
             raise FileNotFoundError(
-                f"{folder} has no model.safetensors. A pytorch_model.bin is a pickle and is not read here: open it with "
+                f"{folder} has no model.safetensors. A pytorch_model.bin is a pickle and is not read: open it with "
                 "transformers and save_pretrained(..., safe_serialization=True)."
             )
         self._files: dict[str, Any] = {}
@@ -329,19 +342,23 @@ def save(
       tokenizer: a transformers tokenizer, or a folder whose tokenizer files are copied.
       dtype: of the files; default the parameters' own.
     """
-    path = Path(path)
+    with new_folder(Path(path)) as folder:
+        _write_shards(folder, model, dtype, max_shard_bytes)
+        if jax.process_index() == 0:
+            write_configs(folder, model, dtype or model.config.param_dtype, tokenizer)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `path` when all went well and vanishes otherwise.
+
+    On several hosts only process 0's becomes `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        _write_shards(temporary, model, dtype, max_shard_bytes)
+        yield temporary
         if jax.process_index() == 0:
-            _write_configs(temporary, model, dtype or model.config.param_dtype)
-            if isinstance(tokenizer, str | Path):
-                for name in TOKENIZER_FILES:
-                    if (Path(tokenizer) / name).is_file():
-                        shutil.copy(Path(tokenizer) / name, temporary / name)
-            elif tokenizer is not None:
-                tokenizer.save_pretrained(temporary)
             _replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -392,7 +409,14 @@ def _write_shards(folder: Path, model: Model, dtype: str | None, max_shard_bytes
     return weight_map
 
 
-def _write_configs(folder: Path, model: Model, dtype: str) -> None:
+def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:
+    """config.json, generation_config.json and the tokenizer's files."""
+    if isinstance(tokenizer, str | Path):
+        for name in TOKENIZER_FILES:
+            if (Path(tokenizer) / name).is_file():
+                shutil.copy(Path(tokenizer) / name, folder / name)
+    elif tokenizer is not None:
+        tokenizer.save_pretrained(folder)
     config = model.config.to_hf() | {"dtype": dtype}
     if kind_of(model) == "scalar":
         wrapped = {"architectures": ["RewardModel"], "model_type": REWARD_MODEL, "backbone_config": config}

@@ -145,7 +145,7 @@ def positions_of(spans: Int[Array, "B 2"], length: int) -> Int[Array, "B T"]:
 
 
 class CausalLM(nnx.Module):
-    """A decoder. Rows are given by `spans`: the slots start <= t < end of row b hold real tokens (None: all slots do)."""
+    """A decoder. `spans` says which slots start <= t < end of row b hold real tokens (None: all slots do)."""
 
     def __init__(self, config: Config, key: jax.Array, block: Callable[..., nnx.Module], *, norm_bias: bool) -> None:
         embed_key, block_key, head_key = jax.random.split(key, 3)

@@ -64,7 +64,7 @@ def shape_rewards(
     scores: Float[Array, " B"],
     logprobs: Float[Array, "B T"],
     ref_logprobs: Float[Array, "B T"],
-    lengths: Int[Array, " B"],
+    lengths: Int[Array | np.ndarray, " B"],
     kl_coef: Float[Array, ""],
     clamp: bool,
 ) -> Float[Array, "B T"]:
@@ -109,7 +109,10 @@ def leave_one_out(scores: Float[Array, " B"], num_samples: int) -> Float[Array, 
 def advantages_and_returns(
     rewards: Float[Array, "B T"], values: Float[Array, "B T"], mask: Bool[Array, "B T"], settings: AdvantageSettings
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Whitened advantages, and returns = unwhitened advantages + values. Reference: ppo_trainer.py:_estimate_advantage."""
+    """Whitened advantages, and returns = unwhitened advantages + values.
+
+    Reference: ppo_trainer.py:_estimate_advantage.
+    """
     counted = mask if settings.masked else jnp.ones_like(mask)
     values = jnp.where(counted, values, 0.0)
     if settings.whiten_rewards:

@@ -26,14 +26,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if destination.exists():
         raise FileExistsError(f"{destination} exists already; give another --config.destination or remove it.")
     hf.check(config.source)
-    dtype = config.dtype or hf.stored_dtype(config.source)
-    precision = {"param_dtype": dtype, "compute_dtype": dtype, "remat": "none"}
-    if native.is_native(config.source):
-        model = native.load(config.source, mesh, **precision)
-    else:
-        model = hf.load(config.source, mesh, kind=hf.stored_kind(config.source), **precision)
+    is_native = native.is_native(config.source)
+    dtype = config.dtype or (native if is_native else hf).stored_dtype(config.source)
+    _, kind = hf.config_of(config.source)
+    model = (native if is_native else hf).load(config.source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype)
     if config.format == "native":
-        native.save(destination, model, tokenizer_dir=config.source)
+        native.save(destination, model, tokenizer=config.source)
     else:
         hf.save(destination, model, tokenizer=config.source, max_shard_bytes=int(config.shard_gigabytes * 1e9))
     logging.info("%s -> %s (%s, %s)", config.source, destination, config.format, dtype)

@@ -100,7 +100,7 @@ def frozen(config: ConfigDict) -> dict[str, Any]:
 
 
 def queries(questions: Sequence[Question], settings: ConfigDict, seed: int, first: int) -> Iterator[list[Question]]:
-    """Endless rollout batches from number `first` on, shuffled each epoch, each question `num_samples` times in a row."""
+    """Endless rollout batches from number `first` on, shuffled each epoch, a question `num_samples` times in a row."""
     count = settings.rollout_batch_size // settings.num_samples
     order = batches.Order(np.zeros(len(questions), np.int64), count, seed)
     step = first
@@ -200,9 +200,9 @@ class Trainer:
         gap, ratio = rollout.sampling_gap(seen, completions), updated[0]["policy/ratio_deviation"]
         if ratio > self.ppo.max_ratio_deviation or gap > self.ppo.max_sampling_gap:
             raise FloatingPointError(
-                f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, log-probability "
-                f"while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. This is a bug in masks, "
-                "positions or dtypes, or compute_dtype is too coarse: raise ppo.max_sampling_gap if you accept it."
+                f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, log-probability"
+                f" while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. This is a bug in"
+                " masks, positions or dtypes, or compute_dtype is too coarse: then raise ppo.max_sampling_gap."
             )
         if updated[-1]["skipped_in_a_row"] >= MAX_SKIPPED:
             raise FloatingPointError(

@@ -23,14 +23,10 @@ from lc_jax.miniature import corpus
 from lc_jax.miniature import tokenizer as world_tokenizer
 from lc_jax.miniature.world import build
 from lc_jax.models import hf, registry
-from lc_jax.models.gpt_neox import GPTNeoXConfig
-from lc_jax.models.llama import LlamaConfig
 from lc_jax.models.transformer import Model
 from lc_jax.training import loop
 from lc_jax.training.losses import next_token_loss
 from lc_jax.training.optimizer import OptimizerSettings
-
-FAMILIES = {"llama": LlamaConfig, "gpt_neox": GPTNeoXConfig}
 
 
 def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
@@ -49,8 +45,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     Raises:
       ValueError: the family is unknown.
     """
-    if config.family not in FAMILIES:
-        raise ValueError(f"--config.family={config.family!r}: give one of {sorted(FAMILIES)}.")
+    if config.family not in registry.FAMILIES:
+        raise ValueError(f"--config.family={config.family!r}: give one of {sorted(registry.FAMILIES)}.")
     output = Path(config.output)
     world = build()
     directory = output / "tokenizer"
@@ -72,7 +68,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    shape = FAMILIES[config.family].from_hf(raw, **config.precision)
+    shape = registry.FAMILIES[config.family][1].from_hf(raw, **config.precision)
     model = registry.initialize(shape, jax.random.key(config.seed), mesh)
     settings = loop.FitSettings(**config.fit, seed=config.seed)
     model = loop.fit(

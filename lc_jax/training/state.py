@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -47,5 +48,5 @@ def apply_gradients(
     finite = jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, jnp.int32(0))
-    old = state.replace(step=state.step + 1, skipped=state.skipped + 1)
+    old = dataclasses.replace(state, step=state.step + 1, skipped=state.skipped + 1)
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old), norm
