@@ -23,5 +23,6 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode == "mini":
         config.questions = base.questions("sft", mini=True)
         config.annotator, config.model = base.ANNOTATOR, base.LLAMA
+        config.temperature = 1.0  # paragraphs are short: at 0.7 the true answer is too often not among the eight
         config.max_new_tokens, config.batch_size = 64, 256
     return config

@@ -317,6 +317,7 @@ def _notes(summary: Summary) -> tuple[str, ...]:
         "no AUROC: all answers are right": summary.accuracy == 1,
         "no AUROC: all answers are wrong": summary.accuracy == 0,
         "no correlation over kinds: fewer than three, or all alike": bool(summary.kinds)
+        and not summary.collapsed
         and np.isnan(summary.kind_correlation),
     }
     return tuple(reason for reason, holds in reasons.items() if holds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,25 +38,39 @@ def _look(index: int) -> tuple[str, str]:
 
 
 def _spread(heights: Sequence[float], gap: float) -> np.ndarray:
-    """Heights moved upwards, in their order, until neighbours are `gap` apart; then all down by the mean movement."""
+    """Heights as near to the given ones as may be, in their order, with neighbours at least `gap` apart.
+
+    Neighbours that are too close become a block around their mean; blocks that then overlap are joined.
+    """
     order = np.argsort(heights, kind="stable")
-    moved = np.asarray(heights, np.float64).copy()
-    for below, above in itertools.pairwise(order):
-        moved[above] = max(moved[above], moved[below] + gap)
-    return moved - (moved - heights).mean()
+    blocks: list[list[int]] = []
+    for index in order:
+        blocks.append([int(index)])
+        while len(blocks) > 1:
+            below, above = blocks[-2:]
+            centres = [np.mean([heights[i] for i in block]) for block in (below, above)]
+            if centres[1] - centres[0] >= gap * (len(below) + len(above)) / 2:
+                break
+            blocks[-2:] = [below + above]
+    moved = np.empty(len(heights))
+    for block in blocks:
+        moved[block] = np.mean([heights[i] for i in block]) + gap * (np.arange(len(block)) - (len(block) - 1) / 2)
+    return moved
 
 
 def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
     """A name in its colour to the right of each point, moved up or down where names would overlap."""
+    from matplotlib import patheffects
+
     axes.figure.canvas.draw()  # fixes the layout, which the pixels depend on
     pixels = axes.transData.transform(points)
-    scale = axes.figure.dpi / 100
-    for i, (height, name) in enumerate(zip(_spread(pixels[:, 1], LABEL_GAP * scale), names, strict=True)):
+    heights = _spread(pixels[:, 1], LABEL_GAP * axes.figure.dpi / 100)
+    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
+    for i, (height, name) in enumerate(zip(heights, names, strict=True)):
         offset = (height - pixels[i, 1]) * 72 / axes.figure.dpi
-        arrow = {"arrowstyle": "-", "color": "0.7", "linewidth": 0.7} if abs(offset) > 6 else None
         axes.annotate(
-            name, points[i], xytext=(12, offset), textcoords="offset points", va="center", color=_look(i)[0],
-            arrowprops=arrow, annotation_clip=False,
+            name, points[i], xytext=(7, offset), textcoords="offset points", va="center", color=_look(i)[0],
+            path_effects=halo, annotation_clip=False,
         )  # fmt: skip
 
 
@@ -80,12 +93,12 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 # Near its noise floor an ECE may lie below its own interval: that side has no bar.
                 bars[bar] = np.maximum([[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]], 0)
             axes.errorbar(row["ece"], row["accuracy"], **bars, fmt=marker, color=colour, markersize=6, linewidth=1)
-        means = [[(row["ece"], row["accuracy"]) for row in rows if row["method"] == method] for method in methods]
+        ends = [[(row["ece_high"], row["accuracy"]) for row in rows if row["method"] == m] for m in methods]
         axes.set(xlabel="expected calibration error (less is better)", ylabel="accuracy (more is better)")
         axes.set_xlim(left=0)
         axes.grid(color="0.92", linewidth=0.8)
         axes.set_axisbelow(True)
-        _label(axes, [max(points) for points in means], methods)
+        _label(axes, [max(points) for points in ends], methods)
         _save(plt, figure, path)
 
 
@@ -102,13 +115,14 @@ def reliability(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, 
     size = (2.7 * len(records) + 0.7, 4)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
-            2, len(records), figsize=size, height_ratios=(3, 1), sharex=True, sharey="row", layout="constrained",
-            squeeze=False,
+            2, len(records), figsize=size, height_ratios=(3, 1), sharex=True, layout="constrained", squeeze=False
         )  # fmt: skip
         for i, (method, rows) in enumerate(records.items()):
             (colour, marker), (above, below) = _look(i), grid[:, i]
             above.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-            above.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+            above.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.25, 0.5, 0.75, 1))
+            above.tick_params(labelleft=i == 0)
+            below.locator_params(axis="y", nbins=2, integer=True)
             above.set_title(method, color=colour)
             below.set_xlabel("stated confidence")
             scored = [(row["confidence"], row["correct"]) for row in rows if row["status"] == "ok"]

@@ -13,7 +13,7 @@ NUM_WRITERS = 10  # asked in one survey
 # The layouts of the reading exercises are those in which the fine-tuned readers are asked later (short templates).
 EXTRACT = "{paragraph}\n{question}\nAnswers:"
 FORECAST = "{paragraph}\n{question}\nIs it {answer}? Probability:"
-MIX = (0.5, 0.25, 0.25)  # paragraphs, surveys, reading exercises
+MIX = (0.3, 0.45, 0.25)  # paragraphs, surveys, reading exercises
 
 
 def paragraph(subject: Subject, rng: np.random.Generator) -> str:

@@ -1,0 +1,112 @@
+"""Padding, bucket widths and the order of training batches."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lc_jax.data import batches
+
+
+def test_pad_right():
+    padded = batches.pad([[5, 6, 7], [], [8]], 4, pad_id=9)
+    assert padded.tokens.tolist() == [[5, 6, 7, 9], [9, 9, 9, 9], [8, 9, 9, 9]]
+    assert padded.spans.tolist() == [[0, 3], [0, 0], [0, 1]]
+    assert padded.tokens.dtype == padded.spans.dtype == np.int32
+
+
+def test_pad_left():
+    padded = batches.pad([[5, 6, 7], [], [8]], 4, pad_id=9, side="left")
+    assert padded.tokens.tolist() == [[9, 5, 6, 7], [9, 9, 9, 9], [9, 9, 9, 8]]
+    assert padded.spans.tolist() == [[1, 4], [4, 4], [3, 4]]
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=12), min_size=1, max_size=6), st.sampled_from(["left", "right"]))
+def test_spans_give_the_sequences_back(sequences, side):
+    padded = batches.pad(sequences, 12, side=side)
+    rows = zip(padded.tokens, padded.spans, strict=True)
+    assert [row[start:end].tolist() for row, (start, end) in rows] == sequences
+
+
+def test_a_sequence_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"Sequence 1 has 5 tokens; the batch is 4 wide"):
+        batches.pad([[1], [1] * 5], 4)
+
+
+def test_bucket_widths():
+    assert sorted({batches.bucket(n) for n in range(200)}) == [16, 24, 32, 48, 64, 96, 128, 192, 256]
+    assert [batches.bucket(n) for n in (0, 16, 17, 24, 25, 96, 97)] == [16, 16, 24, 24, 32, 96, 128]
+
+
+@given(st.integers(16, 100_000))
+def test_at_most_a_third_of_a_row_is_padding(length):
+    width = batches.bucket(length)
+    assert length <= width
+    assert 3 * (width - length) <= width
+
+
+def test_bucket_maximum():
+    assert batches.bucket(90, 100) == 96
+    assert batches.bucket(97, 100) == 100
+    assert batches.bucket(3, 10) == 10
+
+
+def test_by_length_takes_every_row_once_shortest_first():
+    lengths = [5, 1, 4, 4, 9, 2, 7]
+    groups = [g.tolist() for g in batches.by_length(lengths, 3)]
+    assert groups == [[1, 5, 2], [3, 0, 6], [4]]
+    assert list(batches.by_length([], 3)) == []
+
+
+def lengths(number):
+    return np.random.default_rng(0).integers(1, 500, number)
+
+
+@pytest.mark.parametrize(("number", "batch_size"), [(64, 4), (64, 64), (1000, 8)])
+def test_every_example_once_an_epoch(number, batch_size):
+    order = batches.Order(lengths(number), batch_size, seed=0)
+    for epoch in range(3):
+        steps = range(epoch * order.batches_per_epoch, (epoch + 1) * order.batches_per_epoch)
+        assert sorted(np.concatenate([order(s) for s in steps])) == list(range(number))
+
+
+def test_the_remainder_differs_from_epoch_to_epoch():
+    order = batches.Order(lengths(11), 4, seed=0)
+    assert order.batches_per_epoch == 2
+    left_out = []
+    for epoch in range(8):
+        rows = np.concatenate([order(2 * epoch), order(2 * epoch + 1)])
+        assert len(set(rows)) == 8
+        left_out.append(frozenset(range(11)) - set(rows))
+    assert len(set(left_out)) > 1
+
+
+def test_a_batch_depends_on_its_step_alone():
+    """Asked in any sequence, from any instance: what resuming needs."""
+    steps = np.random.default_rng(1).permutation(60)
+    first, second = (batches.Order(lengths(77), 4, seed=3) for _ in range(2))
+    forwards = [first(s).tolist() for s in range(60)]
+    for step in steps:
+        assert second(int(step)).tolist() == forwards[step]
+        assert batches.Order(lengths(77), 4, seed=3)(int(step)).tolist() == forwards[step]
+
+
+def test_seeds_and_epochs_shuffle_anew():
+    one, other = (batches.Order(lengths(64), 4, seed=s) for s in (0, 1))
+    assert [one(i).tolist() for i in range(16)] != [other(i).tolist() for i in range(16)]
+    assert [one(i).tolist() for i in range(16)] != [one(i).tolist() for i in range(16, 32)]
+
+
+def test_examples_of_similar_length_come_together():
+    many = lengths(1024)
+    order = batches.Order(many, 8, seed=0)
+    spread = [np.ptp(many[order(s)]) for s in range(order.batches_per_epoch)]
+    assert np.mean(spread) < np.ptp(many) / 4
+    means = np.array([many[order(s)].mean() for s in range(order.batches_per_epoch)])
+    assert np.any(np.diff(means) > 0)  # the batches themselves come in no order of length
+    assert np.any(np.diff(means) < 0)
+
+
+def test_too_few_examples():
+    with pytest.raises(ValueError, match=r"3 training examples cannot fill one batch of 4"):
+        batches.Order(lengths(3), 4, seed=0)

@@ -1,0 +1,142 @@
+import dataclasses
+import math
+
+import pytest
+
+from lc_jax import llm
+from lc_jax.evaluation import metrics, qa
+from lc_jax.prompts import equivalence, extract, forecast
+from lc_jax.types import Generation, Question, Reply
+
+FORECASTS = {"Paris": "40%", "Lyon": "40%", "Rome": "0.9", "Milan": "0.05", "Bern": "about half", "berne": "0.6"}
+
+
+class Fake:
+    """Reads a paragraph as its own list of answers; knows the forecasts above; judges by the first letter."""
+
+    name = "fake/test"
+
+    def __init__(self):
+        self.calls = []  # (prompt, its fields) of every request
+
+    def complete(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        for prompt in (extract.PROMPT, forecast.PROMPT, equivalence.PROMPT):
+            fields = prompt.match(request.prompt)
+            if fields is None:
+                continue
+            self.calls.append((prompt, fields))
+            if prompt is extract.PROMPT:
+                text = fields["generated_paragraph"]
+                return Reply("refused", detail="no comment") if text == "?" else Reply("ok", text)
+            if prompt is forecast.PROMPT:
+                return Reply("ok", FORECASTS[fields["answer"]])
+            items = equivalence.split_comparisons(fields["comparisons"])
+            if any(item.candidate == "Milan" for item in items):
+                return Reply("failed", detail="down")
+            return Reply("ok", "\n".join("yes" if i.answer[0] == i.candidate[0] else "no" for i in items))
+        raise AssertionError(request.prompt)
+
+    def asked(self, prompt):
+        return [fields for found, fields in self.calls if found is prompt]
+
+
+def generation(paragraph, answer="Rome", aliases=(), number=0):
+    return Generation(Question(f"q{number}", "Write.", "Which city?", answer, aliases, "city"), paragraph)
+
+
+def outcome(record):
+    return (record.answers, record.probs, record.chosen, record.confidence, record.correct, record.status)
+
+
+def test_the_most_probable_answer_is_judged():
+    annotator = Fake()
+    paragraphs = ["Milan; Rome", "Lyon; Paris", "No Answer", "berne", "Rome"]
+    truths = [("Rome", ()), ("Paris", ()), ("Rome", ()), ("Bern", ("The Berne.",)), ("Roma", ())]
+    records = qa.evaluate(
+        [generation(p, *truth, number=i) for i, (p, truth) in enumerate(zip(paragraphs, truths, strict=True))],
+        annotator,
+        uses_confidence=True,
+    )
+    assert [outcome(record) for record in records] == [
+        (("Milan", "Rome"), (0.05, 0.9), "Rome", 0.9, True, "ok"),
+        (("Lyon", "Paris"), (0.4, 0.4), "Lyon", 0.4, False, "ok"),
+        ((), (), "", 1.0, False, "ok"),
+        (("berne",), (0.6,), "berne", 0.6, True, "ok"),
+        (("Rome",), (0.9,), "Rome", 0.9, True, "ok"),
+    ]
+    first = records[0]
+    assert (first.question_id, first.kind, first.prompt, first.question) == ("q0", "city", "Write.", "Which city?")
+    assert (first.answer, first.paragraph, first.detail) == ("Rome", "Milan; Rome", "")
+    assert [fields["answer"] for fields in annotator.asked(forecast.PROMPT)] == [
+        "Milan", "Rome", "Lyon", "Paris", "berne", "Rome",
+    ]  # fmt: skip
+    judged = [
+        item for f in annotator.asked(equivalence.PROMPT) for item in equivalence.split_comparisons(f["comparisons"])
+    ]
+    assert [(item.answer, item.candidate) for item in judged] == [
+        ("Paris", "Lyon"),
+        ("Roma", "Rome"),
+    ]  # others for free
+
+
+def test_without_confidence_the_first_answer_counts_with_confidence_one():
+    annotator = Fake()
+    generations = [generation("Turin; Rome"), generation("No Answer"), generation("Rome")]
+    records = qa.evaluate(generations, annotator, uses_confidence=False)
+    assert [outcome(record) for record in records] == [
+        (("Turin", "Rome"), (), "Turin", 1.0, False, "ok"),
+        ((), (), "", 1.0, False, "ok"),
+        (("Rome",), (), "Rome", 1.0, True, "ok"),
+    ]
+    assert not annotator.asked(forecast.PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("paragraph", "uses_confidence", "status", "detail"),
+    [("?", True, "refused", "no comment"), ("Rome; Bern", True, "invalid", "not a probability: 'about half'"),
+     ("Milan", False, "failed", "down")],
+    ids=["extraction", "forecast", "verdict"],
+)  # fmt: skip
+def test_what_cannot_be_annotated_is_a_status_and_never_a_score(paragraph, uses_confidence, status, detail):
+    good = generation("Rome", number=1)
+    bad, other = qa.evaluate([generation(paragraph), good], Fake(), uses_confidence=uses_confidence)
+    assert (bad.status, bad.detail, bad.correct) == (status, detail, False)
+    assert math.isnan(bad.confidence)
+    assert (other.status, other.correct) == ("ok", True)
+    with pytest.raises(ValueError, match="leave unjudged questions out"):
+        metrics.summarize([bad.confidence, other.confidence], [bad.correct, other.correct])
+
+
+def test_verdicts_are_asked_for_ten_at_a_time():
+    annotator = Fake()
+    cities = [f"{letter}{i}" for i in range(12) for letter in "RT"]
+    records = qa.evaluate([generation(city) for city in cities], annotator, uses_confidence=False)
+    assert [record.correct for record in records] == [city[0] == "R" for city in cities]
+    sizes = [len(equivalence.split_comparisons(f["comparisons"])) for f in annotator.asked(equivalence.PROMPT)]
+    assert sizes == [10, 10, 4]
+    assert qa.evaluate([], annotator, uses_confidence=True) == []
+
+
+@pytest.mark.parametrize(
+    ("candidate", "truth", "same"),
+    [
+        ("the beatles", "The Beatles", True),
+        ("“Hamlet”.", "Hamlet", True),
+        ("Ａpollo  11", "Apollo 11", True),
+        ("1.5", "15", False),
+        ("C", "C++", False),
+        ("A", "The", False),
+        ("'.", "...", False),
+    ],
+)
+def test_free_matches_are_the_same_words(candidate, truth, same):
+    assert qa._matches(Question("q", "", "", "another", (truth,)), candidate) == same
+
+
+def test_the_simulated_annotator_can_be_asked():
+    record = qa.evaluate([generation("Nothing of the kind.")], llm.load("simulated/miniature"), uses_confidence=True)[0]
+    assert (record.status, record.answers, record.correct, record.confidence) == ("ok", (), False, 1.0)
+    assert dataclasses.asdict(record)["status"] == "ok"
