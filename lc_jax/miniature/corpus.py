@@ -13,7 +13,6 @@ NUM_WRITERS = 10  # asked in one survey
 # The layouts of the reading exercises are those in which the fine-tuned readers are asked later (short templates).
 EXTRACT = "{paragraph}\n{question}\nAnswers:"
 FORECAST = "{paragraph}\n{question}\nIs it {answer}? Probability:"
-MIX = (0.3, 0.45, 0.25)  # paragraphs, surveys, reading exercises
 
 
 def paragraph(subject: Subject, rng: np.random.Generator) -> str:
@@ -62,12 +61,17 @@ def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.rand
     return FORECAST.format(**fields, answer=answer), f"{stated.get(answer, 0)}%"
 
 
-def documents(world: World, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, text) pairs; a document is the two put together, followed by an end of sequence."""
+def documents(
+    world: World, rng: np.random.Generator, mix: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+) -> Iterator[tuple[str, str]]:
+    """Endless (prompt, text) pairs; a document is the two put together, followed by an end of sequence.
+
+    `mix` gives the shares of paragraphs, surveys and reading exercises.
+    """
     values = {kind: world.values(kind) for kind in text.SENTENCES}
     while True:
         for place in rng.permutation(len(world.subjects)):
-            subject, kind = world.subjects[place], rng.choice(3, p=MIX)
+            subject, kind = world.subjects[place], rng.choice(3, p=mix)
             if kind == 0:
                 yield f"Write about {subject.described}.", paragraph(subject, rng)
             elif kind == 1:

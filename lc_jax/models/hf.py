@@ -364,9 +364,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _tensors(model: Model, kind: str) -> Iterator[tuple[str, np.ndarray]]:
+def tensors_of(model: Model) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor by its Hugging Face key, on the host one layer at a time."""
-    entries = {e.path: e for e in table(model.config, kind)}
+    entries = {e.path: e for e in table(model.config, kind_of(model))}
     for path, leaf in flat(model.params):
         entry = entries[path]
         parts = (leaf[i] for i in range(leaf.shape[0])) if entry.stacked else [leaf]
@@ -387,7 +387,7 @@ def _write_shards(folder: Path, model: Model, dtype: str | None, max_shard_bytes
         pending.clear()
 
     total = 0
-    for key, value in _tensors(model, kind_of(model)):
+    for key, value in tensors_of(model):
         value = value.astype(dtype) if dtype else value
         if pending and sum(v.nbytes for v in pending.values()) + value.nbytes > max_shard_bytes:
             flush()

@@ -60,6 +60,23 @@ class Minibatch:
     returns: Float[Array, "B T"]
 
 
+def objective(
+    params: dict[str, Any],
+    learners: Learners,
+    part: Minibatch,
+    denominator: Float[Array, ""],
+    temperature: Float[Array, ""],
+    settings: UpdateSettings,
+) -> tuple[Float[Array, ""], Sums]:
+    """A part's share of the loss of its minibatch, and of the statistics."""
+    models = learners.with_params(params)
+    logprobs, entropies = policy_outputs(models.policy, part.rollout.episodes, temperature)
+    values = None if models.critic is None else critic_values(models.critic, part.rollout.critic_episodes)
+    old = losses.Old(part.rollout.logprobs, part.rollout.values, part.advantages, part.returns)
+    out = losses.ppo_loss(old, part.rollout.episodes.mask, logprobs, entropies, values, denominator, settings.loss)
+    return out.total, out.stats
+
+
 @functools.partial(jax.jit, static_argnames=("tx", "settings"), donate_argnames=("state",))
 def ppo_step(
     state: states.TrainState,
@@ -71,24 +88,20 @@ def ppo_step(
     settings: UpdateSettings,
 ) -> tuple[states.TrainState, Sums]:
     """One optimiser step. Returns the new state and the step's mean statistics."""
-    num_tokens = losses.num_positions(minibatch.rollout.episodes.mask, settings.loss)
+    denominator = losses.num_positions(minibatch.rollout.episodes.mask, settings.loss)
 
-    def objective(params: dict[str, Any], part: Minibatch) -> tuple[Float[Array, ""], Sums]:
-        models = learners.with_params(params)
-        logprobs, entropies = policy_outputs(models.policy, part.rollout.episodes, temperature)
-        values = None if models.critic is None else critic_values(models.critic, part.rollout.critic_episodes)
-        old = losses.Old(part.rollout.logprobs, part.rollout.values, part.advantages, part.returns)
-        mask = part.rollout.episodes.mask
-        out = losses.ppo_loss(old, mask, logprobs, entropies, values, num_tokens, settings.loss)
-        return out.total, out.stats
+    def share(params: dict[str, Any], part: Minibatch) -> tuple[Float[Array, ""], Sums]:
+        return objective(params, learners, part, denominator, temperature, settings)
 
     def add(carry: Any, part: Minibatch) -> tuple[Any, None]:
-        (_, stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params, part)
+        (_, stats), grads = jax.value_and_grad(share, has_aux=True)(state.params, part)
         return jax.tree.map(lambda a, b: a + b.astype(a.dtype), carry, (grads, stats)), None
 
+    # Rows are dealt to the micro-batches in turn, so that each device keeps its own.
     count = settings.minibatch_size // settings.microbatch_size
     parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), minibatch)
-    shapes = jax.eval_shape(objective, state.params, jax.tree.map(lambda x: x[0], parts))[1]
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(share, state.params, first)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (state.params, shapes))
     (grads, stats), _ = jax.lax.scan(add, zeros, parts)
     state, norm = states.apply_gradients(state, grads, tx)

@@ -26,13 +26,13 @@ class TrainState:
 
 def create(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
     """A fresh state; each moment is born with the sharding of its parameter, never whole on one device."""
-    shardings = optax.tree_map_params(
-        tx,
-        lambda _, sharding: sharding,
-        jax.eval_shape(tx.init, params),
-        jax.tree.map(lambda p: p.sharding, params),
-        transform_non_params=lambda _: None,
-    )
+    by_path = {path: p.sharding for path, p in jax.tree_util.tree_flatten_with_path(params)[0]}
+
+    def place(path: tuple, _: jax.ShapeDtypeStruct) -> Any:
+        """A moment stands in the optimiser's tree under the path of its parameter."""
+        return next((by_path[path[i:]] for i in range(len(path)) if path[i:] in by_path), None)
+
+    shardings = jax.tree_util.tree_map_with_path(place, jax.eval_shape(tx.init, params))
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
     return TrainState(jnp.int32(0), params, opt_state, jnp.int32(0))
 
@@ -44,7 +44,7 @@ def apply_gradients(
 
     A gradient that is not finite changes nothing but `skipped`; whoever drives the loop stops after several in a row.
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, jnp.int32(0))

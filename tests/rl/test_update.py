@@ -1,0 +1,160 @@
+"""One whole PPO step on fixed responses: losses, gradients and updated parameters as the published code computes them."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lc_jax import parallel
+from lc_jax.models import hf
+from lc_jax.models.registry import flat
+from lc_jax.models.transformer import trainable
+from lc_jax.rl import advantage, rollout, update
+from lc_jax.rl.loss import LossSettings
+from lc_jax.training import state as states
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+from tests.golden import load
+
+PAD = 127
+
+
+@pytest.fixture(scope="module")
+def folders(golden, tmp_path_factory):
+    """The recorded policy, reference and value model as checkpoint folders."""
+    root, models = tmp_path_factory.mktemp("ppo"), golden / "models"
+    for name in ("reference", "critic"):
+        (root / name).mkdir()
+        shutil.copy(models / "llama_mha" / "config.json", root / name / "config.json")
+    shutil.copy(golden / "ppo_step" / "ref_policy.safetensors", root / "reference" / "model.safetensors")
+    backbone = load_file(models / "llama_mha_value_backbone" / "model.safetensors")
+    head = load_file(models / "llama_mha" / "rl_t0.7.safetensors")
+    tensors = {f"backbone_model.{k}": v for k, v in backbone.items()}
+    tensors |= {f"reward_head.{k}": head[f"value_head.{k}"] for k in ("weight", "bias")}
+    save_file(tensors, root / "critic" / "model.safetensors")
+    config = (models / "llama_mha_value_backbone" / "config.json").read_text()
+    (root / "critic" / "config.json").write_text(f'{{"model_type": "reward_model", "backbone_config": {config}}}')
+    return {"policy": models / "llama_mha", "reference": root / "reference", "critic": root / "critic"}
+
+
+def episodes_of(inputs):
+    """Left-padded queries and right-padded responses, side by side without a gap."""
+    counts = inputs["query_attn_masks"].sum(axis=1)
+    responses, width = inputs["responses"].astype(np.int32), inputs["queries"].shape[1]
+    lengths = (responses != PAD).sum(axis=1).astype(np.int32)
+    tokens = np.full((len(counts), width + responses.shape[1]), PAD, np.int32)
+    for row, count in enumerate(counts):
+        tokens[row, :count] = inputs["queries"][row, width - count :]
+        tokens[row, count : count + responses.shape[1]] = responses[row]
+    return rollout.Episodes(tokens, counts.astype(np.int32), responses, lengths)
+
+
+def published_step(case, inputs, folders, mesh, microbatches):
+    """Runs the recorded case; returns the rollout, its advantages, the state before and after, and the statistics."""
+    args = case["args"]
+    precision = {"param_dtype": "float32", "compute_dtype": "float32"}
+    policy, reference = (hf.load(folders[name], mesh, **precision) for name in ("policy", "reference"))
+    critic = hf.load(folders["critic"], mesh, kind="scalar", **precision)
+    learners = update.Learners(policy, critic)
+    settings = OptimizerSettings(
+        case["learning_rate"], 100, 0, "constant", *case["betas"], case["adam_epsilon"], case["weight_decay"],
+        case["max_grad_norm"],
+    )  # fmt: skip
+    tx = make_optimizer(settings, trainable(learners.params()))
+    episodes = episodes_of(inputs)
+    seen = rollout.look(
+        policy, reference, critic, episodes, episodes, temperature=args["temperature"], microbatch_size=8
+    )
+    estimator = advantage.AdvantageSettings(
+        gamma=args["gamma"], lam=args["lam"], whiten_rewards=args["whiten_rewards"], clamp_kl=True, masked=False
+    )
+    estimate = advantage.estimate(seen, inputs["scores"], args["kl_coef"], estimator, 1)
+    batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
+    loss = LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
+    sizes = update.UpdateSettings(case["noptepochs"], 8, 8 // microbatches, args["temperature"], loss)
+    state = states.create(learners.params(), tx)
+    state, stats = update.update(state, learners.with_params(None), batch, tx=tx, settings=sizes, seed=0)
+    return seen, estimate, jax.device_get(state.params), stats
+
+
+def hf_names(params, folders, mesh):
+    """Parameters by their recorded names."""
+    policy, critic = hf.load(folders["policy"], mesh), hf.load(folders["critic"], mesh, kind="scalar")
+    named = {f"policy.base_model.{k}": v for k, v in hf.tensors_of(policy.with_params(params["policy"]))}
+    for key, value in hf.tensors_of(critic.with_params(params["critic"])):
+        name = key.replace("backbone_model.", "base_model.").replace("reward_head.", "value_head.")
+        named[f"value_model.{name}"] = value
+    return named
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_published_ppo_step(golden, folders, number):
+    recorded = load(golden / "ppo_step" / "ppo_step.json")["fixed_scores"]
+    case, inputs = recorded["steps"][number], recorded["inputs"]
+    mesh = parallel.make_mesh(1, 4, 2)
+    with jax.set_mesh(mesh):
+        seen, estimate, params, stats = published_step(
+            case, inputs, folders, mesh, microbatches=4 if "micro" in case["note"] else 1
+        )
+        named = hf_names(params, folders, mesh)
+    for name, norm in case["param_delta_norm"].items():
+        before = load_before(golden, folders, name)
+        # Adam turns a gradient of nothing but rounding error into a step of any sign: 1e-3 of the norm is that noise.
+        np.testing.assert_allclose(np.linalg.norm(named[name] - before), norm, rtol=5e-3, atol=1e-6, err_msg=name)
+    norms = case["grad_total_norm_before_clip"]
+    np.testing.assert_allclose([s["grad_norm"] for s in stats][:1], norms[:1], rtol=1e-5)
+    if "microbatches" in case and case["noptepochs"] == 1 and len(case["microbatches"]) == 1:
+        for name in set(stats[0]) & set(case["microbatches"][0]["stats"]):
+            np.testing.assert_allclose(
+                stats[0][name], case["microbatches"][0]["stats"][name], rtol=1e-4, atol=1e-5, err_msg=name
+            )
+    if number == 0:
+        expected = load_file(golden / "ppo_step" / "a1_rollouts.safetensors")
+        for name, value in {
+            "logprobs": seen.logprobs,
+            "ref_logprobs": seen.ref_logprobs,
+            "values": seen.values,
+        }.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(estimate.advantages, expected["advantages"], rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(estimate.returns, expected["returns"], rtol=1e-4, atol=2e-5)
+        after = load_file(golden / "ppo_step" / "a1_params_after.safetensors")
+        for name, value in after.items():
+            np.testing.assert_allclose(named[name.removeprefix("after.")], value, atol=0.02 * case["learning_rate"])
+
+
+def load_before(golden, folders, name):
+    """The recorded parameter before the step."""
+    model, _, key = name.partition(".")
+    if model == "policy":
+        return load_file(golden / "models" / "llama_mha" / "model.safetensors")[key.removeprefix("base_model.")]
+    key = key.replace("base_model.", "backbone_model.").replace("value_head.", "reward_head.")
+    return load_file(folders["critic"] / "model.safetensors")[key]
+
+
+def test_gradients(golden, folders):
+    """The gradient of the published loss, tensor by tensor."""
+    recorded = load(golden / "ppo_step" / "ppo_step.json")["fixed_scores"]
+    case, args = recorded["steps"][0], recorded["steps"][0]["args"]
+    mesh = parallel.make_mesh(1, 1, 8) if jax.device_count() == 8 else parallel.make_mesh()
+    with jax.set_mesh(mesh):
+        seen, estimate, _, _ = published_step(case, recorded["inputs"], folders, mesh, 1)
+        policy, critic = hf.load(folders["policy"], mesh), hf.load(folders["critic"], mesh, kind="scalar")
+        learners = update.Learners(policy, critic)
+        loss = LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
+        sizes = update.UpdateSettings(1, 8, 8, args["temperature"], loss)
+        batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
+        count = jnp.float32(seen.logprobs.size)
+        grads = jax.jit(
+            jax.grad(
+                lambda params: update.objective(
+                    params, learners.with_params(None), batch, count, jnp.float32(args["temperature"]), sizes
+                )[0]
+            )
+        )(learners.params())
+        named = hf_names(jax.device_get(grads), folders, mesh)
+    for name, expected in load_file(golden / "ppo_step" / "a1_grads_before_clip.safetensors").items():
+        np.testing.assert_allclose(named[name.removeprefix("grad.")], expected, rtol=2e-4, atol=1e-5, err_msg=name)
+    assert len(flat(learners.params())) > 20
