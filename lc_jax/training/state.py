@@ -24,15 +24,27 @@ class TrainState:
     skipped: Int[Array, ""]  # steps in a row whose gradients were not finite
 
 
-def create(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
-    """A fresh state; each moment is born with the sharding of its parameter, never whole on one device."""
+def _layout(params: PyTree, tx: optax.GradientTransformation) -> PyTree:
+    """The optimiser's state as shapes, and beside it the sharding of each leaf: a moment's is its parameter's."""
     by_path = {path: p.sharding for path, p in jax.tree_util.tree_flatten_with_path(params)[0]}
 
-    def place(path: tuple, _: jax.ShapeDtypeStruct) -> Any:
-        """A moment stands in the optimiser's tree under the path of its parameter."""
-        return next((by_path[path[i:]] for i in range(len(path)) if path[i:] in by_path), None)
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        # A moment stands in the optimiser's tree under the path of its parameter.
+        sharding = next((by_path[path[i:]] for i in range(len(path)) if path[i:] in by_path), None)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    shardings = jax.tree_util.tree_map_with_path(place, jax.eval_shape(tx.init, params))
+    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(tx.init, params))
+
+
+def abstract(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
+    """What `create` would give for abstract parameters, without any memory."""
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return TrainState(number, params, _layout(params, tx), number)
+
+
+def create(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
+    """A fresh state; each moment is born with the sharding of its parameter, never whole on one device."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, _layout(params, tx))
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
     return TrainState(jnp.int32(0), params, opt_state, jnp.int32(0))
 

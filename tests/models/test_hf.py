@@ -1,5 +1,6 @@
 """Checkpoint folders: shards, what the load report names, vocabulary sizes, dtypes, scalar models, failed saves."""
 
+import functools
 import json
 
 import jax
@@ -21,14 +22,13 @@ def mesh():
     return parallel.make_mesh()
 
 
+@functools.cache
 def random_model(mesh, preset="tiny-llama", kind="causal", **precision) -> Model:
     """Every tensor random, norms and heads too, so that no two can be confused."""
-    model = registry.initialize(registry.from_preset(preset, **precision), jax.random.key(0), mesh, kind)
-    leaves, tree = jax.tree.flatten(model.params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = [jax.random.normal(k, x.shape).astype(x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    placed = [jax.device_put(n, x.sharding) for n, x in zip(noise, leaves, strict=True)]
-    return model.with_params(jax.tree.unflatten(tree, placed))
+    model, rng = registry.abstract(registry.from_preset(preset, **precision), kind, mesh), np.random.default_rng(0)
+    return model.with_params(
+        jax.tree.map(lambda x: jax.device_put(rng.normal(size=x.shape).astype(x.dtype), x.sharding), model.params)
+    )
 
 
 def assert_same(a: Model, b: Model):

@@ -1,0 +1,255 @@
+"""What must hold of any decoder: causality, padding that cannot be felt, cache = no cache, any mesh, any remat."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lc_jax import parallel
+from lc_jax.data import batches
+from lc_jax.models import registry
+from lc_jax.models.transformer import trainable
+from lc_jax.tasks import sft
+from lc_jax.training import loop, optimizer, state
+
+VOCAB = 64
+SHAPE = dict(
+    vocab_size=VOCAB,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+FAMILIES = {
+    "llama": SHAPE | dict(model_type="llama", num_key_value_heads=2),
+    "neox_parallel": SHAPE | dict(model_type="gpt_neox", rotary_pct=0.5),
+    "neox_sequential": SHAPE | dict(model_type="gpt_neox", rotary_pct=1.0, use_parallel_residual=False),
+}
+ONE_DEVICE = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES)
+
+
+@functools.cache
+def build(name, **precision):
+    """A model on one device, its kernels five times as large as at birth so that attention is not flat."""
+    raw = FAMILIES[name]
+    config = registry.FAMILIES[raw["model_type"]][1].from_hf(raw, **precision)
+    model = registry.initialize(config, jax.random.key(0), ONE_DEVICE)
+    return model.with_params(jax.tree.map(lambda x: 5.0 * x if x.ndim > 1 else x, model.params))
+
+
+def with_config(model, **changes):
+    """The same parameters under another config."""
+    config = dataclasses.replace(model.config, **changes)
+    return registry.abstract(config).with_params(model.params)
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return build(request.param)
+
+
+@jax.jit
+def hidden_of(model, tokens, spans):
+    return model.bind()(tokens, spans)
+
+
+def ragged(number, longest, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, VOCAB, n).tolist() for n in [longest, 1, *rng.integers(2, longest, number - 2)]]
+
+
+# --- causality and padding ---
+
+
+@pytest.mark.parametrize("spans", [None, [[2, 8]]])
+def test_no_gradient_from_later_or_padding_slots(model, spans):
+    """d hidden[t] / d embedding[s] is zero for s > t and for s outside the span, not zero for the others inside."""
+    length = 9
+    module, spans = model.bind(), None if spans is None else jnp.array(spans)
+    graphdef, params = nnx.split(module)
+
+    def hidden(embedded):
+        """One embedding row a slot, so that its gradient is that of the slot."""
+        inner = nnx.merge(graphdef, params)
+        inner.embedding = nnx.Param(embedded)
+        return inner(jnp.arange(length)[None], spans)[0]
+
+    jacobian = jax.jit(jax.jacrev(hidden))(module.embedding[...][:length])  # [t, D, s, D]
+    reach = np.abs(np.asarray(jacobian)).sum(axis=(1, 3))
+    start, end = (0, length) if spans is None else (2, 8)
+    t, s = np.indices((length, length))
+    inside = (start <= t) & (t < end)
+    seen = (s <= t) & (start <= s) & (s < end)
+    assert np.all(reach[inside & ~seen] == 0)
+    assert np.all(reach[inside & seen] > 0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_garbage_in_padding_changes_nothing(model, side):
+    padded = batches.pad(ragged(5, 12), 16, side=side)
+    slots = np.arange(16)
+    real = (slots >= padded.spans[:, :1]) & (slots < padded.spans[:, 1:])
+    garbage = np.where(real, padded.tokens, np.random.default_rng(3).integers(0, VOCAB, padded.tokens.shape))
+    one, other = (np.asarray(hidden_of(model, t.astype(np.int32), padded.spans)) for t in (padded.tokens, garbage))
+    np.testing.assert_array_equal(one[real], other[real])
+
+
+def test_padding_length_and_side_change_nothing(model):
+    sequences = ragged(4, 12)
+    expected = None
+    for width, side in ((12, "right"), (16, "right"), (29, "right"), (16, "left"), (29, "left")):
+        padded = batches.pad(sequences, width, side=side)
+        hidden = np.asarray(hidden_of(model, padded.tokens, padded.spans))
+        rows = np.concatenate([h[start:end] for h, (start, end) in zip(hidden, padded.spans, strict=True)])
+        expected = rows if expected is None else expected
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+def test_rows_do_not_feel_each_other(model):
+    padded = batches.pad(ragged(4, 12), 12)
+    together = np.asarray(hidden_of(model, padded.tokens, padded.spans))
+    for row in range(4):
+        alone = hidden_of(model, padded.tokens[row : row + 1], padded.spans[row : row + 1])
+        end = padded.spans[row, 1]
+        np.testing.assert_allclose(together[row, :end], alone[0, :end], atol=1e-5)
+
+
+def test_rows_without_tokens_are_finite(model):
+    hidden = hidden_of(model, np.zeros((2, 6), np.int32), np.array([[0, 0], [6, 6]], np.int32))
+    assert np.all(np.isfinite(hidden))
+
+
+# --- the cache ---
+
+
+def test_cached_decode_is_the_full_forward_pass(model):
+    """Prompts of several lengths, left-padded; then token by token, the cache growing on the way."""
+    prompts, new = ragged(4, 10), 8
+    continuation = np.random.default_rng(5).integers(3, VOCAB, (4, new))
+    padded = batches.pad(prompts, 12, side="left")
+    full = [[*p, *c] for p, c in zip(prompts, continuation.tolist(), strict=True)]
+    expected_rows = batches.pad(full, 24)
+    expected = np.asarray(hidden_of(model, expected_rows.tokens, expected_rows.spans))
+
+    module, spans = model.bind(), jnp.asarray(padded.spans)
+    hidden, cache = module.prefill(jnp.asarray(padded.tokens), spans, module.init_cache(4, 16))
+    for row, prompt in enumerate(prompts):
+        np.testing.assert_allclose(hidden[row, 12 - len(prompt) :], expected[row, : len(prompt)], atol=2e-5)
+    decode = jax.jit(lambda *args: module.decode(*args))
+    for index in range(new):
+        if index == 4:
+            cache = cache.grow(12 + new)
+        slot = jnp.int32(12 + index)
+        hidden, cache = decode(jnp.asarray(continuation[:, index]), slot - spans[:, 0], spans[:, 0], slot, cache)
+        for row, prompt in enumerate(prompts):
+            np.testing.assert_allclose(hidden[row], expected[row, len(prompt) + index], atol=2e-5)
+
+
+# --- devices ---
+
+
+def on(mesh, model):
+    """The same parameters laid out over `mesh`."""
+    return model.with_params(jax.device_put(model.params, parallel.shardings(model.params, mesh)))
+
+
+def test_logits_on_one_device_and_on_a_mesh(model):
+    padded = batches.pad(ragged(8, 14), 16)
+    expected = model.bind().logits(hidden_of(model, padded.tokens, padded.spans))
+    mesh = parallel.make_mesh(fsdp=4, tensor=2)
+    spread = on(mesh, model)
+    assert len(spread.bind().layers.up.kernel[...].sharding.device_set) == 8
+    assert not spread.bind().layers.up.kernel[...].is_fully_replicated
+    with jax.set_mesh(mesh):
+        hidden = hidden_of(spread, *parallel.put_batch((padded.tokens, padded.spans)))
+        logits = jax.jit(lambda m, h: m.bind().logits(h))(spread, hidden)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def batch(step):
+    """Eight rows with prompts of two tokens."""
+    padded = batches.pad(ragged(8, 14, seed=step), 16)
+    return {"tokens": padded.tokens, "spans": padded.spans, "first_targets": np.full(8, 2, np.int32)}
+
+
+def losses_over_five_steps(model, mesh, microbatches=1):
+    settings = optimizer.OptimizerSettings(1e-2, 10, 1, "cosine", 0.9, 0.95, 1e-5, 0.01, 1.0)
+    tx = optimizer.make_optimizer(settings, trainable(model.params))
+    model = on(mesh, model)
+    losses = []
+    with jax.set_mesh(mesh):
+        current = state.create(jax.tree.map(jnp.copy, model.params), tx)
+        for step in range(5):
+            current, metrics = loop.train_step(
+                current,
+                model.with_params(None),
+                parallel.put_batch(batch(step)),
+                loss_fn=sft.loss_fn,
+                tx=tx,
+                microbatches=microbatches,
+            )
+            losses.append(float(metrics["loss"]))
+        probe = loop.eval_step(model.with_params(current.params), parallel.put_batch(batch(0)), loss_fn=sft.loss_fn)
+    return [*losses, float(probe["loss"] / probe["weight"])]
+
+
+@pytest.mark.parametrize("name", ["llama", "neox_parallel"])
+def test_training_on_one_device_and_on_a_mesh(name):
+    mesh = parallel.make_mesh(fsdp=4, tensor=2)
+    one, eight = losses_over_five_steps(build(name), ONE_DEVICE), losses_over_five_steps(build(name), mesh)
+    np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-5)
+    assert one[-1] < one[0]
+
+
+def test_moments_lie_as_their_parameters(model):
+    mesh = parallel.make_mesh(fsdp=4, tensor=2)
+    spread = on(mesh, model)
+    settings = optimizer.OptimizerSettings(1e-2, 10, 1, "cosine", 0.9, 0.95, 1e-5, 0.01, 1.0)
+    with jax.set_mesh(mesh):
+        made = state.create(spread.params, optimizer.make_optimizer(settings, trainable(spread.params)))
+    expected = sorted(str(p.sharding.spec) for p in jax.tree.leaves(spread.params) for _ in range(2))
+    moments = [m for m in jax.tree.leaves(made.opt_state) if m.ndim]
+    assert sorted(str(m.sharding.spec) for m in moments) == expected
+
+
+# --- remat, and loops over layers ---
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_changes_no_gradient(model, remat):
+    grad = jax.jit(jax.grad(lambda m: sft.loss_fn(m, batch(0))["loss"]))
+    expected, actual = grad(model), grad(with_config(model, remat=remat))
+    for a, b in zip(jax.tree.leaves(actual.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+def test_remat_full_keeps_less_for_the_backward_pass():
+    """So that the test above compares something: fewer residuals with remat than without."""
+
+    def residual_bytes(remat):
+        model = with_config(build("llama"), remat=remat)
+        shapes = jax.eval_shape(lambda m: jax.vjp(lambda m: sft.loss_fn(m, batch(0))["loss"], m)[1], model)
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+
+    none, dots, full = (residual_bytes(r) for r in ("none", "dots", "full"))
+    assert full < dots < none
+
+
+def test_unknown_remat_is_refused():
+    with pytest.raises(ValueError, match="remat='some'"):
+        with_config(build("llama"), remat="some")
+
+
+def test_layers_in_a_loop_as_unrolled(model, monkeypatch):
+    padded = batches.pad(ragged(4, 12), 16)
+    expected = hidden_of(model, padded.tokens, padded.spans)
+    monkeypatch.setattr("lc_jax.models.transformer.UNROLL", 1)
+    actual = model.bind()(padded.tokens, padded.spans)
+    real = np.arange(16) < padded.spans[:, 1:]
+    np.testing.assert_allclose(np.asarray(actual)[real], np.asarray(expected)[real], atol=1e-5)

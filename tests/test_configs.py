@@ -1,0 +1,123 @@
+"""Every experiment: its config builds at both sizes, and its training step traces at full size on eight devices."""
+
+import functools
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lc_jax import parallel
+from lc_jax.models import registry
+from lc_jax.models.transformer import trainable
+from lc_jax.rl import reward, rollout, update
+from lc_jax.rl.loss import LossSettings
+from lc_jax.tasks import reward_model
+from lc_jax.training import language_model, loop
+from lc_jax.training import state as states
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "base")
+TRAINED = ["sft_lc", "sft_factuality", "sft_claude_distill", "extract_answers", "forecast_probs", "factuality_reward"]
+GIB = 2**30
+
+
+def config_of(name, mode=""):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(mode)
+
+
+def abstract_model(config, kind, mesh, frozen=False):
+    preset = "redpajama-incite-3b" if "RedPajama" in config.get("model", "") else "llama-2-7b"
+    precision = dict(config.precision)
+    if frozen:
+        precision["param_dtype"] = precision["compute_dtype"]
+    return registry.abstract(registry.from_preset(preset, **precision), kind, mesh)
+
+
+def local_bytes(tree):
+    """Bytes on one device."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.sharding is not None]
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in leaves)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_builds_in_every_mode(name):
+    modes = ("llama", "gpt_neox") if name == "pretrain" else ("", "mini")
+    for mode in modes:
+        config = config_of(name, mode)
+        assert (ROOT / "lc_jax" / "tasks" / f"{config.task}.py").is_file()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_supervised_step_at_full_size(name):
+    config, mesh = config_of(name), parallel.make_mesh(1, 4, 2)
+    kind = "scalar" if config.task == "reward_model" else "causal"
+    with jax.set_mesh(mesh):
+        model = abstract_model(config, kind, mesh)
+        tx = make_optimizer(OptimizerSettings.from_ratio(100, **config.optimizer), trainable(model.params))
+        state = states.abstract(model.params, tx)
+        batch, length = config.fit.batch_size, config.data.max_length
+        sharding = jax.NamedSharding(mesh, parallel.spec((batch, length), ("batch", None), mesh))
+        arrays = {
+            "tokens": jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=sharding),
+            "spans": jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+        }
+        if kind == "scalar":
+            loss_fn = reward_model.loss_fn
+            arrays |= {k: jax.ShapeDtypeStruct((batch,), jnp.float32) for k in ("labels", "weights")}
+        else:
+            loss_fn = language_model.loss_fn
+            arrays["first_targets"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        micro = config.fit.batch_size // config.fit.microbatch_size
+        step = functools.partial(loop.train_step, loss_fn=loss_fn, tx=tx, microbatches=micro)
+        new, metrics = jax.eval_shape(step, state, model.with_params(None), arrays)
+    assert metrics["loss"].shape == ()
+    assert [x.shape for x in jax.tree.leaves(new)] == [x.shape for x in jax.tree.leaves(state)]
+    # fp32 parameters and two fp32 moments, shared by eight devices: only norms and biases are whole on each.
+    total = sum(x.size * 4 for x in jax.tree.leaves(model.params))
+    assert local_bytes(state.params) < 1.01 * total / 8 + 0.01 * GIB
+    assert local_bytes(state.opt_state) < 2.02 * total / 8 + 0.02 * GIB
+
+
+@pytest.mark.parametrize("name", ["ppo", "ppo_factuality"])
+def test_ppo_step_at_full_size(name):
+    config, mesh = config_of(name), parallel.make_mesh(1, 4, 2)
+    reward.compute(  # the reward's settings are ones it takes
+        reward.AnswerForecasts(np.zeros(1, np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), bool)),
+        reward.RewardSettings(**config.reward),
+    )
+    ppo = config.ppo
+    with jax.set_mesh(mesh):
+        policy, critic = abstract_model(config, "causal", mesh), abstract_model(config, "scalar", mesh)
+        learners = update.Learners(policy, critic)
+        tx = make_optimizer(OptimizerSettings.from_ratio(100, **config.optimizer), trainable(learners.params()))
+        state = states.abstract(learners.params(), tx)
+        size, width = ppo.minibatch_size, ppo.query_length + ppo.response_length
+
+        def array(*shape, dtype=jnp.float32):
+            return jax.ShapeDtypeStruct((size, *shape), dtype)
+
+        episodes = rollout.Episodes(
+            array(width, dtype=jnp.int32),
+            array(dtype=jnp.int32),
+            array(ppo.response_length, dtype=jnp.int32),
+            array(dtype=jnp.int32),
+        )
+        tokens = [array(ppo.response_length) for _ in range(6)]
+        batch = update.Minibatch(rollout.Rollout(episodes, episodes, *tokens[:4]), *tokens[4:])
+        settings = update.UpdateSettings(
+            ppo.num_epochs, size, ppo.microbatch_size, ppo.temperature, LossSettings(**config.loss)
+        )
+        step = functools.partial(update.ppo_step, tx=tx, settings=settings)
+        new, stats = jax.eval_shape(
+            step, state, learners.with_params(None), batch, jax.ShapeDtypeStruct((), jnp.float32)
+        )
+    assert stats["loss"].shape == ()
+    assert [x.shape for x in jax.tree.leaves(new)] == [x.shape for x in jax.tree.leaves(state)]
+    assert local_bytes(state.params) < 7.1 * GIB  # two 7B models in fp32 over eight devices

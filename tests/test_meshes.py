@@ -1,0 +1,107 @@
+"""One device and eight (fsdp 4 x tensor 2) train alike: SFT, reward model and PPO, five steps each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from lc_jax import parallel
+from lc_jax.data.examples import Encoded
+from lc_jax.models import registry
+from lc_jax.models.transformer import trainable
+from lc_jax.rl import advantage, rollout, update
+from lc_jax.rl.loss import LossSettings
+from lc_jax.tasks import reward_model
+from lc_jax.training import language_model, loop
+from lc_jax.training import state as states
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+
+STEPS = 5
+OPTIMIZER = OptimizerSettings(1e-2, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.01, 1.0)
+
+
+def meshes():
+    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES, axis_types=(AxisType.Auto,) * 3)
+    return one, parallel.make_mesh(1, 4, 2)
+
+
+def model_on(mesh, kind, family="tiny-llama", seed=0):
+    config = registry.from_preset(family, param_dtype="float32", compute_dtype="float32")
+    return registry.initialize(config, jax.random.key(seed), mesh, kind)
+
+
+def sequences(rng, count, length=20):
+    return [rng.integers(3, 256, int(rng.integers(6, length))).tolist() for _ in range(count)]
+
+
+def supervised_losses(mesh, kind, microbatches):
+    rng = np.random.default_rng(0)
+    texts = sequences(rng, 16)
+    if kind == "scalar":
+        data, loss_fn = reward_model.dataset(texts, rng.random(16).tolist(), 32), reward_model.loss_fn
+    else:
+        data, loss_fn = language_model.dataset([Encoded(tuple(t), 3) for t in texts], 32), language_model.loss_fn
+    losses = []
+    with jax.set_mesh(mesh):
+        model = model_on(mesh, kind)
+        tx = make_optimizer(OPTIMIZER, trainable(model.params))
+        state = states.create(model.params, tx)
+        for _ in range(STEPS):
+            batch = parallel.put_batch(dict(data.collate(np.arange(16))))
+            state, metrics = loop.train_step(
+                state, model.with_params(None), batch, loss_fn=loss_fn, tx=tx, microbatches=microbatches
+            )
+            losses.append(float(metrics["loss"]))
+    return losses
+
+
+@pytest.mark.parametrize("kind", ["causal", "scalar"])
+def test_supervised_training(kind):
+    one, eight = meshes()
+    expected = supervised_losses(one, kind, 1)
+    assert expected[-1] < expected[0]
+    np.testing.assert_allclose(supervised_losses(eight, kind, 1), expected, rtol=1e-5)
+    np.testing.assert_allclose(supervised_losses(eight, kind, 2), expected, rtol=1e-5)
+
+
+def ppo_losses(mesh):
+    rng = np.random.default_rng(0)
+    prompts, responses = sequences(rng, 16, 9), sequences(rng, 16, 9)
+    completions = [rollout.Completion(tokens, [0.0] * len(tokens), True) for tokens in responses]
+    losses = []
+    with jax.set_mesh(mesh):
+        learners = update.Learners(model_on(mesh, "causal"), model_on(mesh, "scalar", seed=1))
+        reference = model_on(mesh, "causal", seed=2)
+        tx = make_optimizer(OPTIMIZER, trainable(learners.params()))
+        episodes = rollout.pack(prompts, completions, 12)
+        seen = rollout.look(
+            learners.policy, reference, learners.critic, episodes, episodes, temperature=0.7, microbatch_size=8
+        )
+        scores = rng.normal(size=16).astype(np.float32)
+        estimate = advantage.estimate(seen, scores, 0.1, advantage.AdvantageSettings(), 1)
+        batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
+        settings = update.UpdateSettings(STEPS, 16, 8, 0.7, LossSettings())
+        state, structure = states.create(learners.params(), tx), learners.with_params(None)
+        _, stats = update.update(state, structure, batch, tx=tx, settings=settings, seed=0)
+        losses = [s["loss"] for s in stats]
+    return losses
+
+
+def test_ppo():
+    one, eight = meshes()
+    expected = ppo_losses(one)
+    assert expected[-1] < expected[0]
+    np.testing.assert_allclose(ppo_losses(eight), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_born_in_shards():
+    """No parameter and no moment of a model is whole on a device where the mesh divides it."""
+    _, mesh = meshes()
+    with jax.set_mesh(mesh):
+        model = model_on(mesh, "causal")
+        state = states.create(model.params, make_optimizer(OPTIMIZER, trainable(model.params)))
+    for leaf in jax.tree.leaves((state.params, state.opt_state)):
+        if leaf.ndim >= 2 and leaf.size > 1000:
+            assert leaf.addressable_shards[0].data.size * 8 == leaf.size, leaf.shape
+    assert jnp.isfinite(state.step)
