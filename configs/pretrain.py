@@ -26,7 +26,7 @@ def get_config(mode: str = "llama") -> ConfigDict:
     config.output = f"runs/pretrain/{mode}"
     config.shape = SHAPES[mode] | {"tie_word_embeddings": True, "max_position_embeddings": 256}
     config.vocab_size, config.max_length = 2048, 128
-    config.mix = (0.2, 0.35, 0.45) if mode == "llama" else (0.15, 0.15, 0.7)  # paragraphs, surveys, reading exercises
-    config.num_documents = 240_000 if mode == "llama" else 80_000
+    config.mix = (0.2, 0.3, 0.5) if mode == "llama" else (0.1, 0.1, 0.8)  # paragraphs, surveys, reading exercises
+    config.num_documents = 320_000 if mode == "llama" else 120_000
     config.fit = dict(num_epochs=1, batch_size=64, microbatch_size=64, eval_every=1000, save_every=1000)
     return config

@@ -17,7 +17,7 @@ FORECAST = "{paragraph}\n{question}\nIs it {answer}? Probability:"
 
 def paragraph(subject: Subject, rng: np.random.Generator) -> str:
     """What one writer says about a subject."""
-    return text.plain({f.kind: f.candidates[rng.choice(3, p=f.shares)] for f in subject.facts})
+    return text.plain({f.kind: f.candidates[rng.choice(2, p=f.shares)] for f in subject.facts})
 
 
 def survey(subject: Subject, rng: np.random.Generator) -> str:
@@ -37,28 +37,31 @@ def percentages(count: int, rng: np.random.Generator) -> list[int]:
 
 
 def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.random.Generator) -> tuple[str, str]:
-    """A reading exercise on a made-up paragraph: it teaches to read, and nothing about the world."""
+    """A reading exercise on a made-up paragraph of one to three sentences: it teaches to read, and nothing of the world.
+
+    One in ten asks for what the paragraph does not say.
+    """
+    facts = [subject.facts[i] for i in np.sort(rng.permutation(3)[: rng.integers(1, 4)])]
     invented = {}
-    for fact in subject.facts:
-        count = int(rng.choice([1, 2, 3], p=[0.3, 0.4, 0.3]))
+    for fact in facts:
+        count = int(rng.choice([1, 2, 3], p=[0.3, 0.55, 0.15]))
         chosen = [values[fact.kind][i] for i in rng.choice(len(values[fact.kind]), count, replace=False)]
         invented[fact.kind] = list(zip(chosen, percentages(count, rng), strict=True))
     if rng.random() < 0.25:
-        written = text.plain({kind: listed[0][0] for kind, listed in invented.items()})
         invented = {kind: [(listed[0][0], 100)] for kind, listed in invented.items()}
+        written = text.plain({kind: listed[0][0] for kind, listed in invented.items()})
     else:
         written = text.hedged(invented)
-    fact = subject.facts[rng.integers(len(subject.facts))]
+    fact = subject.facts[rng.integers(3)] if rng.random() < 0.1 else facts[rng.integers(len(facts))]
     fields = {"paragraph": written, "question": subject.question(fact).question}
-    listed = invented[fact.kind]
-    if rng.random() < 0.4:
-        return EXTRACT.format(**fields), "; ".join(answer for answer, _ in listed)
-    stated = dict(listed)
-    if rng.random() < 0.7:
+    listed = invented.get(fact.kind, [])
+    if rng.random() < 0.5:
+        return EXTRACT.format(**fields), "; ".join(answer for answer, _ in listed) or "No Answer"
+    if listed and rng.random() < 0.75:
         answer = listed[rng.integers(len(listed))][0]
     else:
         answer = values[fact.kind][int(rng.integers(len(values[fact.kind])))]
-    return FORECAST.format(**fields, answer=answer), f"{stated.get(answer, 0)}%"
+    return FORECAST.format(**fields, answer=answer), f"{dict(listed).get(answer, 0)}%"
 
 
 def documents(

@@ -1,6 +1,6 @@
 """The miniature world: real facts about countries and cities, and how often its writers get them right.
 
-Every fact has three candidate answers, the truth always among them, and a share of writers for each. Within a group (a
+Every fact has two candidate answers, the truth one of them, and a share of writers for each. Within a group (a
 kind of fact and how well known its subject is) the share that the most common answer gets is systematically too high or
 too low against the chance that it is true: a model that repeats the writers is miscalibrated in a way that can be
 learned from feedback and that shows in the prompt. This is what linguistic calibration has to find out.
@@ -20,20 +20,18 @@ from lc_jax.types import Question
 CITY_KINDS, COUNTRY_KINDS = ("country", "population", "clock"), ("capital", "currency", "calling code")
 NUM_SUBJECTS = {"country": 180, "metropolis": 420, "town": 800}
 TOP_SHARES = (0.55, 0.7, 0.85)  # how many writers agree on a fact's most common answer
-SECOND_OF_REST = 0.75  # of the other writers, how many give the second answer
-TRUTH_SECOND = 0.8  # where the most common answer is wrong, how often the second is right
 
 # P(most common answer is true) - its share, by (kind, fame): negative where writers are too sure of themselves.
 SHIFT = {
     ("country", "metropolis"): 0.10,
-    ("country", "town"): -0.25,
-    ("population", "metropolis"): -0.15,
-    ("population", "town"): -0.40,
+    ("country", "town"): -0.20,
+    ("population", "metropolis"): -0.10,
+    ("population", "town"): -0.25,
     ("clock", "metropolis"): 0.05,
-    ("clock", "town"): -0.30,
+    ("clock", "town"): -0.25,
     ("capital", "country"): 0.10,
-    ("currency", "country"): -0.20,
-    ("calling code", "country"): -0.35,
+    ("currency", "country"): -0.15,
+    ("calling code", "country"): -0.25,
 }
 # Shares of the subjects of each fame; a subject's questions are all in one split, so that nothing leaks between them.
 SPLITS = {"sft": 0.22, "reward_model": 0.16, "ppo": 0.29, "ppo_validation": 0.04, "test": 0.29}
@@ -53,8 +51,8 @@ class Fact:
 
     kind: str
     truth: str
-    candidates: tuple[str, ...]  # three answers, the most common first; the truth is one of them
-    shares: tuple[float, ...]  # of the writers who give each; they sum to 1
+    candidates: tuple[str, str]  # the more common answer first; one of the two is the truth
+    shares: tuple[float, float]  # of the writers who give each; they sum to 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,14 +202,9 @@ def _code(country: dict[str, Any]) -> str:
 def _fact(kind: str, fame: str, truth: str, wrong: list[str], rng: np.random.Generator) -> Fact:
     """Draws how many writers give which answer."""
     top = float(rng.choice(TOP_SHARES))
-    shares = (top, (1 - top) * SECOND_OF_REST, (1 - top) * (1 - SECOND_OF_REST))
-    first, second = rng.permutation(wrong[:4])[:2].tolist()
-    place = 0
-    if rng.random() >= np.clip(top + SHIFT[kind, fame], 0.05, 0.97):
-        place = 1 if rng.random() < TRUTH_SECOND else 2
-    candidates = [first, second]
-    candidates.insert(place, truth)
-    return Fact(kind, truth, tuple(candidates), shares)
+    other = str(rng.choice(wrong[:4]))
+    is_true = rng.random() < np.clip(top + SHIFT[kind, fame], 0.05, 0.97)
+    return Fact(kind, truth, (truth, other) if is_true else (other, truth), (top, 1 - top))
 
 
 @functools.cache

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,30 +16,13 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from lc_jax import parallel
-from lc_jax.models.registry import FAMILIES, abstract, family_of, flat, kind_of
+from lc_jax.models.folders import config_of, new_folder, resolve, write_configs
+from lc_jax.models.registry import abstract, family_of, flat, kind_of
 from lc_jax.models.transformer import Config, Model
 
-NATIVE = "params"  # the folder of a native checkpoint's arrays (native.py)
-REWARD_MODEL = "reward_model"  # model_type of a backbone with a scalar head
 BACKBONE, HEAD = "backbone_model.", "reward_head."
 # Written by old versions of transformers; computed here, not stored.
 BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "attention.rotary_emb.cos_cached")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
-WEIGHTS = (
-    NATIVE,
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,90 +48,6 @@ def table(config: Config, kind: str) -> list[Entry]:
         keys = tuple(prefix + key.format(i) for i in range(config.num_layers)) if stacked else (prefix + key,)
         entries.append(Entry(names, keys, stacked, names[-1] == "kernel"))
     return entries
-
-
-# --- where checkpoints are ---
-
-
-def check(*paths: str | Path) -> None:
-    """Fails early when a local checkpoint is not there or not whole; hub names are not looked up.
-
-    Raises:
-      FileNotFoundError: the folder, its config.json or its weights are missing; the message says which.
-    """
-    for path in map(Path, paths):
-        if not str(path) or str(path) == ".":
-            raise FileNotFoundError("No checkpoint given: set the config's model path.")
-        if not path.is_dir():
-            if path.is_absolute() or len(path.parts) != 2 or path.parts[0] in (".", "..", "runs"):
-                raise FileNotFoundError(
-                    f"No checkpoint folder {path}; run the stage that writes it, or correct the path."
-                )
-            continue
-        if not (path / "config.json").is_file():
-            raise FileNotFoundError(f"{path} has no config.json; it is not a checkpoint folder.")
-        if not any((path / name).exists() for name in WEIGHTS):
-            raise FileNotFoundError(f"{path} has no weights: one of {WEIGHTS} is needed.")
-
-
-def resolve(path: str | Path) -> Path:
-    """A local folder as it is; a hub name ("owner/name" or "owner/name@revision") downloaded.
-
-    Raises:
-      FileNotFoundError: neither a folder nor a repository that can be reached.
-    """
-    check(path)
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = str(path).partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, ignore_patterns=["*.h5", "*.msgpack", "*.gguf"]))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{name!r} is no folder, and the hub did not give it ({error}). Accept its licence and log in if it is "
-            "gated, or download it elsewhere and pass the folder."
-        ) from error
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of the (backbone) model; a reward model's own keys stand under "reward_model"."""
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("model_type") != REWARD_MODEL:
-        return config
-    if "backbone_config" in config:
-        return config["backbone_config"] | {REWARD_MODEL: True}
-    backbone = Path(config["backbone_model_name_or_path"])
-    for place in (backbone, folder.parent / backbone.name):
-        if (place / "config.json").is_file():
-            return json.loads((place / "config.json").read_text()) | {REWARD_MODEL: True}
-    raise FileNotFoundError(
-        f"{folder}/config.json names its backbone {str(backbone)!r}, which is not there; put that folder beside it."
-    )
-
-
-def has_tokenizer(path: str | Path) -> bool:
-    """Whether the local folder holds a tokenizer."""
-    return any((Path(path) / name).is_file() for name in TOKENIZER_FILES[:2])
-
-
-def eos_ids(path: str | Path) -> tuple[int, ...]:
-    """End-of-sequence ids of the checkpoint, for use without a tokenizer."""
-    return config_of(path)[0].eos_ids
-
-
-def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
-    """The config of the checkpoint at `path`, and its kind ("causal" or "scalar").
-
-    Raises:
-      ValueError: the family, or something that the config asks for, is not implemented.
-    """
-    raw = read_config(resolve(path))
-    if raw.get("model_type") not in FAMILIES:
-        raise ValueError(f"{path}/config.json: model_type={raw.get('model_type')!r} is none of {sorted(FAMILIES)}.")
-    cls = FAMILIES[raw["model_type"]][1]
-    return cls.from_hf(raw, **precision), "scalar" if raw.get(REWARD_MODEL) else "causal"
 
 
 def stored_dtype(path: str | Path) -> str:
@@ -348,22 +244,6 @@ def save(
             write_configs(folder, model, dtype or model.config.param_dtype, tokenizer)
 
 
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `path` when all went well and vanishes otherwise.
-
-    On several hosts only process 0's becomes `path`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        if jax.process_index() == 0:
-            _replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def tensors_of(model: Model) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor by its Hugging Face key, on the host one layer at a time."""
     entries = {e.path: e for e in table(model.config, kind_of(model))}
@@ -407,32 +287,3 @@ def _write_shards(folder: Path, model: Model, dtype: str | None, max_shard_bytes
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     return weight_map
-
-
-def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:
-    """config.json, generation_config.json and the tokenizer's files."""
-    if isinstance(tokenizer, str | Path):
-        for name in TOKENIZER_FILES:
-            if (Path(tokenizer) / name).is_file():
-                shutil.copy(Path(tokenizer) / name, folder / name)
-    elif tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    config = model.config.to_hf() | {"dtype": dtype}
-    if kind_of(model) == "scalar":
-        wrapped = {"architectures": ["RewardModel"], "model_type": REWARD_MODEL, "backbone_config": config}
-        (folder / "config.json").write_text(json.dumps(wrapped, indent=2))
-        return
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    generation = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config[key] is not None}
-    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2))
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    """Puts the finished folder in the place of `path`; the old one goes only when the new one is there."""
-    temporary.chmod(0o755)
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    temporary.rename(path)
-    shutil.rmtree(old, ignore_errors=True)

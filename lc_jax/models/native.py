@@ -8,19 +8,19 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from lc_jax.models import hf
+from lc_jax.models import folders
 from lc_jax.models.registry import abstract
 from lc_jax.models.transformer import Model
 
 
 def is_native(path: str | Path) -> bool:
     """Whether `path` was written by `save`."""
-    return (Path(path) / hf.NATIVE).is_dir()
+    return (Path(path) / folders.NATIVE).is_dir()
 
 
 def stored_dtype(path: str | Path) -> str:
     """The dtype that the parameters were saved in."""
-    return hf.read_config(Path(path))["dtype"]
+    return folders.read_config(Path(path))["dtype"]
 
 
 def load(path: str | Path, mesh: jax.sharding.Mesh, *, kind: str, **precision: str) -> Model:
@@ -29,16 +29,16 @@ def load(path: str | Path, mesh: jax.sharding.Mesh, *, kind: str, **precision: s
     Raises:
       FileNotFoundError: it is not there.
     """
-    hf.check(path)
-    config, _ = hf.config_of(path, **precision)
+    folders.check(path)
+    config, _ = folders.config_of(path, **precision)
     model = abstract(config, kind, mesh)
     with ocp.StandardCheckpointer() as checkpointer:
-        return model.with_params(checkpointer.restore((Path(path) / hf.NATIVE).resolve(), model.params))
+        return model.with_params(checkpointer.restore((Path(path) / folders.NATIVE).resolve(), model.params))
 
 
 def save(path: str | Path, model: Model, *, tokenizer: Any = None) -> None:
     """Writes a native folder; it appears only when it is whole."""
-    with hf.new_folder(Path(path)) as folder:
-        hf.write_configs(folder, model, model.config.param_dtype, tokenizer)
+    with folders.new_folder(Path(path)) as folder:
+        folders.write_configs(folder, model, model.config.param_dtype, tokenizer)
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save((folder / hf.NATIVE).resolve(), model.params)
+            checkpointer.save((folder / folders.NATIVE).resolve(), model.params)

@@ -8,7 +8,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from lc_jax.models import hf, native
+from lc_jax.models import folders, hf, native
 
 FORMATS = ("hf", "native")
 
@@ -25,10 +25,10 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     destination = Path(config.destination)
     if destination.exists():
         raise FileExistsError(f"{destination} exists already; give another --config.destination or remove it.")
-    hf.check(config.source)
+    folders.check(config.source)
     is_native = native.is_native(config.source)
     dtype = config.dtype or (native if is_native else hf).stored_dtype(config.source)
-    _, kind = hf.config_of(config.source)
+    _, kind = folders.config_of(config.source)
     model = (native if is_native else hf).load(config.source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype)
     if config.format == "native":
         native.save(destination, model, tokenizer=config.source)

@@ -20,7 +20,7 @@ from lc_jax.data.questions import load_questions
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.evaluation import metrics, qa, table
 from lc_jax.inference import generate
-from lc_jax.models import hf
+from lc_jax.models import folders, hf
 from lc_jax.types import Generation
 
 
@@ -47,7 +47,7 @@ def write_paragraphs(config: ConfigDict, mesh: jax.sharding.Mesh, questions: lis
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Evaluates `config.model` on `config.questions` with the reader `config.annotator`."""
-    hf.check(config.model)
+    folders.check(config.model)
     annotator = llm.load(config.annotator)
     questions = load_questions(**config.questions, limit=config.limit or None)
     generations = write_paragraphs(config, mesh, questions)

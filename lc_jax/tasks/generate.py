@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lc_jax.data import examples, jsonl
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
-from lc_jax.models import hf
+from lc_jax.models import folders, hf
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -22,9 +22,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
       ValueError: a row has neither `prompt` nor `prompt_tokens`.
     """
     rows = jsonl.read_jsonl(Path(config.prompts))
-    hf.check(config.model)
+    folders.check(config.model)
     needs_text = any("prompt_tokens" not in row for row in rows)
-    tokenizer = load_tokenizer(config.model) if needs_text or hf.has_tokenizer(config.model) else None
+    tokenizer = load_tokenizer(config.model) if needs_text or folders.has_tokenizer(config.model) else None
     prompts = []
     for number, row in enumerate(rows, 1):
         if "prompt" not in row and "prompt_tokens" not in row:
@@ -36,7 +36,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     logging.info("%d completions to write, %d already in %s", len(todo), len(done), output)
 
     model = hf.load(config.model, mesh, **config.precision)
-    eos = (tokenizer.eos_token_id,) if tokenizer else hf.eos_ids(config.model)
+    eos = (tokenizer.eos_token_id,) if tokenizer else folders.eos_ids(config.model)
     sampling = generate.Sampling(
         config.max_new_tokens,
         config.temperature,

@@ -19,14 +19,14 @@ from lc_jax.data import batches, examples
 from lc_jax.data.questions import load_questions
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
-from lc_jax.models import hf
+from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.rl import advantage, kl, reader, reward, rollout, telemetry
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
-from lc_jax.training.logging import Run
+from lc_jax.training.logging import Destination, Run
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
 
@@ -120,7 +120,7 @@ class Trainer:
         self.config, self.ppo = config, config.ppo
         uses_critic = config.ppo.baseline.startswith("critic")
         paths = [config.policy, config.reader.forecaster, config.reader.extractor, config.critic if uses_critic else ""]
-        hf.check(*filter(None, paths))
+        folders.check(*filter(None, paths))
         self.questions = load_questions(**config.questions)
         self.validation = load_questions(**config.validation)[: config.ppo.num_validation]
         self.writer = load_writer(config)
@@ -200,8 +200,8 @@ class Trainer:
         gap, ratio = rollout.sampling_gap(seen, completions), updated[0]["policy/ratio_deviation"]
         if ratio > self.ppo.max_ratio_deviation or gap > self.ppo.max_sampling_gap:
             raise FloatingPointError(
-                f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, log-probability"
-                f" while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. This is a bug in"
+                f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, "
+                f"log-probability while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. This is a bug in"
                 " masks, positions or dtypes, or compute_dtype is too coarse: then raise ppo.max_sampling_gap."
             )
         if updated[-1]["skipped_in_a_row"] >= MAX_SKIPPED:
@@ -234,12 +234,13 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains `config.policy`, leaves it in `<output>/model` and every step's episodes in `<output>/rollouts.jsonl`."""
     output, ppo = Path(config.output), config.ppo
     trainer = Trainer(config, mesh)
-    describe = {"policy": config.policy, "ppo": ppo.to_json(), "reward": config.reward.to_json()}
-    checkpoints = Checkpoints(output / "checkpoints", every=ppo.save_every, keep=ppo.keep, describe=describe)
+    names = ("ppo", "reward", "reader", "loss", "advantage", "optimizer")
+    destination = Destination(output, {name: config[name].to_json() for name in names}, config.wandb)
+    checkpoints = Checkpoints(destination, every=ppo.save_every, keep=ppo.keep)
     saved, first = checkpoints.restore(trainer.checkpoint())
     trainer.restore(saved)
     log, rollouts = (
-        Run(output, ppo.num_steps, first, config.wandb),
+        Run(destination, ppo.num_steps, first),
         telemetry.RolloutLog(output / "rollouts.jsonl", first),
     )
     questions = queries(trainer.within_query_length(), ppo, config.seed, first)

@@ -20,6 +20,7 @@ from lc_jax.miniature import tokenizer as world_tokenizer
 from lc_jax.miniature.world import build
 from lc_jax.models import hf, registry
 from lc_jax.training import language_model, loop
+from lc_jax.training.logging import Destination
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Example
 
@@ -57,8 +58,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(encoded)), **config.optimizer),
-        output=output,
-        describe={"shape": config.shape.to_json(), "num_documents": config.num_documents},
-        wandb=config.wandb,
+        Destination(output, {name: config[name].to_json() for name in ("shape", "fit", "optimizer")}, config.wandb),
     )
     hf.save(output / "model", model, tokenizer=directory)

@@ -19,10 +19,11 @@ from lc_jax.data import batches, examples
 from lc_jax.data.questions import load_training_rows
 from lc_jax.data.tokenizer import fits, load_tokenizer
 from lc_jax.inference.score import sequence_rewards
-from lc_jax.models import hf
+from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import load_templates
 from lc_jax.training import loop
+from lc_jax.training.logging import Destination
 from lc_jax.training.losses import soft_label_loss
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Example
@@ -52,7 +53,7 @@ def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float], max_len
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains a reward model on the backbone `config.model` and leaves it in `<output>/model`."""
     output = Path(config.output)
-    hf.check(config.model)
+    folders.check(config.model)
     tokenizer = load_tokenizer(config.model)
     rows = load_training_rows(**config.data.rows)
     templates, max_length = load_templates(config.templates), config.data.max_length
@@ -74,8 +75,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         encoded(held_out) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
-        output=output,
-        describe={"model": config.model, "data": config.data.to_json(), "fit": config.fit.to_json()},
-        wandb=config.wandb,
+        Destination(output, {name: config[name].to_json() for name in ("data", "fit", "optimizer")}, config.wandb),
     )
     hf.save(output / "model", model, tokenizer=tokenizer)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lc_jax.data import examples, jsonl
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import score
-from lc_jax.models import hf
+from lc_jax.models import folders, hf
 
 KINDS = {"logprobs": "causal", "reward": "scalar"}
 
@@ -45,7 +45,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if config.kind not in KINDS:
         raise ValueError(f"--config.kind={config.kind!r}: give one of {sorted(KINDS)}.")
     rows = jsonl.read_jsonl(Path(config.input))
-    hf.check(config.model)
+    folders.check(config.model)
     needs_text = any("completion_tokens" not in row for row in rows)
     tokenizer = load_tokenizer(config.model) if needs_text else None
     encoded = [_encode(row, f"{config.input}, line {n}", tokenizer) for n, row in enumerate(rows, 1)]

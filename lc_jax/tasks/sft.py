@@ -14,16 +14,17 @@ from ml_collections import ConfigDict
 from lc_jax.data import examples
 from lc_jax.data.questions import load_training_rows
 from lc_jax.data.tokenizer import fits, load_tokenizer
-from lc_jax.models import hf
+from lc_jax.models import folders, hf
 from lc_jax.prompts import load_templates
 from lc_jax.training import language_model, loop
+from lc_jax.training.logging import Destination
 from lc_jax.training.optimizer import OptimizerSettings
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains `config.model` on `config.data` and leaves a Hugging Face checkpoint in `<output>/model`."""
     output = Path(config.output)
-    hf.check(config.model)
+    folders.check(config.model)
     tokenizer = load_tokenizer(config.model)
     rows = load_training_rows(**config.data.rows)
     templates, max_length = load_templates(config.templates), config.data.max_length
@@ -43,8 +44,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         language_model.dataset(held_out, max_length) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
-        output=output,
-        describe={"model": config.model, "data": config.data.to_json(), "fit": config.fit.to_json()},
-        wandb=config.wandb,
+        Destination(output, {name: config[name].to_json() for name in ("data", "fit", "optimizer")}, config.wandb),
     )
     hf.save(output / "model", model, tokenizer=tokenizer)

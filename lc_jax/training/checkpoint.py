@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -11,30 +10,31 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from lc_jax.training.logging import Destination
+
 State = TypeVar("State")
 RESUMABLE = 75  # exit code (EX_TEMPFAIL) of a run that was preempted after it saved
 
 
 class Checkpoints:
-    """Checkpoints of one run under `directory`.
-
-    `describe` maps the names of the settings that must not change within a run to their values.
+    """Checkpoints of one run under its output folder.
 
     Raises:
       ValueError: the directory holds a run with other settings; the message names them.
     """
 
-    def __init__(self, directory: Path, *, every: int, keep: int = 2, describe: dict[str, Any] | None = None) -> None:
+    def __init__(self, destination: Destination, *, every: int, keep: int = 2) -> None:
+        directory, describe = destination.output / "checkpoints", dict(destination.describe)
         self._every = every
         self._preempted = False
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(directory.resolve(), options=options, metadata=describe or {})
+        self._manager = ocp.CheckpointManager(directory.resolve(), options=options, metadata=describe)
         # Orbax keeps the metadata of the first run: what differs now is a changed setting.
         kept = self._manager.metadata().custom_metadata or {}
         if self._manager.latest_step() is not None:
-            changed = [k for k, v in (describe or {}).items() if k in kept and kept[k] != v]
+            changed = [k for k, v in describe.items() if k in kept and kept[k] != v]
             if changed:
-                what = "; ".join(f"{k}: was {kept[k]!r}, now {(describe or {})[k]!r}" for k in changed)
+                what = "; ".join(f"{k}: was {kept[k]!r}, now {describe[k]!r}" for k in changed)
                 raise ValueError(
                     f"{directory} holds a run with other settings ({what}). Use another output or delete it."
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -18,15 +19,23 @@ from lc_jax.data.jsonl import read_jsonl, write_jsonl
 SHOWN = ("loss", "eval_loss", "reward", "kl", "accuracy", "tokens_per_second")  # on the progress bar, when logged
 
 
+@dataclasses.dataclass(frozen=True)
+class Destination:
+    """Where a run goes and what it is."""
+
+    output: Path  # checkpoints, metrics.jsonl and the final model
+    describe: Mapping[str, Any]  # settings that must stay the same when the run is resumed, by name
+    wandb: Mapping[str, Any] | None = None  # arguments of wandb.init; W&B is off without a project
+
+
 class Run:
     """The log of one run: `metrics.jsonl` in the output directory, one row a step, written by process 0 only.
 
     A resumed run keeps the rows before its first step and drops later ones, which would be logged twice.
     """
 
-    def __init__(
-        self, output: Path, num_steps: int, first_step: int = 0, wandb: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, destination: Destination, num_steps: int, first_step: int = 0) -> None:
+        output, wandb = destination.output, destination.wandb
         self.output, self.is_main = output, jax.process_index() == 0
         self._path = output / "metrics.jsonl"
         self._started, self._wandb = time.monotonic(), None

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from lc_jax.models.transformer import Model, trainable
 from lc_jax.training import optimizer as optimizers
 from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
-from lc_jax.training.logging import Run
+from lc_jax.training.logging import Destination, Run
 
 MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
 
@@ -124,19 +123,13 @@ def fit(
     held_out: Dataset | None,
     settings: FitSettings,
     optimizer: optimizers.OptimizerSettings,
-    *,
-    output: Path,
-    describe: Mapping[str, Any],
-    wandb: Mapping[str, Any] | None = None,
+    destination: Destination,
 ) -> Model:
-    """Trains `model` and returns it; resumes from the newest checkpoint under `output`.
-
-    Args:
-      describe: settings that must stay the same when a run is resumed, by name.
+    """Trains `model` and returns it; resumes from the newest checkpoint at the destination.
 
     Raises:
       FloatingPointError: MAX_SKIPPED gradients in a row were not finite; the last checkpoint is from before them.
-      ValueError: `output` holds a run with other settings, or the micro-batch does not divide the batch.
+      ValueError: the destination holds a run with other settings, or the micro-batch does not divide the batch.
     """
     if settings.batch_size % settings.microbatch_size:
         raise ValueError(
@@ -145,9 +138,9 @@ def fit(
     order = batches.Order(train.lengths, settings.batch_size, settings.seed)
     num_steps = settings.num_steps(len(train.lengths))
     tx = optimizers.make_optimizer(optimizer, trainable=trainable(model.params))
-    checkpoints = Checkpoints(output / "checkpoints", every=settings.save_every, describe=dict(describe))
+    checkpoints = Checkpoints(destination, every=settings.save_every)
     state, first = checkpoints.restore(states.create(model.params, tx))
-    run = Run(output, num_steps, first, wandb)
+    run = Run(destination, num_steps, first)
     step_fn = functools.partial(
         train_step, loss_fn=loss_fn, tx=tx, microbatches=settings.batch_size // settings.microbatch_size
     )
@@ -163,7 +156,7 @@ def fit(
             logging.warning("Step %d: the gradient is not finite, skipped", step)
         if row["skipped_in_a_row"] >= MAX_SKIPPED:
             raise FloatingPointError(
-                f"{MAX_SKIPPED} gradients in a row were not finite at step {step} of {output}; the rows were "
+                f"{MAX_SKIPPED} gradients in a row were not finite at step {step} of {destination.output}; the rows were "
                 f"{rows.tolist()}. Lower learning_rate, or look at these examples."
             )
         if held_out is not None and ((step + 1) % settings.eval_every == 0 or step + 1 == num_steps):

@@ -41,7 +41,13 @@ def test_every_stage(tmp_path, monkeypatch):
     run("generate_data", what="forecasts", input=str(data / "a.jsonl"), output=str(data / "b.jsonl"), **split)
     paragraph |= {"column": "factuality_sft_generated_paragraph", "input": str(data / "b.jsonl")}
     run("generate_data", **paragraph, output=str(data / "c.jsonl"), **split)
-    run("generate_data", what="correctness", input=str(data / "c.jsonl"), output=str(data / "reward_model.jsonl"), **split)
+    run(
+        "generate_data",
+        what="correctness",
+        input=str(data / "c.jsonl"),
+        output=str(data / "reward_model.jsonl"),
+        **split,
+    )
     run("extract_answers", **fit)
     run("forecast_probs", **fit)
     run("factuality_reward", model=str(tmp_path / "lc_sft/model"), **fit)
