@@ -96,6 +96,7 @@ def ppo(mode: str) -> ConfigDict:
         query_length=128,  # tokens; questions with longer prompts are left out of training
         response_length=300,
         temperature=0.7,
+        kl_coef=0.1,  # price of a nat of KL from the reference
         baseline="critic",  # "critic", "critic_with_answer" or "leave_one_out" (needs num_samples > 1)
         eval_every=20,
         save_every=20,
@@ -104,7 +105,7 @@ def ppo(mode: str) -> ConfigDict:
         max_ratio_deviation=1e-3,
         max_sampling_gap=0.5,  # nats; bfloat16 decoding against the full forward pass
     )
-    config.kl = dict(kind="fixed", coefficient=0.1, target=6.0, k_beta=0.1)
+    config.kl = dict(kind="fixed", target=6.0, k_beta=0.1)  # "adaptive" steers towards the target (nats)
     config.advantage = dict(gamma=1.0, lam=1.0, whiten_rewards=True, masked=True)
     config.loss = dict(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1, masked=True)
     config.reader = dict(

@@ -12,8 +12,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL file; a last line torn by a crash is left out.
 
     Raises:
+      FileNotFoundError: there is no such file.
       ValueError: another line is not JSON.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"No JSONL file {str(path)!r}; give one in the config.")
     lines = path.read_text().split("\n")
     rows = []
     for number, line in enumerate(lines, 1):

@@ -14,7 +14,7 @@ CHUNK_TOKENS = 8192  # tokens whose logits exist at once
 
 def _chunk(
     hidden: Float[Array, "B C D"],
-    targets: Int[Array, "B C"],
+    targets: Int[Array | np.ndarray, "B C"],
     head: Float[Array, "D V"],
     temperature: Float[Array, ""],
 ) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:

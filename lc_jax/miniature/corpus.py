@@ -37,7 +37,7 @@ def percentages(count: int, rng: np.random.Generator) -> list[int]:
 
 
 def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.random.Generator) -> tuple[str, str]:
-    """A reading exercise on a made-up paragraph of one to three sentences: it teaches to read, and nothing of the world.
+    """A reading exercise on a made-up paragraph of one to three sentences: it teaches reading, nothing of the world.
 
     One in ten asks for what the paragraph does not say.
     """

@@ -182,7 +182,7 @@ def _report(
 
 def _reader(
     tensors: Tensors, entry: Entry, leaf: jax.ShapeDtypeStruct, old_vocab_size: int | None
-) -> Callable[[tuple[slice, ...]], np.ndarray]:
+) -> Callable[[Any], np.ndarray]:
     """The callback that reads one shard of a parameter; equal shards are read once."""
     done: dict[str, np.ndarray] = {}
 

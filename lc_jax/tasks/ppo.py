@@ -140,7 +140,7 @@ class Trainer:
         self.tx = self._optimizer(learners)
         self.state = states.create(learners.params(), self.tx)
         self.learners = learners.with_params(None)  # the parameters are the state's from here on
-        self.kl = kl.make(**config.kl)
+        self.kl = kl.make(coefficient=self.ppo.kl_coef, **config.kl)
 
     def _optimizer(self, learners: updates.Learners) -> optax.GradientTransformation:
         num_updates = self.ppo.num_epochs * (self.ppo.rollout_batch_size // self.ppo.minibatch_size)
@@ -201,8 +201,8 @@ class Trainer:
         if ratio > self.ppo.max_ratio_deviation or gap > self.ppo.max_sampling_gap:
             raise FloatingPointError(
                 f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, "
-                f"log-probability while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. This is a bug in"
-                " masks, positions or dtypes, or compute_dtype is too coarse: then raise ppo.max_sampling_gap."
+                f"log-probability while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. "
+                "A bug in masks, positions or dtypes, or a coarse compute_dtype: then raise ppo.max_sampling_gap."
             )
         if updated[-1]["skipped_in_a_row"] >= MAX_SKIPPED:
             raise FloatingPointError(

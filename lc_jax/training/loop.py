@@ -156,8 +156,8 @@ def fit(
             logging.warning("Step %d: the gradient is not finite, skipped", step)
         if row["skipped_in_a_row"] >= MAX_SKIPPED:
             raise FloatingPointError(
-                f"{MAX_SKIPPED} gradients in a row were not finite at step {step} of {destination.output}; the rows were "
-                f"{rows.tolist()}. Lower learning_rate, or look at these examples."
+                f"{MAX_SKIPPED} gradients in a row were not finite at step {step} of {destination.output}; the "
+                f"rows were {rows.tolist()}. Lower learning_rate, or look at these examples."
             )
         if held_out is not None and ((step + 1) % settings.eval_every == 0 or step + 1 == num_steps):
             row |= evaluate(model.with_params(state.params), held_out, loss_fn, settings.microbatch_size)

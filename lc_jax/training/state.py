@@ -38,7 +38,7 @@ def _layout(params: PyTree, tx: optax.GradientTransformation) -> PyTree:
 
 def abstract(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
     """What `create` would give for abstract parameters, without any memory."""
-    number = jax.ShapeDtypeStruct((), jnp.int32)
+    number: Any = jax.ShapeDtypeStruct((), jnp.int32)
     return TrainState(number, params, _layout(params, tx), number)
 
 

@@ -1,4 +1,4 @@
-"""One whole PPO step on fixed responses: losses, gradients and updated parameters as the published code computes them."""
+"""One whole PPO step on fixed responses: losses, gradients and parameters as the published code computes them."""
 
 import shutil
 

@@ -1,0 +1,125 @@
+"""The embedded world: its design holds, nothing leaks, and its reader reads what is written and no more."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from lc_jax.data.rows import load_rows
+from lc_jax.miniature import corpus, reader, text, tokenizer, world
+
+WORLD = world.build()
+
+
+def test_truth_is_a_candidate_and_groups_are_as_designed():
+    groups = collections.defaultdict(list)
+    for subject in WORLD.subjects:
+        for fact in subject.facts:
+            assert fact.truth in fact.candidates
+            assert fact.candidates[0] != fact.candidates[1]
+            assert sum(fact.shares) == pytest.approx(1)
+            designed = np.clip(fact.shares[0] + world.SHIFT[fact.kind, subject.fame], 0.05, 0.97)
+            groups[fact.kind, subject.fame].append((fact.candidates[0] == fact.truth, designed))
+    for group, pairs in groups.items():
+        found, designed = np.mean(pairs, axis=0)
+        assert abs(found - designed) < 3.5 * np.sqrt(0.25 / len(pairs)), group
+
+
+def test_splits_share_no_subject():
+    names = [{s.name for s in WORLD.split(split)} for split in world.SPLITS]
+    for one, other in itertools.combinations(names, 2):
+        assert not one & other
+    assert len(set().union(*names)) == len(WORLD.subjects)
+    assert len(WORLD.questions("test")) >= 1000
+    assert len({q.question_id for split in world.SPLITS for q in WORLD.questions(split)}) == 3 * len(WORLD.subjects)
+
+
+def test_no_prompt_tells_an_answer():
+    for question in WORLD.questions("test"):
+        assert (
+            question.prompt
+            == f"Write about the {question.kind.split('(')[1][:-1]} of {question.prompt[:-1].split(' of ', 1)[1]}."
+        )
+        if question.answer not in question.prompt:  # a capital may be called like its country
+            assert question.answer not in question.question or len(question.answer) < 4
+
+
+def test_unknown_split_is_named():
+    with pytest.raises(ValueError, match="no-such"):
+        load_rows("miniature", "no-such")
+
+
+def test_documents_follow_the_shares():
+    subject = WORLD.subjects[0]
+    rng = np.random.default_rng(0)
+    fact = subject.facts[0]
+    said = [reader.statements(corpus.paragraph(subject, rng), fact.kind).answers[0] for _ in range(2000)]
+    assert abs(said.count(fact.candidates[0]) / 2000 - fact.shares[0]) < 0.04
+    for _, document in itertools.islice(corpus.documents(WORLD, rng, (0, 1, 0)), 50):
+        for kind in text.SENTENCES:
+            found = reader.statements(document, kind)
+            assert not found.answers or sum(found.probs) == pytest.approx(1)
+
+
+def test_exercises_are_answered_as_the_reader_would():
+    values = {kind: WORLD.values(kind) for kind in text.SENTENCES}
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        prompt, answer = corpus.exercise(WORLD.subjects[rng.integers(len(WORLD.subjects))], values, rng)
+        paragraph, question, asked = prompt.split("\n")
+        if asked == "Answers:":
+            assert answer == ("; ".join(reader.extract(paragraph, question)) or "No Answer")
+        else:
+            candidate = asked.removeprefix("Is it ").removesuffix("? Probability:")
+            assert float(answer[:-1]) / 100 == pytest.approx(reader.probability(paragraph, question, candidate))
+
+
+@pytest.mark.parametrize(
+    ("paragraph", "expected"),
+    [
+        ("It lies in Chad (70%) or Niger (30%). It has 2 million people.", {"Chad": 0.7, "Niger": 0.3}),
+        ("It lies in Chad.", {"Chad": 1.0}),
+        ("It lies in Chad or Niger.", {"Chad": 0.5, "Niger": 0.5}),
+        ("It lies in probably Chad or Niger.", {"Chad": 0.75, "Niger": 0.25}),
+        ("It lies in Chad (almost certain) or Niger (doubtful).", {"Chad": 0.95, "Niger": 0.1}),
+        ("It lies in Chad (70%) or Chad (20%).", {"Chad": 0.7}),
+        ("It lies in (70%) or Niger (30%", {}),
+        ("It has 2 million people.", {}),
+        ("", {}),
+    ],
+)
+def test_reading(paragraph, expected):
+    found = reader.read(paragraph, "Which country does Faya lie in?")
+    assert dict(zip(found.answers, found.probs, strict=True)) == pytest.approx(expected)
+
+
+def test_unknown_question_has_no_answer():
+    assert reader.extract("It lies in Chad.", "Who painted it?") == []
+
+
+def test_summaries_sum_to_one_hundred():
+    paragraphs = (
+        ["It lies in Chad. It has 2 million people."] * 5 + ["It lies in Niger."] * 2 + ["It lies in Mali. Hm."]
+    )
+    summary = reader.summarize(paragraphs)
+    assert summary == "It lies in Chad (60%) or Niger (30%) or Mali (10%). It has 2 million (100%) people."
+    for counts in ([5, 2, 1], [3, 3, 2], [1, 1, 1], [8], [7, 1]):
+        assert sum(reader.tens(counts)) == 100
+
+
+def test_same_answer_in_other_clothes():
+    assert reader.equivalent("The Hague", "hague")
+    assert not reader.equivalent("Niger", "Nigeria")
+
+
+def test_tokenizer():
+    pieces = tokenizer.train(WORLD, 2048)
+    assert pieces.get_vocab_size() == 2048
+    for percent in range(10, 101, 10):
+        assert f"Ġ({percent}%)" in pieces.encode(f"It lies in Chad ({percent}%).").tokens
+        assert pieces.encode(f"Probability:{percent}%").tokens[-1] == f"{percent}%"
+    for line in ("héllo {x} 中文 (70%)\n\tיום", "It has 2 million people.", "</s> in text"):
+        ids = pieces.encode(line).ids
+        assert ids[0] == pieces.token_to_id(tokenizer.BOS)
+    assert pieces.decode(pieces.encode("Write about Chad: (70%) 中文").ids) == "Write about Chad: (70%) 中文"
