@@ -98,6 +98,7 @@ def ppo(mode: str) -> ConfigDict:
         temperature=0.7,
         kl_coef=0.1,  # price of a nat of KL from the reference
         baseline="critic",  # "critic", "critic_with_answer" or "leave_one_out" (needs num_samples > 1)
+        stop_penalty=False,  # a response without end-of-sequence scores -1 whatever it says
         eval_every=20,
         save_every=20,
         keep=5,

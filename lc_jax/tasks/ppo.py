@@ -164,6 +164,9 @@ class Trainer:
         with phases.measure("read"):
             reading = self.reader.read(questions, paragraphs, seed)
             rewards = reward.compute(reading.forecasts, self.reward)
+            scores = rewards.total
+            if self.ppo.stop_penalty:
+                scores = reward.penalize_unstopped(scores, np.asarray([c.finished for c in completions]))
         with phases.measure("look"):
             prompts_, width = [self.writer.encode(q) for q in questions], self.ppo.response_length
             episodes = rollout.pack(prompts_, completions, width)
@@ -175,9 +178,7 @@ class Trainer:
                 models.policy, self.reference, models.critic, episodes, critic_episodes,
                 temperature=self.ppo.temperature, microbatch_size=self.ppo.look_batch_size,
             )  # fmt: skip
-            estimate = advantage.estimate(
-                seen, rewards.total, self.kl.coefficient, self.advantage, self.ppo.num_samples
-            )
+            estimate = advantage.estimate(seen, scores, self.kl.coefficient, self.advantage, self.ppo.num_samples)
         with phases.measure("update"):
             del models  # the update donates the parameters
             minibatch = updates.Minibatch(seen, estimate.advantages, estimate.returns)

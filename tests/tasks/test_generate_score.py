@@ -1,0 +1,95 @@
+"""The tasks for users: decode and score JSONL, keep what is written when cut off, and convert checkpoints."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lc_jax.inference import generate as engine
+from tests.tasks.test_pipeline import rows, run
+
+MODEL = str(Path(__file__).resolve().parents[2] / "lc_jax" / "miniature" / "checkpoints" / "llama")
+PROMPTS = ["Write about the town of Gent.", "Write about the country of Chad.", "Survey the writers on", "Hello"]
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": p, "mark": i}) + "\n" for i, p in enumerate(PROMPTS)))
+    return path
+
+
+def generate(prompts, output, **overrides):
+    settings = {"model": MODEL, "prompts": str(prompts), "output": str(output), "max_new_tokens": 16, "batch_size": 2}
+    run("generate", **(settings | {"num_samples": 2} | overrides))
+    return rows(output)
+
+
+def test_rows_keep_their_order_and_fields(prompts, tmp_path):
+    out = generate(prompts, tmp_path / "out.jsonl")
+    assert [(row["mark"], row["sample"]) for row in out] == [(i, s) for i in range(4) for s in range(2)]
+    assert all(len(row["tokens"]) == len(row["logprobs"]) for row in out)
+
+
+def test_a_cut_off_run_goes_on(prompts, tmp_path, monkeypatch):
+    whole = generate(prompts, tmp_path / "whole.jsonl")
+    asked = []
+    original = engine._generate
+
+    def dying(*arguments):
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(engine, "_generate", dying)
+    output = tmp_path / "cut.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        generate(prompts, output)
+    kept = rows(output)
+    assert len(kept) == 4
+    output.write_text(output.read_text() + '{"row": 0, "torn')
+    assert [r["tokens"] for r in generate(prompts, output)] == [r["tokens"] for r in whole]
+    assert len(asked) == 5  # two batches were there already
+
+
+def test_scores_agree_with_generation(prompts, tmp_path):
+    generate(prompts, tmp_path / "out.jsonl", temperature=1.0, num_samples=1)
+    run("score", model=MODEL, input=str(tmp_path / "out.jsonl"), output=str(tmp_path / "scored.jsonl"), batch_size=2)
+    run_ids = tmp_path / "ids.jsonl"
+    written = rows(tmp_path / "out.jsonl")
+    tokens = [{"prompt_tokens": [5, 6], "completion_tokens": row["tokens"]} for row in written]
+    run_ids.write_text("".join(json.dumps(row) + "\n" for row in tokens))
+    run("score", model=MODEL, input=str(run_ids), output=str(tmp_path / "ids_scored.jsonl"), batch_size=2)
+    for row in rows(tmp_path / "ids_scored.jsonl"):
+        assert len(row["logprobs"]) == len(row["completion_tokens"]) == len(row["entropies"])
+    for row in rows(tmp_path / "scored.jsonl"):
+        if row["finished"]:
+            continue  # the end-of-sequence token is not part of the completion's text
+        np.testing.assert_allclose(row["logprobs"], written[row["row"]]["logprobs"], atol=1e-3)
+
+
+def test_conversion_keeps_every_byte(tmp_path):
+    run("convert", source=MODEL, destination=str(tmp_path / "native"), format="native")
+    run("convert", source=str(tmp_path / "native"), destination=str(tmp_path / "hf"), format="hf")
+    source = Path(MODEL) / "model.safetensors"
+    assert (tmp_path / "hf" / "model.safetensors").read_bytes() == source.read_bytes()
+    with pytest.raises(FileExistsError):
+        run("convert", source=MODEL, destination=str(tmp_path / "hf"), format="hf")
+    assert jax.device_count() >= 1
+
+
+def test_same_greedy_text_as_transformers(prompts, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    ours = generate(prompts, tmp_path / "greedy.jsonl", temperature=0.0, num_samples=1)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(MODEL), AutoTokenizer.from_pretrained(MODEL)
+    for row in ours:
+        ids = tokenizer(row["prompt"], return_tensors="pt")
+        theirs = model.generate(
+            **{k: ids[k] for k in ("input_ids", "attention_mask")}, max_new_tokens=16, do_sample=False
+        )
+        text = tokenizer.decode(theirs[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert text == row["completion"]
