@@ -210,7 +210,7 @@ def _reader(
 
 def _vocabulary_rows(lazy: Any, rows: slice, columns: slice, old: int) -> np.ndarray:
     """Rows of an embedding; those past the old vocabulary are the mean of the old rows (Hewitt 2021), in float32."""
-    kept = lazy[rows.start : min(rows.stop, old), columns]
+    kept = lazy[min(rows.start, old - 1) : min(rows.stop, old), columns][: max(0, old - rows.start)]
     if rows.stop <= old:
         return kept
     mean = np.mean(lazy[:old, columns].astype(np.float32), axis=0, keepdims=True)

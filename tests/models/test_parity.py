@@ -15,7 +15,7 @@ from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.inference import generate, score
 from lc_jax.kernels.logprobs import token_logprobs
-from lc_jax.models import hf
+from lc_jax.models import folders, hf
 from lc_jax.models.heads import RewardHead
 from lc_jax.models.transformer import Model
 from tests.golden import load
@@ -156,7 +156,7 @@ def test_saved_model_opens_in_transformers(pair, tmp_path):
 
 def test_config_survives_the_round_trip(pair, tmp_path):
     hf.save(tmp_path / "model", pair.ours)
-    assert hf.config_of(tmp_path / "model")[0] == hf.config_of(pair.folder)[0] == pair.ours.config
+    assert folders.config_of(tmp_path / "model")[0] == folders.config_of(pair.folder)[0] == pair.ours.config
 
 
 def test_greedy_generation_token_for_token(pair):
@@ -285,7 +285,7 @@ def test_recorded_rewards(recorded, mesh):
 def test_the_recorded_configs_name_their_features(recorded):
     """What the recorded folders say is what the models are built from."""
     for name, parallel_residual, rotary_dim in (("neox_r025_par", True, 4), ("neox_r100_seq", False, 16)):
-        config, kind = hf.config_of(recorded / name)
+        config, kind = folders.config_of(recorded / name)
         raw = json.loads((recorded / name / "config.json").read_text())
         assert kind == "causal"
         assert config.parallel_residual == parallel_residual == raw["use_parallel_residual"]

@@ -13,8 +13,7 @@ from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
-from lc_jax.tasks import sft
-from lc_jax.training import loop, optimizer, state
+from lc_jax.training import language_model, loop, optimizer, state
 
 VOCAB = 64
 SHAPE = dict(
@@ -190,12 +189,14 @@ def losses_over_five_steps(model, mesh, microbatches=1):
                 current,
                 model.with_params(None),
                 parallel.put_batch(batch(step)),
-                loss_fn=sft.loss_fn,
+                loss_fn=language_model.loss_fn,
                 tx=tx,
                 microbatches=microbatches,
             )
             losses.append(float(metrics["loss"]))
-        probe = loop.eval_step(model.with_params(current.params), parallel.put_batch(batch(0)), loss_fn=sft.loss_fn)
+        probe = loop.eval_step(
+            model.with_params(current.params), parallel.put_batch(batch(0)), loss_fn=language_model.loss_fn
+        )
     return [*losses, float(probe["loss"] / probe["weight"])]
 
 
@@ -223,7 +224,7 @@ def test_moments_lie_as_their_parameters(model):
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_changes_no_gradient(model, remat):
-    grad = jax.jit(jax.grad(lambda m: sft.loss_fn(m, batch(0))["loss"]))
+    grad = jax.jit(jax.grad(lambda m: language_model.loss_fn(m, batch(0))["loss"]))
     expected, actual = grad(model), grad(with_config(model, remat=remat))
     for a, b in zip(jax.tree.leaves(actual.params), jax.tree.leaves(expected.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
@@ -234,7 +235,7 @@ def test_remat_full_keeps_less_for_the_backward_pass():
 
     def residual_bytes(remat):
         model = with_config(build("llama"), remat=remat)
-        shapes = jax.eval_shape(lambda m: jax.vjp(lambda m: sft.loss_fn(m, batch(0))["loss"], m)[1], model)
+        shapes = jax.eval_shape(lambda m: jax.vjp(lambda m: language_model.loss_fn(m, batch(0))["loss"], m)[1], model)
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
     none, dots, full = (residual_bytes(r) for r in ("none", "dots", "full"))
