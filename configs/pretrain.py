@@ -10,7 +10,8 @@ from configs import base
 
 SHAPES = {
     "llama": {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4},
-    "gpt_neox": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4},
+    "gpt_neox": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
+    | {"rotary_pct": 1.0, "use_parallel_residual": False},  # as RedPajama-INCITE
 }
 
 
@@ -25,8 +26,8 @@ def get_config(mode: str = "llama") -> ConfigDict:
     config.family = mode
     config.output = f"runs/pretrain/{mode}"
     config.shape = SHAPES[mode] | {"tie_word_embeddings": True, "max_position_embeddings": 256}
-    config.vocab_size, config.max_length = 2048, 128
-    config.mix = (0.2, 0.3, 0.5) if mode == "llama" else (0.1, 0.1, 0.8)  # paragraphs, surveys, reading exercises
-    config.num_documents = 320_000 if mode == "llama" else 120_000
-    config.fit = dict(num_epochs=1, batch_size=64, microbatch_size=64, eval_every=1000, save_every=1000)
+    config.vocab_size, config.max_length = 3072, 128
+    config.mix = (0.25, 0.35, 0.4) if mode == "llama" else (0.1, 0.1, 0.8)  # paragraphs, surveys, reading exercises
+    config.num_documents = 240_000 if mode == "llama" else 200_000
+    config.fit = dict(num_epochs=1, batch_size=32, microbatch_size=32, eval_every=2000, save_every=2000)
     return config

@@ -79,7 +79,7 @@ def ppo_losses(mesh):
             learners.policy, reference, learners.critic, episodes, episodes, temperature=0.7, microbatch_size=8
         )
         scores = rng.normal(size=16).astype(np.float32)
-        estimate = advantage.estimate(seen, scores, 0.1, advantage.AdvantageSettings(), 1)
+        estimate = advantage.estimate(seen, scores, 0.1, advantage.AdvantageSettings())
         batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
         settings = update.UpdateSettings(STEPS, 16, 8, 0.7, LossSettings())
         state, structure = states.create(learners.params(), tx), learners.with_params(None)

@@ -8,11 +8,16 @@ import numpy as np
 
 from lc_jax.miniature import text
 from lc_jax.miniature.world import Subject, World
+from lc_jax.prompts import NO_ANSWER
 
 NUM_WRITERS = 10  # asked in one survey
-# The layouts of the reading exercises are those in which the fine-tuned readers are asked later (short templates).
-EXTRACT = "{paragraph}\n{question}\nAnswers:"
-FORECAST = "{paragraph}\n{question}\nIs it {answer}? Probability:"
+# Reading exercises: (layout, share). Two are those in which the fine-tuned readers are asked later (short templates);
+# quoting, where almost every token is copied, is what teaches a small model to look things up at all.
+EXTRACT, FORECAST, QUOTE = (
+    "{paragraph}\n{question}\nAnswers:",
+    "{paragraph}\n{question} {answer}",
+    "{paragraph}\n{question}\nQuote:",
+)
 
 
 def paragraph(subject: Subject, rng: np.random.Generator) -> str:
@@ -37,7 +42,7 @@ def percentages(count: int, rng: np.random.Generator) -> list[int]:
 
 
 def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.random.Generator) -> tuple[str, str]:
-    """A reading exercise on a made-up paragraph of one to three sentences: it teaches reading, nothing of the world.
+    """A question on a made-up paragraph of one to three sentences: it teaches reading, nothing of the world.
 
     One in ten asks for what the paragraph does not say.
     """
@@ -55,13 +60,16 @@ def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.rand
     fact = subject.facts[rng.integers(3)] if rng.random() < 0.1 else facts[rng.integers(len(facts))]
     fields = {"paragraph": written, "question": subject.question(fact).question}
     listed = invented.get(fact.kind, [])
-    if rng.random() < 0.5:
-        return EXTRACT.format(**fields), "; ".join(answer for answer, _ in listed) or "No Answer"
-    if listed and rng.random() < 0.75:
-        answer = listed[rng.integers(len(listed))][0]
-    else:
-        answer = values[fact.kind][int(rng.integers(len(values[fact.kind])))]
-    return FORECAST.format(**fields, answer=answer), f"{dict(listed).get(answer, 0)}%"
+    task = rng.choice(3)
+    if task == 0:
+        return EXTRACT.format(**fields), " " + ("; ".join(answer for answer, _ in listed) or NO_ANSWER)
+    if task == 1:
+        quoted = text.PATTERNS[fact.kind].search(written)
+        return QUOTE.format(**fields), " " + (quoted[0] if quoted else NO_ANSWER)
+    everything = values[fact.kind]
+    known = listed and rng.random() < 0.67
+    answer = listed[rng.integers(len(listed))][0] if known else everything[rng.integers(len(everything))]
+    return FORECAST.format(**fields, answer=answer), f" ({dict(listed).get(answer, 0)}%)"
 
 
 def documents(

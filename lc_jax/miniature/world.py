@@ -34,7 +34,7 @@ SHIFT = {
     ("calling code", "country"): -0.25,
 }
 # Shares of the subjects of each fame; a subject's questions are all in one split, so that nothing leaks between them.
-SPLITS = {"sft": 0.22, "reward_model": 0.16, "ppo": 0.29, "ppo_validation": 0.04, "test": 0.29}
+SPLITS = {"sft": 0.17, "reward_model": 0.13, "ppo": 0.41, "ppo_validation": 0.04, "test": 0.25}
 QUESTIONS = {
     "country": "Which country does {} lie in?",
     "population": "How many people live in {}?",
@@ -114,7 +114,7 @@ class World:
 
 def fold(name: str) -> str:
     """`name` in ASCII letters."""
-    return unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().strip()
 
 
 def _plain(name: str) -> bool:

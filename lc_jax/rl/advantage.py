@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lc_jax.rl.rollout import Rollout
 
-BASELINES = ("critic", "critic_with_answer", "leave_one_out")
+# What a score is compared with (ppo.baseline).
+BASELINES = ("critic", "critic_with_answer", "leave_one_out", "same_answer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +30,6 @@ class AdvantageSettings:
     whiten_rewards: bool = True  # scale the shaped rewards to unit variance, their mean kept
     clamp_kl: bool = False  # published: a token's penalty is never negative
     masked: bool = True
-    baseline: str = "critic"
-
-    def __post_init__(self) -> None:
-        if self.baseline not in BASELINES:
-            raise ValueError(f"ppo.baseline={self.baseline!r}: give one of {BASELINES}.")
 
 
 @flax.struct.dataclass
@@ -92,18 +88,16 @@ def gae(rewards: Float[Array, "B T"], values: Float[Array, "B T"], gamma: float,
     return advantages.T
 
 
-def leave_one_out(scores: Float[Array, " B"], num_samples: int) -> Float[Array, " B"]:
-    """Each score less the mean of the other samples of its question (consecutive rows): what is wrong with the truth
-    itself cancels.
+def leave_one_out(scores: Float[np.ndarray, " B"], groups: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
+    """Each score less the mean of the other scores of its group; 0 where a group has one member.
 
-    Raises:
-      ValueError: there is only one sample per question.
+    Grouped by question, what is wrong with the truth itself cancels. Grouped by question and favourite answer
+    ("same_answer"), the choice of the answer cancels as well: the expected gradient is that of E[score | answer], so
+    that stated confidence is learned and the answers to the training questions are not.
     """
-    if num_samples < 2:
-        raise ValueError("baseline 'leave_one_out' compares samples of one question: set ppo.num_samples to 2 or more.")
-    grouped = scores.reshape(-1, num_samples)
-    others = (jnp.sum(grouped, axis=1, keepdims=True) - grouped) / (num_samples - 1)
-    return (grouped - others).reshape(-1)
+    sizes = np.bincount(groups)[groups]
+    sums = np.bincount(groups, scores)[groups]
+    return np.where(sizes > 1, (scores * sizes - sums) / np.maximum(sizes - 1, 1), 0.0).astype(np.float32)
 
 
 def advantages_and_returns(
@@ -121,17 +115,11 @@ def advantages_and_returns(
     return whiten(advantages, counted, shift_mean=True), jnp.where(counted, advantages + values, 0.0)
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "num_samples"))
+@functools.partial(jax.jit, static_argnames=("settings",))
 def _estimate(
-    rollout: Rollout,
-    scores: Float[Array, " B"],
-    kl_coef: Float[Array, ""],
-    settings: AdvantageSettings,
-    num_samples: int,
+    rollout: Rollout, scores: Float[Array, " B"], kl_coef: Float[Array, ""], settings: AdvantageSettings
 ) -> Advantages:
     episodes = rollout.episodes
-    if settings.baseline == "leave_one_out":
-        scores = leave_one_out(scores, num_samples)
     rewards = shape_rewards(
         scores, rollout.logprobs, rollout.ref_logprobs, episodes.lengths, kl_coef, settings.clamp_kl
     )
@@ -144,8 +132,18 @@ def _estimate(
 
 
 def estimate(
-    rollout: Rollout, scores: Float[np.ndarray, " B"], kl_coef: float, settings: AdvantageSettings, num_samples: int
+    rollout: Rollout,
+    scores: Float[np.ndarray, " B"],
+    kl_coef: float,
+    settings: AdvantageSettings,
+    groups: Int[np.ndarray, " B"] | None = None,
 ) -> Advantages:
-    """Advantages of a whole rollout from its scores, as host (numpy) arrays."""
-    out = _estimate(rollout, jnp.asarray(scores, jnp.float32), jnp.float32(kl_coef), settings, num_samples)
+    """Advantages of a whole rollout from its scores, as host (numpy) arrays.
+
+    Args:
+      groups: numbers of the groups whose members are compared, where the baseline is no critic (see leave_one_out).
+    """
+    if groups is not None:
+        scores = leave_one_out(scores, groups)
+    out = _estimate(rollout, jnp.asarray(scores, jnp.float32), jnp.float32(kl_coef), settings)
     return jax.device_get(out)

@@ -70,6 +70,11 @@ class Reading:
     forecasts: AnswerForecasts  # arrays [B] and [B, K]
     num_dropped: int  # answers beyond K
 
+    def favourites(self) -> list[str]:
+        """The answer with the highest forecast in each paragraph, "" where there is none."""
+        best = np.where(self.forecasts.answer_mask, self.forecasts.answer_logits, -np.inf).argmax(axis=1)
+        return [answers[k] if answers else "" for answers, k in zip(self.answers, best, strict=True)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Reader:

@@ -118,14 +118,18 @@ class Trainer:
 
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         self.config, self.ppo = config, config.ppo
+        if config.ppo.baseline not in advantage.BASELINES:
+            raise ValueError(f"ppo.baseline={config.ppo.baseline!r}: give one of {advantage.BASELINES}.")
         uses_critic = config.ppo.baseline.startswith("critic")
+        if not uses_critic and config.ppo.num_samples < 2:
+            raise ValueError(f"ppo.baseline={config.ppo.baseline!r} compares samples: set ppo.num_samples to 2 or more.")
         paths = [config.policy, config.reader.forecaster, config.reader.extractor, config.critic if uses_critic else ""]
         folders.check(*filter(None, paths))
         self.questions = load_questions(**config.questions)
         self.validation = load_questions(**config.validation)[: config.ppo.num_validation]
         self.writer = load_writer(config)
         self.reward = reward.RewardSettings(**config.reward)
-        self.advantage = advantage.AdvantageSettings(**config.advantage, baseline=config.ppo.baseline)
+        self.advantage = advantage.AdvantageSettings(**config.advantage)
         self.update = updates.UpdateSettings(
             self.ppo.num_epochs, self.ppo.minibatch_size, self.ppo.microbatch_size, self.ppo.temperature,
             LossSettings(**config.loss),
@@ -178,7 +182,7 @@ class Trainer:
                 models.policy, self.reference, models.critic, episodes, critic_episodes,
                 temperature=self.ppo.temperature, microbatch_size=self.ppo.look_batch_size,
             )  # fmt: skip
-            estimate = advantage.estimate(seen, scores, self.kl.coefficient, self.advantage, self.ppo.num_samples)
+            estimate = advantage.estimate(seen, scores, self.kl.coefficient, self.advantage, self._groups(reading))
         with phases.measure("update"):
             del models  # the update donates the parameters
             minibatch = updates.Minibatch(seen, estimate.advantages, estimate.returns)
@@ -193,6 +197,17 @@ class Trainer:
         stats |= {"kl_coef": self.kl.coefficient, "advantage/explained_variance": float(estimate.explained_variance)}
         stats |= means | telemetry.of_reading(reading, rewards) | phases.report(num_tokens)
         return stats, (questions, paragraphs, reading, rewards)
+
+    def _groups(self, reading: reader.Reading) -> np.ndarray | None:
+        """Which episodes the baseline compares: the samples of one question, or those that favour the same answer."""
+        if self.learners.critic is not None:
+            return None
+        questions = np.arange(len(reading.answers)) // self.ppo.num_samples
+        if self.ppo.baseline == "leave_one_out":
+            return questions
+        keys = list(zip(questions, reading.favourites(), strict=True))
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.asarray([numbers[key] for key in keys])
 
     def _check(
         self, updated: Sequence[dict], seen: rollout.Rollout, completions: Sequence[generate.Completion]

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -66,13 +67,15 @@ def test_exercises_are_answered_as_the_reader_would():
     values = {kind: WORLD.values(kind) for kind in text.SENTENCES}
     rng = np.random.default_rng(1)
     for _ in range(300):
-        prompt, answer = corpus.exercise(WORLD.subjects[rng.integers(len(WORLD.subjects))], values, rng)
-        paragraph, question, asked = prompt.split("\n")
-        if asked == "Answers:":
-            assert answer == ("; ".join(reader.extract(paragraph, question)) or "No Answer")
-        else:
-            candidate = asked.removeprefix("Is it ").removesuffix("? Probability:")
-            assert float(answer[:-1]) / 100 == pytest.approx(reader.probability(paragraph, question, candidate))
+        paragraph, asked = corpus.exercises(WORLD.subjects[rng.integers(len(WORLD.subjects))], values, rng)
+        lines = iter(asked.removeprefix("\n").split("\n"))
+        for line in lines:
+            question, answer, percent = re.fullmatch(r"(.*\?)(?: (.*) \((\d+)%\))?", line).groups()
+            if answer is None:
+                expected = "; ".join(reader.extract(paragraph, question)) or "No Answer"
+                assert next(lines) == f"Answers: {expected}"
+            else:
+                assert int(percent) / 100 == pytest.approx(reader.probability(paragraph, question, answer))
 
 
 @pytest.mark.parametrize(
@@ -114,11 +117,10 @@ def test_same_answer_in_other_clothes():
 
 
 def test_tokenizer():
-    pieces = tokenizer.train(WORLD, 2048)
-    assert pieces.get_vocab_size() == 2048
+    pieces = tokenizer.train(WORLD, 3072)
+    assert pieces.get_vocab_size() == 3072
     for percent in range(10, 101, 10):
         assert f"Ġ({percent}%)" in pieces.encode(f"It lies in Chad ({percent}%).").tokens
-        assert pieces.encode(f"Probability:{percent}%").tokens[-1] == f"{percent}%"
     for line in ("héllo {x} 中文 (70%)\n\tיום", "It has 2 million people.", "</s> in text"):
         ids = pieces.encode(line).ids
         assert ids[0] == pieces.token_to_id(tokenizer.BOS)

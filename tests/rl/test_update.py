@@ -70,7 +70,7 @@ def published_step(case, inputs, folders, mesh, microbatches):
     estimator = advantage.AdvantageSettings(
         gamma=args["gamma"], lam=args["lam"], whiten_rewards=args["whiten_rewards"], clamp_kl=True, masked=False
     )
-    estimate = advantage.estimate(seen, inputs["scores"], args["kl_coef"], estimator, 1)
+    estimate = advantage.estimate(seen, inputs["scores"], args["kl_coef"], estimator)
     batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
     loss = LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
     sizes = update.UpdateSettings(case["noptepochs"], 8, 8 // microbatches, args["temperature"], loss)

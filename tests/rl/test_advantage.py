@@ -1,0 +1,42 @@
+"""Baselines that compare samples: what they take out, and that they bend no gradient that they should not."""
+
+import numpy as np
+
+from lc_jax.rl import advantage
+from lc_jax.rl.reader import Reading
+from lc_jax.rl.reward import AnswerForecasts
+
+
+def test_leave_one_out_is_each_score_less_the_mean_of_the_others():
+    scores = np.asarray([1.0, 2.0, 6.0, -1.0, 5.0, 7.0], np.float32)
+    groups = np.asarray([0, 0, 0, 1, 2, 2])
+    np.testing.assert_allclose(advantage.leave_one_out(scores, groups), [1 - 4, 2 - 3.5, 6 - 1.5, 0, -2, 2])
+
+
+def test_what_the_truth_adds_to_all_samples_of_a_question_cancels():
+    rng = np.random.default_rng(0)
+    scores, groups = rng.normal(size=24).astype(np.float32), np.arange(24) // 8
+    shifted = scores + np.asarray([3.0, -50.0, 7.0], np.float32)[groups]
+    found = advantage.leave_one_out(shifted, groups)
+    np.testing.assert_allclose(found, advantage.leave_one_out(scores, groups), atol=2e-5)
+    np.testing.assert_allclose(np.bincount(groups, found), 0, atol=1e-4)
+
+
+def test_expected_gradient_is_the_policys():
+    """Over many draws, score-function gradients with and without the baseline agree: it takes out noise alone."""
+    rng = np.random.default_rng(1)
+    probs, reward = np.asarray([0.5, 0.3, 0.2]), np.asarray([1.0, -2.0, 4.0])
+    exact = probs * (reward - probs @ reward)  # d E[reward] / d logits
+    actions = rng.choice(3, size=(50_000, 4), p=probs)
+    scores = reward[actions].ravel().astype(np.float32)
+    baselined = advantage.leave_one_out(scores, np.arange(scores.size) // 4)
+    scored = np.eye(3)[actions.ravel()] - probs  # d log p(action) / d logits
+    np.testing.assert_allclose((baselined[:, None] * scored).mean(axis=0), exact, atol=0.02)
+    assert np.var(baselined[:, None] * scored, axis=0).sum() < np.var(scores[:, None] * scored, axis=0).sum()
+
+
+def test_favourites_are_the_answers_with_the_highest_forecast():
+    logits = np.asarray([[0.1, 2.0, 9.0], [0.0, 0.0, 0.0], [-3.0, -4.0, 5.0]], np.float32)
+    mask = np.asarray([[True, True, False], [False] * 3, [True, True, False]])
+    reading = Reading([["a", "b"], [], ["c", "d"]], AnswerForecasts(np.zeros(3, np.float32), logits, mask), 0)
+    assert reading.favourites() == ["b", "", "c"]
