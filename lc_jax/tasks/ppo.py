@@ -122,7 +122,9 @@ class Trainer:
             raise ValueError(f"ppo.baseline={config.ppo.baseline!r}: give one of {advantage.BASELINES}.")
         uses_critic = config.ppo.baseline.startswith("critic")
         if not uses_critic and config.ppo.num_samples < 2:
-            raise ValueError(f"ppo.baseline={config.ppo.baseline!r} compares samples: set ppo.num_samples to 2 or more.")
+            raise ValueError(
+                f"ppo.baseline={config.ppo.baseline!r} compares samples: set ppo.num_samples to 2 or more."
+            )
         paths = [config.policy, config.reader.forecaster, config.reader.extractor, config.critic if uses_critic else ""]
         folders.check(*filter(None, paths))
         self.questions = load_questions(**config.questions)

@@ -28,7 +28,8 @@ def test_expected_gradient_is_the_policys():
     probs, reward = np.asarray([0.5, 0.3, 0.2]), np.asarray([1.0, -2.0, 4.0])
     exact = probs * (reward - probs @ reward)  # d E[reward] / d logits
     actions = rng.choice(3, size=(50_000, 4), p=probs)
-    scores = reward[actions].ravel().astype(np.float32)
+    questions = 3 * rng.normal(size=(50_000, 1))  # some questions are harder than others
+    scores = (reward[actions] + questions).ravel().astype(np.float32)
     baselined = advantage.leave_one_out(scores, np.arange(scores.size) // 4)
     scored = np.eye(3)[actions.ravel()] - probs  # d log p(action) / d logits
     np.testing.assert_allclose((baselined[:, None] * scored).mean(axis=0), exact, atol=0.02)

@@ -1,0 +1,118 @@
+"""Sampling: what a completion depends on, where it ends, what is never drawn, and how often it compiles."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lc_jax import parallel
+from lc_jax.inference import generate
+from tests.models.conftest import random_model
+
+EOS, PAD = 5, 7
+PROMPTS = [[3, 9, 4], [11] * 12, [2, 8, 6, 1, 30, 31, 12], [40], [17, 21, 3, 3, 9]]
+SAMPLING = generate.Sampling(12, 1.0, eos_ids=(EOS,), pad_id=PAD)
+
+
+def logits_scaled(model, factor):
+    """The model with its last matrix scaled: random logits flat enough to sample from, or peaked."""
+    return model.with_params(jax.tree.map(lambda x: (x * factor).astype(x.dtype), model.params))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return logits_scaled(random_model(parallel.make_mesh()), 0.05)
+
+
+def run(model, prompts=PROMPTS, sampling=SAMPLING, **options):
+    return generate.generate(model, prompts, sampling, **({"seed": 3, "batch_size": 8} | options))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_does_not_depend_on_its_batch(model, temperature):
+    sampling = dataclasses.replace(SAMPLING, temperature=temperature)
+    together = run(model, sampling=sampling)
+    apart = [run(model, [p], sampling, row_ids=[i])[0] for i, p in enumerate(PROMPTS)]
+    backwards = run(model, PROMPTS[::-1], sampling, row_ids=range(len(PROMPTS))[::-1])[::-1]
+    for one, other, third in zip(together, apart, backwards, strict=True):
+        assert one.tokens == other.tokens == third.tokens
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
+def test_seeds_and_samples_differ(model):
+    samples = run(model, [PROMPTS[0]] * 4)
+    assert len({tuple(c.tokens) for c in samples}) == 4
+    assert [c.tokens for c in samples] == [c.tokens for c in run(model, [PROMPTS[0]] * 4)]
+    assert [c.tokens for c in samples] != [c.tokens for c in run(model, [PROMPTS[0]] * 4, seed=4)]
+
+
+def test_logprobs_are_those_of_the_full_forward_pass(model):
+    hot = dataclasses.replace(SAMPLING, temperature=0.7, top_k=20, top_p=0.9)
+    for prompt, found in zip(PROMPTS, run(model, sampling=hot), strict=True):
+        tokens = np.asarray([[*prompt, *found.tokens]] * 8)
+        spans = np.asarray([[0, tokens.shape[1]]] * 8)
+        module = model.bind()
+        logprobs = jax.nn.log_softmax(module.logits(module(tokens, spans))[0] / 0.7)
+        expected = logprobs[np.arange(len(prompt) - 1, tokens.shape[1] - 1), tokens[0, len(prompt) :]]
+        np.testing.assert_allclose(found.logprobs, expected, atol=1e-4)
+
+
+def test_ends_at_end_of_sequence_and_never_draws_padding(model):
+    many = run(model, [[i] for i in range(20, 84)], dataclasses.replace(SAMPLING, max_new_tokens=40), batch_size=64)
+    assert {c.finished for c in many} == {True, False}
+    for completion in many:
+        assert PAD not in completion.tokens
+        assert EOS not in completion.tokens[:-1]
+        assert completion.finished == (completion.tokens[-1] == EOS)
+        assert completion.finished or len(completion.tokens) == 40
+        assert len(completion.logprobs) == len(completion.tokens)
+
+
+def test_stops_early_when_all_rows_are_done(model):
+    everything = tuple(range(model.config.vocab_size))
+    found = run(model, sampling=generate.Sampling(10_000, 1.0, eos_ids=everything))
+    assert [len(c.tokens) for c in found] == [1] * len(PROMPTS)
+
+
+def test_top_k_and_top_p_keep_the_likeliest():
+    logits = jnp.log(jnp.asarray([[0.5, 0.3, 0.15, 0.05]]))
+    kept = np.isfinite(generate._truncate(logits, jnp.float32(1.0), 2, False))
+    np.testing.assert_array_equal(kept, [[True, True, False, False]])
+    for top_p, count in ((0.01, 1), (0.5, 1), (0.6, 2), (0.81, 3), (0.99, 4)):
+        assert np.isfinite(generate._truncate(logits, jnp.float32(top_p), 0, True)).sum() == count
+    # After top-k the nucleus is taken of what is left: 0.5 / 0.8 = 0.625.
+    assert np.isfinite(generate._truncate(logits, jnp.float32(0.6), 2, True)).sum() == 1
+
+
+def test_draws_follow_the_distribution(model):
+    sampling = generate.Sampling(1, 1.0)
+    counts = np.bincount([c.tokens[0] for c in run(model, [PROMPTS[1]] * 4096, sampling, batch_size=1024)])
+    tokens, spans = np.asarray([PROMPTS[1]] * 8), np.asarray([[0, 12]] * 8)
+    module = model.bind()
+    probs = np.asarray(jax.nn.softmax(module.logits(module(tokens, spans))[0, -1]))
+    counts = np.pad(counts, (0, len(probs) - len(counts)))
+    expected = probs * 4096
+    common = expected > 5
+    chi_squared = ((counts - expected) ** 2 / expected)[common].sum()
+    assert chi_squared < common.sum() + 5 * np.sqrt(2 * common.sum())
+
+
+def test_a_new_temperature_compiles_nothing(model):
+    run(model)
+    before = generate._generate._cache_size()
+    run(model, sampling=dataclasses.replace(SAMPLING, temperature=0.3), seed=9)
+    run(model, PROMPTS[2:])
+    assert generate._generate._cache_size() == before
+
+
+@pytest.mark.parametrize("options", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}])
+def test_bad_settings_are_refused(options):
+    with pytest.raises(ValueError, match="Sampling needs"):
+        generate.Sampling(**({"max_new_tokens": 4} | options))
+
+
+def test_an_empty_prompt_is_named(model):
+    with pytest.raises(ValueError, match=r"Prompt 1 has no tokens"):
+        run(model, [[3], []])
