@@ -10,8 +10,14 @@ from configs import base
 
 SHAPES = {
     "llama": {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4},
-    "gpt_neox": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
-    | {"rotary_pct": 1.0, "use_parallel_residual": False},  # as RedPajama-INCITE
+    "gpt_neox": {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "rotary_pct": 1.0,  # this and the next as in RedPajama-INCITE
+        "use_parallel_residual": False,
+    },
 }
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from lc_jax.miniature import text
 from lc_jax.miniature.world import Subject, World
-from lc_jax.prompts import NO_ANSWER
 
 NUM_WRITERS = 10  # asked in one survey
 # Reading exercises: (layout, share). Two are those in which the fine-tuned readers are asked later (short templates);
@@ -18,6 +17,9 @@ EXTRACT, FORECAST, QUOTE = (
     "{paragraph}\n{question} {answer}",
     "{paragraph}\n{question}\nQuote:",
 )
+
+
+NO_ANSWER = "No Answer"  # as the extractor says it
 
 
 def paragraph(subject: Subject, rng: np.random.Generator) -> str:
@@ -68,7 +70,7 @@ def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.rand
         return QUOTE.format(**fields), " " + (quoted[0] if quoted else NO_ANSWER)
     everything = values[fact.kind]
     known = listed and rng.random() < 0.67
-    answer = listed[rng.integers(len(listed))][0] if known else everything[rng.integers(len(everything))]
+    answer = listed[rng.integers(len(listed))][0] if known else everything[int(rng.integers(len(everything)))]
     return FORECAST.format(**fields, answer=answer), f" ({dict(listed).get(answer, 0)}%)"
 
 

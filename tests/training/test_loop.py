@@ -96,7 +96,7 @@ def test_a_bad_gradient_is_skipped_and_many_stop_the_run(tmp_path):
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
     train(tmp_path)
-    with pytest.raises(ValueError, match="other settings .*fit: was 'a', now 'b'"):
+    with pytest.raises(ValueError, match=r"other settings .*fit: was 'a', now 'b'"):
         train(tmp_path, description={"fit": "b"})
 
 
