@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-SHAPES = {
+SHAPES: dict[str, dict[str, int | float]] = {
     "llama": {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4},
     "gpt_neox": {
         "hidden_size": 128,
@@ -31,7 +31,7 @@ def get_config(mode: str = "llama") -> ConfigDict:
     )
     config.family = mode
     config.output = f"runs/pretrain/{mode}"
-    config.shape = SHAPES[mode] | {"tie_word_embeddings": True, "max_position_embeddings": 256}
+    config.shape = {**SHAPES[mode], "tie_word_embeddings": True, "max_position_embeddings": 256}
     config.vocab_size, config.max_length = 3072, 128
     config.mix = (0.25, 0.35, 0.4) if mode == "llama" else (0.1, 0.1, 0.8)  # paragraphs, surveys, reading exercises
     config.num_documents = 240_000 if mode == "llama" else 200_000
