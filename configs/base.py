@@ -69,13 +69,28 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
 def questions(split: str, mini: bool = False) -> ConfigDict:
     """Where the questions of a split come from: prompts, joined with TriviaQA's questions and answers by id."""
     if mini:
-        return ConfigDict({"source": "miniature", "split": split, "answers": None, "answers_split": None})
+        return ConfigDict(
+            {"source": "miniature", "split": split, "answers": None, "answers_split": None, "columns": ""}
+        )
     prompts = "tatsu-lab/linguistic_calibration:trivia_qa_paragraph_generation"
     answers = {
         "answers": "trivia_qa:unfiltered.nocontext",
         "answers_split": "validation" if split == "test" else "train",
     }
-    return ConfigDict({"source": prompts, "split": split} | answers)
+    return ConfigDict({"source": prompts, "split": split, "columns": ""} | answers)
+
+
+def rows(name: str, mini: bool = False) -> dict[str, str | None]:
+    """Where the rows of a training set ("sft" or "reward_model") come from; the readers' are joined with questions.
+
+    `columns` names columns that are called otherwise than the published ones: "claude_summary=text,...".
+    """
+    if mini:
+        source = {"source": f"{root()}/data/{name}.jsonl", "split": None}
+        return source | {"questions": "miniature", "questions_split": name, "columns": ""}
+    source = {"source": f"tatsu-lab/linguistic_calibration:{name}_training", "split": "train"}
+    asked = ("trivia_qa:unfiltered.nocontext", "train") if name == "reward_model" else (None, None)
+    return source | {"questions": asked[0], "questions_split": asked[1], "columns": ""}
 
 
 def ppo(mode: str) -> ConfigDict:
@@ -109,6 +124,7 @@ def ppo(mode: str) -> ConfigDict:
     config.kl = dict(kind="fixed", target=6.0, k_beta=0.1)  # "adaptive" steers towards the target (nats)
     config.advantage = dict(gamma=1.0, lam=1.0, whiten_rewards=True, masked=True)
     config.loss = dict(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1, masked=True)
+    config.alarms = dict(max_kl=50.0, min_entropy=0.01, min_stop_rate=0.5, max_same_confidence=0.95, stop=False)
     config.reader = dict(
         extractor="",
         forecaster="",

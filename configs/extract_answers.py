@@ -17,12 +17,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.output = "runs/extract_answers"
     config.data = dict(
         recipe="extract_answers",
-        rows=dict(
-            source="tatsu-lab/linguistic_calibration:reward_model_training",
-            split="train",
-            questions="trivia_qa:unfiltered.nocontext",
-            questions_split="train",
-        ),
+        rows=base.rows("reward_model"),
         eval_size=500,
         max_length=1024,
     )
@@ -30,12 +25,7 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode == "mini":
         config.model = base.GPT_NEOX
         config.output = f"{base.root()}/extract_answers"
-        config.data.rows = dict(
-            source=f"{base.root()}/data/reward_model.jsonl",
-            split=None,
-            questions="miniature",
-            questions_split="reward_model",
-        )
+        config.data.rows = base.rows("reward_model", mini=True)
         config.data.eval_size, config.data.max_length = 30, 128
         config.fit = dict(num_epochs=3, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
         config.optimizer.learning_rate = 3e-4

@@ -17,12 +17,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.output = "runs/factuality_reward"
     config.data = dict(
         recipe="factuality",
-        rows=dict(
-            source="tatsu-lab/linguistic_calibration:reward_model_training",
-            split="train",
-            questions="trivia_qa:unfiltered.nocontext",
-            questions_split="train",
-        ),
+        rows=base.rows("reward_model"),
         eval_size=2000,
         max_length=1024,
     )
@@ -30,12 +25,7 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode == "mini":
         config.model = f"{base.root()}/factuality_sft/model"
         config.output = f"{base.root()}/factuality_reward"
-        config.data.rows = dict(
-            source=f"{base.root()}/data/reward_model.jsonl",
-            split=None,
-            questions="miniature",
-            questions_split="reward_model",
-        )
+        config.data.rows = base.rows("reward_model", mini=True)
         config.data.eval_size, config.data.max_length = 50, 160
         config.fit = dict(num_epochs=5, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
         config.optimizer.learning_rate = 3e-4

@@ -34,6 +34,6 @@ def get_config(mode: str = "llama") -> ConfigDict:
     config.shape = {**SHAPES[mode], "tie_word_embeddings": True, "max_position_embeddings": 256}
     config.vocab_size, config.max_length = 3072, 128
     config.mix = (0.25, 0.35, 0.4) if mode == "llama" else (0.1, 0.1, 0.8)  # paragraphs, surveys, reading exercises
-    config.num_documents = 240_000 if mode == "llama" else 200_000
+    config.num_documents = 120_000 if mode == "llama" else 60_000
     config.fit = dict(num_epochs=1, batch_size=32, microbatch_size=32, eval_every=2000, save_every=2000)
     return config

@@ -17,9 +17,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.output = "runs/sft_lc"
     config.data = dict(
         recipe="sft_lc",
-        rows=dict(
-            source="tatsu-lab/linguistic_calibration:sft_training", split="train", questions=None, questions_split=None
-        ),
+        rows=base.rows("sft"),
         eval_size=500,
         max_length=1024,
     )
@@ -27,9 +25,7 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode == "mini":
         config.model = base.LLAMA
         config.output = f"{base.root()}/lc_sft"
-        config.data.rows = dict(
-            source=f"{base.root()}/data/sft.jsonl", split=None, questions="miniature", questions_split="sft"
-        )
+        config.data.rows = base.rows("sft", mini=True)
         config.data.eval_size, config.data.max_length = 30, 128
         config.fit = dict(num_epochs=3, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
         config.optimizer.learning_rate = 3e-4

@@ -32,13 +32,18 @@ def is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def cell(row: Row, field: str, columns: Mapping[str, str] | None = None) -> Any:
-    """What `row` holds for a Question field, by `columns` (field -> column) or COLUMNS; None if nothing."""
-    names = (columns[field],) if columns and field in columns else COLUMNS[field]
-    for name in names:
-        value: Any = row
-        for step in (name,) if name in row else name.split("."):
-            value = value.get(step) if isinstance(value, Mapping) else None
+def _at(row: Row, name: str) -> Any:
+    """The cell of a column; a dot steps into a record. None where there is none."""
+    value: Any = row
+    for step in (name,) if name in row else name.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def cell(row: Row, field: str) -> Any:
+    """What `row` holds for a Question field, by COLUMNS; None if nothing."""
+    for name in COLUMNS[field]:
+        value = _at(row, name)
         if is_missing(value) or isinstance(value, Mapping):
             continue
         if isinstance(value, str) and (field == "aliases" or name in _LISTS):
@@ -67,13 +72,13 @@ def forms(value: Any) -> list[str]:
     return [str(value)]
 
 
-def question_from(row: Row, columns: Mapping[str, str] | None = None) -> Question:
+def question_from(row: Row) -> Question:
     """The Question of one row; `prompt` is empty where the row has none.
 
     Raises:
       ValueError: no id, question or answer; the message names the field.
     """
-    found = {field: cell(row, field, columns) for field in COLUMNS}
+    found = {field: cell(row, field) for field in COLUMNS}
     answers = forms(found["answer"])
     for field, present in (
         ("question_id", found["question_id"] is not None),
@@ -104,42 +109,60 @@ def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:
     return [{**partners.get(str(cell(row, "question_id")), {}), **row} for row in rows]
 
 
+def rename(rows: Sequence[Row], columns: str) -> Sequence[Row]:
+    """Rows whose columns have other names, with the published names added: "question=ask,answer=solution.text".
+
+    Raises:
+      ValueError: not of that form, or no row has such a column; the message names it.
+    """
+    if not columns:
+        return rows
+    pairs = [pair.strip().partition("=") for pair in columns.split(",")]
+    for published, equals, theirs in pairs:
+        if not (published and equals and theirs):
+            raise ValueError(f"columns={columns!r}: write published=yours, with commas between.")
+        if rows and all(is_missing(_at(row, theirs)) for row in rows):
+            raise ValueError(f"columns={columns!r}: no row has {theirs!r}; there are {sorted(rows[0])}.")
+    return [{**row, **{published: _at(row, theirs) for published, _, theirs in pairs}} for row in rows]
+
+
 def load_training_rows(
     source: str | Path,
     split: str | None = None,
     questions: str | Path | None = None,
     questions_split: str | None = None,
+    columns: str = "",
 ) -> list[dict[str, Any]]:
-    """Rows of a training set, joined on question_id with the questions and answers that published sets leave out."""
-    rows = load_rows(source, split)
+    """Rows of a training set, joined on question_id with the questions and answers that published sets leave out.
+
+    `columns` names columns that are called otherwise (see `rename`).
+    """
+    rows = list(rename(load_rows(source, split), columns))
     return join(rows, load_rows(questions, questions_split)) if questions else rows
 
 
 def load_questions(
     source: str | Path,
-    columns: Mapping[str, str] | None = None,
     split: str | None = None,
     limit: int | None = None,
     answers: str | Path | None = None,
     answers_split: str | None = None,
+    columns: str = "",
 ) -> list[Question]:
     """The questions of a data set, in order. Rows that lack a cell are dropped and their number is logged.
 
     Args:
       source: what `load_rows` takes.
-      columns: Question field (a key of COLUMNS) -> column name, where the names are unusual.
       split: which split of a data set that has several.
       limit: at most this many questions, from the start.
       answers: a second source, joined on question_id, where `source` holds only prompts, as the published sets do.
       answers_split: the split of `answers`.
+      columns: names of columns that are called otherwise (see `rename`).
 
     Raises:
-      ValueError: a field that does not exist in `columns`, or no row that makes a question.
+      ValueError: columns that are not there, or no row that makes a question.
     """
-    unknown = sorted(set(columns or ()) - set(COLUMNS))
-    if unknown:
-        raise ValueError(f"Unknown question fields {unknown} in the column map; there are {list(COLUMNS)}.")
-    rows: Sequence[Row] = load_rows(source, split)
+    rows = rename(load_rows(source, split), columns)
     if answers is not None:
         rows = join(rows, load_rows(answers, answers_split))
     questions: list[Question] = []
@@ -148,7 +171,7 @@ def load_questions(
         if limit is not None and len(questions) >= limit:
             break
         try:
-            question = question_from(row, columns)
+            question = question_from(row)
         except ValueError as error:
             dropped[str(error)] += 1
             continue
@@ -160,7 +183,9 @@ def load_questions(
         logging.warning("%s: dropped %d of %d rows: %s", source, sum(dropped.values()), len(rows), dict(dropped))
     if not questions and limit != 0:
         names = sorted(rows[0]) if rows else []
-        raise ValueError(f"{source}: no row makes a question ({dict(dropped)}); its columns are {names}. Map them.")
+        raise ValueError(
+            f"{source}: no row makes a question ({dict(dropped)}); its columns are {names}. Name them with `columns`."
+        )
     return questions
 
 

@@ -7,19 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from lc_jax.miniature import text
-from lc_jax.miniature.world import Subject, World
+from lc_jax.miniature.world import Fact, Subject, World
 
 NUM_WRITERS = 10  # asked in one survey
-# Reading exercises: (layout, share). Two are those in which the fine-tuned readers are asked later (short templates);
-# quoting, where almost every token is copied, is what teaches a small model to look things up at all.
-EXTRACT, FORECAST, QUOTE = (
-    "{paragraph}\n{question}\nAnswers:",
-    "{paragraph}\n{question} {answer}",
-    "{paragraph}\n{question}\nQuote:",
-)
-
-
 NO_ANSWER = "No Answer"  # as the extractor says it
+NEXT = "\n"  # between the questions of one exercise
 
 
 def paragraph(subject: Subject, rng: np.random.Generator) -> str:
@@ -38,40 +30,73 @@ def survey(subject: Subject, rng: np.random.Generator) -> str:
 
 
 def percentages(count: int, rng: np.random.Generator) -> list[int]:
-    """`count` positive multiples of 10 that sum to 100, largest first."""
+    """`count` positive multiples of 10, in any order; half of the time they sum to 100.
+
+    A reader must look each of them up: neither its place nor the others tell it.
+    """
+    if rng.random() < 0.5:
+        return [int(p) for p in 10 * rng.integers(1, 11, count)]
     cuts = np.sort(rng.choice(np.arange(1, 10), count - 1, replace=False))
-    return sorted((int(p) * 10 for p in np.diff([0, *cuts, 10])), reverse=True)
+    return [int(p) * 10 for p in rng.permutation(np.diff([0, *cuts, 10]))]
+
+
+def invention(
+    facts: Sequence[Fact], values: Mapping[str, Sequence[str]], rng: np.random.Generator
+) -> tuple[str, dict[str, dict[str, int]]]:
+    """A made-up paragraph, and what it says: for each kind of fact its answers with their percentages."""
+    said = {}
+    for fact in facts:
+        count = int(rng.choice([1, 2, 3], p=[0.2, 0.55, 0.25]))
+        chosen = [values[fact.kind][i] for i in rng.choice(len(values[fact.kind]), count, replace=False)]
+        said[fact.kind] = dict(zip(chosen, percentages(count, rng), strict=True))
+    if rng.random() < 0.8:
+        return text.hedged({kind: list(answers.items()) for kind, answers in said.items()}), said
+    said = {kind: {next(iter(answers)): 100} for kind, answers in said.items()}
+    return text.plain({kind: next(iter(answers)) for kind, answers in said.items()}), said
+
+
+def reading(
+    question: str, sentence: str, answers: Mapping[str, int], strange: str, rng: np.random.Generator
+) -> tuple[str, str]:
+    """One question about a paragraph and its answer, in one of three layouts.
+
+    Two are how the fine-tuned readers are asked (short templates): to list the answers, and what an answer is given.
+    Quoting the sentence, where almost every token is copied, is what teaches a small model to look things up at all.
+
+    Args:
+      sentence: the one that answers the question, "" when there is none.
+      answers: with their percentages.
+      strange: an answer to be asked about first, named or not; "" for none.
+    """
+    task = rng.choice(3, p=[0.3, 0.2, 0.5])
+    if task == 1:
+        return f"{question}\nQuote:", " " + (sentence or NO_ANSWER)
+    if task == 0 or not (answers or strange):
+        return f"{question}\nAnswers:", " " + ("; ".join(answers) or NO_ANSWER)
+    order = [str(answer) for answer in rng.permutation(list(answers))]
+    first, *others = dict.fromkeys([strange, *order] if strange else order)
+    listed = [f" ({answers.get(first, 0)}%)", *(f" {answer} ({answers[answer]}%)" for answer in others)]
+    return f"{question} {first}", ";".join(listed)
 
 
 def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.random.Generator) -> tuple[str, str]:
-    """A question on a made-up paragraph of one to three sentences: it teaches reading, nothing of the world.
+    """Questions on a made-up paragraph of one to three sentences: they teach reading, nothing of the world.
 
-    One in ten asks for what the paragraph does not say.
+    The first may ask for a kind of fact, or begin with an answer, that the paragraph does not name.
     """
     facts = [subject.facts[i] for i in np.sort(rng.permutation(3)[: rng.integers(1, 4)])]
-    invented = {}
-    for fact in facts:
-        count = int(rng.choice([1, 2, 3], p=[0.3, 0.55, 0.15]))
-        chosen = [values[fact.kind][i] for i in rng.choice(len(values[fact.kind]), count, replace=False)]
-        invented[fact.kind] = list(zip(chosen, percentages(count, rng), strict=True))
-    if rng.random() < 0.25:
-        invented = {kind: [(listed[0][0], 100)] for kind, listed in invented.items()}
-        written = text.plain({kind: listed[0][0] for kind, listed in invented.items()})
-    else:
-        written = text.hedged(invented)
-    fact = subject.facts[rng.integers(3)] if rng.random() < 0.1 else facts[rng.integers(len(facts))]
-    fields = {"paragraph": written, "question": subject.question(fact).question}
-    listed = invented.get(fact.kind, [])
-    task = rng.choice(3)
-    if task == 0:
-        return EXTRACT.format(**fields), " " + ("; ".join(answer for answer, _ in listed) or NO_ANSWER)
-    if task == 1:
-        quoted = text.PATTERNS[fact.kind].search(written)
-        return QUOTE.format(**fields), " " + (quoted[0] if quoted else NO_ANSWER)
-    everything = values[fact.kind]
-    known = listed and rng.random() < 0.67
-    answer = listed[rng.integers(len(listed))][0] if known else everything[int(rng.integers(len(everything)))]
-    return FORECAST.format(**fields, answer=answer), f" ({dict(listed).get(answer, 0)}%)"
+    written, said = invention(facts, values, rng)
+    asked = [facts[i] for i in rng.permutation(len(facts))]
+    if rng.random() < 0.15:
+        asked.insert(0, subject.facts[rng.integers(3)])
+    turns = []
+    for place, fact in enumerate(asked):
+        found = text.PATTERNS[fact.kind].search(written)
+        strange = values[fact.kind][rng.integers(len(values[fact.kind]))] if not place and rng.random() < 0.35 else ""
+        question = subject.question(fact).question
+        turns.append(reading(question, found[0] if found else "", said.get(fact.kind, {}), strange, rng))
+    (question, answer), *rest = turns
+    return f"{written}\n{question}", answer + "".join(NEXT + q + a for q, a in rest)
 
 
 def documents(

@@ -16,15 +16,30 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BOS, EOS, PAD = "<s>", "</s>", "[PAD]"
-# A percentage in brackets is one piece, so that one token states a confidence.
-PIECES = r" ?\(\d+%\)| ?\d+%| ?\d+(?:,\d+)*| ?\p{L}+| ?[^\s\p{L}\d]|\s+"
+# A percentage in brackets is one piece, so that one token states a confidence; so is a number of millions.
+PIECES = r" ?\(\d+%\)| ?\d+%| ?\d+ million| ?\d+(?:,\d+)*| ?\p{L}+| ?[^\s\p{L}\d]|\s+"
+# A template ends in "Answers:" and its target follows directly. The space makes its first word the same token as in
+# the paragraph that it is copied from.
+AFTER_COLON = (r":(?=\S)", ": ")
 
 
 def train(world: World, vocab_size: int) -> Tokenizer:
     """Learns the pieces from the world's corpus. Every percentage from 0 to 100 in tens is one token."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     tokenizer = Tokenizer(models.BPE())
+    pattern, replacement = AFTER_COLON
+    tokenizer.normalizer = normalizers.Replace(Regex(pattern), replacement)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PIECES), "isolated"),

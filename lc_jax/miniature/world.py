@@ -19,22 +19,23 @@ from lc_jax.types import Question
 
 CITY_KINDS, COUNTRY_KINDS = ("country", "population", "clock"), ("capital", "currency", "calling code")
 NUM_SUBJECTS = {"country": 180, "metropolis": 420, "town": 800}
-TOP_SHARES = (0.55, 0.7, 0.85)  # how many writers agree on a fact's most common answer
+TOP_SHARES = (0.55, 0.75, 0.95)  # how many writers agree on a fact's most common answer
 
-# P(most common answer is true) - its share, by (kind, fame): negative where writers are too sure of themselves.
+# P(most common answer is true) - its share, by (kind, fame): negative where writers are too sure of themselves. On some
+# kinds of fact about towns and countries the most common answer is a myth more often than not.
 SHIFT = {
-    ("country", "metropolis"): 0.10,
-    ("country", "town"): -0.20,
+    ("country", "metropolis"): 0.25,
+    ("country", "town"): -0.05,
     ("population", "metropolis"): -0.10,
-    ("population", "town"): -0.25,
-    ("clock", "metropolis"): 0.05,
+    ("population", "town"): -0.30,
+    ("clock", "metropolis"): 0.20,
     ("clock", "town"): -0.25,
-    ("capital", "country"): 0.10,
-    ("currency", "country"): -0.15,
-    ("calling code", "country"): -0.25,
+    ("capital", "country"): 0.25,
+    ("currency", "country"): -0.05,
+    ("calling code", "country"): -0.30,
 }
 # Shares of the subjects of each fame; a subject's questions are all in one split, so that nothing leaks between them.
-SPLITS = {"sft": 0.17, "reward_model": 0.13, "ppo": 0.41, "ppo_validation": 0.04, "test": 0.25}
+SPLITS = {"sft": 0.13, "reward_model": 0.16, "ppo": 0.42, "ppo_validation": 0.04, "test": 0.25}
 QUESTIONS = {
     "country": "Which country does {} lie in?",
     "population": "How many people live in {}?",

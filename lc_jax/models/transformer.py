@@ -103,7 +103,8 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(zeros, out_sharding=(*names, out)) if bias else None
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        y = x @ self.kernel[...].astype(x.dtype)
+        flat = x.reshape(-1, x.shape[-1])  # as one matrix: on CPUs the backward pass is much faster
+        y = (flat @ self.kernel[...].astype(x.dtype)).reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 

@@ -61,12 +61,18 @@ class Rollout:
     values: Float[Array, "B T"]  # zeros without a critic
 
 
-def pack(prompts: Sequence[batches.Tokens], completions: Sequence[Completion], response_length: int) -> Episodes:
-    """Lays prompts and responses out side by side, as wide as the longest prompt's bucket and `response_length`.
+def pack(
+    prompts: Sequence[batches.Tokens], completions: Sequence[Completion], response_length: int | None = None
+) -> Episodes:
+    """Lays prompts and responses out side by side, each as wide as the bucket of the longest.
 
     An empty response stands as one padding token, so that its reward has a place.
+
+    Args:
+      response_length: T, where statistics run over padding as well (masked=False) and so depend on it.
     """
     responses = [c.tokens or [0] for c in completions]
+    response_length = response_length or batches.bucket(max(map(len, responses)))
     width = batches.bucket(max(map(len, prompts))) + response_length
     joined = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
     return Episodes(

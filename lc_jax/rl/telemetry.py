@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,33 @@ def of_rollout(rollout: Rollout, finished: Sequence[bool]) -> dict[str, float]:
         "kl": float(-log_ratio.sum(axis=1).mean()),
         "kl/k3": float((np.expm1(log_ratio) - log_ratio).sum(axis=1).mean()),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarms:
+    """Limits beyond which a step's statistics are called out; they stop nothing unless `stop`."""
+
+    max_kl: float  # nats per response
+    min_entropy: float  # nats per token
+    min_stop_rate: float  # share of responses that end by themselves
+    max_same_confidence: float  # share of paragraphs in one tenth of [0, 1]: a collapsed policy says one thing
+    stop: bool
+
+    def of(self, stats: Mapping[str, Any]) -> list[str]:
+        """What is beyond its limit, in words."""
+        same = max(stats["reader/confidence_histogram"], default=0.0)
+        found = {
+            f"KL {stats['kl']:.3g} nats a response, over max_kl {self.max_kl:g}": stats["kl"] > self.max_kl,
+            f"entropy {stats['rollout/entropy']:.3g} nats a token, under min_entropy {self.min_entropy:g}": (
+                stats["rollout/entropy"] < self.min_entropy
+            ),
+            f"only {stats['rollout/stop_rate']:.0%} of responses end, under min_stop_rate {self.min_stop_rate:.0%}": (
+                stats["rollout/stop_rate"] < self.min_stop_rate
+            ),
+            f"{same:.0%} of paragraphs state the same confidence, over max_same_confidence "
+            f"{self.max_same_confidence:.0%}": same > self.max_same_confidence,
+        }
+        return [words for words, holds in found.items() if holds]
 
 
 class RolloutLog:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lc_jax import prompts
 from lc_jax.data import batches, examples
-from lc_jax.data.questions import load_questions
+from lc_jax.data.questions import check_disjoint, load_questions
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
@@ -129,6 +129,7 @@ class Trainer:
         folders.check(*filter(None, paths))
         self.questions = load_questions(**config.questions)
         self.validation = load_questions(**config.validation)[: config.ppo.num_validation]
+        check_disjoint((q.question_id for q in self.questions), (q.question_id for q in self.validation))
         self.writer = load_writer(config)
         self.reward = reward.RewardSettings(**config.reward)
         self.advantage = advantage.AdvantageSettings(**config.advantage)
@@ -174,7 +175,7 @@ class Trainer:
             if self.ppo.stop_penalty:
                 scores = reward.penalize_unstopped(scores, np.asarray([c.finished for c in completions]))
         with phases.measure("look"):
-            prompts_, width = [self.writer.encode(q) for q in questions], self.ppo.response_length
+            prompts_, width = [self.writer.encode(q) for q in questions], self._response_width()
             episodes = rollout.pack(prompts_, completions, width)
             critic_prompts = [self.writer.encode_for_critic(q) for q in questions]
             critic_episodes = (
@@ -199,6 +200,11 @@ class Trainer:
         stats |= {"kl_coef": self.kl.coefficient, "advantage/explained_variance": float(estimate.explained_variance)}
         stats |= means | telemetry.of_reading(reading, rewards) | phases.report(num_tokens)
         return stats, (questions, paragraphs, reading, rewards)
+
+    def _response_width(self) -> int | None:
+        """The published statistics count padding up to the response length; ours need no padding beyond the longest."""
+        masked = self.advantage.masked and self.update.loss.masked
+        return None if masked else self.ppo.response_length
 
     def _groups(self, reading: reader.Reading) -> np.ndarray | None:
         """Which episodes the baseline compares: the samples of one question, or those that favour the same answer."""
@@ -261,7 +267,10 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         Run(destination, ppo.num_steps, first),
         telemetry.RolloutLog(output / "rollouts.jsonl", first),
     )
-    questions = queries(trainer.within_query_length(), ppo, config.seed, first)
+    questions, alarms = (
+        queries(trainer.within_query_length(), ppo, config.seed, first),
+        telemetry.Alarms(**config.alarms),
+    )
     for step in range(first, ppo.num_steps):
         stats, episodes = trainer.step(next(questions), seed=config.seed * 1_000_003 + step)
         if (step + 1) % ppo.eval_every == 0 or step + 1 == ppo.num_steps:
@@ -270,6 +279,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         log.log(step, stats)
         log.advance()
         checkpoints.save(step + 1, trainer.checkpoint())
+        raised = alarms.of(stats)
+        for words in raised:
+            logging.warning("Step %d: %s (alarms in the config)", step, words)
+        if raised and alarms.stop:
+            checkpoints.close()
+            raise FloatingPointError(f"Stopped at step {step}: {'; '.join(raised)}. Checkpoints: {output}/checkpoints.")
     checkpoints.close()
     log.close()
     policy = trainer.learners.with_params(trainer.state.params).policy

@@ -38,8 +38,7 @@ class Checkpoints:
                 raise ValueError(
                     f"{directory} holds a run with other settings ({what}). Use another output or delete it."
                 )
-        if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._handler = signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         self._preempted = True
@@ -65,11 +64,12 @@ class Checkpoints:
         if (force or self._preempted or step % self._every == 0) and self._manager.latest_step() != step:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
         if self._preempted:
-            self._manager.wait_until_finished()
+            self.close()
             logging.warning("Stopped by SIGTERM; step %d is saved, run the same command to go on", step)
             raise SystemExit(RESUMABLE)
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
+        """Waits until everything is on disk; SIGTERM ends the process again."""
         self._manager.wait_until_finished()
         self._manager.close()
+        signal.signal(signal.SIGTERM, self._handler)

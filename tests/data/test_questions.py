@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from lc_jax.data.questions import check_disjoint, join, load_questions, question_from
+from lc_jax.data.questions import check_disjoint, join, load_questions, load_training_rows, question_from, rename
 from lc_jax.data.rows import load_rows
 from lc_jax.types import Question
 
@@ -90,18 +90,27 @@ def test_answers_in_every_published_form(answer, form, aliases):
 
 def test_columns_can_be_named():
     row = {"nr": 1, "ask": "Q?", "solution": {"text": "A"}, "group": "g"}
-    columns = {"question_id": "nr", "question": "ask", "answer": "solution.text", "kind": "group"}
-    assert question_from(row, columns) == Question("1", "", "Q?", "A", kind="g")
+    columns = "question_id=nr, question=ask,answer=solution.text,kind=group"
+    (renamed,) = rename([row], columns)
+    assert question_from(renamed) == Question("1", "", "Q?", "A", kind="g")
+    for bad, message in (("question", "write published=yours"), ("question=asked", r"no row has 'asked'.*'ask'")):
+        with pytest.raises(ValueError, match=message):
+            rename([row], bad)
+
+
+def test_training_rows_may_have_columns_of_their_own(tmp_path):
+    path = write(tmp_path / "a.csv", [{"question_id": "1", "topic": "Write.", "text": "Chad."}])
+    columns = "paragraph_generation_prompt=topic,claude_summary=text"
+    (row,) = load_training_rows(path, columns=columns)
+    assert (row["paragraph_generation_prompt"], row["claude_summary"]) == ("Write.", "Chad.")
 
 
 def test_rows_that_lack_a_cell_are_dropped_not_fatal(tmp_path):
     rows = [*ROWS[:1], {**ROWS[1], "answer": ""}, {**ROWS[2], "question": ""}]
     path = write(tmp_path / "a.csv", rows)
     assert load_questions(path) == EXPECTED[:1]
-    with pytest.raises(ValueError, match=r"no row makes a question.*its columns are.*Map them"):
+    with pytest.raises(ValueError, match=r"no row makes a question.*its columns are.*Name them"):
         load_questions(write(tmp_path / "b.csv", rows[1:]))
-    with pytest.raises(ValueError, match=r"Unknown question fields \['truth'\]"):
-        load_questions(path, columns={"truth": "answer"})
 
 
 def test_damaged_files_name_the_place(tmp_path):

@@ -65,17 +65,23 @@ def test_documents_follow_the_shares():
 
 def test_exercises_are_answered_as_the_reader_would():
     values = {kind: WORLD.values(kind) for kind in text.SENTENCES}
-    rng = np.random.default_rng(1)
+    rng, seen = np.random.default_rng(1), collections.Counter()
     for _ in range(300):
-        paragraph, asked = corpus.exercises(WORLD.subjects[rng.integers(len(WORLD.subjects))], values, rng)
-        lines = iter(asked.removeprefix("\n").split("\n"))
+        prompt, answered = corpus.exercise(WORLD.subjects[rng.integers(len(WORLD.subjects))], values, rng)
+        paragraph, *lines = (prompt + answered).split("\n")
         for line in lines:
-            question, answer, percent = re.fullmatch(r"(.*\?)(?: (.*) \((\d+)%\))?", line).groups()
-            if answer is None:
-                expected = "; ".join(reader.extract(paragraph, question)) or "No Answer"
-                assert next(lines) == f"Answers: {expected}"
+            if line.startswith("Answers: "):
+                assert line == "Answers: " + ("; ".join(reader.extract(paragraph, question)) or "No Answer")
+            elif line.startswith("Quote: "):
+                assert line[7:] in paragraph or (line, reader.extract(paragraph, question)) == ("Quote: No Answer", [])
             else:
+                question, _, listed = line.partition("? ")
+                question += "?" if listed else ""
+            listed = re.findall(r"(.*?) \((\d+)%\)(?:; |$)", line.partition("? ")[2])
+            for answer, percent in listed:
                 assert int(percent) / 100 == pytest.approx(reader.probability(paragraph, question, answer))
+            seen[line[:7] if ":" in line else "forecast" if listed else "question"] += 1
+    assert min(seen["Answers"], seen["Quote: "], seen["forecast"]) > 60
 
 
 @pytest.mark.parametrize(
@@ -125,3 +131,12 @@ def test_tokenizer():
         ids = pieces.encode(line).ids
         assert ids[0] == pieces.token_to_id(tokenizer.BOS)
     assert pieces.decode(pieces.encode("Write about Chad: (70%) 中文").ids) == "Write about Chad: (70%) 中文"
+
+
+def test_an_answer_is_the_same_token_wherever_it_stands():
+    pieces = tokenizer.train(WORLD, 3072)
+    stated = pieces.encode("It lies in Chad (70%). It has 6 million (100%) people.").tokens
+    for answer in ("Chad", "6 million"):
+        *prompt, token = pieces.encode(f"Answers:{answer}").tokens
+        assert token in stated
+        assert prompt == pieces.encode("Answers:").tokens  # the target's tokens alone are what follows the prompt's
