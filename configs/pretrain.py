@@ -24,7 +24,7 @@ SHAPES: dict[str, dict[str, int | float]] = {
 def get_config(mode: str = "llama") -> ConfigDict:
     config = base.training(
         base.base_config("pretrain", "mini"),
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         warmup_ratio=0.02,
         b2=0.98,
         weight_decay=0.01,
@@ -32,8 +32,10 @@ def get_config(mode: str = "llama") -> ConfigDict:
     config.family = mode
     config.output = f"runs/pretrain/{mode}"
     config.shape = {**SHAPES[mode], "tie_word_embeddings": True, "max_position_embeddings": 256}
-    config.vocab_size, config.max_length = 3072, 128
-    config.mix = (0.25, 0.35, 0.4) if mode == "llama" else (0.1, 0.1, 0.8)  # paragraphs, surveys, reading exercises
-    config.num_documents = 120_000 if mode == "llama" else 60_000
+    config.shape.initializer_range = 0.088  # 1 / sqrt(hidden size): at 0.02 so small a model learns to read far later
+    config.vocab_size, config.max_length = 2048, 128
+    # Shares of paragraphs, surveys, reading exercises and repetitions. The GPT-NeoX only has to read.
+    config.mix = (0.25, 0.3, 0.3, 0.15) if mode == "llama" else (0.05, 0.05, 0.7, 0.2)
+    config.num_documents = 110_000 if mode == "llama" else 80_000
     config.fit = dict(num_epochs=1, batch_size=32, microbatch_size=32, eval_every=2000, save_every=2000)
     return config

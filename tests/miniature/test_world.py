@@ -42,8 +42,8 @@ def test_no_prompt_tells_an_answer():
             question.prompt
             == f"Write about the {question.kind.split('(')[1][:-1]} of {question.prompt[:-1].split(' of ', 1)[1]}."
         )
-        if question.answer not in question.prompt:  # a capital may be called like its country
-            assert question.answer not in question.question or len(question.answer) < 4
+        words = f" {question.prompt[:-1]} {question.question[:-1]} "
+        assert f" {question.answer} " not in words, question
 
 
 def test_unknown_split_is_named():
@@ -57,7 +57,7 @@ def test_documents_follow_the_shares():
     fact = subject.facts[0]
     said = [reader.statements(corpus.paragraph(subject, rng), fact.kind).answers[0] for _ in range(2000)]
     assert abs(said.count(fact.candidates[0]) / 2000 - fact.shares[0]) < 0.04
-    for _, document in itertools.islice(corpus.documents(WORLD, rng, (0, 1, 0)), 50):
+    for _, document in itertools.islice(corpus.documents(WORLD, rng, (0, 1, 0, 0)), 50):
         for kind in text.SENTENCES:
             found = reader.statements(document, kind)
             assert not found.answers or sum(found.probs) == pytest.approx(1)
@@ -82,6 +82,12 @@ def test_exercises_are_answered_as_the_reader_would():
                 assert int(percent) / 100 == pytest.approx(reader.probability(paragraph, question, answer))
             seen[line[:7] if ":" in line else "forecast" if listed else "question"] += 1
     assert min(seen["Answers"], seen["Quote: "], seen["forecast"]) > 60
+
+
+def test_repetitions_repeat():
+    for prompt, listed in itertools.islice(corpus.documents(WORLD, np.random.default_rng(0), (0, 0, 0, 1)), 20):
+        assert prompt == f"Repeat:{listed} |"
+        assert len(listed.split()) >= 6
 
 
 @pytest.mark.parametrize(
@@ -123,8 +129,8 @@ def test_same_answer_in_other_clothes():
 
 
 def test_tokenizer():
-    pieces = tokenizer.train(WORLD, 3072)
-    assert pieces.get_vocab_size() == 3072
+    pieces = tokenizer.train(WORLD, 2048)
+    assert pieces.get_vocab_size() == 2048
     for percent in range(10, 101, 10):
         assert f"Ġ({percent}%)" in pieces.encode(f"It lies in Chad ({percent}%).").tokens
     for line in ("héllo {x} 中文 (70%)\n\tיום", "It has 2 million people.", "</s> in text"):
@@ -134,9 +140,9 @@ def test_tokenizer():
 
 
 def test_an_answer_is_the_same_token_wherever_it_stands():
-    pieces = tokenizer.train(WORLD, 3072)
-    stated = pieces.encode("It lies in Chad (70%). It has 6 million (100%) people.").tokens
-    for answer in ("Chad", "6 million"):
+    pieces = tokenizer.train(WORLD, 2048)
+    stated = pieces.encode("It lies in India (70%). It has 6 million (100%) people.").tokens
+    for answer in ("India", "6 million"):
         *prompt, token = pieces.encode(f"Answers:{answer}").tokens
         assert token in stated
         assert prompt == pieces.encode("Answers:").tokens  # the target's tokens alone are what follows the prompt's

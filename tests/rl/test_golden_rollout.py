@@ -1,0 +1,316 @@
+"""Three PPO steps from text to parameters, as the published trainer took them: on its responses and extracted answers.
+
+Nothing recorded is fed in but what was fixed there too: the texts, the models, and the tokens that policy and extractor
+"generate". Everything later is computed here from what was computed here before.
+"""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lc_jax import parallel
+from lc_jax.data import examples
+from lc_jax.data.tokenizer import decode, encode, load_tokenizer
+from lc_jax.inference import generate
+from lc_jax.models import hf
+from lc_jax.models.transformer import trainable
+from lc_jax.prompts import Prompt
+from lc_jax.rl import advantage, kl, loss, reader, reward, rollout, update
+from lc_jax.training import state as states
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+from lc_jax.types import Question
+from tests.golden import load
+from tests.rl.test_update import hf_names
+
+PRECISION = {"param_dtype": "float32", "compute_dtype": "float32"}
+NUM_STEPS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """The recorded texts, and the tokens of prompts and responses."""
+
+    case: dict  # ppo_step.json: text_rollout / decision_based_rl
+    templates: dict[str, Prompt]
+    tokenizer: object
+    questions: list[Question]
+    completions: list[generate.Completion]
+    extractions: list[str]
+
+    @property
+    def prompts(self):
+        """Token ids of every question's prompt."""
+        texts = [self.templates["policy"].render(paragraph_generation_prompt=q.prompt) for q in self.questions]
+        return [examples.encode_prompt(self.tokenizer, text) for text in texts]
+
+    @property
+    def paragraphs(self):
+        """The responses as the published rollout decodes them: without spaces before punctuation."""
+        return [decode(self.tokenizer, c.tokens, clean_up=True) for c in self.completions]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one step computed, on the host."""
+
+    seen: rollout.Rollout
+    shaped: np.ndarray
+    estimate: advantage.Advantages
+    last: dict  # statistics of the last two rows: the published code keeps those of its last micro-batch
+    updated: dict  # statistics of the whole update
+    parameters: dict  # after the step, by recorded name
+
+
+@pytest.fixture(scope="module")
+def folder(golden):
+    return golden / "ppo_step"
+
+
+@pytest.fixture(scope="module")
+def text(golden, folder):
+    recorded = load(folder / "ppo_step.json")["text_rollout"]
+    case, rows = recorded["decision_based_rl"], recorded["rows"]
+    columns = ("question_id", "paragraph_generation_prompt", "question", "ground_truth_top_answer")
+    tokenizer = load_tokenizer(golden / "tokenizer_tiny")
+    responses = [[t for t in row if t != case["pad_token_id"]] for row in case["responses"].tolist()]
+    return Text(
+        case,
+        {name: Prompt(template) for name, template in recorded["templates"].items()},
+        tokenizer,
+        [Question(*fields) for fields in zip(*(rows[c] for c in columns), strict=True)],
+        [generate.Completion(r, [], finished=r[-1] == tokenizer.eos_token_id) for r in responses],
+        recorded["extraction_texts"],
+    )
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    mesh = parallel.make_mesh(1, 4, 2)
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+@pytest.fixture(scope="module")
+def reading(folder, text, mesh, tmp_path_factory):
+    """What the reader makes of the recorded paragraphs, its extractor writing the recorded extractions."""
+    forecaster = tmp_path_factory.mktemp("forecaster")
+    shutil.copy(folder / "b_decision_based_rl_reward_model.safetensors", forecaster / "model.safetensors")
+    backbone = json.loads((folder / "b_reward_backbone" / "config.json").read_text())
+    config = {"model_type": "reward_model", "backbone_config": backbone}
+    (forecaster / "config.json").write_text(json.dumps(config))
+
+    def part(path, kind, template):
+        model = hf.load(path, mesh, kind=kind, **PRECISION)
+        return reader.Part(model, text.tokenizer, text.templates[template], max_length=256, batch_size=4)
+
+    def extract(model, prompts, sampling, *, seed, batch_size):
+        pairs = zip(text.questions, text.paragraphs, strict=True)
+        texts = [text.templates["extract"].render(question=q.question, generated_paragraph=z) for q, z in pairs]
+        assert prompts == [encode(text.tokenizer, t) for t in texts]
+        written = [encode(text.tokenizer, t)[1:] + list(sampling.eos_ids) for t in text.extractions]
+        return [generate.Completion(tokens, [], finished=True) for tokens in written]
+
+    args = text.case["answer_extractor_generate_kwargs"]
+    sampling = generate.Sampling(args["max_new_tokens"], args["temperature"], eos_ids=(args["eos_token_id"],))
+    # Any language model will do as an extractor that does not get to write.
+    extractor = reader.Extractor(part(folder / "b_policy", "causal", "extract"), sampling, max_answers=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "generate", extract)
+        whole = reader.Reader(extractor, part(forecaster, "scalar", "reward"))
+        return whole.read(text.questions, text.paragraphs, seed=0)
+
+
+@pytest.fixture(scope="module")
+def rewards(text, reading):
+    args = text.case["args"]
+    settings = reward.RewardSettings(
+        "decision_based",
+        args["answer_extractor_normalization_lambda"],
+        args["reward_offset"],
+        args["cross_entropy_epsilon"],
+    )
+    return reward.compute(reading.forecasts, settings)
+
+
+@pytest.fixture(scope="module")
+def optimizer(text):
+    """The published default in effect: AdamW's own weight decay of 0.01 on every parameter."""
+    args, (adamw,) = text.case["args"], text.case["optimizer_constructor"]
+    return OptimizerSettings(
+        adamw["lr"], args["total_steps"], args["warmup_steps"], "linear", *adamw["betas"], adamw["eps"],
+        adamw["weight_decay"], args["max_grad_norm"],
+    )  # fmt: skip
+
+
+def with_pads(episodes, pad):
+    """The same episodes, padded with `pad`.
+
+    `pack` pads with 0, a choice of ours: no real position sees it. The published statistics over all positions do, by
+    the entropies and values that the models compute at pads.
+    """
+    ends = episodes.prompt_lengths + episodes.lengths
+    tokens = np.where(np.arange(episodes.tokens.shape[1]) < ends[:, None], episodes.tokens, pad)
+    return episodes.replace(tokens=tokens, responses=np.where(episodes.mask, episodes.responses, pad))
+
+
+@pytest.fixture(scope="module")
+def steps(folder, text, mesh, rewards, optimizer):
+    """The state goes through the three steps as in tasks/ppo.py, in the published arithmetic."""
+    args = text.case["args"]
+    folders = {"policy": folder / "b_policy", "critic": folder / "b_value_backbone"}
+    policy, reference = (hf.load(folders["policy"], mesh, **PRECISION) for _ in range(2))
+    critic = hf.load(folders["critic"], mesh, kind="scalar", fresh_head=True, **PRECISION)
+    learners = update.Learners(policy, critic)
+    tx = make_optimizer(optimizer, trainable(learners.params()))
+    state, learners = states.create(learners.params(), tx), learners.with_params(None)
+    estimator = advantage.AdvantageSettings(
+        args["gamma"], args["lam"], args["whiten_rewards"], clamp_kl=True, masked=False
+    )
+    losses = loss.LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
+    sizes = update.UpdateSettings(
+        args["noptepochs"], args["step_batch_size"], args["step_per_device_batch_size"], args["temperature"], losses
+    )
+    controller = kl.make("fixed", args["kl_coef"], target=6.0, k_beta=0.1)
+    packed = rollout.pack(text.prompts, text.completions, args["response_len"])
+    episodes = with_pads(packed, text.case["pad_token_id"])
+    done = []
+    for number in range(NUM_STEPS):
+        models = learners.with_params(state.params)
+        seen = rollout.look(
+            models.policy, reference, models.critic, episodes, episodes,
+            temperature=args["temperature"], microbatch_size=args["rollout_per_device_batch_size"],
+        )  # fmt: skip
+        coefficient = jnp.float32(controller.coefficient)
+        shaped = advantage.shape_rewards(
+            rewards.total, seen.logprobs, seen.ref_logprobs, episodes.lengths, coefficient, clamp=True
+        )
+        estimate = advantage.estimate(seen, rewards.total, controller.coefficient, estimator)
+        batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
+        tail = jax.tree.map(lambda x: x[-sizes.microbatch_size :], batch)
+        count = loss.num_positions(tail.rollout.episodes.mask, losses)
+        _, last = update.objective(state.params, learners, tail, count, jnp.float32(sizes.temperature), sizes)
+        del models  # the update donates the parameters
+        state, (updated,) = update.update(state, learners, batch, tx=tx, settings=sizes, seed=number)
+        named = hf_names(jax.device_get(state.params), folders, mesh)
+        done.append(Step(seen, np.asarray(shaped), estimate, jax.device_get(last), updated, named))
+    return done
+
+
+def starting_parameters(folder):
+    """By recorded name; the value head is zero."""
+    policy, critic = (load_file(folder / name / "model.safetensors") for name in ("b_policy", "b_value_backbone"))
+    named = {f"policy.base_model.{k}": v for k, v in policy.items()}
+    named |= {f"value_model.base_model.{k}": v for k, v in critic.items()}
+    head = {"weight": np.zeros((1, 32), np.float32), "bias": np.zeros(1, np.float32)}
+    return named | {f"value_model.value_head.{k}": v for k, v in head.items()}
+
+
+def test_prompts_and_responses(folder, text):
+    recorded = load_file(folder / "b_decision_based_rl_rollouts_step1.safetensors")
+    real = recorded["query_attn_masks"] == 1
+    assert text.prompts == [row[mask].tolist() for row, mask in zip(recorded["queries"], real, strict=True)]
+    packed = rollout.pack(text.prompts, text.completions, text.case["args"]["response_len"])
+    np.testing.assert_array_equal(with_pads(packed, text.case["pad_token_id"]).responses, recorded["responses"])
+    for row, prompt in enumerate(text.prompts):
+        whole = [*prompt, *text.completions[row].tokens]
+        assert packed.tokens[row].tolist() == whole + [0] * (packed.tokens.shape[1] - len(whole))
+    assert text.paragraphs == text.case["decoded_responses"]
+    assert [c.finished for c in text.completions] == [True] * 5 + [False] + [True] * 2
+
+
+def test_forecasts_and_rewards(text, reading, rewards):
+    """Row by row; the order of a row's extracted answers is the text's here, and that of a Python set there."""
+    calls, first = text.case["first_step_reward_calls"], 0
+    forecasts = reading.forecasts
+    for call in calls:
+        rows = range(first, first + len(call["n_samples_per_example"]))
+        assert [1 + len(reading.answers[row]) for row in rows] == call["n_samples_per_example"]
+        for row, logits in zip(rows, call["logits_grouped_sorted"], strict=True):
+            np.testing.assert_allclose(forecasts.truth_logits[row], logits["ground_truth"], atol=2e-5)
+            extracted = np.sort(forecasts.answer_logits[row][forecasts.answer_mask[row]])
+            np.testing.assert_allclose(extracted, logits["extracted_sorted"], atol=2e-5)
+        offset = text.case["reward_offset"]
+        # The logits' last digits come out multiplied by lambda.
+        np.testing.assert_allclose(rewards.total[rows], call["total_rewards"] + offset, rtol=1e-5, atol=2e-5)
+        first += len(rows)
+    assert first == len(text.questions)
+    # Blanks between separators are answers and repetitions are not; only "No Answer" to the letter is no answer.
+    assert reading.answers[2:5] == [[], [""], ["Emil", "Ivo", ""]]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_rollout_and_advantages(folder, text, rewards, steps, number):
+    """At every position, pads included. The second step starts from the first one's models: its rate was 0."""
+    step = steps[number]
+    recorded = load_file(folder / f"b_decision_based_rl_rollouts_step{3 if number == 2 else 1}.safetensors")
+    tolerance = {"rtol": 1e-5, "atol": 2e-5}
+    for name in ("logprobs", "ref_logprobs", "entropies", "values"):
+        np.testing.assert_allclose(getattr(step.seen, name), recorded[name], **tolerance, err_msg=name)
+    np.testing.assert_allclose(np.maximum(step.seen.logprobs - step.seen.ref_logprobs, 0), recorded["kl"], **tolerance)
+    np.testing.assert_allclose(rewards.total, recorded["rewards"], **tolerance)
+    np.testing.assert_allclose(step.shaped, recorded["shaped_rewards"], **tolerance)
+    for name in ("advantages", "returns"):
+        np.testing.assert_allclose(getattr(step.estimate, name), recorded[name], **tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_statistics(text, optimizer, steps, number):
+    recorded, step = text.case["steps"][number], steps[number]
+    logged, seen = recorded["logged_stats"], step.seen
+    clamped = np.maximum(seen.logprobs - seen.ref_logprobs, 0)
+    found = {
+        "objective/kl_sum_seq": clamped.sum(axis=1).mean(),
+        "objective/kl_avg_seq": clamped.mean(),
+        "objective/shaped_rewards": step.shaped.sum(axis=1).mean(),
+        "objective/entropies": seen.entropies.mean(),
+        "ppo/loss/total": step.last["loss"],
+        "ppo/loss/grad_norm": step.updated["grad_norm"],
+    }
+    found |= {f"ppo/{name}": value for name, value in step.last.items() if f"ppo/{name}" in logged}
+    for name, value in found.items():
+        np.testing.assert_allclose(value, logged[name], rtol=1e-5, atol=5e-6, err_msg=name)
+    assert len(found) == 16
+    np.testing.assert_allclose(step.updated["grad_norm"], recorded["grad_total_norm_before_clip"][0], rtol=1e-4)
+    assert abs(step.updated["policy/ratio_deviation"]) < 1e-5
+    # The published code logs the rate of the next step.
+    rates = [float(optimizer.learning_rate_at(i)) for i in (number, number + 1)]
+    np.testing.assert_allclose(rates, [recorded["lr_used"], logged["objective/lr"]], rtol=1e-6)
+
+
+def test_parameters(folder, text, steps):
+    """After each step by their norms and by how far they moved, after the last one tensor by tensor."""
+    before, tolerance = starting_parameters(folder), 0.0
+    for step, recorded in zip(steps, text.case["steps"], strict=True):
+        after, rate = step.parameters, recorded["lr_used"]
+        assert after.keys() == before.keys()
+        changes = {name: after[name] - before[name] for name in after}
+        norm = np.sqrt(sum(np.square(value, dtype=np.float64).sum() for value in after.values()))
+        # Tight enough to miss the weight decay, which moves a parameter by rate / 100.
+        np.testing.assert_allclose(norm, recorded["param_norm_after"], rtol=1e-6)
+        largest = max(np.abs(change).max() for change in changes.values())
+        np.testing.assert_allclose(largest, recorded["max_abs_param_change"], atol=0.02 * rate)
+        for name, expected in recorded["delta_norms"].items():
+            np.testing.assert_allclose(np.linalg.norm(changes[name]), expected, rtol=5e-4, err_msg=name)
+        before, tolerance = after, tolerance + 0.02 * rate
+    recorded = load_file(folder / "b_decision_based_rl_params_after_step3.safetensors")
+    assert recorded.keys() == before.keys()
+    for name, expected in recorded.items():
+        np.testing.assert_allclose(before[name], expected, rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_what_pads_hold_matters_at_pads_alone(folder, text, mesh, steps):
+    """`pack`'s own padding gives every real position the same numbers."""
+    args, seen = text.case["args"], steps[0].seen
+    policy = hf.load(folder / "b_policy", mesh, **PRECISION)
+    packed = rollout.pack(text.prompts, text.completions, args["response_len"])
+    plain = rollout.look(policy, policy, None, packed, packed, temperature=args["temperature"], microbatch_size=8)
+    mask = np.asarray(packed.mask)
+    np.testing.assert_allclose(plain.logprobs, seen.logprobs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(plain.entropies[mask], seen.entropies[mask], rtol=1e-5, atol=1e-6)
+    assert np.abs(plain.entropies - seen.entropies)[~mask].max() > 1e-3
