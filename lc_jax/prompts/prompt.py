@@ -29,6 +29,7 @@ class Prompt:
 
     template: str
     parser: Callable[[str, Mapping[str, str]], Any] = _stripped  # (reply, fields of the request) -> value, or Invalid
+    schema: str = ""  # JSON schema of a structured reply, which the parser reads too; "": text only
 
     @functools.cached_property
     def _pieces(self) -> tuple[list[str], list[str]]:

@@ -60,7 +60,7 @@ def paragraphs(config: ConfigDict, mesh: jax.sharding.Mesh, questions: Sequence[
 
 def _ask(config: ConfigDict, prompt: prompts.Prompt, fields: Sequence[Row]) -> list[Annotation]:
     annotator = llm.load(config.annotator)
-    found = annotate(annotator, prompt, fields, temperature=config.temperature, max_tokens=MAX_TOKENS)
+    found = list(annotate(annotator, prompt, fields, temperature=config.temperature, max_tokens=MAX_TOKENS))
     logging.info("%s answered %d requests: %s", annotator.name, len(found), counts(found))
     return found
 
