@@ -13,6 +13,8 @@ from lc_jax.types import Reply, Request
 
 # Imported by name on demand: a provider may need its vendor's package, or JAX, which asking an API must not.
 PROVIDERS = {
+    "anthropic": "lc_jax.llm.anthropic",
+    "openai": "lc_jax.llm.openai",
     "simulated": "lc_jax.llm.simulated",
 }
 

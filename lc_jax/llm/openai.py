@@ -1,0 +1,167 @@
+"""Models behind the chat completions protocol, through OpenAI's SDK: OpenAI's own, or any server at a `base_url`.
+
+"openai/gpt-..."; the key is the environment's (OPENAI_API_KEY), and servers of one's own may do without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any
+
+from lc_jax.llm import asking, capabilities
+from lc_jax.llm.asking import Ask, Fatal, Policy, Transient
+from lc_jax.llm.capabilities import Capabilities
+from lc_jax.llm.transport import http_client, send, without
+from lc_jax.types import Reply, Request, Usage
+
+PROBE = Request(
+    'Reply with {"ok": true}', 0.0, 16, schema='{"type": "object", "properties": {"ok": {"type": "boolean"}}, '
+    '"required": ["ok"], "additionalProperties": false}',
+)  # fmt: skip
+
+
+def parameters(model: str, able: Capabilities, request: Request, old_server: bool = False) -> dict[str, Any]:
+    """The body of POST /chat/completions; holds nothing that the model does not take."""
+    body: dict[str, Any] = {
+        "model": model,
+        # OpenAI's reasoning models refuse the old name, older servers do not know the new one.
+        "max_tokens" if old_server else "max_completion_tokens": request.max_tokens + able.hidden_tokens,
+        "messages": [{"role": "user", "content": request.prompt}],
+    }
+    if able.json_schema and request.schema:
+        form = {"name": "reply", "strict": True, "schema": json.loads(request.schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+    if able.sampling:
+        body["temperature"] = request.temperature
+    if able.reasoning:
+        body["reasoning_effort"] = able.reasoning
+    return body
+
+
+def read(completion: Mapping[str, Any]) -> Reply:
+    """The reply that a chat completion in JSON holds."""
+    choice = completion["choices"][0]
+    message, stop = choice["message"], choice["finish_reason"]
+    text = message.get("content") or ""
+    counts = completion.get("usage") or {}
+    cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    usage = Usage(counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0), cached)
+    if message.get("refusal") or stop == "content_filter":
+        return Reply("refused", text, message.get("refusal") or f"finish reason {stop}", usage)
+    if stop == "length":
+        return Reply("truncated", text, f"finish reason {stop}", usage)
+    if not text.strip():
+        return Reply("invalid", text, "the reply is empty", usage)
+    return Reply("ok", text, "", usage)
+
+
+class OpenAI:
+    """One model at one server."""
+
+    def __init__(self, model: str, base_url: str | None, policy: Policy) -> None:
+        self.model, self.base_url, self.policy = model, base_url, policy
+        self.name = f"openai/{model}"
+        self._able: Capabilities | None = None
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
+        """Replies as they arrive; see lc_jax.llm.Annotator."""
+        return asking.stream(self._connect, requests, self.policy)
+
+    @contextlib.asynccontextmanager
+    async def _connect(self) -> AsyncIterator[Ask]:
+        async with self.open() as client:
+            able = await self.able(client)
+
+            async def ask(request: Request) -> Reply:
+                try:
+                    return read(await send(client, "/chat/completions", self.parameters(able, request)))
+                except Exception as error:
+                    return self.fault(client, error)
+
+            yield ask
+
+    def parameters(self, able: Capabilities, request: Request) -> dict[str, Any]:
+        """See the function of that name."""
+        old_server = bool(self.base_url) and capabilities.of(self.name) is None
+        return parameters(self.model, able, request, old_server)
+
+    def open(self) -> Any:
+        """A client of the SDK; waits and further attempts are ours.
+
+        Raises:
+          Fatal: there is no key.
+        """
+        import openai
+
+        options: dict[str, Any] = {}
+        if self.base_url:
+            options = {"base_url": self.base_url, "api_key": os.environ.get("OPENAI_API_KEY", "none")}
+        try:
+            return openai.AsyncOpenAI(max_retries=0, http_client=http_client(self.policy.deadline), **options)
+        except openai.OpenAIError as error:
+            raise Fatal(f"{self.name}: {error} Set OPENAI_API_KEY.") from None
+
+    async def able(self, client: Any) -> Capabilities:
+        """What the model takes. OpenAI is asked whether key and model are good; an unknown model gets a tiny request.
+
+        Raises:
+          Fatal: they are not.
+        """
+        if self._able is None:
+            self._able = await asking.persist(lambda: self._look_up(client), self.policy)
+        return self._able
+
+    async def _look_up(self, client: Any) -> Capabilities:
+        try:
+            if not self.base_url:
+                await send(client, f"/models/{self.model}")
+            return capabilities.of(self.name) or await self._probe(client)
+        except Exception as error:
+            raise Fatal(self.fault(client, error).detail) from None
+
+    async def _probe(self, client: Any) -> Capabilities:
+        """The most that the server takes of a schema and a temperature."""
+        import openai
+
+        for wished in (
+            Capabilities(sampling=True, json_schema=True),
+            Capabilities(sampling=True),
+            Capabilities(json_schema=True),
+        ):
+            try:
+                await send(client, "/chat/completions", self.parameters(wished, PROBE))
+                return wished
+            except (openai.BadRequestError, openai.UnprocessableEntityError):
+                continue
+        return Capabilities()
+
+    def fault(self, client: Any, error: Exception) -> Reply:
+        """The failed reply that an error of the SDK means.
+
+        Raises:
+          Transient, Fatal: it concerns more than one request.
+          Exception: it is none of the SDK's.
+        """
+        import openai
+
+        detail = without(client.api_key, f"{self.name}: {error}")
+        if isinstance(error, openai.APIStatusError):
+            return asking.refusal(error.status_code, error.response.headers, detail)
+        if isinstance(
+            error, (openai.APIError, ValueError, LookupError, TypeError)
+        ):  # no connection; not a reply's JSON
+            raise Transient(detail) from None
+        raise error
+
+
+def load(model: str, *, base_url: str | None = None, **policy: Any) -> OpenAI:
+    """The annotator "openai/<model>".
+
+    Args:
+      base_url: another server that speaks the protocol (vLLM, llama.cpp, Ollama ...), as in "http://localhost:8000/v1".
+      policy: fields of Policy (concurrency, attempts, deadline ...).
+    """
+    return OpenAI(model, base_url, Policy(**policy))
