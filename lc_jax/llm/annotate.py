@@ -68,6 +68,13 @@ class _Asking:
         return None
 
 
+def first_requests(
+    prompt: Prompt, rows: Iterable[Mapping[str, str]], *, temperature: float, max_tokens: int
+) -> Iterator[Request]:
+    """The request that `annotate` sends first for each row: what an estimate of its cost is made from."""
+    return (Request(prompt.render(**row), temperature, max_tokens, schema=prompt.schema) for row in rows)
+
+
 def annotate(
     annotator: Annotator,
     prompt: Prompt,

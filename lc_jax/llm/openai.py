@@ -14,6 +14,7 @@ from typing import Any
 from lc_jax.llm import asking, capabilities
 from lc_jax.llm.asking import Ask, Fatal, Policy, Transient
 from lc_jax.llm.capabilities import Capabilities
+from lc_jax.llm.store import Store
 from lc_jax.llm.transport import http_client, send, without
 from lc_jax.types import Reply, Request, Usage
 
@@ -64,6 +65,7 @@ class OpenAI:
     def __init__(self, model: str, base_url: str | None, policy: Policy) -> None:
         self.model, self.base_url, self.policy = model, base_url, policy
         self.name = f"openai/{model}"
+        self.notes: Store | None = None  # remembers what an unknown model took
         self._able: Capabilities | None = None
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
@@ -118,9 +120,18 @@ class OpenAI:
         try:
             if not self.base_url:
                 await send(client, f"/models/{self.model}")
-            return capabilities.of(self.name) or await self._probe(client)
+            return capabilities.of(self.name) or await self._remembered(client)
         except Exception as error:
             raise Fatal(self.fault(client, error).detail) from None
+
+    async def _remembered(self, client: Any) -> Capabilities:
+        place = f"{self.name} at {client.base_url}"
+        if self.notes is not None and (note := self.notes.note(place)):
+            return Capabilities(**note)
+        found = await self._probe(client)
+        if self.notes is not None:
+            self.notes.remember(place, {"sampling": found.sampling, "json_schema": found.json_schema})
+        return found
 
     async def _probe(self, client: Any) -> Capabilities:
         """The most that the server takes of a schema and a temperature."""

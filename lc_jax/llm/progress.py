@@ -1,4 +1,4 @@
-"""The progress bar of annotation: rows, rate and time left, tokens."""
+"""The progress bar of annotation: rows, rate and time left, tokens and dollars so far."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lc_jax.llm import capabilities
 from lc_jax.types import Reply
 
 
@@ -17,7 +18,9 @@ class Progress:
     def __init__(self, name: str, rows: Iterable[Any]) -> None:
         total = len(rows) if isinstance(rows, Sized) else None
         self.bar = tqdm(total=total, desc=name, unit="row", disable=None)
-        self.tokens = 0
+        self.tokens, self.dollars = 0, 0.0
+        able = capabilities.of(name)
+        self.price = able.price if able else None
 
     def __enter__(self) -> Progress:
         return self
@@ -30,5 +33,7 @@ class Progress:
     def count(self, reply: Reply, finished: bool) -> None:
         """Adds a reply; `finished` if its row needs no other."""
         self.tokens += reply.usage.input_tokens + reply.usage.output_tokens
-        self.bar.set_postfix_str(f"{self.tokens:,} tokens", refresh=False)
+        if self.price:
+            self.dollars += self.price.of(reply.usage)
+        self.bar.set_postfix_str(f"{self.tokens:,} tokens, ${self.dollars:.2f}", refresh=False)
         self.bar.update(int(finished))

@@ -37,7 +37,6 @@ create table if not exists replies (key text primary key, model text, prompt tex
     created real) without rowid;
 create table if not exists claims (key text primary key, owner text) without rowid;
 create table if not exists notes (name text primary key, value text) without rowid;
-create table if not exists jobs (name text primary key, model text, keys text, id text, created real) without rowid;
 """
 
 

@@ -124,8 +124,8 @@ def test_claims(tmp_path):
     mine.close()
     assert other.claim("k") == "mine"
     assert len(list(tmp_path.glob("*.lock"))) == 1
-    code = f"import os; from lc_jax.llm.store import Store; Store({str(tmp_path / 's')!r}).claim('dead'); os._exit(9)"
-    subprocess.run([sys.executable, "-c", code], check=False)
+    code = "import os, sys; from lc_jax.llm.store import Store; s = Store(sys.argv[1]); s.claim('dead'); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=False)
     assert len(list(tmp_path.glob("*.lock"))) == 2
     assert other.claim("dead") == "mine"
     assert len(list(tmp_path.glob("*.lock"))) == 1
