@@ -119,6 +119,46 @@ class Anthropic:
             raise Fatal(f"{detail} Set ANTHROPIC_API_KEY.") from None
         raise error
 
+    # --- batch jobs (lc_jax.llm.batch.Endpoint) ---
+
+    async def submit(self, client: Any, job: str, requests: Mapping[str, Request], able: Capabilities) -> str:
+        """Starts a message batch. It has no name of its own: it is known by its custom ids."""
+        items = [
+            {"custom_id": key, "params": parameters(self.model, able, request)} for key, request in requests.items()
+        ]
+        return (await client.messages.batches.create(requests=items)).id
+
+    async def candidates(self, client: Any, job: str, size: int, since: float) -> list[str]:
+        """Batches of that size made since then."""
+        found = []
+        async for batch in client.messages.batches.list(limit=100):
+            if batch.created_at.timestamp() < since - 60:
+                break  # the list begins with the newest
+            counts = batch.request_counts
+            if counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired == size:
+                found.append(batch.id)
+        return found
+
+    async def ended(self, client: Any, job_id: str) -> bool:
+        """Whether a batch is done."""
+        return (await client.messages.batches.retrieve(job_id)).processing_status == "ended"
+
+    async def results(self, client: Any, job_id: str) -> dict[str, Reply | None]:
+        """Replies by custom id; None for what has to be asked again."""
+        replies: dict[str, Reply | None] = {}
+        async for item in await client.messages.batches.results(job_id):
+            result = item.result.model_dump()
+            replies[item.custom_id] = None
+            if result["type"] == "succeeded":
+                replies[item.custom_id] = read(result["message"])
+            elif result["type"] == "errored" and result["error"]["error"]["type"] == "invalid_request_error":
+                replies[item.custom_id] = Reply("failed", detail=result["error"]["error"]["message"])
+        return replies
+
+    async def cancel(self, client: Any, job_id: str) -> None:
+        """Stops a batch."""
+        await client.messages.batches.cancel(job_id)
+
 
 def _merge(name: str, known: Capabilities, record: Mapping[str, Any]) -> Capabilities:
     if record.get("lifecycle") == "retired":

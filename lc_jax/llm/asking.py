@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import email.utils
@@ -16,8 +17,8 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from lc_jax.llm import AnnotatorError
 from lc_jax.types import Reply, Request
@@ -111,6 +112,19 @@ async def persist(work: Callable[[], Awaitable[Result]], policy: Policy) -> Resu
             asked = getattr(error, "retry_after", None) or 0.0
         await asyncio.sleep(min(asked, policy.patience) + back_off(policy, attempt))
     raise Fatal(f"{policy.attempts} attempts, the last: {detail}")
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """What a coroutine returns. It gets a thread of its own: a notebook's has an event loop already.
+
+    Raises:
+      AnnotatorError: it raised Fatal.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(asyncio.run, work).result()
+        except Fatal as error:
+            raise AnnotatorError(str(error)) from None
 
 
 class _Session:

@@ -167,6 +167,67 @@ class OpenAI:
             raise Transient(detail) from None
         raise error
 
+    # --- batch jobs (lc_jax.llm.batch.Endpoint) ---
+
+    async def submit(self, client: Any, job: str, requests: Mapping[str, Request], able: Capabilities) -> str:
+        """Uploads the requests and starts a batch that carries the job's name."""
+        path = "/v1/chat/completions"
+        lines = [
+            {"custom_id": key, "method": "POST", "url": path, "body": self.parameters(able, request)}
+            for key, request in requests.items()
+        ]
+        content = "\n".join(map(json.dumps, lines)).encode()
+        file = await client.files.create(file=(f"{job}.jsonl", content), purpose="batch")
+        batch = await client.batches.create(
+            input_file_id=file.id, endpoint=path, completion_window="24h", metadata={"job": job}
+        )
+        return batch.id
+
+    async def candidates(self, client: Any, job: str, size: int, since: float) -> list[str]:
+        """The batch that carries the job's name, if there is one."""
+        async for batch in client.batches.list(limit=100):
+            if (batch.metadata or {}).get("job") == job:
+                return [batch.id]
+            if batch.created_at < since - 60:
+                break  # the list begins with the newest
+        return []
+
+    async def ended(self, client: Any, job_id: str) -> bool:
+        """Whether a batch is done, well or badly."""
+        return (await client.batches.retrieve(job_id)).status in ("completed", "failed", "expired", "cancelled")
+
+    async def results(self, client: Any, job_id: str) -> dict[str, Reply | None]:
+        """Replies by custom id; None for what has to be asked again.
+
+        Raises:
+          Fatal: the vendor refused the batch as a whole.
+        """
+        batch = await client.batches.retrieve(job_id)
+        if batch.status == "failed":
+            errors = batch.errors.data if batch.errors and batch.errors.data else []
+            raise Fatal(f"{self.name} refused batch job {job_id}: {'; '.join(str(e.message) for e in errors)}")
+        replies: dict[str, Reply | None] = {}
+        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+            for line in (await client.files.content(file_id)).text.split("\n"):
+                if line:
+                    row = json.loads(line)
+                    replies[row["custom_id"]] = _batched(row)
+        return replies
+
+    async def cancel(self, client: Any, job_id: str) -> None:
+        """Stops a batch."""
+        await client.batches.cancel(job_id)
+
+
+def _batched(row: Mapping[str, Any]) -> Reply | None:
+    """The reply in a line of a batch's files; None if it has to be asked again."""
+    response = row.get("response") or {}
+    if response.get("status_code") == 200:
+        return read(response["body"])
+    if response.get("status_code") in (400, 422):
+        return Reply("failed", detail=json.dumps(response.get("body"))[:500])
+    return None
+
 
 def load(model: str, *, base_url: str | None = None, **policy: Any) -> OpenAI:
     """The annotator "openai/<model>".

@@ -13,6 +13,8 @@ from typing import Any
 
 from lc_jax import llm
 from lc_jax.llm import capabilities
+from lc_jax.llm.anthropic import Anthropic
+from lc_jax.llm.batch import Batched
 from lc_jax.llm.capabilities import Price
 from lc_jax.llm.cost import Estimate, Meter, Metered, estimate
 from lc_jax.llm.openai import OpenAI
@@ -72,6 +74,8 @@ def open_annotator(
     if isinstance(annotator, OpenAI):
         annotator.notes = kept
     if batch:
-        raise ValueError("not yet")
+        if kept is None or not isinstance(annotator, (Anthropic, OpenAI)):
+            raise ValueError(f"{name}: batch jobs need a store, and a provider that has them (anthropic, openai).")
+        annotator = Batched(annotator, kept)
     metered = Metered(annotator, meter, price=known, batch=batch)
     return Session(Stored(metered, kept) if kept else metered, kept, meter, known)

@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,15 +37,27 @@ create table if not exists replies (key text primary key, model text, prompt tex
     created real) without rowid;
 create table if not exists claims (key text primary key, owner text) without rowid;
 create table if not exists notes (name text primary key, value text) without rowid;
+create table if not exists jobs (name text primary key, model text, requests text, id text, created real, owner text)
+    without rowid;
 """
 
 
 def key(model: str, request: Request) -> str:
     """The SHA-256 of the request's canonical JSON and the annotator's name."""
-    record = {"model": model, **dataclasses.asdict(request)}
-    record["temperature"] = float(request.temperature)
-    text = json.dumps(record, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    record = {"model": model, **vars(request), "temperature": float(request.temperature)}
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A batch job at a vendor."""
+
+    name: str  # ours, given before it is submitted
+    model: str  # name of the annotator
+    requests: Mapping[str, Request]  # by key, which is the custom id
+    id: str  # the vendor's; "" before it is known
+    created: float  # seconds since 1970
 
 
 class Store:
@@ -179,6 +191,38 @@ class Store:
         """Keeps a small fact (what an unknown model takes)."""
         with self._writing() as database:
             database.execute("insert or replace into notes values (?, ?)", (name, json.dumps(value)))
+
+    def save_job(self, job: Job, owner: str | None = None) -> None:
+        """Keeps a job, which is this store's unless another owner ("": nobody) is named."""
+        requests = json.dumps({key: vars(request) for key, request in job.requests.items()})
+        row = (job.name, job.model, requests, job.id, job.created, self.owner if owner is None else owner)
+        with self._writing() as database:
+            database.execute("insert or replace into jobs values (?,?,?,?,?,?)", row)
+
+    def forget_job(self, name: str) -> None:
+        """Removes a job."""
+        with self._writing() as database:
+            database.execute("delete from jobs where name = ?", (name,))
+
+    def orphans(self, model: str) -> list[Job]:
+        """The jobs whose owners no longer live; from now on they are this store's."""
+        jobs = []
+        with self._writing() as database:
+            for name, requests, job_id, created, owner in database.execute(
+                "select name, requests, id, created, owner from jobs where model = ?", (model,)
+            ).fetchall():
+                if not self._lives(owner):
+                    database.execute("update jobs set owner = ? where name = ?", (self.owner, name))
+                    asked = {key: Request(**fields) for key, fields in json.loads(requests).items()}
+                    jobs.append(Job(name, model, asked, job_id, created))
+        return jobs
+
+    def job_ids(self, model: str) -> set[str]:
+        """The vendor's ids of all unfinished jobs, whosever they are."""
+        with self.lock:
+            return {
+                row[0] for row in self.database.execute("select id from jobs where model = ? and id != ''", (model,))
+            }
 
     def usage(self) -> dict[str, tuple[int, Usage]]:
         """By model: how many replies are kept, and the tokens that they once cost."""

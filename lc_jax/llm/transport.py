@@ -7,9 +7,13 @@ server, sets the pace. Addresses with https:// keep the SDKs' client, with its c
 from __future__ import annotations
 
 import asyncio
+import itertools
+import uuid
 from typing import Any
 
 import httpx2
+
+_RUN, _COUNTER = uuid.uuid4().hex, itertools.count()
 
 
 class _Connection(asyncio.Protocol):
@@ -159,7 +163,9 @@ async def send(client: Any, path: str, body: dict[str, Any] | None = None) -> An
     """
     if body is None:
         return (await client.get(path, cast_to=httpx2.Response)).json()
-    return (await client.post(path, body=body, cast_to=httpx2.Response)).json()
+    # The SDKs draw a key for each request from the system's randomness, which is dear; a counter serves as well.
+    options: Any = {"idempotency_key": f"{_RUN}-{next(_COUNTER)}"}
+    return (await client.post(path, body=body, cast_to=httpx2.Response, options=options)).json()
 
 
 def without(secret: str | None, text: str) -> str:

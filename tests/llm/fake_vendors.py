@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from lc_jax.types import Reply, Request
@@ -70,6 +71,7 @@ class Vendor:
     def submit(self, requests: list[tuple[str, dict[str, Any]]], metadata: dict[str, str] | None = None) -> str:
         job_id = f"batch_{len(self.jobs)}"
         self.jobs[job_id] = {"requests": requests, "created": time.monotonic(), "metadata": metadata or {},
+                             "date": datetime.now(UTC).isoformat(),
                              "replies": None, "cancelled": False}  # fmt: skip
         return job_id
 
@@ -138,10 +140,11 @@ class Anthropic(Vendor):
 
     def job(self, job_id: str) -> dict[str, Any]:
         job = self.jobs[job_id]
-        counts = dict.fromkeys(("canceled", "errored", "expired", "processing", "succeeded"), 0)
+        counts = dict.fromkeys(("canceled", "errored", "expired", "succeeded"), 0)
+        counts["processing"] = len(job["requests"])
         url = f"{self.server.anthropic_url}/v1/messages/batches/{job_id}/results" if self.ended(job) else None
-        return {"id": job_id, "type": "message_batch", "created_at": ISO, "expires_at": ISO, "request_counts": counts,
-                "processing_status": "ended" if self.ended(job) else "in_progress", "results_url": url}  # fmt: skip
+        return {"id": job_id, "type": "message_batch", "created_at": job["date"], "expires_at": ISO,
+                "request_counts": counts, "processing_status": "ended" if self.ended(job) else "in_progress", "results_url": url}  # fmt: skip
 
     def results(self, job: dict[str, Any]) -> bytes:
         lines = []
@@ -224,8 +227,8 @@ class OpenAI(Vendor):
 
     def job(self, job_id: str) -> dict[str, Any]:
         job = self.jobs[job_id]
-        record = {"id": job_id, "object": "batch", "completion_window": "24h", "created_at": 1, "endpoint": self.path,
-                  "input_file_id": "file-0", "metadata": job["metadata"],
+        record = {"id": job_id, "object": "batch", "completion_window": "24h", "created_at": int(time.time()),
+                  "endpoint": self.path, "input_file_id": "file-0", "metadata": job["metadata"],
                   "status": "completed" if self.ended(job) else "in_progress"}  # fmt: skip
         if self.ended(job):
             if "output" not in job:
