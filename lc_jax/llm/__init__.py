@@ -15,6 +15,7 @@ from lc_jax.types import Reply, Request
 PROVIDERS = {
     "anthropic": "lc_jax.llm.anthropic",
     "openai": "lc_jax.llm.openai",
+    "local": "lc_jax.llm.local",
     "simulated": "lc_jax.llm.simulated",
 }
 

@@ -143,8 +143,15 @@ class Anthropic(Vendor):
         counts = dict.fromkeys(("canceled", "errored", "expired", "succeeded"), 0)
         counts["processing"] = len(job["requests"])
         url = f"{self.server.anthropic_url}/v1/messages/batches/{job_id}/results" if self.ended(job) else None
-        return {"id": job_id, "type": "message_batch", "created_at": job["date"], "expires_at": ISO,
-                "request_counts": counts, "processing_status": "ended" if self.ended(job) else "in_progress", "results_url": url}  # fmt: skip
+        return {
+            "id": job_id,
+            "type": "message_batch",
+            "created_at": job["date"],
+            "expires_at": ISO,
+            "request_counts": counts,
+            "processing_status": "ended" if self.ended(job) else "in_progress",
+            "results_url": url,
+        }
 
     def results(self, job: dict[str, Any]) -> bytes:
         lines = []
