@@ -43,6 +43,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
                 "remat": "none" if mini else "full",
             },
             "templates": "short" if mini else "full",  # or a folder of text files
+            "prompt_dir": "",  # a folder of wordings under the published names, in place of any of ours
         }
     )
 
@@ -76,6 +77,11 @@ def questions(split: str, mini: bool = False) -> ConfigDict:
         "answers_split": "validation" if split == "test" else "train",
     }
     return ConfigDict({"source": prompts, "split": split} | answers)
+
+
+def annotator(name: str = "") -> ConfigDict:
+    """Who is asked in text ("provider/model"), and how; what is empty is left to the provider."""
+    return ConfigDict({"name": name, "base_url": "", "batch": False, "concurrency": 0, "price": ()})
 
 
 def ppo(mode: str) -> ConfigDict:
