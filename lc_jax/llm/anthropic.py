@@ -99,7 +99,7 @@ class Anthropic:
             record = await send(client, f"/v1/models/{self.model}")
         except Exception as error:
             raise Fatal(self.fault(client, error).detail) from None
-        return _merge(self.name, capabilities.of(self.name) or Capabilities(cache_floor=1024), record)
+        return _merge(self.name, capabilities.of(self.name) or Capabilities(), record)
 
     def fault(self, client: Any, error: Exception) -> Reply:
         """The failed reply that an error of the SDK means.

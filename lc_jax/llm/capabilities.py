@@ -42,12 +42,12 @@ class Capabilities:
     reasoning: str = ""  # the setting under which the model reasons least before it writes; "": send none
     hidden_tokens: int = 0  # room for reasoning that cannot be switched off, on top of a request's max_tokens
     context: int = 0  # tokens of prompt and reply together; 0 = unknown
-    cache_floor: int = 0  # tokens of a common beginning below which the provider caches nothing; 0 = no cache
+    cache_floor: int = 0  # tokens of a common beginning that the provider caches by itself from; 0 = it does not
     price: Price | None = None  # None = unknown
 
 
 HIDDEN = 4096
-_CLAUDE = Capabilities(json_schema=True, batch=True, context=1_000_000, cache_floor=1024)
+_CLAUDE = Capabilities(json_schema=True, batch=True, context=1_000_000)
 _GPT = Capabilities(json_schema=True, batch=True, context=272_000, cache_floor=1024)
 
 
@@ -79,10 +79,11 @@ TABLE = {
     "anthropic/claude-sonnet-4-5": _claude(3, 15, 0.30, sampling=True),
     "anthropic/claude-haiku-5-5": _claude(0.10, 0.50, 0.01),  # prompts up to 100,000 tokens
     "anthropic/claude-haiku-4-5": _claude(1, 5, 0.10, sampling=True),
-    "openai/gpt-6-astra": _gpt(10, 50, 1.0, "low"),
-    "openai/gpt-6-sol": _gpt(2, 10, 0.20, "low"),
-    "openai/gpt-6-luna": _gpt(0.10, 0.50, 0.01, "low"),
-    "openai/gpt-6.1-terra": _gpt(1, 5, 0.05, "low"),
+    # Of these, input is at the price of writing it into the cache, so that a budget holds.
+    "openai/gpt-6-astra": _gpt(12.50, 50, 1.0, "low"),
+    "openai/gpt-6-sol": _gpt(2.50, 10, 0.20, "low"),
+    "openai/gpt-6-luna": _gpt(0.125, 0.50, 0.01, "low"),
+    "openai/gpt-6.1-terra": _gpt(1.25, 5, 0.05, "low"),
     "openai/gpt-5.6-sol": _gpt(4, 20, 0.40, "none"),
     "openai/gpt-5.6-terra": _gpt(2, 12, 0.20, "none"),
     "openai/gpt-5.6-luna": _gpt(0.20, 1.20, 0.02, "none"),

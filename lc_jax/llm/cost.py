@@ -91,8 +91,12 @@ class Meter:
 
     def count(self, reply: Reply, dollars: float) -> None:
         """Adds a reply that was paid for."""
-        pairs = zip(dataclasses.astuple(self.usage), dataclasses.astuple(reply.usage), strict=True)
-        self.usage = Usage(*(a + b for a, b in pairs))
+        mine, its = self.usage, reply.usage
+        self.usage = Usage(
+            mine.input_tokens + its.input_tokens,
+            mine.output_tokens + its.output_tokens,
+            mine.cached_tokens + its.cached_tokens,
+        )
         self.dollars += dollars
         self.statuses[reply.status] += 1
 

@@ -132,30 +132,27 @@ class Store:
 
     def put(self, key: str, model: str, request: Request, reply: Reply) -> None:
         """Keeps a reply, if it is "ok", and ends the claim on its key."""
+        asked, usage = request, reply.usage
+        row = (key, model, asked.prompt, asked.temperature, asked.max_tokens, asked.sample, asked.schema)
+        paid = (reply.text, usage.input_tokens, usage.output_tokens, usage.cached_tokens, time.time())
         with self._writing() as database:
             database.execute("delete from claims where key = ?", (key,))
             if reply.status == "ok":
-                row = (
-                    key,
-                    model,
-                    request.prompt,
-                    request.temperature,
-                    request.max_tokens,
-                    request.sample,
-                    request.schema,
-                )
-                row += (reply.text, *dataclasses.astuple(reply.usage), time.time())
-                database.execute("insert or ignore into replies values (?,?,?,?,?,?,?,?,?,?,?,?)", row)
+                database.execute("insert or ignore into replies values (?,?,?,?,?,?,?,?,?,?,?,?)", (*row, *paid))
 
     def claim(self, key: str) -> Literal["mine", "found", "taken"]:
         """Whether the caller is to ask, the reply has come, or a living process (this one included) is asking."""
+        row = (key, self.owner, key)
         with self._writing() as database:
+            fresh = "insert or ignore into claims select ?, ? where not exists (select 1 from replies where key = ?)"
+            if database.execute(fresh, row).rowcount == 1:
+                return "mine"
             if database.execute("select 1 from replies where key = ?", (key,)).fetchone():
                 return "found"
-            row = database.execute("select owner from claims where key = ?", (key,)).fetchone()
-            if row is not None and self._lives(row[0]):
+            owner = database.execute("select owner from claims where key = ?", (key,)).fetchone()[0]
+            if self._lives(owner):
                 return "taken"
-            database.execute("insert or replace into claims values (?, ?)", (key, self.owner))
+            database.execute("update claims set owner = ? where key = ?", (self.owner, key))
         return "mine"
 
     def release(self, keys: Iterable[str]) -> None:

@@ -68,11 +68,14 @@ def test_an_estimate_counts_what_is_not_stored_and_is_an_upper_one(tmp_path):
 def test_batch_and_cache_make_an_estimate_lower():
     shots = "An example. " * 500
     requests = [Request(f"{shots}{i}", 0.0, 10) for i in range(10)]
-    guess = cost.estimate(HAIKU, requests)
+    assert cost.estimate(HAIKU, requests).usage.cached_tokens == 0  # Claude models cache only what is marked
+    guess = cost.estimate("openai/gpt-4.1", requests)
     assert guess.usage.cached_tokens == 9 * (len(shots) // 3)
     assert guess.dollars(batch=True) == pytest.approx(guess.dollars() / 2)
-    assert guess.dollars(cache=False) == pytest.approx(guess.dollars() + guess.usage.cached_tokens * 0.9e-6)
-    assert cost.estimate(HAIKU, [Request(f"{i} {shots}", 0.0, 10) for i in range(10)]).usage.cached_tokens == 0
+    assert guess.dollars(cache=False) == pytest.approx(guess.dollars() + guess.usage.cached_tokens * 1.5e-6)
+    assert (
+        cost.estimate("openai/gpt-4.1", [Request(f"{i} {shots}", 0.0, 10) for i in range(10)]).usage.cached_tokens == 0
+    )
     for one, other in (("", "a"), ("abc", "abd"), ("abc", "abcdef"), ("x", "y"), ("same", "same")):
         shared = cost.beginning(one, other)
         assert one.startswith(shared)
