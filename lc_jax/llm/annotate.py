@@ -98,7 +98,7 @@ def annotate(
     asking = _Asking(prompt, rows, retries, temperature=temperature, max_tokens=max_tokens)
     done: dict[int, Annotation] = {}
     due = 0
-    with Progress(annotator.name, rows) as progress:
+    with Progress(annotator, rows) as progress:
         while asking.waiting:
             for index, reply in annotator.complete(asking.requests()):
                 if index not in asking.awaited:

@@ -50,6 +50,7 @@ class Estimate:
     stored: int  # requests whose replies are there already
     usage: Usage  # at most; cached_tokens = those of the prompts' common beginning, where a cache takes it
     price: Price | None  # None = unknown
+    too_long: int = 0  # requests that may exceed the model's context
 
     def dollars(self, *, batch: bool = False, cache: bool = True) -> float | None:
         """At most; None where the price is unknown."""
@@ -62,7 +63,7 @@ def estimate(
 ) -> Estimate:
     """What the annotator `name` will cost for `requests`, read one at a time; at its list price unless told another."""
     able = capabilities.of(name) or Capabilities()
-    calls = stored = given = made = 0
+    calls = stored = given = made = too_long = 0
     shared: str | None = None
     seen: set[str] = set()
     for request in requests:
@@ -72,11 +73,12 @@ def estimate(
             continue
         seen.add(hashed)
         usage = most(request, able)
+        too_long += 0 < able.context < usage.input_tokens + usage.output_tokens
         calls, given, made = calls + 1, given + usage.input_tokens, made + usage.output_tokens
         shared = request.prompt if shared is None else beginning(shared, request.prompt)
     start = int(len((shared or "").encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN)
     cached = start * (calls - 1) if able.cache_floor and start >= able.cache_floor else 0
-    return Estimate(name, calls, stored, Usage(given, made, max(cached, 0)), price or able.price)
+    return Estimate(name, calls, stored, Usage(given, made, max(cached, 0)), price or able.price, too_long)
 
 
 class Meter:
@@ -195,4 +197,7 @@ def render(rows: Sequence[tuple[str, Estimate, Meter | None]]) -> str:
         ])  # fmt: skip
     widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
     table = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    too_long = sum(guess.too_long for _, guess, _ in rows)
+    if too_long:
+        table += f"\n{too_long} requests may be longer than the model's context: they would fail."
     return f"{table}\nTokens: one for {BYTES_PER_TOKEN:g} bytes of prompt; replies at full length. Prices of {PRICED}."

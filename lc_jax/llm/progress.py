@@ -8,19 +8,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lc_jax.llm import capabilities
+from lc_jax.llm import Annotator
+from lc_jax.llm.cost import Meter
 from lc_jax.types import Reply
 
 
 class Progress:
     """A bar on a terminal, silent elsewhere. Counts what was paid for in this run: stored replies have no usage."""
 
-    def __init__(self, name: str, rows: Iterable[Any]) -> None:
+    def __init__(self, annotator: Annotator, rows: Iterable[Any]) -> None:
         total = len(rows) if isinstance(rows, Sized) else None
-        self.bar = tqdm(total=total, desc=name, unit="row", disable=None)
-        self.tokens, self.dollars = 0, 0.0
-        able = capabilities.of(name)
-        self.price = able.price if able else None
+        self.bar = tqdm(total=total, desc=annotator.name, unit="row", disable=None)
+        self.meter: Meter | None = getattr(annotator, "meter", None)  # a session has one
+        self.tokens = 0
 
     def __enter__(self) -> Progress:
         return self
@@ -33,7 +33,6 @@ class Progress:
     def count(self, reply: Reply, finished: bool) -> None:
         """Adds a reply; `finished` if its row needs no other."""
         self.tokens += reply.usage.input_tokens + reply.usage.output_tokens
-        if self.price:
-            self.dollars += self.price.of(reply.usage)
-        self.bar.set_postfix_str(f"{self.tokens:,} tokens, ${self.dollars:.2f}", refresh=False)
+        money = f", ${self.meter.dollars:.2f}" if self.meter else ""
+        self.bar.set_postfix_str(f"{self.tokens:,} tokens{money}", refresh=False)
         self.bar.update(int(finished))

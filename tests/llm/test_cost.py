@@ -8,6 +8,7 @@ from lc_jax.llm import capabilities, cost
 from lc_jax.llm.annotate import annotate, first_requests
 from lc_jax.llm.capabilities import Price
 from lc_jax.llm.cost import BudgetError, Meter, Metered
+from lc_jax.llm.progress import Progress
 from lc_jax.llm.session import open_annotator
 from lc_jax.llm.store import Store
 from lc_jax.prompts import Prompt
@@ -81,6 +82,22 @@ def test_batch_and_cache_make_an_estimate_lower():
         assert one.startswith(shared)
         assert other.startswith(shared)
         assert one[len(shared) : len(shared) + 1] != other[len(shared) : len(shared) + 1] or one == other
+
+
+def test_requests_that_may_not_fit_are_counted():
+    guess = cost.estimate(HAIKU, [Request("short", 0.0, 9), Request("long" * 200_000, 0.0, 9)])
+    assert (guess.calls, guess.too_long) == (2, 1)
+    assert "1 requests may be longer" in cost.render([("x", guess, None)])
+
+
+def test_progress_shows_tokens_and_money():
+    class Session:
+        name, meter = "x/y", Meter()
+
+    Session.meter.dollars = 1.239
+    with Progress(Session(), [1, 2]) as progress:
+        progress.count(Reply("ok", "x", usage=Usage(1000, 200)), False)
+        assert progress.bar.postfix == "1,200 tokens, $1.24"
 
 
 def test_a_budget_is_never_passed_and_a_larger_one_goes_on(tmp_path):
