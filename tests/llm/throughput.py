@@ -1,8 +1,8 @@
 """How many replies a second come through, and in how much memory: python -m tests.llm.throughput [COUNT].
 
 The server stands in another process, takes 50 ms for a reply and is asked 64 things at a time: 1,280 a second at most.
-Two idle cores of an AMD EPYC, rows to stored annotations: 1,135 a second (anthropic) and 1,055 (openai), 0.8 to 0.9 ms of
-processor time each; 102 and 117 MB in use after 5,000 replies, 2 MB more than after 1,000, and no more after 10,000.
+Two idle cores of an AMD EPYC, from rows to stored annotations: 1,135 a second (anthropic) and 1,055 (openai), 0.8 to
+0.9 ms of processor time each; 102 and 117 MB in use after 5,000 replies, 2 MB more than after 1,000, and after 10,000.
 """
 
 from __future__ import annotations
