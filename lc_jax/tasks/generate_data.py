@@ -132,7 +132,8 @@ class Work:
 
 def queries(work: Work) -> Iterator[Done]:
     """An open-ended query that does not give the answer away; with `config.clues` of the clue made a question."""
-    asked = {row: query.asked(q.question, [q.answer, *q.aliases]) for row, q in _todo(work)}
+    known = {row: work.questions[row] for row in work.todo}
+    asked = {row: query.asked(q.question, [q.answer, *q.aliases]) for row, q in known.items()}
     clues: dict[int, list[Found]] = {row: [] for row in asked}
     if work.config.clues:
         fields = [(row, {"category": str(work.rows[row].get("category") or ""), **asked[row]}) for row in asked]
@@ -149,8 +150,9 @@ def queries(work: Work) -> Iterator[Done]:
         yield row, columns, [*clues[row], found]
 
 
-def _todo(work: Work) -> list[tuple[int, Question]]:
-    return [(row, work.questions[row]) for row in work.todo]
+def _asking(work: Work) -> list[tuple[int, Question]]:
+    """(row, question) where there is a query to write about."""
+    return [(row, q) for row in work.todo if (q := work.questions[row]).prompt]
 
 
 def _template(config: ConfigDict) -> prompts.Prompt:
@@ -169,17 +171,18 @@ def paragraphs(work: Work) -> Iterator[Done]:
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model)
     template = _template(config)
+    asking = _asking(work)
     encoded = [
         examples.encode_prompt(tokenizer, template.render(paragraph_generation_prompt=q.prompt))
-        for _, q in _todo(work)
+        for _, q in asking
         for _ in range(num_samples)
     ]
     model = hf.load(config.model, work.mesh, **config.precision)
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     sampling = generate.Sampling(config.max_new_tokens, config.temperature, eos_ids=(eos,), pad_id=pad)
-    ids = [row * num_samples + sample for row in work.todo for sample in range(num_samples)]
+    ids = [row * num_samples + sample for row, _ in asking for sample in range(num_samples)]
     stream = generate.stream(model, encoded, sampling, seed=config.seed, batch_size=config.batch_size, row_ids=ids)
-    samples: dict[int, dict[int, Annotation]] = {row: {} for row in work.todo}
+    samples: dict[int, dict[int, Annotation]] = {row: {} for row, _ in asking}
     for i, completion in tqdm(stream, total=len(encoded), unit="paragraph", disable=None):
         row, sample = divmod(ids[i], num_samples)
         text = in_context.first_paragraph(tokenizer.decode(completion.tokens, skip_special_tokens=True))
@@ -199,6 +202,7 @@ def summaries(work: Work) -> Iterator[Done]:
     fields = [
         (row, {"paragraph_generation_prompt": work.questions[row].prompt, "paragraphs": join(texts)})
         for row, texts in drafts.items()
+        if work.questions[row].prompt
     ]
     yield from _one_column(work, "summarize", fields, "claude_summary")
 
@@ -214,7 +218,7 @@ def _one_column(work: Work, step: str, fields: Sequence[tuple[int, Mapping[str, 
 
 def distilled(work: Work) -> Iterator[Done]:
     """The annotator's own paragraph."""
-    fields = [(row, {"paragraph_generation_prompt": q.prompt}) for row, q in _todo(work)]
+    fields = [(row, {"paragraph_generation_prompt": q.prompt}) for row, q in _asking(work)]
     yield from _one_column(work, "claude_distill", fields, "claude_generated_paragraph")
 
 
@@ -340,7 +344,8 @@ def _grow(work: Work, growing: Growing) -> Counter[str]:
         growing.add(row, columns, notes, problems)
     for row in sorted(left):
         problem = {"question_id": work.questions[row].question_id, "step": "input", "status": "missing"}
-        growing.add(row, dict.fromkeys(stage.columns), {"input": {"missing": 1}}, [problem])
+        columns = dict.fromkeys(stage.columns or (work.config.column,))
+        growing.add(row, columns, {"input": {"missing": 1}}, [problem])
     return failed
 
 
