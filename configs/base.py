@@ -43,6 +43,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
                 "remat": "none" if mini else "full",
             },
             "templates": "short" if mini else "full",  # or a folder of text files
+            "prompt_dir": "",  # a folder of wordings under the published names, in place of any of ours
         }
     )
 
@@ -91,6 +92,11 @@ def rows(name: str, mini: bool = False) -> dict[str, str | None]:
     source = {"source": f"tatsu-lab/linguistic_calibration:{name}_training", "split": "train"}
     asked = ("trivia_qa:unfiltered.nocontext", "train") if name == "reward_model" else (None, None)
     return source | {"questions": asked[0], "questions_split": asked[1], "columns": ""}
+
+
+def annotator(name: str = "") -> ConfigDict:
+    """Who is asked in text ("provider/model"), and how; what is empty is left to the provider."""
+    return ConfigDict({"name": name, "base_url": "", "batch": False, "concurrency": 0, "price": ()})
 
 
 def ppo(mode: str) -> ConfigDict:

@@ -1,6 +1,10 @@
-"""Make training data from questions: paragraphs, summaries, forecasts, correctness (paper sections 4.1 and 4.2).
+"""Make training data from questions: queries, paragraphs, summaries, forecasts, correctness (paper sections 3 and 4).
 
-python -m lc_jax.main --config=configs/generate_data.py:mini --config.what=paragraphs --config.output=sft.jsonl
+  python -m lc_jax.main --config=configs/generate_data.py:mini --config.what=paragraphs --config.output=sft.jsonl
+  python -m lc_jax.main --config=configs/generate_data.py --config.what=summaries --config.input=paragraphs.jsonl \\
+      --config.output=sft.jsonl --config.annotator.name=anthropic/claude-haiku-4-5 --config.dry_run=true
+
+The second says what it would cost and stops. Rows are kept as they come: a rerun goes on and pays for nothing twice.
 """
 
 from ml_collections import ConfigDict
@@ -10,19 +14,25 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("generate_data", mode)
-    config.what = "paragraphs"  # paragraphs, summaries, forecasts or correctness
-    config.questions = base.questions("reward_model")
+    config.what = "paragraphs"  # queries, paragraphs, summaries, claude_distill, forecasts or correctness
+    config.questions = base.questions("reward_model")  # source "": the rows of `input` hold their questions themselves
     config.input = ""  # rows to add columns to; "": bare questions
     config.output = ""
-    config.limit = 0  # questions; 0 = all
-    config.annotator = ""
+    config.limit = 0  # rows; 0 = all
+    config.annotator = base.annotator()
+    config.store = ""  # file of the annotator's replies; "": replies.sqlite beside the output
+    config.budget = 0.0  # dollars that this run may spend; 0 = no limit
+    config.dry_run = False  # says what the run would cost at most, and stops
+    config.accept_failed = False  # take rows whose requests failed without a value, in place of stopping
+    config.clues = False  # queries from Jeopardy! clues (with a `category`), which are made questions first
     config.model = ""
+    config.in_context = False  # paragraphs of a base model, after eight examples
     config.column = "icl_generated_paragraphs"
     config.num_samples, config.temperature = 8, 0.7
     config.max_new_tokens, config.batch_size = 300, 64
     if mode == "mini":
         config.questions = base.questions("sft", mini=True)
-        config.annotator, config.model = base.ANNOTATOR, base.LLAMA
+        config.annotator.name, config.model = base.ANNOTATOR, base.LLAMA
         config.temperature = 1.0  # paragraphs are short: at 0.7 the true answer is too often not among the eight
         config.max_new_tokens, config.batch_size = 64, 256
     return config

@@ -51,9 +51,19 @@ class Request:
     """One question to an annotator."""
 
     prompt: str
-    temperature: float  # 0 = greedy
-    max_tokens: int
+    temperature: float  # 0 = greedy; models that take no temperature are asked without
+    max_tokens: int  # of the reply
     sample: int = 0  # distinguishes repeated draws for one prompt
+    schema: str = ""  # JSON schema that the reply should follow, where the model can be held to one; "" = plain text
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """Tokens that one reply was charged for."""
+
+    input_tokens: int = 0  # of the prompt, cached ones included
+    output_tokens: int = 0  # of the reply, hidden reasoning included
+    cached_tokens: int = 0  # of the prompt, read from the provider's cache at a lower price
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,3 +73,4 @@ class Reply:
     status: ReplyStatus
     text: str = ""
     detail: str = ""  # why the status is not "ok"
+    usage: Usage = Usage()  # zero for a reply that was not paid for: a simulated or a stored one

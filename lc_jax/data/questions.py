@@ -189,6 +189,38 @@ def load_questions(
     return questions
 
 
+def raw_questions(rows: Sequence[Row], source: object) -> tuple[list[Question], list[dict[str, Any]]]:
+    """The questions of rows that need no prompt yet, and these rows under the names of the published columns.
+
+    Rows without an id (Jeopardy, SciQ) are known by their index. Rows that lack a question or an answer are left out,
+    and their number is logged.
+
+    Args:
+      source: where the rows come from, for messages.
+
+    Raises:
+      ValueError: no row makes a question.
+    """
+    questions: list[Question] = []
+    kept: list[dict[str, Any]] = []
+    dropped: Counter[str] = Counter()
+    for index, row in enumerate(rows):
+        named = {**row} if cell(row, "question_id") is not None else {**row, "question_id": str(index)}
+        try:
+            q = question_from(named)
+        except ValueError as error:
+            dropped[str(error)] += 1
+            continue
+        questions.append(q)
+        own = {"question_id": q.question_id, "question": q.question, "ground_truth_top_answer": q.answer}
+        kept.append({**named, **own, "aliases": list(q.aliases)})
+    if dropped:
+        logging.warning("%s: dropped %d of %d rows: %s", source, sum(dropped.values()), len(rows), dict(dropped))
+    if not questions:
+        raise ValueError(f"{source}: no row makes a question ({dict(dropped)}).")
+    return questions, kept
+
+
 def check_disjoint(train: Iterable[str], evaluation: Iterable[str]) -> None:
     """Refuses question ids that stand both in training and in evaluation.
 

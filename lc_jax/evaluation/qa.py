@@ -112,7 +112,7 @@ def evaluate(generations: Sequence[Generation], annotator: Annotator, *, uses_co
       uses_confidence: False for methods that state no confidence: the first extracted answer counts, with confidence 1.
     """
     rows = [{"generated_paragraph": g.paragraph, "question": g.question.question} for g in generations]
-    extracted = annotate(annotator, extract.PROMPT, rows, temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
+    extracted = list(annotate(annotator, extract.PROMPT, rows, temperature=TEMPERATURE, max_tokens=MAX_TOKENS))
     forecasts = _forecasts(generations, extracted, annotator) if uses_confidence else [None] * len(generations)
     records = [_choose(g, found, f) for g, found, f in zip(generations, extracted, forecasts, strict=True)]
     unclear = [i for i, r in enumerate(records) if r.status == "ok" and r.chosen and not r.correct]

@@ -6,24 +6,41 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from lc_jax.types import Reply, Request
 
 # Imported by name on demand: a provider may need its vendor's package, or JAX, which asking an API must not.
 PROVIDERS = {
+    "anthropic": "lc_jax.llm.anthropic",
+    "openai": "lc_jax.llm.openai",
+    "local": "lc_jax.llm.local",
     "simulated": "lc_jax.llm.simulated",
 }
+
+
+class AnnotatorError(ValueError):
+    """What no retry can mend: a bad key, an unknown model, a spent budget. Replies that came before it are kept."""
 
 
 class Annotator(Protocol):
     """Whoever answers requests in text."""
 
-    name: str  # "provider/model", as written into records
+    @property
+    def name(self) -> str:
+        """ "provider/model", as written into records."""
+        ...
 
-    def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply per request, in order. A request that cannot be answered is a reply's status, not an exception."""
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
+        """(index of the request, reply) as replies arrive: in any order, each index once.
+
+        `requests` is read lazily, in the thread of the caller, so that memory does not grow with their number. A
+        request that cannot be answered is a reply's status, not an exception.
+
+        Raises:
+          AnnotatorError: no request can be answered.
+        """
         ...
 
 

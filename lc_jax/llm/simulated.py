@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from lc_jax.miniature import reader
-from lc_jax.prompts import NO_ANSWER, Prompt, correctness, equivalence, extract, forecast, paragraph, summarize
+from lc_jax.prompts import NO_ANSWER, Prompt, correctness, equivalence, extract, forecast, paragraph, retry, summarize
 from lc_jax.types import Reply, Request
 
 
@@ -61,14 +61,16 @@ class Simulated:
 
     name: str = "simulated/miniature"
 
-    def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply per request. Temperature and sample change nothing: the rules know no chance."""
-        return [_answer(request) for request in requests]
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
+        """Replies in the order of the requests. Temperature and sample change nothing: the rules know no chance."""
+        return ((index, _answer(request)) for index, request in enumerate(requests))
 
 
 def _answer(request: Request) -> Reply:
+    again = retry.PROMPT.match(request.prompt)
+    asked = again["request"] if again else request.prompt
     for prompt, rule in _RULES:
-        fields = prompt.match(request.prompt)
+        fields = prompt.match(asked)
         if fields is None:
             continue
         try:

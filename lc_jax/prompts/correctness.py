@@ -4,34 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lc_jax.prompts.literals import unfence
-from lc_jax.prompts.prompt import Invalid, Prompt
+from lc_jax.prompts.objects import labelled, schema, stated
+from lc_jax.prompts.prompt import Invalid, Shot, few_shot
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> int:
     """0 or 1."""
-    text = unfence(reply).split("\n\n")[0].strip().removesuffix(".")
+    value = stated(reply)
+    text = labelled(str(value), "verdict").split("\n\n")[0].strip().removesuffix(".")
     if text not in ("0", "1"):
         raise Invalid(f"neither 0 nor 1: {text[:60]!r}")
     return int(text)
 
 
-PROMPT = Prompt(
+_STAR = "Its brightest star is Antares, a red supergiant. The constellation was known to the Babylonians."
+SHOTS = (
+    Shot(
+        {
+            "generated_paragraph": _STAR,
+            "question": "Which is the brightest star of Scorpius?",
+            "answer": "Antares (Alpha Scorpii)",
+        },
+        "1",
+    ),
+    Shot({"generated_paragraph": _STAR, "question": "Which people named Scorpius?", "answer": "The Sumerians"}, "0"),
+    Shot({"generated_paragraph": _STAR, "question": "In which month is Scorpius highest?", "answer": "July"}, "0"),
+)
+
+PROMPT = few_shot(
     """\
 Somebody answers the question with what the paragraph states, and with nothing else. Is the reply they would give the \
 true answer, in this or other words?
 
 - Write 1 if it is.
 - Write 0 if the paragraph leads to another answer or to none.
-
-Paragraph: {generated_paragraph}
-
-Question: {question}
-
-True answer: {answer}
-
-Reply with 0 or 1 and nothing else.
-
-Verdict:""",
+- Reply with 0 or 1 and nothing else.""",
+    "Paragraph: {generated_paragraph}\n\nQuestion: {question}\n\nTrue answer: {answer}\n\nVerdict:",
+    SHOTS,
     _parse,
+    schema("verdict", {"type": "integer", "enum": [0, 1]}),
 )

@@ -2,34 +2,72 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-from lc_jax.prompts.literals import leading_list, unfence
-from lc_jax.prompts.models import distinct
-from lc_jax.prompts.prompt import Invalid, Prompt
-
-_LABEL = re.compile(r"\A(possible )?answers?[ \t]*:\s*", re.IGNORECASE)
+from lc_jax.prompts.literals import leading_list
+from lc_jax.prompts.models import NO_ANSWER, distinct
+from lc_jax.prompts.objects import labelled, schema, stated
+from lc_jax.prompts.prompt import Invalid, Shot, few_shot
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> list[str]:
-    """Distinct answers in order; [] where the paragraph offers none. A JSON list is accepted too."""
-    text = _LABEL.sub("", unfence(reply))
-    if text.startswith("["):
-        try:
-            items = leading_list(text)
-        except ValueError as error:
-            raise Invalid(str(error)) from error
-        if not all(isinstance(item, (str, int, float)) for item in items):
-            raise Invalid(f"an answer in {items!r} is not text")
-        return distinct([str(item) for item in items])
-    lines = text.split("\n\n")[0].strip().splitlines()
+    """Distinct answers in order; [] where the paragraph offers none. One line of text, or a list in JSON."""
+    value = stated(reply)
+    if isinstance(value, str):
+        value = labelled(value, "answers?")
+        if value.startswith("["):
+            try:
+                value = leading_list(value)
+            except ValueError as error:
+                raise Invalid(str(error)) from error
+    if isinstance(value, list):
+        if not all(isinstance(item, (str, int, float)) for item in value):
+            raise Invalid(f"not every answer in {str(value)[:60]} is text")
+        return distinct([str(item) for item in value])
+    if not isinstance(value, str):
+        raise Invalid(f"not a list of answers: {str(value)[:60]}")
+    lines = value.split("\n\n")[0].strip().splitlines()
     if len(lines) != 1:
         raise Invalid(f"one line of answers was asked for, the reply has {len(lines)}")
     return distinct(lines[0].split(";"))
 
 
-PROMPT = Prompt(
+SHOTS = (
+    Shot(
+        {
+            "generated_paragraph": "The bridge took nine years to build. I am fairly sure that it was finished in 1932 "
+            "(80%), though 1934 is possible (20%).",
+            "question": "In what year was the bridge finished?",
+        },
+        "1932; 1934",
+    ),
+    Shot(
+        {
+            "generated_paragraph": "Quartz is a hard mineral of silicon and oxygen, and its purple variety has been "
+            "worn as a gem since antiquity.",
+            "question": "What is the purple variety of quartz called?",
+        },
+        NO_ANSWER,
+    ),
+    Shot(
+        {
+            "generated_paragraph": "The opera was first given in Prague, not in Vienna as is often said. It was "
+            "written by Lorenzo Da Ponte.",
+            "question": "In which city was the opera first performed?",
+        },
+        "Prague",
+    ),
+    Shot(
+        {
+            "generated_paragraph": "The record for the 100 metres was held by either Jesse Owens, Harold Davis or, "
+            "least likely, Lloyd LaBeach.",
+            "question": "Who held the record for the 100 metres?",
+        },
+        "Jesse Owens; Harold Davis; Lloyd LaBeach",
+    ),
+)
+
+PROMPT = few_shot(
     """\
 Read the paragraph and list every answer to the question that it offers as possible, however unlikely it calls it.
 
@@ -37,15 +75,9 @@ Read the paragraph and list every answer to the question that it offers as possi
 - Give each answer in the shortest form that is clear by itself, once.
 - An answer that the paragraph rules out is not offered.
 - Write the answers on one line, the most probable first, with "; " between them.
-- If the paragraph offers no answer to the question, write: No Answer
-
-Example. Paragraph: "The bridge was finished in 1932, though I would give one chance in five to 1934." \
-Question: "When was the bridge finished?" Answers: 1932; 1934
-
-Paragraph: {generated_paragraph}
-
-Question: {question}
-
-Answers:""",
+- If the paragraph offers no answer to the question, write: No Answer""",
+    "Paragraph: {generated_paragraph}\n\nQuestion: {question}\n\nAnswers:",
+    SHOTS,
     _parse,
+    schema("answers", {"type": "array", "items": {"type": "string"}}),
 )

@@ -5,26 +5,46 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from lc_jax.prompts.literals import unfence
-from lc_jax.prompts.prompt import Invalid, Prompt
+from lc_jax.prompts.objects import labelled, schema, stated
+from lc_jax.prompts.prompt import Invalid, Shot, few_shot
 
-_LABEL = re.compile(r"\Aprobability[ \t]*:\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(e-?[0-9]+)?\s*(%?)\.?", re.IGNORECASE)
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> float:
     """A number in [0, 1]; "70%" is 0.7. Prose after a blank line is ignored, prose around the number is not."""
-    text = _LABEL.sub("", unfence(reply)).split("\n\n")[0].strip()
-    number = _NUMBER.fullmatch(text)
-    if number is None:
-        raise Invalid(f"not a probability: {text[:60]!r}")
-    probability = float(number[1] + (number[2] or "")) / (100.0 if number[3] else 1.0)
-    if not 0.0 <= probability <= 1.0:
-        raise Invalid(f"a probability lies between 0 and 1: {text[:60]!r}")
-    return probability
+    value = stated(reply)
+    if isinstance(value, str):
+        text = labelled(value, "probability").split("\n\n")[0].strip()
+        number = _NUMBER.fullmatch(text)
+        if number is None:
+            raise Invalid(f"not a probability: {text[:60]!r}")
+        value = float(number[1] + (number[2] or "")) / (100.0 if number[3] else 1.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Invalid(f"not a probability: {str(value)[:60]}")
+    if not 0 <= value <= 1:
+        raise Invalid(f"a probability lies between 0 and 1, not at {str(value)[:60]}")
+    return float(value)
 
 
-PROMPT = Prompt(
+_RIVER = (
+    "I think that the river rises in the Tatra mountains (60%), or else in the Beskids (30%). It is almost certain to "
+)
+_RIVER += "end in the Baltic Sea. I have read that it is 410 km long."
+SHOTS = (
+    Shot(
+        {"generated_paragraph": _RIVER, "question": "In which mountains does it rise?", "answer": "The Beskids"}, "0.3"
+    ),
+    Shot(
+        {"generated_paragraph": _RIVER, "question": "In which mountains does it rise?", "answer": "The Sudetes"}, "0.05"
+    ),
+    Shot({"generated_paragraph": _RIVER, "question": "In which sea does it end?", "answer": "Baltic"}, "0.95"),
+    Shot(
+        {"generated_paragraph": _RIVER, "question": "How long is the river in kilometres?", "answer": "410 km"}, "1.0"
+    ),
+)
+
+PROMPT = few_shot(
     """\
 Someone who knows nothing but the paragraph below has to say how probable it is that a given answer to a question is \
 the right one. Which probability do the paragraph's statements support?
@@ -35,15 +55,9 @@ certain" is about 0.95, "likely" 0.75, "a toss-up" 0.5, "possibly" 0.3, "unlikel
 - An answer stated flatly, without any doubt, has probability 1.
 - An answer that the paragraph does not offer shares what the offered answers leave over: near 0 if they leave nothing.
 - Another wording of the same answer is the same answer.
-
-Paragraph: {generated_paragraph}
-
-Question: {question}
-
-Answer: {answer}
-
-Reply with one number from 0 to 1 and nothing else.
-
-Probability:""",
+- Reply with one number from 0 to 1 and nothing else.""",
+    "Paragraph: {generated_paragraph}\n\nQuestion: {question}\n\nAnswer: {answer}\n\nProbability:",
+    SHOTS,
     _parse,
+    schema("probability", {"type": "number"}),
 )

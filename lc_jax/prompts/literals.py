@@ -23,11 +23,23 @@ def _value(node: ast.expr) -> Any:
         return _NAMES[node.id]
     if isinstance(node, ast.List):
         return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True) if key}
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         number = _value(node.operand)
         if isinstance(number, (int, float)):
             return -number
     raise ValueError(f"not a literal: {type(node).__name__}")
+
+
+def _literal(text: str) -> Any:
+    """The value that `text` writes in Python form."""
+    try:
+        with warnings.catch_warnings():  # a stray backslash in a string is the writer's affair
+            warnings.simplefilter("ignore")
+            return _value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, RecursionError, MemoryError, TypeError) as error:
+        raise ValueError(f"not a literal: {text[:60]!r}") from error
 
 
 def parse_list(text: str) -> list[Any]:
@@ -39,12 +51,7 @@ def parse_list(text: str) -> list[Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        try:
-            with warnings.catch_warnings():  # a stray backslash in a string is the writer's affair
-                warnings.simplefilter("ignore")
-                value = _value(ast.parse(text.strip(), mode="eval").body)
-        except (SyntaxError, RecursionError, MemoryError) as error:
-            raise ValueError(f"not a list: {text[:60]!r}") from error
+        value = _literal(text)
     if not isinstance(value, list):
         raise ValueError(f"not a list: {text[:60]!r}")
     return value
@@ -70,3 +77,18 @@ def leading_list(reply: str) -> list[Any]:
         return value
     except (ValueError, RecursionError):
         return parse_list(text[: text.rfind("]") + 1])
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The object that `text` opens with, in JSON or Python form; what follows its last brace is ignored.
+
+    Raises:
+      ValueError: `text` does not open with an object whose keys are text.
+    """
+    try:
+        value, _ = json.JSONDecoder(strict=False).raw_decode(text)
+    except (ValueError, RecursionError):
+        value = _literal(text[: text.rfind("}") + 1])
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"not an object: {text[:60]!r}")
+    return value

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+from lc_jax.prompts import published
 from lc_jax.prompts.prompt import Prompt
 
 NO_ANSWER = "No Answer"
@@ -31,11 +32,14 @@ class Templates:
     critic: Prompt  # q, x, y: the prompt of a critic that sees the true answer
 
 
-def load_templates(name_or_directory: str | Path) -> Templates:
+def load_templates(name_or_directory: str | Path, prompt_dir: str | Path = "") -> Templates:
     """Reads "full" or "short", or a folder that holds paragraph.txt, extract_answers.txt, and so on.
 
     Trailing white space is stripped, so a target follows the template's last word directly.
     Reference: utils.py:read.
+
+    Args:
+      prompt_dir: a folder whose files, under the published names, take the place of those templates; "": none.
 
     Raises:
       FileNotFoundError: neither a known name nor a folder, or the folder lacks a file.
@@ -47,15 +51,21 @@ def load_templates(name_or_directory: str | Path) -> Templates:
     if not folder.is_dir():
         known = sorted(path.name for path in _FOLDER.iterdir())
         raise FileNotFoundError(f"No templates {str(name_or_directory)!r}: give one of {known} or a folder.")
-    prompts = {}
-    for name, fields in _FIELDS.items():
-        path = folder / f"{name}.txt"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; a template folder holds {[f'{n}.txt' for n in _FIELDS]}.")
-        prompts[name] = Prompt(path.read_text(encoding="utf-8").rstrip())
-        if set(prompts[name].fields) != fields:
-            raise ValueError(f"{path} must hold the placeholders {sorted(fields)}, not {list(prompts[name].fields)}.")
-    return Templates(**prompts)
+    return Templates(**{name: published.override(prompt_dir, name, _load(folder, name)) for name in _FIELDS})
+
+
+def _load(folder: Path, name: str) -> Prompt:
+    path = folder / f"{name}.txt"
+    if path.is_file():
+        prompt = Prompt(path.read_text(encoding="utf-8").rstrip())
+        if set(prompt.fields) != _FIELDS[name]:
+            raise ValueError(f"{path} must hold the placeholders {sorted(_FIELDS[name])}, not {list(prompt.fields)}.")
+        return prompt
+    found = published.find(folder, name)
+    if found is None:
+        files = [f"{other}.txt" for other in _FIELDS]
+        raise FileNotFoundError(f"{path} is missing; a template folder holds {files}, or the published files.")
+    return published.read(found, _FIELDS[name])
 
 
 def is_no_answer(text: str) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z_]*)\}")
-_ALIASES = {"ground_truth_top_answer": "answer"}  # placeholder names of the published template files
+# Placeholder names of the published template files.
+_ALIASES = {"ground_truth_top_answer": "answer", "formatted_paragraphs": "paragraphs"}
+
+Parser = Callable[[str, Mapping[str, str]], Any]
 
 
 class Invalid(ValueError):
@@ -21,14 +24,25 @@ def _stripped(reply: str, fields: Mapping[str, str]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shot:
+    """One example of a question with its reply, shown to the model."""
+
+    fields: Mapping[str, str]  # of the prompt
+    reply: str  # in the plain form
+
+
+@dataclasses.dataclass(frozen=True)
 class Prompt:
     """Template text with {placeholders} of lower-case letters and underscores; any other brace is plain text.
 
-    The placeholder {ground_truth_top_answer} is read as {answer}.
+    The published placeholders {ground_truth_top_answer} and {formatted_paragraphs} are read as {answer}, {paragraphs}.
     """
 
     template: str
-    parser: Callable[[str, Mapping[str, str]], Any] = _stripped  # (reply, fields of the request) -> value, or Invalid
+    parser: Parser = _stripped  # (reply, fields of the request) -> value, or Invalid
+    schema: str = ""  # JSON schema of a structured reply, which the parser reads too; "": text only
+    shots: tuple[Shot, ...] = ()  # the examples that the template shows
+    unused: frozenset[str] = frozenset()  # fields that `render` takes although this wording does not show them
 
     @functools.cached_property
     def _pieces(self) -> tuple[list[str], list[str]]:
@@ -49,7 +63,7 @@ class Prompt:
           TypeError: a field is not text.
         """
         missing = [name for name in self.fields if name not in fields]
-        unknown = [name for name in fields if name not in self.fields]
+        unknown = [name for name in fields if name not in self.fields and name not in self.unused]
         if missing or unknown:
             raise ValueError(f"Prompt fields missing: {missing}, unknown: {unknown}; it takes {list(self.fields)}.")
         for name, value in fields.items():
@@ -90,3 +104,17 @@ class Prompt:
           Invalid: the reply is not in the form that the prompt asks for.
         """
         return self.parser(reply, fields or {})
+
+
+def few_shot(
+    instructions: str,
+    form: str,
+    shots: Sequence[Shot],
+    parser: Parser,
+    schema: str = "",
+    unused: Iterable[str] = (),
+) -> Prompt:
+    """Instructions, then every shot in the form of the question with its reply behind it, then the question."""
+    asked = Prompt(form, unused=frozenset(unused))
+    shown = [f"{asked.render(**shot.fields)} {shot.reply}" for shot in shots]
+    return Prompt("\n\n---\n\n".join([instructions, *shown, form]), parser, schema, tuple(shots), asked.unused)

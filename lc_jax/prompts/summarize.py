@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 
-from lc_jax.prompts.prompt import Invalid, Prompt
+from lc_jax.prompts.objects import schema, stated
+from lc_jax.prompts.prompt import Invalid, Shot, few_shot
 
-NUM_PARAGRAPHS = 8  # M, the paragraphs sampled for one query
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 
 def join_paragraphs(paragraphs: Sequence[str]) -> str:
@@ -20,19 +22,47 @@ def split_paragraphs(joined: str) -> list[str]:
     return [json.loads(line) for line in joined.split("\n") if line]
 
 
+def number_paragraphs(paragraphs: Sequence[str]) -> str:
+    """The form in which the published wording shows the paragraphs."""
+    return "".join(f"### Thought {number}\n{text}\n\n" for number, text in enumerate(paragraphs, 1))
+
+
 def one_paragraph(reply: str, fields: Mapping[str, str]) -> str:
     """The reply as a single paragraph.
 
     Raises:
       Invalid: the reply is empty or has more than one paragraph (a preamble, say).
     """
-    blocks = [block for block in reply.strip().replace("\r\n", "\n").split("\n\n") if block.strip()]
+    text = stated(reply)
+    if not isinstance(text, str):
+        raise Invalid(f"a paragraph of text was asked for, not {str(text)[:60]}")
+    blocks = [block for block in _BLANK_LINE.split(text.replace("\r\n", "\n")) if block.strip()]
     if len(blocks) != 1:
         raise Invalid(f"one paragraph was asked for, the reply has {len(blocks)}")
     return blocks[0].strip()
 
 
-PROMPT = Prompt(
+_BELL = "Write a paragraph about the architect of the bell tower in Pisa's cathedral square."
+SHOTS = (
+    Shot(
+        {
+            "paragraph_generation_prompt": _BELL,
+            "paragraphs": join_paragraphs(
+                [
+                    "The tower is usually given to Bonanno Pisano, who began it in 1173. It has seven bells.",
+                    "Diotisalvi is thought to have designed the tower, whose building began in 1173.",
+                    "Bonanno Pisano built the tower from 1174 on. It leans because its ground is soft.",
+                    "The architect was Bonanno Pisano. Work on the tower was begun in 1173.",
+                ]
+            ),
+        },
+        "I think that the tower's architect was Bonanno Pisano (75%), although it may have been Diotisalvi (25%). I am "
+        "about 75% sure that building began in 1173; it could also have been 1174 (25%). Possibly the tower has seven "
+        "bells, and possibly it leans because its ground is soft, but I am unsure of either.",
+    ),
+)
+
+PROMPT = few_shot(
     """\
 One author was asked for the same paragraph several times over. The drafts follow, one a line, each written as a JSON \
 string. Where the drafts agree, the author is sure of a statement; where they differ, the author is not.
@@ -44,13 +74,9 @@ guide: six of eight is about 75%.
 that exclude one another must not add up to more than 100%.
 - Rare details may carry words in place of a number ("I am unsure whether", "possibly").
 - Use only what the drafts say. Correct nothing from your own knowledge, however wrong it looks.
-- Do not mention the drafts, and write nothing before or after the paragraph.
-
-Request to the author: {paragraph_generation_prompt}
-
-Drafts:
-{paragraphs}
-
-Merged paragraph:""",
+- Do not mention the drafts, and write nothing before or after the paragraph.""",
+    "Request to the author: {paragraph_generation_prompt}\n\nDrafts:\n{paragraphs}\n\nMerged paragraph:",
+    SHOTS,
     one_paragraph,
+    schema("paragraph", {"type": "string"}),
 )

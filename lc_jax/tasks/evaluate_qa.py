@@ -31,7 +31,7 @@ def write_paragraphs(config: ConfigDict, mesh: jax.sharding.Mesh, questions: lis
     todo = [q for q in questions if q.question_id not in done]
     if todo:
         tokenizer = load_tokenizer(config.model)
-        template = prompts.load_templates(config.templates).paragraph
+        template = prompts.load_templates(config.templates, config.prompt_dir).paragraph
         encoded = [
             examples.encode_prompt(tokenizer, template.render(paragraph_generation_prompt=q.prompt)) for q in todo
         ]

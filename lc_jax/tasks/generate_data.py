@@ -1,17 +1,23 @@
 """Makes training data from questions, one column family at a time, in the published columns (paper section 4).
 
-  paragraphs   questions -> `icl_generated_paragraphs` (M samples), or one paragraph in the column that is named
-  summaries    + `claude_summary`: the annotator merges the M paragraphs into one that states its confidence
-  forecasts    + `lc_sft_ground_truth_and_extracted_answers`, `lc_sft_forecasted_probs`
-  correctness  + `factuality_sft_binary_correctness`
+  queries         questions -> `paragraph_generation_prompt`; Jeopardy! clues are rephrased first
+  paragraphs      + `icl_generated_paragraphs` (M samples), or one paragraph in the column that is named
+  summaries       + `claude_summary`: the annotator merges the M paragraphs into one that states its confidence
+  claude_distill  + `claude_generated_paragraph`: the annotator writes the paragraph itself
+  forecasts       + `lc_sft_ground_truth_and_extracted_answers`, `lc_sft_forecasted_probs`
+  correctness     + `factuality_sft_binary_correctness`
 
-Rows that the annotator could not do keep a missing value, which the training recipes drop with a count.
+Rows are kept as they come and a rerun goes on. A row that the annotator could not do has a missing value, which the
+training recipes drop with a count; why stands in OUTPUT.problems.jsonl. Replies that failed (the server was down) are
+asked for again by the next run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,108 +26,335 @@ from absl import logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from lc_jax import llm, prompts
-from lc_jax.data import examples, jsonl
-from lc_jax.data.questions import load_questions
+from lc_jax import prompts
+from lc_jax.data import examples
+from lc_jax.data.growing import Growing, fingerprint
+from lc_jax.data.questions import cell, is_missing, load_questions, load_training_rows, raw_questions
+from lc_jax.data.rows import load_rows
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
-from lc_jax.llm.annotate import Annotation, annotate, counts
-from lc_jax.models import hf
-from lc_jax.prompts import correctness, extract, forecast, summarize
-from lc_jax.types import Question
+from lc_jax.llm import cost
+from lc_jax.llm.annotate import Annotation, annotate
+from lc_jax.llm.session import Session, open_annotator
+from lc_jax.llm.store import key
+from lc_jax.models import folders, hf
+from lc_jax.prompts import correctness, extract, forecast, in_context, paragraph, published, query, summarize
+from lc_jax.prompts.literals import parse_list
+from lc_jax.types import Question, Request
 
 Row = dict[str, Any]
-MAX_TOKENS = 512  # of an annotator's reply
 
 
-def paragraphs(config: ConfigDict, mesh: jax.sharding.Mesh, questions: Sequence[Question], rows: list[Row]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One question to the annotator."""
+
+    prompt: prompts.Prompt
+    temperature: float
+    max_tokens: int  # of a reply
+    expected: Callable[[Mapping[str, str]], Any]  # from a request's fields to a value, for the estimate of what follows
+
+
+# Temperatures are the published ones where the paper gives them.
+STEPS = {
+    "clue": Step(query.CLUE, 0.3, 200, lambda fields: fields["question"]),
+    "query": Step(query.PROMPT, 0.3, 200, lambda fields: fields["question"]),
+    "claude_distill": Step(paragraph.PROMPT, 0.7, 512, lambda fields: ""),
+    "summarize": Step(summarize.PROMPT, 0.3, 512, lambda fields: ""),
+    "extract": Step(extract.PROMPT, 0.2, 200, lambda fields: ["an answer", "another answer"]),
+    "forecast": Step(forecast.PROMPT, 0.2, 32, lambda fields: 0.5),
+    "correctness": Step(correctness.PROMPT, 0.2, 32, lambda fields: 0),
+}
+REASONING = 512  # tokens of a reply where another wording may ask for reasons first
+
+
+Found = tuple[str, Annotation]  # the step, and what came of it
+Done = tuple[int, Row, list[Found]]  # a row's number, its new columns, and what they were made from
+
+
+@dataclasses.dataclass
+class Work:
+    """What a stage works on."""
+
+    config: ConfigDict
+    mesh: jax.sharding.Mesh
+    questions: Sequence[Question]  # of the rows, in order
+    rows: Sequence[Row]
+    todo: Sequence[int]  # numbers of the rows that are not done yet
+    session: Session | None  # None: no annotator is needed
+    costs: list[tuple[str, cost.Estimate, cost.Meter | None]] = dataclasses.field(default_factory=list)  # by step
+
+    def prompt(self, step: str) -> prompts.Prompt:
+        """Ours, or the wording of `config.prompt_dir`."""
+        return published.override(self.config.prompt_dir, step, STEPS[step].prompt)
+
+    def ask(self, step: str, asked: Sequence[tuple[int, Mapping[str, str]]]) -> Iterator[tuple[int, Found]]:
+        """For every (row, fields) the row and what the annotator made of it, in order."""
+        assert self.session is not None
+        form, prompt = STEPS[step], self.prompt(step)
+        most = form.max_tokens if prompt is form.prompt else max(form.max_tokens, REASONING)
+        texts = [fields for _, fields in asked]
+        requests = (Request(prompt.render(**fields), form.temperature, most, schema=prompt.schema) for fields in texts)
+        if self.config.dry_run:
+            found = self._rehearse(step, list(requests), texts)
+        else:
+            guess, before = self.session.estimate(requests), self.session.meter.dollars
+            logging.info("%s\n%s", step, cost.render([(step, guess, None)]))
+            found = annotate(self.session, prompt, texts, temperature=form.temperature, max_tokens=most)
+        for (row, _), annotation in zip(asked, found, strict=True):
+            yield row, (step, annotation)
+        if not self.config.dry_run:
+            real = cost.Meter()
+            real.dollars = self.session.meter.dollars - before
+            self.costs.append((step, guess, real))
+
+    def _rehearse(self, step: str, requests: list[Request], texts: list[Mapping[str, str]]) -> Iterator[Annotation]:
+        """Estimates `requests` and sends none: what is not stored is taken to be as expected."""
+        assert self.session is not None
+        self.costs.append((step, self.session.estimate(requests), None))
+        for request, fields in zip(requests, texts, strict=True):
+            stored = self.session.store.get(key(self.session.name, request)) if self.session.store else None
+            try:
+                value = self.prompt(step).parse(stored.text, fields) if stored else STEPS[step].expected(fields)
+            except prompts.Invalid:
+                value = STEPS[step].expected(fields)
+            yield Annotation("ok", value)
+
+    def inputs(self, column: str, read: Callable[[Any], Any] = str) -> dict[int, Any]:
+        """By row what stands in a column that a stage before this one made; rows without are left out."""
+        found = {}
+        for row in self.todo:
+            value = self.rows[row].get(column)
+            if not is_missing(value):
+                found[row] = read(value)
+        return found
+
+
+def queries(work: Work) -> Iterator[Done]:
+    """An open-ended query that does not give the answer away; with `config.clues` of the clue made a question."""
+    known = {row: work.questions[row] for row in work.todo}
+    asked = {row: query.asked(q.question, [q.answer, *q.aliases]) for row, q in known.items()}
+    clues: dict[int, list[Found]] = {row: [] for row in asked}
+    if work.config.clues:
+        fields = [(row, {"category": str(work.rows[row].get("category") or ""), **asked[row]}) for row in asked]
+        for row, found in work.ask("clue", fields):
+            clues[row] = [found]
+            asked[row] = {**asked[row], "question": found[1].value or ""}
+    bad = [row for row, found in clues.items() if found and found[0][1].status != "ok"]
+    for row in bad:
+        yield row, {"paragraph_generation_prompt": None}, clues[row]
+    for row, found in work.ask("query", [(row, fields) for row, fields in asked.items() if row not in bad]):
+        columns = {"paragraph_generation_prompt": found[1].value}
+        if work.config.clues:
+            columns["rephrased_question"] = asked[row]["question"]
+        yield row, columns, [*clues[row], found]
+
+
+def _asking(work: Work) -> list[tuple[int, Question]]:
+    """(row, question) where there is a query to write about."""
+    return [(row, q) for row in work.todo if (q := work.questions[row]).prompt]
+
+
+def _template(config: ConfigDict) -> prompts.Prompt:
+    """What the checkpoint is shown."""
+    if config.in_context:
+        return published.override(config.prompt_dir, "in_context", in_context.PROMPT)
+    return prompts.load_templates(config.templates, config.prompt_dir).paragraph
+
+
+def paragraphs(work: Work) -> Iterator[Done]:
     """Samples `num_samples` paragraphs a question from `config.model`, cut at the first blank line.
 
     Goes into `config.column`: a list, or the one paragraph when num_samples is 1.
     """
+    config, num_samples = work.config, work.config.num_samples
+    folders.check(config.model)
     tokenizer = load_tokenizer(config.model)
-    template = prompts.load_templates(config.templates).paragraph
+    template = _template(config)
+    asking = _asking(work)
     encoded = [
         examples.encode_prompt(tokenizer, template.render(paragraph_generation_prompt=q.prompt))
-        for q in questions
-        for _ in range(config.num_samples)
+        for _, q in asking
+        for _ in range(num_samples)
     ]
-    model = hf.load(config.model, mesh, **config.precision)
+    model = hf.load(config.model, work.mesh, **config.precision)
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     sampling = generate.Sampling(config.max_new_tokens, config.temperature, eos_ids=(eos,), pad_id=pad)
-    stream = generate.stream(model, encoded, sampling, seed=config.seed, batch_size=config.batch_size)
-    texts = [""] * len(encoded)
-    for i, completion in tqdm(stream, total=len(encoded), unit="paragraph"):
-        texts[i] = tokenizer.decode(completion.tokens, skip_special_tokens=True).strip().split("\n\n")[0]
-    for n, row in enumerate(rows):
-        samples = texts[n * config.num_samples : (n + 1) * config.num_samples]
-        row[config.column] = samples if config.num_samples > 1 else samples[0]
+    ids = [row * num_samples + sample for row, _ in asking for sample in range(num_samples)]
+    stream = generate.stream(model, encoded, sampling, seed=config.seed, batch_size=config.batch_size, row_ids=ids)
+    samples: dict[int, dict[int, Annotation]] = {row: {} for row, _ in asking}
+    for i, completion in tqdm(stream, total=len(encoded), unit="paragraph", disable=None):
+        row, sample = divmod(ids[i], num_samples)
+        text = in_context.first_paragraph(tokenizer.decode(completion.tokens, skip_special_tokens=True))
+        samples[row][sample] = Annotation("ok" if completion.finished else "truncated", text)
+        if len(samples[row]) == num_samples:
+            drawn = [samples[row][number] for number in range(num_samples)]
+            texts = [paragraph.value for paragraph in drawn]
+            yield row, {config.column: texts if num_samples > 1 else texts[0]}, [("sample", one) for one in drawn]
+            del samples[row]
 
 
-def _ask(config: ConfigDict, prompt: prompts.Prompt, fields: Sequence[Row]) -> list[Annotation]:
-    annotator = llm.load(config.annotator)
-    found = annotate(annotator, prompt, fields, temperature=config.temperature, max_tokens=MAX_TOKENS)
-    logging.info("%s answered %d requests: %s", annotator.name, len(found), counts(found))
-    return found
-
-
-def summaries(config: ConfigDict, mesh: jax.sharding.Mesh, questions: Sequence[Question], rows: list[Row]) -> None:
+def summaries(work: Work) -> Iterator[Done]:
     """Summary distillation: the consensus of the sampled paragraphs, with percentages."""
+    ours = work.prompt("summarize") is summarize.PROMPT
+    join = summarize.join_paragraphs if ours else summarize.number_paragraphs
+    drafts = work.inputs("icl_generated_paragraphs", _texts)
     fields = [
-        {
-            "paragraph_generation_prompt": q.prompt,
-            "paragraphs": summarize.join_paragraphs(row["icl_generated_paragraphs"]),
-        }
-        for q, row in zip(questions, rows, strict=True)
+        (row, {"paragraph_generation_prompt": work.questions[row].prompt, "paragraphs": join(texts)})
+        for row, texts in drafts.items()
+        if work.questions[row].prompt
     ]
-    for row, annotation in zip(rows, _ask(config, summarize.PROMPT, fields), strict=True):
-        row["claude_summary"] = annotation.value
+    yield from _one_column(work, "summarize", fields, "claude_summary")
 
 
-def forecasts(config: ConfigDict, mesh: jax.sharding.Mesh, questions: Sequence[Question], rows: list[Row]) -> None:
+def _texts(value: Any) -> list[str]:
+    return [str(text) for text in (parse_list(value) if isinstance(value, str) else value)]
+
+
+def _one_column(work: Work, step: str, fields: Sequence[tuple[int, Mapping[str, str]]], column: str) -> Iterator[Done]:
+    for row, found in work.ask(step, fields):
+        yield row, {column: found[1].value}, [found]
+
+
+def distilled(work: Work) -> Iterator[Done]:
+    """The annotator's own paragraph."""
+    fields = [(row, {"paragraph_generation_prompt": q.prompt}) for row, q in _asking(work)]
+    yield from _one_column(work, "claude_distill", fields, "claude_generated_paragraph")
+
+
+ANSWERS, PROBS = "lc_sft_ground_truth_and_extracted_answers", "lc_sft_forecasted_probs"
+
+
+def forecasts(work: Work) -> Iterator[Done]:
     """Every answer that a paragraph offers, then a probability for the true answer (first) and for each of them."""
-    fields = [
-        {"generated_paragraph": row["lc_sft_generated_paragraph"], "question": q.question}
-        for q, row in zip(questions, rows, strict=True)
-    ]
-    extracted = _ask(config, extract.PROMPT, fields)
-    asked = [(i, q.answer) for i, q in enumerate(questions) if extracted[i].status == "ok"]
-    asked += [(i, answer) for i, found in enumerate(extracted) for answer in found.value or []]
-    probs = _ask(config, forecast.PROMPT, [fields[i] | {"answer": answer} for i, answer in asked])
-    for row in rows:
-        row |= {"lc_sft_ground_truth_and_extracted_answers": [], "lc_sft_forecasted_probs": []}
-    for (i, answer), prob in zip(asked, probs, strict=True):  # the true answers come first
-        rows[i]["lc_sft_ground_truth_and_extracted_answers"].append(answer)
-        rows[i]["lc_sft_forecasted_probs"].append(prob.value)
+    fields = {
+        row: {"generated_paragraph": text, "question": work.questions[row].question}
+        for row, text in work.inputs("lc_sft_generated_paragraph").items()
+    }
+    founds = dict(work.ask("extract", list(fields.items())))
+    for row, found in founds.items():
+        if found[1].status != "ok":
+            yield row, {ANSWERS: None, PROBS: None}, [found]
+    answers = {row: [work.questions[row].answer, *f[1].value] for row, f in founds.items() if f[1].status == "ok"}
+    asked = [(row, fields[row] | {"answer": answer}) for row in answers for answer in answers[row]]
+    probs: dict[int, list[Found]] = {}
+    for row, found in work.ask("forecast", asked):
+        probs.setdefault(row, []).append(found)
+        if len(probs[row]) == len(answers[row]):
+            forecast_probs = [one.value for _, one in probs[row]]
+            yield row, {ANSWERS: answers[row], PROBS: forecast_probs}, [founds[row], *probs.pop(row)]
 
 
-def correctnesses(config: ConfigDict, mesh: jax.sharding.Mesh, questions: Sequence[Question], rows: list[Row]) -> None:
+def correctnesses(work: Work) -> Iterator[Done]:
     """Whether a reader of the paragraph would give the true answer: 1 or 0."""
-    fields = [
-        {
-            "generated_paragraph": row["factuality_sft_generated_paragraph"],
-            "question": q.question,
-            "answer": q.answer,
-        }
-        for q, row in zip(questions, rows, strict=True)
-    ]
-    for row, annotation in zip(rows, _ask(config, correctness.PROMPT, fields), strict=True):
-        row["factuality_sft_binary_correctness"] = annotation.value
+    fields = []
+    for row, text in work.inputs("factuality_sft_generated_paragraph").items():
+        q = work.questions[row]
+        fields.append((row, {"generated_paragraph": text, "question": q.question, "answer": q.answer}))
+    yield from _one_column(work, "correctness", fields, "factuality_sft_binary_correctness")
 
 
-STAGES: dict[str, Callable[[ConfigDict, jax.sharding.Mesh, Sequence[Question], list[Row]], None]] = {
-    "paragraphs": paragraphs,
-    "summaries": summaries,
-    "forecasts": forecasts,
-    "correctness": correctnesses,
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One thing to make."""
+
+    make: Callable[[Work], Iterator[Done]]
+    columns: tuple[str, ...]  # that it adds; a row that it could not do has them without a value
+    steps: tuple[str, ...] = ()  # questions to the annotator; (): a checkpoint writes
+
+
+STAGES = {
+    "queries": Stage(queries, ("paragraph_generation_prompt",), ("clue", "query")),
+    "paragraphs": Stage(paragraphs, ()),
+    "summaries": Stage(summaries, ("claude_summary",), ("summarize",)),
+    "claude_distill": Stage(distilled, ("claude_generated_paragraph",), ("claude_distill",)),
+    "forecasts": Stage(forecasts, (ANSWERS, PROBS), ("extract", "forecast")),
+    "correctness": Stage(correctnesses, ("factuality_sft_binary_correctness",), ("correctness",)),
 }
+
+
+def _questions(config: ConfigDict) -> tuple[Sequence[Question], Sequence[Row]]:
+    """The questions and the rows to work on: of `config.questions`, or the rows' own if that has no source.
+
+    Raises:
+      ValueError: a row of `config.input` belongs to no question.
+    """
+    source: dict[str, Any] = {name: value or None for name, value in config.questions.items()}
+    limit = config.limit or None
+    rows = load_rows(config.input)[:limit] if config.input else None
+    if config.what == "queries" or not source["source"]:
+        if rows is None:
+            rows = load_training_rows(source["source"], source["split"], source["answers"], source["answers_split"])
+        return raw_questions(rows[:limit], config.input or source["source"])
+    known = load_questions(**source, limit=None if rows else limit)
+    if rows is None:
+        rows = [{"question_id": q.question_id, "paragraph_generation_prompt": q.prompt} for q in known]
+    by_id = {q.question_id: q for q in known}
+    ids = [str(cell(row, "question_id")) for row in rows]
+    unknown = [question_id for question_id in ids if question_id not in by_id]
+    if unknown:
+        raise ValueError(
+            f"{config.input}: question_id {unknown[0]!r} (and {len(unknown) - 1} more) not among the questions."
+        )
+    return [by_id[question_id] for question_id in ids], rows
+
+
+def _recipe(work: Work) -> Row:
+    """What the rows depend on."""
+    config, steps = work.config, STAGES[work.config.what].steps
+    recipe: Row = {"what": config.what, "input": config.input, "questions": dict(config.questions)}
+    recipe |= {"num_rows": len(work.rows), "data": fingerprint([*map(dataclasses.asdict, work.questions), *work.rows])}
+    if work.session is None:
+        names = ("model", "column", "num_samples", "temperature", "max_new_tokens", "seed")
+        shown = {"paragraph": fingerprint(_template(config).template)}
+        return recipe | {name: config[name] for name in names} | {"prompts": shown}
+    asked = {step: work.prompt(step) for step in steps}
+    recipe["prompts"] = {step: fingerprint([prompt.template, prompt.schema]) for step, prompt in asked.items()}
+    return recipe | {"annotator": work.session.name, "clues": config.clues}
+
+
+def _open(config: ConfigDict) -> Session:
+    """The annotator, its replies beside the output unless `config.store` says where."""
+    options = {name: value for name, value in config.annotator.items() if value}
+    if "name" not in options:
+        raise ValueError(f"--config.what={config.what} asks an annotator: give --config.annotator.name=provider/model.")
+    store = Path(config.store) if config.store else Path(config.output).with_name("replies.sqlite")
+    wanted = store if store.exists() or not config.dry_run else ""
+    return open_annotator(**options, store=wanted, budget=config.budget or float("inf"))
+
+
+def _grow(work: Work, growing: Growing) -> Counter[str]:
+    """Makes the rows that are left; returns how many requests failed, by reason. Their rows are not kept."""
+    stage, left, failed = STAGES[work.config.what], set(work.todo), Counter[str]()
+    for row, columns, found in stage.make(work):
+        left.discard(row)
+        bad = [annotation.detail for _, annotation in found if annotation.status == "failed"]
+        if bad and not work.config.accept_failed:
+            failed.update(bad)
+            continue
+        notes: dict[str, Counter[str]] = {}
+        for step, annotation in found:
+            notes.setdefault(step, Counter())[annotation.status] += 1
+        problems = [
+            {"question_id": work.questions[row].question_id, "step": step, "status": a.status, "detail": a.detail}
+            | {"reply": a.text}
+            for step, a in found
+            if a.status != "ok" and step != "sample"
+        ]
+        growing.add(row, columns, notes, problems)
+    for row in sorted(left):
+        problem = {"question_id": work.questions[row].question_id, "step": "input", "status": "missing"}
+        columns = dict.fromkeys(stage.columns or (work.config.column,))
+        growing.add(row, columns, {"input": {"missing": 1}}, [problem])
+    return failed
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Adds the columns of `config.what` to the rows of `config.input` (default: bare questions).
 
     Raises:
-      ValueError: `config.what` is unknown, or a row of `config.input` belongs to no question.
+      ValueError: `config.what` is unknown, a row of `config.input` belongs to no question, or requests failed.
+      AnnotatorError: no request can be answered, or the budget is spent.
     """
     if config.what not in STAGES:
         raise ValueError(f"--config.what={config.what!r}: give one of {sorted(STAGES)}.")
@@ -129,18 +362,35 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if output.exists():
         logging.info("%s is there already; remove it to make it anew", output)
         return
-    by_id = {q.question_id: q for q in load_questions(**config.questions, limit=config.limit or None)}
-    if config.input:
-        rows = jsonl.read_jsonl(Path(config.input))
-    else:
-        rows = [{"question_id": q.question_id, "paragraph_generation_prompt": q.prompt} for q in by_id.values()]
-    unknown = [row["question_id"] for row in rows if row["question_id"] not in by_id]
-    if unknown:
+    questions, rows = _questions(config)
+    with _open(config) if STAGES[config.what].steps else contextlib.nullcontext() as session:
+        work = Work(config, mesh, questions, rows, range(len(rows)), session)
+        if config.dry_run:
+            for _ in STAGES[config.what].make(work) if session else ():
+                pass
+            print(cost.render(work.costs) if session else "No annotator is asked: nothing to pay.")
+            return
+        growing = Growing(output, _recipe(work))
+        work.todo = [row for row in work.todo if row not in growing.added]
+        logging.info("%d rows to make, %d are there already", len(work.todo), len(growing.added))
+        try:
+            failed = _grow(work, growing)
+        finally:
+            if session:
+                usage = dataclasses.asdict(session.meter.usage)
+                growing.note_cost(session.meter.dollars, calls=session.meter.calls, **usage)
+    if work.costs:
+        logging.info("\n%s", cost.render(work.costs))
+    if failed:
         raise ValueError(
-            f"{config.input}: question_id {unknown[0]!r} (and {len(unknown) - 1} more) not among the questions."
+            f"{failed.total()} requests failed, most often: {failed.most_common(1)[0][0]} Nothing is lost: run again "
+            "to ask only for these, or take their rows without a value with --config.accept_failed=true."
         )
-    STAGES[config.what](config, mesh, [by_id[row["question_id"]] for row in rows], rows)
-    jsonl.write_jsonl(output, rows)
+    made = growing.finish(rows)
     logging.info(
-        "%d rows, columns %s: %s", len(rows), dict(Counter(k for r in rows for k in r if r[k] is not None)), output
+        "%d rows, columns %s, %s: %s",
+        len(made),
+        dict(Counter(k for r in made for k in r if r[k] is not None)),
+        growing.statuses(),
+        output,
     )

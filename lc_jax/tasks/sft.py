@@ -27,7 +27,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model)
     rows = load_training_rows(**config.data.rows)
-    templates, max_length = load_templates(config.templates), config.data.max_length
+    templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
     found, dropped = examples.make_examples(config.data.recipe, rows, templates, fits(tokenizer, max_length))
     split = examples.split_by_question(found, config.data.eval_size, config.seed, (str(r["question_id"]) for r in rows))
     train, too_long = examples.encode_all(tokenizer, split.train, max_length)

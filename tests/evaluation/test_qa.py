@@ -5,7 +5,7 @@ import pytest
 
 from lc_jax import llm
 from lc_jax.evaluation import metrics, qa
-from lc_jax.prompts import equivalence, extract, forecast
+from lc_jax.prompts import equivalence, extract, forecast, retry
 from lc_jax.types import Generation, Question, Reply
 
 FORECASTS = {"Paris": "40%", "Lyon": "40%", "Rome": "0.9", "Milan": "0.05", "Bern": "about half", "berne": "0.6"}
@@ -20,11 +20,12 @@ class Fake:
         self.calls = []  # (prompt, its fields) of every request
 
     def complete(self, requests):
-        return [self.answer(request) for request in requests]
+        return enumerate([self.answer(request) for request in requests])
 
     def answer(self, request):
         for prompt in (extract.PROMPT, forecast.PROMPT, equivalence.PROMPT):
-            fields = prompt.match(request.prompt)
+            again = retry.PROMPT.match(request.prompt)
+            fields = prompt.match(again["request"] if again else request.prompt)
             if fields is None:
                 continue
             self.calls.append((prompt, fields))

@@ -3,7 +3,7 @@ import pytest
 from lc_jax import llm
 from lc_jax.llm import simulated
 from lc_jax.llm.annotate import annotate, judge
-from lc_jax.prompts import correctness, extract, forecast, paragraph, summarize
+from lc_jax.prompts import correctness, extract, forecast, paragraph, retry, summarize
 from lc_jax.prompts.equivalence import Comparison
 from lc_jax.types import Forecasts, Reply, Request
 
@@ -36,7 +36,7 @@ def annotator(monkeypatch):
 
 
 def ask(annotator, prompt, **fields):
-    return annotate(annotator, prompt, [fields], temperature=0.3, max_tokens=300)[0].value
+    return next(annotate(annotator, prompt, [fields], temperature=0.3, max_tokens=300)).value
 
 
 def test_every_prompt_is_answered_through_text(annotator):
@@ -52,9 +52,15 @@ def test_every_prompt_is_answered_through_text(annotator):
     assert [v.value for v in verdicts] == [True, False]
 
 
+def test_a_request_with_the_error_of_its_last_reply_is_recognised(annotator):
+    rendered = forecast.PROMPT.render(generated_paragraph="Bern=0.75", question="Where?", answer="Bern")
+    again = retry.PROMPT.render(request=rendered, error="not a probability")
+    assert list(annotator.complete([Request(again, 0.2, 9, 1)])) == [(0, Reply("ok", "0.75"))]
+
+
 def test_what_no_rule_answers_is_a_failure(annotator):
     requests = [Request(paragraph.PROMPT.render(paragraph_generation_prompt="Write."), 1.0, 9), Request("Hi!", 1.0, 9)]
-    replies = annotator.complete(requests)
+    replies = [reply for _, reply in annotator.complete(requests)]
     assert [reply.status for reply in replies] == ["failed", "failed"]
     assert "knows no facts" in replies[0].detail
     assert replies[1] == Reply("failed", detail="the simulated annotator knows only the prompts of lc_jax.prompts")

@@ -3,7 +3,7 @@ import json
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from lc_jax.prompts import (
     Invalid,
@@ -12,14 +12,18 @@ from lc_jax.prompts import (
     equivalence,
     extract,
     forecast,
+    in_context,
     join_answers,
     load_templates,
     paragraph,
     postprocess_answers,
+    query,
     summarize,
 )
 from lc_jax.prompts.literals import leading_list, parse_list
 
+settings.register_profile("patient", deadline=None)  # the first example pays for what is cached
+settings.load_profile("patient")
 NASTY = st.text() | st.sampled_from(
     [
         "{question}",
@@ -32,16 +36,23 @@ NASTY = st.text() | st.sampled_from(
         "Human: hi",
         "</s>[PAD]",
         "🚁",
+        "{generated_paragraph} } {{answer}} %s",
+        "\n\n---\n\nAnswers: x",
         "a" * 10_000,
+        "{" * 100_000,
+        '"\\' * 50_000,
+        "\u202e}{" * 33_333,
     ]
 )
 ANNOTATOR = {
     module.__name__.rpartition(".")[2]: module.PROMPT
-    for module in (correctness, equivalence, extract, forecast, paragraph, summarize)
-}
+    for module in (correctness, equivalence, extract, forecast, paragraph, query, summarize)
+} | {"clue": query.CLUE}
 MODELS = {f"{name}/{field.name}": getattr(load_templates(name), field.name)
           for name in ("full", "short") for field in dataclasses.fields(load_templates(name))}  # fmt: skip
-PROMPTS = ANNOTATOR | MODELS
+PROMPTS = ANNOTATOR | {"in_context": in_context.PROMPT} | MODELS
+FORMS = query.asked("Who?", ["Rembrandt van Rijn", "Rembrandt"])
+REQUEST = {"comparisons": equivalence.join_comparisons([equivalence.Comparison("", "", "")]), "category": "ART"} | FORMS
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -190,14 +201,76 @@ def test_literals():
             parse_list(bad)
 
 
-@given(st.text())
-def test_parsers_return_a_value_or_invalid(reply):
-    fields = {"comparisons": equivalence.join_comparisons([equivalence.Comparison("", "", "")])}
-    for prompt in ANNOTATOR.values():
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | NASTY,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+REPLIES = (
+    NASTY | st.text(alphabet="{}[]\"'\\:,0123456789.%eyns\n\t \u2028\u200f") | JSON.map(json.dumps) | JSON.map(repr)
+)
+
+
+@settings(max_examples=300)
+@given(REPLIES, st.sampled_from(["{}", "```json\n{}\n```", "Answers: {}", "{} I hope that this helps.", '{{"a": {}}}']))
+def test_parsers_return_a_value_that_can_be_kept_or_invalid(reply, form):
+    for prompt in PROMPTS.values():
         try:
-            prompt.parse(reply, fields)
-        except Invalid:
-            continue
+            value = prompt.parse(form.replace("{}", reply).replace("{{", "{").replace("}}", "}"), REQUEST)
+        except Invalid as error:
+            str(error).encode()
+        else:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize("reply", ['{"x": "\\ud800"}', "\ud800", '{"x": ["\\udfff"]}'])
+def test_half_a_surrogate_pair_is_invalid(reply):
+    for prompt in ANNOTATOR.values():
+        with pytest.raises(Invalid):
+            prompt.parse(reply, REQUEST)
+
+
+@pytest.mark.parametrize("name", ANNOTATOR)
+def test_shots_follow_their_own_prompt_in_text_and_as_objects(name):
+    """What a prompt shows is what its parser reads, and the schema's JSON gives the same value."""
+    prompt = ANNOTATOR[name]
+    (member, kind), *others = json.loads(prompt.schema)["properties"].items()
+    assert not others
+    assert prompt.shots or name == "paragraph"
+    for shot in prompt.shots:
+        assert f" {shot.reply}\n\n---" in prompt.template
+        value = prompt.parse(shot.reply, shot.fields)
+        assert isinstance(value, {"array": list, "number": float, "integer": int, "string": str}[kind["type"]])
+        for ascii_only in (True, False):
+            written = json.dumps({member: value}, ensure_ascii=ascii_only)
+            for reply in (written, f"```json\n{written}\n```", f"{written}\n\nThat is all.", repr({member: value})):
+                assert prompt.parse(reply, shot.fields) == value
+
+
+@given(st.lists(st.text(), max_size=4), st.floats(0, 1), st.text())
+def test_objects_and_text_give_the_same_value(answers, probability, text):
+    listed = extract.PROMPT.parse(json.dumps({"answers": answers}))
+    assert listed == extract.PROMPT.parse(json.dumps(answers))
+    assert forecast.PROMPT.parse(json.dumps({"probability": probability})) == probability
+    assert forecast.PROMPT.parse(f"{probability:.9f}") == pytest.approx(probability, abs=1e-9)
+    if text.strip() and "\n" not in text and not text.strip().startswith(("{", "```")):
+        assert paragraph.PROMPT.parse(json.dumps({"paragraph": text})) == paragraph.PROMPT.parse(text)
+
+
+def test_an_object_is_read_by_its_last_member():
+    """The published wordings ask for Python dictionaries with the reasoning first."""
+    reasoned = '{"Reasoning, string in triple quotes": """It says "70%".\n\nSo {0.7}.""", "Probability": 0.7}'
+    assert forecast.PROMPT.parse(reasoned) == 0.7
+    assert extract.PROMPT.parse("{'Reasoning': 'None', 'List of answers': ['a', \"b\"]}") == ["a", "b"]
+    assert extract.PROMPT.parse("Reasoning: two are named.\nList of Answers to the Question: a; b") == ["a", "b"]
+    assert forecast.PROMPT.parse("So:\n\nAnswer Probability, float in range [0.0, 1.0]: 0.2.") == 0.2
+    comparisons = equivalence.join_comparisons([equivalence.Comparison("q", "a", "b")] * 2)
+    two = {"comparisons": comparisons}
+    assert equivalence.PROMPT.parse('{"Example 1": "yes", "Example 2": false}', two) == [True, False]
+    for bad in ('{"probability": true}', '{"probability": null}', "{}", '{"probability": 1.1}', '{"p": 0.5', "{0.5}"):
+        with pytest.raises(Invalid):
+            forecast.PROMPT.parse(bad)
+    with pytest.raises(Invalid):
+        paragraph.PROMPT.parse('{"paragraph": "cut off in the mid')
 
 
 def test_extractor_output_is_read_as_published(golden):

@@ -1,0 +1,190 @@
+"""Claude models through Anthropic's SDK: "anthropic/claude-..."; the key is the environment's (ANTHROPIC_API_KEY)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any
+
+from lc_jax.llm import asking, capabilities
+from lc_jax.llm.asking import Ask, Fatal, Policy, Transient
+from lc_jax.llm.capabilities import HIDDEN, Capabilities
+from lc_jax.llm.transport import http_client, send, without
+from lc_jax.types import Reply, Request, Usage
+
+_LEAST_REASONING = ("disabled", "between_tools")  # the first that the model takes
+_STATUS = {"max_tokens": "truncated", "model_context_window_exceeded": "truncated", "refusal": "refused"}
+
+
+def parameters(model: str, able: Capabilities, request: Request) -> dict[str, Any]:
+    """The body of POST /v1/messages; holds nothing that the model does not take."""
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": request.max_tokens + able.hidden_tokens,
+        "messages": [{"role": "user", "content": request.prompt}],
+    }
+    config: dict[str, Any] = {"effort": "low"} if able.hidden_tokens else {}
+    if able.json_schema and request.schema:
+        config["format"] = {"type": "json_schema", "schema": json.loads(request.schema)}
+    if config:
+        body["output_config"] = config
+    if able.sampling:
+        body["temperature"] = request.temperature
+    if able.reasoning:
+        body["thinking"] = {"type": able.reasoning}
+    return body
+
+
+def read(message: Mapping[str, Any]) -> Reply:
+    """The reply that a Message in JSON holds."""
+    text = "".join(block["text"] for block in message["content"] if block["type"] == "text")
+    counts = message["usage"]
+    cached = counts.get("cache_read_input_tokens") or 0
+    given = counts["input_tokens"] + cached + (counts.get("cache_creation_input_tokens") or 0)
+    usage = Usage(given, counts["output_tokens"], cached)
+    stop = message["stop_reason"]
+    if stop in _STATUS:
+        return Reply(_STATUS[stop], text, f"stop reason {stop}", usage)  # type: ignore[arg-type]
+    if not text.strip():
+        return Reply("invalid", text, "the reply is empty", usage)
+    return Reply("ok", text, "", usage)
+
+
+class Anthropic:
+    """One Claude model."""
+
+    def __init__(self, model: str, base_url: str | None, policy: Policy) -> None:
+        self.model, self.base_url, self.policy = model, base_url, policy
+        self.name = f"anthropic/{model}"
+        self._able: Capabilities | None = None
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
+        """Replies as they arrive; see lc_jax.llm.Annotator."""
+        return asking.stream(self._connect, requests, self.policy)
+
+    @contextlib.asynccontextmanager
+    async def _connect(self) -> AsyncIterator[Ask]:
+        async with self.open() as client:
+            able = await self.able(client)
+
+            async def ask(request: Request) -> Reply:
+                try:
+                    return read(await send(client, "/v1/messages", parameters(self.model, able, request)))
+                except Exception as error:
+                    return self.fault(client, error)
+
+            yield ask
+
+    def open(self) -> Any:
+        """A client of the SDK; waits and further attempts are ours."""
+        import anthropic
+
+        options: dict[str, Any] = {"base_url": self.base_url} if self.base_url else {}
+        return anthropic.AsyncAnthropic(max_retries=0, http_client=http_client(self.policy.deadline), **options)
+
+    async def able(self, client: Any) -> Capabilities:
+        """What the model takes: the table, and the model's record, which also says whether key and model are good.
+
+        Raises:
+          Fatal: they are not.
+        """
+        if self._able is None:
+            self._able = await asking.persist(lambda: self._look_up(client), self.policy)
+        return self._able
+
+    async def _look_up(self, client: Any) -> Capabilities:
+        try:
+            record = await send(client, f"/v1/models/{self.model}")
+        except Exception as error:
+            raise Fatal(self.fault(client, error).detail) from None
+        return _merge(self.name, capabilities.of(self.name) or Capabilities(), record)
+
+    def fault(self, client: Any, error: Exception) -> Reply:
+        """The failed reply that an error of the SDK means.
+
+        Raises:
+          Transient, Fatal: it concerns more than one request.
+          Exception: it is none of the SDK's.
+        """
+        import anthropic
+
+        detail = without(client.api_key, f"{self.name}: {error}")
+        if isinstance(error, anthropic.APIStatusError):
+            return asking.refusal(error.status_code, error.response.headers, detail)
+        if isinstance(error, (anthropic.APIError, ValueError, KeyError)):  # no connection; not the JSON of a reply
+            raise Transient(detail) from None
+        if isinstance(error, anthropic.AnthropicError) or "authentication" in str(error):
+            raise Fatal(f"{detail} Set ANTHROPIC_API_KEY.") from None
+        raise error
+
+    # --- batch jobs (lc_jax.llm.batch.Endpoint) ---
+
+    async def submit(self, client: Any, job: str, requests: Mapping[str, Request], able: Capabilities) -> str:
+        """Starts a message batch. It has no name of its own: it is known by its custom ids."""
+        items = [
+            {"custom_id": key, "params": parameters(self.model, able, request)} for key, request in requests.items()
+        ]
+        return (await client.messages.batches.create(requests=items)).id
+
+    async def candidates(self, client: Any, job: str, size: int, since: float) -> list[str]:
+        """Batches of that size made since then."""
+        found = []
+        async for batch in client.messages.batches.list(limit=100):
+            if batch.created_at.timestamp() < since - 60:
+                break  # the list begins with the newest
+            counts = batch.request_counts
+            if counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired == size:
+                found.append(batch.id)
+        return found
+
+    async def ended(self, client: Any, job_id: str) -> bool:
+        """Whether a batch is done."""
+        return (await client.messages.batches.retrieve(job_id)).processing_status == "ended"
+
+    async def results(self, client: Any, job_id: str) -> dict[str, Reply | None]:
+        """Replies by custom id; None for what has to be asked again."""
+        replies: dict[str, Reply | None] = {}
+        async for item in await client.messages.batches.results(job_id):
+            result = item.result.model_dump()
+            replies[item.custom_id] = None
+            if result["type"] == "succeeded":
+                replies[item.custom_id] = read(result["message"])
+            elif result["type"] == "errored" and result["error"]["error"]["type"] == "invalid_request_error":
+                replies[item.custom_id] = Reply("failed", detail=result["error"]["error"]["message"])
+        return replies
+
+    async def cancel(self, client: Any, job_id: str) -> None:
+        """Stops a batch."""
+        await client.messages.batches.cancel(job_id)
+
+
+def _merge(name: str, known: Capabilities, record: Mapping[str, Any]) -> Capabilities:
+    if record.get("lifecycle") == "retired":
+        raise Fatal(f"{name} is retired: choose another model.")
+    found = record.get("capabilities") or {}
+    kinds = (found.get("thinking") or {}).get("types") or {}
+
+    def supported(where: Mapping[str, Any], what: str, default: bool) -> bool:
+        return bool((where.get(what) or {}).get("supported", default))
+
+    reasoning = next((kind for kind in _LEAST_REASONING if supported(kinds, kind, False)), "")
+    return dataclasses.replace(
+        known,
+        json_schema=supported(found, "structured_outputs", known.json_schema),
+        batch=supported(found, "batch", known.batch),
+        context=record.get("max_input_tokens") or known.context,
+        reasoning=reasoning,
+        hidden_tokens=HIDDEN if kinds and not reasoning else 0,
+    )
+
+
+def load(model: str, *, base_url: str | None = None, **policy: Any) -> Anthropic:
+    """The annotator "anthropic/<model>".
+
+    Args:
+      base_url: another server that speaks Anthropic's protocol.
+      policy: fields of Policy (concurrency, attempts, deadline ...).
+    """
+    return Anthropic(model, base_url, Policy(**policy))

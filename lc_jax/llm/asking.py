@@ -1,0 +1,250 @@
+"""Asks an API many things at a time: bounded concurrency, waits that the server asks for, back-off, a lazy stream.
+
+Requests are drawn in the thread of the caller; a thread of its own runs the event loop. No more than twice
+`concurrency` requests are between the two, so memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import email.utils
+import itertools
+import queue
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from lc_jax.llm import AnnotatorError
+from lc_jax.types import Reply, Request
+
+Ask = Callable[[Request], Awaitable[Reply]]  # may raise Transient or Fatal
+Connect = Callable[[], contextlib.AbstractAsyncContextManager[Ask]]  # opens a client on the event loop it will run on
+
+Result = TypeVar("Result")
+
+BUSY = (429, 529)  # statuses that concern all requests of this account
+BROKEN = (408, 409, 500, 502, 503, 504)
+HOPELESS = (401, 402, 403, 404)  # no key, no money, no permission, no such model
+_BROKE = ("insufficient_quota", "credit balance", "billing")  # words of a 400 or 429 that waiting does not mend
+
+
+class Transient(Exception):
+    """Worth another attempt."""
+
+    def __init__(self, detail: str, *, retry_after: float | None = None, shared: bool = False) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after  # seconds that the server asks to wait
+        self.shared = shared  # whether everyone has to wait
+
+
+class Fatal(Exception):
+    """No request of this run will be answered."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """How hard to try."""
+
+    concurrency: int = 64  # requests under way at a time
+    attempts: int = 10  # per request
+    first_wait: float = 1.0  # seconds; the longest first wait, which doubles with each attempt
+    longest_wait: float = 60.0  # seconds of one back-off
+    patience: float = 600.0  # seconds; a server that asks for a longer wait ends the run, which can go on later
+    deadline: float = 600.0  # seconds that one reply may take
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.attempts < 1 or self.deadline <= 0:
+            raise ValueError(f"An annotator needs concurrency >= 1, attempts >= 1, deadline > 0; got {self}.")
+
+
+def seconds(headers: Mapping[str, str]) -> float | None:
+    """The wait that a reply's headers ask for (retry-after-ms, or retry-after in seconds or as a date), if any."""
+    if (milliseconds := headers.get("retry-after-ms")) is not None:
+        with contextlib.suppress(ValueError):
+            return max(0.0, float(milliseconds) / 1000)
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(value))
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def refusal(status: int, headers: Mapping[str, str], detail: str) -> Reply:
+    """What an HTTP error means: a failed reply where only this request is at fault (400, 413, 422 ...).
+
+    Raises:
+      Transient: another attempt may succeed.
+      Fatal: none will.
+    """
+    if status in HOPELESS or (status in (400, 429) and any(word in detail.lower() for word in _BROKE)):
+        raise Fatal(detail)
+    if status in (*BUSY, *BROKEN) or status >= 500:
+        raise Transient(detail, retry_after=seconds(headers), shared=status in BUSY)
+    return Reply("failed", detail=detail)
+
+
+def back_off(policy: Policy, attempt: int) -> float:
+    """Seconds to wait after an attempt. Full jitter: clients that failed together do not come back together."""
+    return random.uniform(0, min(policy.longest_wait, policy.first_wait * 2**attempt))
+
+
+async def persist(work: Callable[[], Awaitable[Result]], policy: Policy) -> Result:
+    """What `work` returns, tried as often as the policy allows while it raises Transient.
+
+    Raises:
+      Fatal: the last attempt failed as well.
+    """
+    for attempt in range(policy.attempts):
+        try:
+            async with asyncio.timeout(policy.deadline):
+                return await work()
+        except (Transient, TimeoutError) as error:
+            detail = str(error) or f"no reply within {policy.deadline:g} s"
+            asked = getattr(error, "retry_after", None) or 0.0
+        await asyncio.sleep(min(asked, policy.patience) + back_off(policy, attempt))
+    raise Fatal(f"{policy.attempts} attempts, the last: {detail}")
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """What a coroutine returns. It gets a thread of its own: a notebook's has an event loop already.
+
+    Raises:
+      AnnotatorError: it raised Fatal.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(asyncio.run, work).result()
+        except Fatal as error:
+            raise AnnotatorError(str(error)) from None
+
+
+class _Session:
+    """The event loop's side of one stream."""
+
+    def __init__(self, connect: Connect, policy: Policy) -> None:
+        self.connect, self.policy = connect, policy
+        self.inbox: collections.deque[tuple[int, Request]] = collections.deque()
+        self.outbox: queue.SimpleQueue[tuple[int, Reply] | Exception] = queue.SimpleQueue()
+        self.resume_at = 0.0  # on the loop's clock
+        self.fatal: Fatal | None = None
+        self.loop = asyncio.new_event_loop()
+        self.wake, self.main = asyncio.Event(), self.loop.create_task(self._serve())
+        self.thread = threading.Thread(target=self._run, name="asking", daemon=True)
+        self.thread.start()
+
+    # --- called from the caller's thread ---
+
+    def send(self, batch: list[tuple[int, Request]]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended; why stands in the outbox
+            self.loop.call_soon_threadsafe(self._receive, batch)
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.main.cancel)
+        self.thread.join()
+
+    # --- run by the thread of the event loop ---
+
+    def _run(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            self.loop.run_until_complete(self.main)
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    def _receive(self, batch: list[tuple[int, Request]]) -> None:
+        self.inbox.extend(batch)
+        self.wake.set()
+
+    async def _serve(self) -> None:
+        try:
+            async with self.connect() as ask, asyncio.TaskGroup() as group:
+                for _ in range(self.policy.concurrency):
+                    group.create_task(self._work(ask))
+        except ExceptionGroup as errors:
+            self.outbox.put(errors.exceptions[0])
+        except Exception as error:
+            self.outbox.put(error)
+
+    async def _work(self, ask: Ask) -> None:
+        while True:
+            while not self.inbox:
+                self.wake.clear()
+                await self.wake.wait()
+            index, request = self.inbox.popleft()
+            self.outbox.put((index, await self._answer(ask, request)))
+
+    async def _answer(self, ask: Ask, request: Request) -> Reply:
+        detail = ""
+        for attempt in range(self.policy.attempts):
+            await self._turn()
+            if self.fatal:
+                return Reply("failed", detail=str(self.fatal))
+            try:
+                async with asyncio.timeout(self.policy.deadline):
+                    return await ask(request)
+            except TimeoutError:
+                detail, wait = f"no reply within {self.policy.deadline:g} s", back_off(self.policy, attempt)
+            except Transient as error:
+                detail, wait = str(error), self._wait(error, attempt)
+            except Fatal as error:
+                self.fatal = error
+                return Reply("failed", detail=str(error))
+            if attempt + 1 < self.policy.attempts:
+                await asyncio.sleep(wait)
+        return Reply("failed", detail=f"{self.policy.attempts} attempts, the last: {detail}")
+
+    def _wait(self, error: Transient, attempt: int) -> float:
+        wait = back_off(self.policy, attempt)
+        if error.retry_after is not None:
+            wait = error.retry_after + min(wait, 1.0)
+            if error.retry_after > self.policy.patience:
+                self.fatal = Fatal(f"the server asks to wait {error.retry_after:.0f} s: run again then ({error})")
+        if error.shared:
+            self.resume_at = max(self.resume_at, self.loop.time() + (error.retry_after or wait))
+        return 0.0 if self.fatal else wait
+
+    async def _turn(self) -> None:
+        while (wait := self.resume_at - self.loop.time()) > 0 and not self.fatal:
+            await asyncio.sleep(wait + random.uniform(0, min(wait, 1.0)))
+
+
+def stream(connect: Connect, requests: Iterable[Request], policy: Policy) -> Iterator[tuple[int, Reply]]:
+    """(index, reply) as replies arrive.
+
+    After a Fatal no request is sent any more; replies to those under way are still given.
+
+    Raises:
+      AnnotatorError: a Fatal was raised, in `connect` or by a request.
+    """
+    numbered = enumerate(requests)
+    most, under_way, batch = 2 * policy.concurrency, 0, list(itertools.islice(numbered, 2 * policy.concurrency))
+    if not batch:
+        return
+    session = _Session(connect, policy)
+    try:
+        while batch or under_way:
+            if batch:
+                session.send(batch)
+                under_way += len(batch)
+            item = session.outbox.get()
+            if isinstance(item, Exception):
+                raise AnnotatorError(str(item)) if isinstance(item, Fatal) else item
+            under_way -= 1
+            if item[1].status != "failed" or session.fatal is None:
+                yield item
+            room = most - under_way  # filled up a few at a time: each hand-over wakes the other thread
+            full = session.fatal or room * 4 < policy.concurrency
+            batch = [] if full else list(itertools.islice(numbered, room))
+    finally:
+        session.close()
+    if session.fatal:
+        raise AnnotatorError(str(session.fatal))

@@ -1,0 +1,81 @@
+"""An annotator as tasks use it: replies are read from a store, what is missing is paid for within a budget.
+
+with session.open_annotator("anthropic/claude-haiku-4-5", store="replies.sqlite", budget=20.0) as annotator:
+    rows = annotate(annotator, ...)
+    print(annotator.meter.dollars)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lc_jax import llm
+from lc_jax.llm import capabilities
+from lc_jax.llm.anthropic import Anthropic
+from lc_jax.llm.batch import Batched
+from lc_jax.llm.capabilities import Price
+from lc_jax.llm.cost import Estimate, Meter, Metered, estimate
+from lc_jax.llm.openai import OpenAI
+from lc_jax.llm.store import Store, Stored
+from lc_jax.types import Reply, Request
+
+
+class Session:
+    """An Annotator with its store and its meter; closes the store when it is left."""
+
+    def __init__(self, annotator: llm.Annotator, store: Store | None, meter: Meter, price: Price | None) -> None:
+        self.annotator, self.store, self.meter, self.price = annotator, store, meter, price
+        self.name = annotator.name
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
+        """Replies as they arrive; see lc_jax.llm.Annotator."""
+        return self.annotator.complete(requests)
+
+    def estimate(self, requests: Iterable[Request]) -> Estimate:
+        """What `requests` will cost at most; nothing is sent."""
+        return estimate(self.name, requests, self.store, self.price)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.store is not None:
+            self.store.close()
+
+
+def open_annotator(
+    name: str,
+    *,
+    store: str | Path = "",
+    budget: float = float("inf"),
+    price: Sequence[float] = (),
+    batch: bool = False,
+    **options: Any,
+) -> Session:
+    """The annotator "provider/model" with a store, a meter and, if asked for, the vendor's batch endpoint.
+
+    Args:
+      store: file of replies; "" keeps none.
+      budget: dollars that this run may spend.
+      price: dollars per million tokens of input, output and cached input; () = the list price.
+      batch: half the price, within a day; needs a store.
+      options: the provider's own.
+
+    Raises:
+      ValueError: no such annotator; no known price for a budget; no batch endpoint.
+    """
+    annotator = llm.load(name, **options)
+    able = capabilities.of(name)
+    known = Price(*price) if price else able.price if able else None
+    kept = Store(store) if store else None
+    meter = Meter(budget)
+    if isinstance(annotator, OpenAI):
+        annotator.notes = kept
+    if batch:
+        if kept is None or not isinstance(annotator, (Anthropic, OpenAI)):
+            raise ValueError(f"{name}: batch jobs need a store, and a provider that has them (anthropic, openai).")
+        annotator = Batched(annotator, kept)
+    metered = Metered(annotator, meter, price=known, batch=batch)
+    return Session(Stored(metered, kept) if kept else metered, kept, meter, known)

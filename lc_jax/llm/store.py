@@ -1,0 +1,348 @@
+"""Keeps every reply that was paid for, in one SQLite file that several processes may use at once.
+
+A reply's key is the hash of what was asked of whom. A reply stands in the file before anybody sees it, so a run that
+was killed asks only for what is missing. Only replies of status "ok" are kept: whatever failed is asked again.
+
+Before a request is sent it is claimed. Who finds a claim of a living process waits for its reply in place of paying for
+another; claims of dead processes fall. A process lives as long as it holds the lock of a file beside the store.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lc_jax.llm import Annotator
+from lc_jax.types import Reply, Request, Usage
+
+POLL = 0.2  # seconds between looks at another process's claims
+MAX_READY = 10_000  # stored replies that may wait while new ones are asked for; bounds the memory
+_TABLES = """
+create table if not exists replies (key text primary key, model text, prompt text, temperature real, max_tokens integer,
+    sample integer, schema text, reply text, input_tokens integer, output_tokens integer, cached_tokens integer,
+    created real) without rowid;
+create table if not exists claims (key text primary key, owner text) without rowid;
+create table if not exists notes (name text primary key, value text) without rowid;
+create table if not exists jobs (name text primary key, model text, requests text, id text, created real, owner text)
+    without rowid;
+"""
+
+
+def key(model: str, request: Request) -> str:
+    """The SHA-256 of the request's canonical JSON and the annotator's name."""
+    record = {"model": model, **vars(request), "temperature": float(request.temperature)}
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A batch job at a vendor."""
+
+    name: str  # ours, given before it is submitted
+    model: str  # name of the annotator
+    requests: Mapping[str, Request]  # by key, which is the custom id
+    id: str  # the vendor's; "" before it is known
+    created: float  # seconds since 1970
+
+
+class Store:
+    """One file of replies.
+
+    Raises:
+      ValueError: `path` is a file, but no store.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = threading.Lock()
+        self.database = self._open()
+        self.owner, alive = self._live()
+        self._finalizer = weakref.finalize(self, _close, self.database, alive, self._lock_file(self.owner), self.owner)
+        for path in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.lock"):
+            self._lives(path.suffixes[-2].lstrip("."))  # tidies up after the dead
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, timeout=60.0, isolation_level=None, check_same_thread=False)
+        for attempt in range(50):
+            try:
+                database.execute("pragma journal_mode = wal")
+                database.execute("pragma synchronous = normal")  # safe against a killed process, fsync at checkpoints
+                database.executescript(_TABLES)
+                break
+            except sqlite3.OperationalError:  # others make the same file at this moment
+                if attempt == 49:
+                    raise
+                time.sleep(0.1)
+            except sqlite3.DatabaseError as error:
+                database.close()
+                raise ValueError(
+                    f"{self.path} is no store of replies ({error}); move it away or name another."
+                ) from error
+        return database
+
+    def _live(self) -> tuple[str, int]:
+        """(new owner, the descriptor that holds its lock)."""
+        while True:
+            owner = uuid.uuid4().hex
+            descriptor = os.open(self._lock_file(owner), os.O_CREAT | os.O_RDWR)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if self._lock_file(owner).exists():  # nobody took it for a dead one's before it was locked
+                return owner, descriptor
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Gives up this store's claims; the replies stay. Happens by itself when the store is no longer used."""
+        self._finalizer()
+
+    def _lock_file(self, owner: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{owner}.lock")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self.lock:
+            self.database.execute("begin immediate")
+            try:
+                yield self.database
+            except BaseException:
+                self.database.execute("rollback")
+                raise
+            self.database.execute("commit")
+
+    def get(self, key: str) -> Reply | None:
+        """The reply under `key`, if there is one. Its usage is zero, as it is not paid for again."""
+        with self.lock:
+            row = self.database.execute("select reply from replies where key = ?", (key,)).fetchone()
+        return Reply("ok", row[0]) if row else None
+
+    def put(self, key: str, model: str, request: Request, reply: Reply) -> None:
+        """Keeps a reply, if it is "ok", and ends the claim on its key."""
+        asked, usage = request, reply.usage
+        row = (key, model, asked.prompt, asked.temperature, asked.max_tokens, asked.sample, asked.schema)
+        paid = (reply.text, usage.input_tokens, usage.output_tokens, usage.cached_tokens, time.time())
+        with self._writing() as database:
+            database.execute("delete from claims where key = ?", (key,))
+            if reply.status == "ok":
+                database.execute("insert or ignore into replies values (?,?,?,?,?,?,?,?,?,?,?,?)", (*row, *paid))
+
+    def claim(self, key: str) -> Literal["mine", "found", "taken"]:
+        """Whether the caller is to ask, the reply has come, or a living process (this one included) is asking."""
+        row = (key, self.owner, key)
+        with self._writing() as database:
+            fresh = "insert or ignore into claims select ?, ? where not exists (select 1 from replies where key = ?)"
+            if database.execute(fresh, row).rowcount == 1:
+                return "mine"
+            if database.execute("select 1 from replies where key = ?", (key,)).fetchone():
+                return "found"
+            owner = database.execute("select owner from claims where key = ?", (key,)).fetchone()[0]
+            if self._lives(owner):
+                return "taken"
+            database.execute("update claims set owner = ? where key = ?", (self.owner, key))
+        return "mine"
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Gives up claims of this store."""
+        with self._writing() as database:
+            database.executemany("delete from claims where key = ? and owner = ?", [(k, self.owner) for k in keys])
+
+    def _lives(self, owner: str) -> bool:
+        if owner == self.owner:
+            return True
+        path = self._lock_file(owner)
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        else:
+            path.unlink(missing_ok=True)
+            return False
+        finally:
+            os.close(descriptor)
+
+    def note(self, name: str) -> Any:
+        """What `remember` was given, or None."""
+        with self.lock:
+            row = self.database.execute("select value from notes where name = ?", (name,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keeps a small fact (what an unknown model takes)."""
+        with self._writing() as database:
+            database.execute("insert or replace into notes values (?, ?)", (name, json.dumps(value)))
+
+    def save_job(self, job: Job, owner: str | None = None) -> None:
+        """Keeps a job, which is this store's unless another owner ("": nobody) is named."""
+        requests = json.dumps({key: vars(request) for key, request in job.requests.items()})
+        row = (job.name, job.model, requests, job.id, job.created, self.owner if owner is None else owner)
+        with self._writing() as database:
+            database.execute("insert or replace into jobs values (?,?,?,?,?,?)", row)
+
+    def forget_job(self, name: str) -> None:
+        """Removes a job."""
+        with self._writing() as database:
+            database.execute("delete from jobs where name = ?", (name,))
+
+    def orphans(self, model: str) -> list[Job]:
+        """The jobs whose owners no longer live; from now on they are this store's."""
+        jobs = []
+        with self._writing() as database:
+            for name, requests, job_id, created, owner in database.execute(
+                "select name, requests, id, created, owner from jobs where model = ?", (model,)
+            ).fetchall():
+                if not self._lives(owner):
+                    database.execute("update jobs set owner = ? where name = ?", (self.owner, name))
+                    asked = {key: Request(**fields) for key, fields in json.loads(requests).items()}
+                    jobs.append(Job(name, model, asked, job_id, created))
+        return jobs
+
+    def job_ids(self, model: str) -> set[str]:
+        """The vendor's ids of all unfinished jobs, whosever they are."""
+        with self.lock:
+            return {
+                row[0] for row in self.database.execute("select id from jobs where model = ? and id != ''", (model,))
+            }
+
+    def usage(self) -> dict[str, tuple[int, Usage]]:
+        """By model: how many replies are kept, and the tokens that they once cost."""
+        sums = "model, count(*), sum(input_tokens), sum(output_tokens), sum(cached_tokens)"
+        with self.lock:
+            rows = self.database.execute(f"select {sums} from replies group by model order by model").fetchall()
+        return {model: (count, Usage(*tokens)) for model, count, *tokens in rows}
+
+    def rows(self, model: str = "") -> Iterator[dict[str, Any]]:
+        """Every reply with its request, oldest first; of one model or ("") of all."""
+        with self.lock:
+            cursor = self.database.execute("select * from replies where ? in ('', model) order by created", (model,))
+            names = [column[0] for column in cursor.description]
+            found = cursor.fetchall()
+        return (dict(zip(names, row, strict=True)) for row in found)
+
+    def prune(self, model: str = "", before: float = float("inf")) -> int:
+        """Forgets the replies of a model ("": of all) made before a time (seconds since 1970); how many they were."""
+        with self._writing() as database:
+            return database.execute(
+                "delete from replies where ? in ('', model) and created < ?", (model, before)
+            ).rowcount
+
+
+def _close(database: sqlite3.Connection, alive: int, lock_file: Path, owner: str) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        database.execute("delete from claims where owner = ?", (owner,))
+    database.close()
+    lock_file.unlink(missing_ok=True)
+    os.close(alive)
+
+
+class Stored:
+    """An annotator that asks another only for what the store lacks."""
+
+    def __init__(self, annotator: Annotator, store: Store) -> None:
+        self.annotator, self.store, self.name = annotator, store, annotator.name
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
+        """Replies as they arrive or are found; see lc_jax.llm.Annotator."""
+        run = _Run(self.store, self.name, requests)
+        try:
+            while not run.done:
+                yield from run.found()
+                yield from run.asked(self.annotator)
+                if run.elsewhere and not run.ready:
+                    time.sleep(POLL)
+        finally:
+            run.give_up()
+
+
+class _Run:
+    """One call of `complete`."""
+
+    def __init__(self, store: Store, name: str, requests: Iterable[Request]) -> None:
+        self.store, self.name = store, name
+        self.fresh = enumerate(requests)
+        self.exhausted = False
+        self.ready: collections.deque[tuple[int, str]] = collections.deque()  # (index, key) of stored replies
+        self.elsewhere: collections.deque[tuple[int, str, Request]] = collections.deque()  # being asked by others
+        self.next: tuple[int, str, Request] | None = None  # claimed, not yet sent
+        self.sent: dict[int, tuple[str, int, Request]] = {}  # by the index of the inner annotator
+
+    def give_up(self) -> None:
+        """Releases what was claimed and not answered."""
+        claimed = [key for key, _, _ in self.sent.values()] + ([self.next[1]] if self.next else [])
+        self.store.release(claimed)
+
+    @property
+    def done(self) -> bool:
+        return self.exhausted and not (self.ready or self.elsewhere or self.next)
+
+    def _draw(self) -> bool:
+        """Looks at one more request: found, taken by another process, or the next to be sent. False: none is left."""
+        numbered = next(self.fresh, None)
+        if numbered is None:
+            self.exhausted = True
+            return False
+        self._place(numbered[0], key(self.name, numbered[1]), numbered[1])
+        return True
+
+    def _place(self, index: int, key: str, request: Request) -> None:
+        state = "found" if self.store.get(key) else self.store.claim(key)
+        if state == "found":
+            self.ready.append((index, key))
+        elif state == "taken":
+            self.elsewhere.append((index, key, request))
+        else:
+            self.next = (index, key, request)
+
+    def _read(self) -> Iterator[tuple[int, Reply]]:
+        while self.ready:
+            index, key = self.ready.popleft()
+            yield index, self.store.get(key) or Reply("failed", detail=f"{self.store.path} was pruned meanwhile")
+
+    def found(self) -> Iterator[tuple[int, Reply]]:
+        """Stored replies up to the first request that has to be sent; afterwards that one is `next`."""
+        for _ in range(len(self.elsewhere)):
+            if self.next is None:
+                self._place(*self.elsewhere.popleft())
+        while True:
+            yield from self._read()
+            if self.next is not None or len(self.elsewhere) >= MAX_READY or not self._draw():
+                return
+
+    def _requests(self) -> Iterator[Request]:
+        """What has to be sent, for the inner annotator."""
+        number = 0
+        while len(self.ready) + len(self.elsewhere) < MAX_READY:
+            if self.next is not None:
+                index, key, request = self.next
+                self.next, self.sent[number] = None, (key, index, request)
+                number += 1
+                yield request
+            elif not self._draw():
+                return
+
+    def asked(self, annotator: Annotator) -> Iterator[tuple[int, Reply]]:
+        """Sends `next` and what follows it; each reply is stored before it is given."""
+        if self.next is None:
+            return
+        for number, reply in annotator.complete(self._requests()):
+            key, index, request = self.sent.pop(number)
+            self.store.put(key, self.name, request, reply)
+            yield index, reply
+            yield from self._read()

@@ -1,0 +1,257 @@
+"""Both vendors' SDKs against the fake server, with every fault that it knows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from email.utils import formatdate
+
+import pytest
+
+from lc_jax import llm
+from lc_jax.llm import AnnotatorError, asking, transport
+from lc_jax.types import Reply, Request, Usage
+from tests.llm.fake_server import KEY, FakeServer, Fault
+
+FAST = {"first_wait": 0.01, "longest_wait": 0.05, "attempts": 6}
+MODELS = {"anthropic": "anthropic/claude-haiku-4-5", "openai": "openai/gpt-4.1-mini"}
+SCHEMA = '{"type": "object", "properties": {"answer": {"type": "string"}}}'
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(params=MODELS)
+def vendor(request):
+    return request.param
+
+
+def load(server, name, **policy):
+    url = server.anthropic_url if name.startswith("anthropic") else server.openai_url
+    return llm.load(name, base_url=url, **FAST | policy)
+
+
+def echo(request):
+    return Reply("ok", f"echo {request.prompt}")
+
+
+def ask(annotator, *prompts, **settings):
+    requests = [Request(prompt, settings.get("temperature", 0.3), 40, schema=SCHEMA) for prompt in prompts]
+    replies = dict(annotator.complete(iter(requests)))
+    assert sorted(replies) == list(range(len(prompts)))
+    return [replies[i] for i in range(len(prompts))]
+
+
+def only(*kinds):
+    """The first requests are spoilt, in order."""
+    return lambda number, prompt: kinds[number] if number < len(kinds) else None
+
+
+def test_replies_and_their_cost(vendor):
+    with FakeServer(echo) as server:
+        replies = ask(load(server, MODELS[vendor]), "one {x}", 'two "\u202e🚁\x00')
+    assert [reply.text for reply in replies] == ["echo one {x}", 'echo two "\u202e🚁\x00']
+    assert replies[0] == Reply("ok", "echo one {x}", "", Usage(len("one {x}") // 4 + 1, len("echo one {x}") // 4 + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("anthropic/claude-haiku-4-5", {"max_tokens": 40, "temperature": 0.3, "thinking": {"type": "disabled"}}),
+        ("anthropic/claude-haiku-4-5-20251001", {"max_tokens": 40, "temperature": 0.3}),
+        ("anthropic/claude-sonnet-5-5", {"max_tokens": 40, "thinking": {"type": "between_tools"}}),
+        ("anthropic/claude-opus-5-5", {"max_tokens": 4136, "thinking": None}),
+        ("anthropic/claude-next-9", {"max_tokens": 40, "temperature": None}),
+        ("openai/gpt-4.1-mini", {"max_completion_tokens": 40, "temperature": 0.3, "reasoning_effort": None}),
+        ("openai/gpt-5.4", {"max_completion_tokens": 40, "temperature": 0.3, "reasoning_effort": "none"}),
+        ("openai/gpt-6-luna", {"max_completion_tokens": 4136, "temperature": None, "reasoning_effort": "low"}),
+        ("openai/llama-3", {"max_tokens": 40, "temperature": 0.3}),
+        ("openai/plain-llama", {"max_tokens": 40, "temperature": 0.3, "response_format": None}),
+    ],
+)
+def test_only_what_the_model_takes_is_sent(name, sent):
+    """The server refuses with 400 what the model does not take."""
+    with FakeServer(echo) as server:
+        annotator = load(server, name)
+        assert [reply.status for reply in ask(annotator, "a") + ask(annotator, "b")] == ["ok", "ok"]
+        bodies = [asked.body for asked in server.asked if asked.prompt in "ab"]
+    for body in bodies:
+        assert {key: body.get(key) for key in sent} == sent
+        structured = body.get("output_config", {}).get("format") or body.get("response_format")
+        assert (structured is not None) == ("plain" not in name)
+        assert structured is None or json.loads(SCHEMA) in (
+            structured.get("schema"),
+            structured.get("json_schema", {}).get("schema"),
+        )
+    probes = [asked for asked in server.asked if asked.prompt not in "ab"]
+    assert len(probes) == {"openai/llama-3": 1, "openai/plain-llama": 2}.get(name, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "message"),
+    [
+        ("anthropic/claude-haiku-4-5", "wrong-key", r"anthropic/claude-haiku-4-5: .*401"),
+        ("anthropic/claude-3-opus-20240229", KEY, "anthropic/claude-3-opus-20240229 is retired"),
+        ("anthropic/clod", KEY, "anthropic/clod: .*404"),
+        ("anthropic/claude-haiku-4-5", "", "Set ANTHROPIC_API_KEY"),
+        ("openai/gpt-4.1", "wrong-key", "openai/gpt-4.1: .*401"),
+        ("openai/missing", KEY, "openai/missing: .*404"),
+        ("openai/gpt-4.1", "", "OPENAI_API_KEY"),
+    ],
+)
+def test_bad_keys_and_models_stop_before_anything_is_paid(name, secret, message, monkeypatch):
+    for variable in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(variable, secret) if secret else monkeypatch.delenv(variable)
+    with FakeServer(echo) as server:
+        if name.startswith("openai"):  # as if the server were OpenAI's own
+            monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
+            annotator = llm.load(name, **FAST)
+        else:
+            annotator = load(server, name)
+        with pytest.raises(AnnotatorError, match=message) as caught:
+            ask(annotator, *map(str, range(200)))
+        assert server.num_answered == server.num_asked == 0
+    assert "wrong-key" not in str(caught.value)
+
+
+TRANSIENT = [Fault("status", s) for s in (500, 502, 503, 504, 529, 408)] + [
+    Fault("status", 429, "0.01"),
+    Fault("reset"),
+    Fault("cut"),
+    Fault("garbage"),
+    Fault("stall"),
+    Fault("trickle"),
+]
+
+
+@pytest.mark.parametrize("own_transport", [True, False], ids=["plain", "sdk"])
+def test_transient_faults_are_asked_again(vendor, own_transport, monkeypatch):
+    if not own_transport:
+        monkeypatch.setattr(transport, "PlainHTTP", lambda: None)
+    with FakeServer(echo, fault=only(*TRANSIENT)) as server:
+        prompts = [str(i) for i in range(20)]
+        replies = ask(load(server, MODELS[vendor], deadline=0.6, concurrency=20), *prompts)
+        assert [reply.text for reply in replies] == [f"echo {prompt}" for prompt in prompts]
+        assert server.num_asked == len(prompts) + len(TRANSIENT)
+
+
+def test_attempts_are_bounded_and_the_run_goes_on(vendor):
+    with FakeServer(echo, fault=lambda number, prompt: Fault("status", 503) if prompt == "bad" else None) as server:
+        bad, good = ask(load(server, MODELS[vendor]), "bad", "good")
+        assert server.num_asked == 7
+    assert (bad.status, good.status) == ("failed", "ok")
+    assert "6 attempts, the last: " in bad.detail
+    assert "503" in bad.detail
+
+
+def test_what_the_model_does_is_a_status(vendor):
+    kinds = ("empty", "refusal", "max_tokens")
+    with FakeServer(echo, fault=lambda number, prompt: Fault(prompt) if prompt in kinds else None) as server:
+        statuses = [reply.status for reply in ask(load(server, MODELS[vendor]), *kinds)]
+        assert server.num_asked == 3
+    assert statuses == ["invalid", "refused", "truncated"]
+
+
+def test_a_bad_request_concerns_no_other(vendor):
+    fault = Fault("status", 400, error="prompt is too long")
+    with FakeServer(echo, fault=lambda number, prompt: fault if prompt == "long" else None) as server:
+        long, short = ask(load(server, MODELS[vendor]), "long", "short")
+        assert server.num_asked == 2
+    assert (long.status, short.status) == ("failed", "ok")
+    assert "too long" in long.detail
+
+
+@pytest.mark.parametrize("wait", ["0.5", "date"])
+def test_all_wait_as_long_as_the_server_asks(vendor, wait):
+    with FakeServer(
+        echo, fault=only(Fault("status", 429, wait if wait != "date" else formatdate(time.time() + 2, usegmt=True)))
+    ) as server:
+        ask(load(server, MODELS[vendor], concurrency=1), *"abcdef")
+        times = [asked.time for asked in server.asked]
+    assert times[1] - times[0] >= (0.5 if wait != "date" else 0.9)  # a date has whole seconds
+    assert len(times) == 7
+
+
+def test_a_long_wait_or_an_empty_account_ends_the_run_but_keeps_what_came(vendor):
+    for fault in (Fault("status", 429, "7200"), Fault("status", 400, error="Your credit balance is too low"),
+                  Fault("status", 429, error="You exceeded your current quota: insufficient_quota")):  # fmt: skip
+        with FakeServer(echo, latency=0.02, fault=lambda n, p, fault=fault: fault if n == 30 else None) as server:
+            got = []
+            requests = (Request(str(i), 0.0, 9) for i in range(100_000))
+            with pytest.raises(AnnotatorError, match=r"7200 s: run again|credit balance|insufficient_quota"):
+                got.extend(load(server, MODELS[vendor], concurrency=8).complete(requests))
+            assert len(got) == server.num_answered < 60
+            assert all(reply.status == "ok" for _, reply in got)
+
+
+def test_requests_are_drawn_lazily_and_run_side_by_side(vendor):
+    drawn = 0
+
+    def requests():
+        nonlocal drawn
+        for i in range(2000):
+            drawn += 1
+            yield Request(f"r{i}", 0.0, 9)
+
+    with FakeServer(echo, latency=0.02) as server:
+        seen = 0
+        for _, reply in load(server, MODELS[vendor], concurrency=16).complete(requests()):
+            assert reply.status == "ok"
+            seen += 1
+            assert drawn - seen <= 2 * 16
+        assert server.max_in_flight == 16
+    assert seen == 2000
+
+
+def test_a_stream_may_be_left_at_any_time(vendor):
+    with FakeServer(echo, latency=0.01) as server:
+        for _ in load(server, MODELS[vendor]).complete(Request(str(i), 0.0, 9) for i in range(1000)):
+            break
+        assert "asking" not in {thread.name for thread in threading.enumerate()}
+    assert list(load(server, MODELS[vendor]).complete([])) == []
+
+
+def test_a_preflight_is_tried_again_as_well():
+    with FakeServer(echo) as server:
+        server.call_fault = lambda call: 529 if len(server.calls) < 3 else 0
+        assert ask(load(server, MODELS["anthropic"]), "a")[0].text == "echo a"
+        assert server.calls == ["GET /v1/models/claude-haiku-4-5"] * 3
+
+
+def test_a_server_that_is_not_there():
+    with FakeServer() as server:
+        pass
+    with pytest.raises(AnnotatorError, match="Connection error"):
+        ask(load(server, MODELS["anthropic"]), "a")
+    assert ask(load(server, MODELS["openai"]), "a")[0].status == "failed"
+
+
+def test_keys_are_never_shown(vendor, caplog):
+    """Even a server that repeats the key in its error does not get it into a reply, a log or an exception."""
+    caplog.set_level(logging.DEBUG)
+    fault = Fault("status", 503, error=f"bad header {KEY}")
+    with FakeServer(
+        echo, fault=lambda n, p: fault if p != "end" else Fault("status", 401, error=f"no {KEY}")
+    ) as server:
+        replies = ask(load(server, MODELS[vendor], attempts=2), "a")
+        with pytest.raises(AnnotatorError) as caught:
+            ask(load(server, MODELS[vendor]), "end")
+    assert "bad header [key]" in replies[0].detail
+    assert "no [key]" in str(caught.value)
+    assert KEY not in caplog.text + repr(replies) + repr(caught.getrepr(style="long", showlocals=False))
+
+
+def test_back_off_is_jittered_and_grows():
+    policy = asking.Policy(first_wait=1.0, longest_wait=60.0)
+    for attempt, most in ((0, 1), (3, 8), (9, 60), (40, 60)):
+        waits = [asking.back_off(policy, attempt) for _ in range(500)]
+        assert max(waits) <= most
+        assert min(waits) < 0.1 * most
+        assert max(waits) > 0.9 * most
+    with pytest.raises(ValueError, match="concurrency >= 1"):
+        asking.Policy(concurrency=0)

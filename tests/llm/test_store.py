@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import collections
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from lc_jax.llm import store
+from lc_jax.llm.store import Store, Stored
+from lc_jax.types import Reply, Request, Usage
+from tests.llm.fake_server import KEY, FakeServer, Fault
+
+
+class Echo:
+    """Answers its requests in a strange order; "bad" fails."""
+
+    name = "echo/test"
+
+    def __init__(self):
+        self.asked = []
+
+    def complete(self, requests):
+        for index, request in reversed(list(enumerate(requests))):
+            self.asked.append(request.prompt)
+            ok = request.prompt != "bad"
+            yield (
+                index,
+                Reply("ok", request.prompt.upper(), usage=Usage(3, 2)) if ok else Reply("failed", detail="down"),
+            )
+
+
+def requests(*prompts):
+    return [Request(prompt, 0.2, 9) for prompt in prompts]
+
+
+def texts(stored, *prompts):
+    replies = dict(stored.complete(iter(requests(*prompts))))
+    assert sorted(replies) == list(range(len(prompts)))
+    return [replies[i].text for i in range(len(prompts))]
+
+
+def test_only_what_is_missing_is_asked(tmp_path):
+    first, second = Echo(), Echo()
+    assert texts(Stored(first, Store(tmp_path / "s")), "a", "b", "bad", "a") == ["A", "B", "", "A"]
+    assert sorted(first.asked) == ["a", "b", "bad"]
+    replies = dict(Stored(second, Store(tmp_path / "s")).complete(requests("c", "b", "bad", "d", "a")))
+    assert [replies[i].text for i in range(5)] == ["C", "B", "", "D", "A"]
+    assert sorted(second.asked) == ["bad", "c", "d"]  # a failure is asked again
+    assert replies[1].usage == Usage()  # not paid for again
+    assert replies[0].usage == Usage(3, 2)
+    assert replies[2] == Reply("failed", detail="down")
+
+
+def test_everything_that_shapes_a_reply_is_in_its_key():
+    base = Request("p", 0.0, 9, 0, "")
+    others = [Request("q", 0.0, 9), Request("p", 0.1, 9), Request("p", 0.0, 8), Request("p", 0.0, 9, 1),
+              Request("p", 0.0, 9, 0, "{}")]  # fmt: skip
+    keys = {store.key("m", request) for request in [base, *others]} | {store.key("n", base)}
+    assert len(keys) == 7
+    assert store.key("m", Request("p", 0, 9)) == store.key("m", base)  # 0 and 0.0
+
+
+def test_stored_replies_stream_with_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "MAX_READY", 8)
+    prompts = [str(i) for i in range(200)]
+    texts(Stored(Echo(), Store(tmp_path / "s")), *prompts[::3])
+    echo, drawn = Echo(), 0
+
+    def drawing():
+        nonlocal drawn
+        for request in requests(*prompts):
+            drawn += 1
+            yield request
+
+    seen = {}
+    for index, reply in Stored(echo, Store(tmp_path / "s")).complete(drawing()):
+        seen[index] = reply.text
+        assert drawn - len(seen) < 40
+    assert seen == dict(enumerate(prompts))
+    assert len(echo.asked) == 200 - len(prompts[::3])
+
+
+def test_list_export_and_prune(tmp_path, capsys):
+    from lc_jax.llm import __main__ as command
+
+    kept = Store(tmp_path / "s")
+    texts(Stored(Echo(), kept), "a", 'b "\u2028')
+    assert kept.usage() == {"echo/test": (2, Usage(6, 4))}
+    command.main(["list", str(tmp_path / "s")])
+    assert "echo/test" in capsys.readouterr().out
+    command.main(["export", str(tmp_path / "s"), "--output", str(tmp_path / "out.jsonl")])
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().split("\n") if line]
+    assert {(row["prompt"], row["reply"]) for row in rows} == {("a", "A"), ('b "\u2028', 'B "\u2028')}
+    command.main(["prune", str(tmp_path / "s"), "--model", "other/model"])
+    assert kept.usage()
+    command.main(["prune", str(tmp_path / "s"), "--model", "echo/test"])
+    assert kept.usage() == {}
+    with pytest.raises(SystemExit, match="no such store"):
+        command.main(["list", str(tmp_path / "nowhere")])
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    (tmp_path / "s").write_text("question,answer\n" * 100)
+    with pytest.raises(ValueError, match="is no store of replies"):
+        Store(tmp_path / "s")
+
+
+def test_claims(tmp_path):
+    mine, other = Store(tmp_path / "s"), Store(tmp_path / "s")
+    assert mine.claim("k") == "mine"
+    assert mine.claim("k") == other.claim("k") == "taken"
+    mine.release(["k"])
+    assert other.claim("k") == "mine"
+    other.put("k", "m", Request("p", 0.0, 9), Reply("refused"))
+    assert mine.claim("k") == "mine"  # a refusal is no reply
+    mine.close()
+    assert other.claim("k") == "mine"
+    assert len(list(tmp_path.glob("*.lock"))) == 1
+    code = "import os, sys; from lc_jax.llm.store import Store; s = Store(sys.argv[1]); s.claim('dead'); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=False)
+    assert len(list(tmp_path.glob("*.lock"))) == 2
+    assert other.claim("dead") == "mine"
+    assert len(list(tmp_path.glob("*.lock"))) == 1
+
+
+def test_leaving_a_stream_gives_up_its_claims(tmp_path):
+    kept = Store(tmp_path / "s")
+
+    class Slow(Echo):
+        def complete(self, requests):
+            yield from enumerate(Reply("ok", "x") for _ in requests)
+
+    stream = Stored(Slow(), kept).complete(requests("a", "b"))
+    next(stream)
+    stream.close()
+    with sqlite3.connect(tmp_path / "s") as database:
+        assert database.execute("select count(*) from claims").fetchone() == (0,)
+    database.close()
+
+
+def start(server, tmp_path, output, first=0, last=2000):
+    command = [sys.executable, "-m", "tests.llm.worker", server.openai_url, str(tmp_path / "s"), str(output)]
+    environment = os.environ | {"OPENAI_API_KEY": KEY}
+    return subprocess.Popen([*command, str(first), str(last)], env=environment, stderr=subprocess.PIPE)
+
+
+def kept_prompts(path):
+    if not path.exists():
+        return set()
+    database = sqlite3.connect(path)
+    rows = database.execute("select prompt from replies").fetchall() if tables(database) else []
+    database.close()
+    return {row[0] for row in rows}
+
+
+def tables(database):
+    return database.execute("select 1 from sqlite_master where name = 'replies'").fetchall()
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_complete_and_pays_once(tmp_path):
+    """2,000 rows, one transient fault in ten, kill -9 after every 300 replies or so."""
+    rng, kills = random.Random(0), 0
+    kinds = [Fault("status", 500), Fault("status", 529), Fault("status", 429, "0.01"), Fault("reset"), Fault("cut")]
+
+    def fault(number, prompt):
+        return rng.choice(kinds) if rng.random() < 0.1 else None
+
+    output = tmp_path / "rows.jsonl"
+    with FakeServer(lambda r: Reply("ok", f"reply to {r.prompt}"), latency=0.005, fault=fault) as server:
+        known: set[str] = set()  # rows whose replies stood in the store when the process was killed
+        while True:
+            begin, paid = len(server.asked), server.num_answered
+            process = start(server, tmp_path, output)
+            while process.poll() is None and server.num_answered < paid + 300:
+                time.sleep(0.002)
+            finished = process.poll() is not None
+            if not finished:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            _, errors = process.communicate()
+            assert process.returncode in (0, -9), errors.decode()
+            time.sleep(0.05)
+            repeated = known & {asked.prompt for asked in server.asked[begin:]}
+            assert not repeated, "a reply that stands in the store was asked for again"
+            if finished:
+                break
+            known = kept_prompts(tmp_path / "s")
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        answered = collections.Counter(asked.prompt for asked in server.asked if asked.status == 200)
+    assert rows == [{"x": str(i), "status": "ok", "value": f"reply to Row {i}"} for i in range(2000)]
+    assert kills >= 6
+    assert set(answered) == {f"Row {i}" for i in range(2000)}
+    lost = sum(answered.values()) - 2000  # replies that were on their way when the process was killed
+    print(f"{kills} kills, {lost} replies were on their way at a kill and asked for again, of {sum(answered.values())}")
+    assert lost <= kills * 16
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_store_pay_once(tmp_path):
+    with FakeServer(lambda r: Reply("ok", f"reply to {r.prompt}"), latency=0.005) as server:
+        ranges = [(0, 400), (100, 500), (0, 500)]
+        processes = [start(server, tmp_path, tmp_path / f"{i}.jsonl", *r) for i, r in enumerate(ranges)]
+        errors = [process.communicate()[1].decode() for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, 0], errors
+        answered = collections.Counter(asked.prompt for asked in server.asked)
+    assert answered == {f"Row {i}": 1 for i in range(500)}
+    for i, (first, last) in enumerate(ranges):
+        rows = [json.loads(line) for line in (tmp_path / f"{i}.jsonl").read_text().splitlines()]
+        assert [row["x"] for row in rows] == [str(n) for n in range(first, last)]
+        assert {row["status"] for row in rows} == {"ok"}
+
+
+def test_the_claim_of_a_process_killed_meanwhile_falls(tmp_path):
+    """Another process is asking; it dies; this one stops waiting and asks itself."""
+    code = f"""
+import time
+from lc_jax.llm.store import Store, key
+from lc_jax.types import Request
+s = Store({str(tmp_path / "s")!r}); print(s.claim(key("echo/test", Request("a", 0.2, 9))), flush=True); time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "mine\n"
+    echo, got = Echo(), []
+    thread = threading.Thread(target=lambda: got.extend(texts(Stored(echo, Store(tmp_path / "s")), "a", "b")))
+    thread.start()
+    time.sleep(0.6)
+    assert echo.asked == ["b"]
+    process.kill()
+    process.communicate()
+    thread.join(timeout=10)
+    assert got == ["A", "B"]
+    assert echo.asked == ["b", "a"]

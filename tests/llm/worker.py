@@ -1,0 +1,31 @@
+"""A process for the tests of the store: asks a server for many rows and writes them in order, until it is killed.
+
+python -m tests.llm.worker URL STORE OUTPUT FIRST LAST
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lc_jax import llm
+from lc_jax.data import jsonl
+from lc_jax.llm.annotate import annotate
+from lc_jax.llm.store import Store, Stored
+from lc_jax.prompts import Prompt
+
+
+def main(url: str, store: str, output: str, first: str, last: str) -> None:
+    path = Path(output)
+    done = len(jsonl.repair(path))
+    provider = llm.load("openai/gpt-4.1", base_url=url, concurrency=16, first_wait=0.01, longest_wait=0.05)
+    annotator = Stored(provider, Store(store))
+    rows = [{"x": str(i)} for i in range(int(first) + done, int(last))]
+    for row, found in zip(
+        rows, annotate(annotator, Prompt("Row {x}"), rows, temperature=0.0, max_tokens=9), strict=True
+    ):
+        jsonl.append_jsonl(path, [{"x": row["x"], "status": found.status, "value": found.value}])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
