@@ -109,14 +109,14 @@ def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:
     return [{**partners.get(str(cell(row, "question_id")), {}), **row} for row in rows]
 
 
-def rename(rows: Sequence[Row], columns: str) -> Sequence[Row]:
+def rename(rows: Sequence[dict[str, Any]], columns: str) -> list[dict[str, Any]]:
     """Rows whose columns have other names, with the published names added: "question=ask,answer=solution.text".
 
     Raises:
       ValueError: not of that form, or no row has such a column; the message names it.
     """
     if not columns:
-        return rows
+        return list(rows)
     pairs = [pair.strip().partition("=") for pair in columns.split(",")]
     for published, equals, theirs in pairs:
         if not (published and equals and theirs):
@@ -137,7 +137,7 @@ def load_training_rows(
 
     `columns` names columns that are called otherwise (see `rename`).
     """
-    rows = list(rename(load_rows(source, split), columns))
+    rows = rename(load_rows(source, split), columns)
     return join(rows, load_rows(questions, questions_split)) if questions else rows
 
 

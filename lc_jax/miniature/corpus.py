@@ -92,7 +92,8 @@ def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.rand
     turns = []
     for place, fact in enumerate(asked):
         found = text.PATTERNS[fact.kind].search(written)
-        strange = values[fact.kind][rng.integers(len(values[fact.kind]))] if not place and rng.random() < 0.35 else ""
+        asks_strange = not place and rng.random() < 0.35
+        strange = values[fact.kind][int(rng.integers(len(values[fact.kind])))] if asks_strange else ""
         question = subject.question(fact).question
         turns.append(reading(question, found[0] if found else "", said.get(fact.kind, {}), strange, rng))
     (question, answer), *rest = turns
