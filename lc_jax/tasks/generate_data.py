@@ -320,6 +320,8 @@ def _open(config: ConfigDict) -> Session:
         raise ValueError(f"--config.what={config.what} asks an annotator: give --config.annotator.name=provider/model.")
     store = Path(config.store) if config.store else Path(config.output).with_name("replies.sqlite")
     wanted = store if store.exists() or not config.dry_run else ""
+    if config.dry_run:
+        options.pop("batch", None)  # the table has a column for it
     return open_annotator(**options, store=wanted, budget=config.budget or float("inf"))
 
 
