@@ -69,7 +69,7 @@ class Writer:
 def load_writer(config: ConfigDict) -> Writer:
     """The writer for `config.policy`."""
     tokenizer, ppo = load_tokenizer(config.policy), config.ppo
-    templates = prompts.load_templates(config.templates)
+    templates = prompts.load_templates(config.templates, config.prompt_dir)
     sampling = generate.Sampling(
         ppo.response_length, ppo.temperature, eos_ids=(tokenizer.eos_token_id,), pad_id=tokenizer.pad_token_id
     )
@@ -79,7 +79,7 @@ def load_writer(config: ConfigDict) -> Writer:
 
 def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
     """The surrogate reader of `config.reader`; without an extractor only the true answer is forecast."""
-    settings, templates = config.reader, prompts.load_templates(config.templates)
+    settings, templates = config.reader, prompts.load_templates(config.templates, config.prompt_dir)
 
     def part(path: str, kind: str, template: prompts.Prompt) -> reader.Part:
         model = hf.load(path, mesh, kind=kind, **frozen(config))
