@@ -32,7 +32,7 @@ def get_config(mode: str = "llama") -> ConfigDict:
     config.family = mode
     config.output = f"runs/pretrain/{mode}"
     config.shape = {**SHAPES[mode], "tie_word_embeddings": True, "max_position_embeddings": 256}
-    config.shape.initializer_range = 0.088  # 1 / sqrt(hidden size); docs/miniature.md: too large to learn matching
+    config.shape.initializer_range = 0.088  # 1 / sqrt(hidden size)
     config.vocab_size, config.max_length = 2048, 128
     # Shares of paragraphs, surveys, reading exercises and repetitions. The GPT-NeoX only has to read.
     config.mix = (0.25, 0.3, 0.3, 0.15) if mode == "llama" else (0.05, 0.05, 0.7, 0.2)

@@ -1,0 +1,89 @@
+"""How soon a tiny Llama learns to match words by content: synthetic lists, no corpus.
+
+python -m benchmarks.matching --task=member --words=12 --spread=0.02 --rate=3e-3 --steps=400
+
+Tasks: `copy` a list of 3 to --words words; `member`, whether words are in a list; `pairs`, which of ten symbols stood
+behind a word. Printed every 100 steps: loss of a batch of 32, and the share of copied words, verdicts or symbols that are
+right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import pretrain
+from lc_jax import parallel
+from lc_jax.data.examples import Encoded
+from lc_jax.models import registry
+from lc_jax.models.transformer import Model, trainable
+from lc_jax.training import language_model, loop
+from lc_jax.training import state as states
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+
+FIRST_WORD, FIRST_SYMBOL, BATCH = 10, 2000, 32
+
+
+def example(task: str, vocabulary: int, most: int, rng: np.random.Generator) -> Encoded:
+    """A list and what is asked about it."""
+    count = int(rng.integers(3, most + 1))
+    words = FIRST_WORD + rng.permutation(vocabulary)[: 2 * count]
+    there, symbols = words[:count], FIRST_SYMBOL + rng.integers(0, 10, count)
+    if task == "copy":
+        prompt, target = there, there
+    elif task == "member":
+        asked = rng.permutation(words)[:count]
+        prompt, target = there, np.stack([asked, FIRST_SYMBOL + np.isin(asked, there)], axis=1).ravel()
+    else:
+        pairs = np.stack([there, symbols], axis=1)
+        prompt, target = pairs.ravel(), pairs[rng.permutation(count)].ravel()
+    return Encoded((0, *map(int, prompt), *map(int, target)), len(prompt) + 2)  # the first target cannot be known
+
+
+@jax.jit
+def share_right(model: Model, batch: dict[str, jax.Array], first_counted: jax.Array) -> jax.Array:
+    """Of targets from token id `first_counted` on."""
+    module, targets = model.bind(), batch["tokens"][:, 1:]
+    guesses = jnp.argmax(module.logits(module(batch["tokens"], batch["spans"])[:, :-1]), axis=-1)
+    slots = jnp.arange(1, batch["tokens"].shape[1])
+    counted = (slots >= batch["first_targets"][:, None]) & (slots < batch["spans"][:, 1:]) & (targets >= first_counted)
+    return jnp.sum(counted & (guesses == targets)) / jnp.sum(counted)
+
+
+def main() -> None:
+    """Trains and prints."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--task", choices=("copy", "member", "pairs"), default="member")
+    for name, default in (("words", 12), ("vocabulary", 145), ("steps", 400), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, value in (("spread", 0.02), ("rate", 3e-3)):
+        parser.add_argument(f"--{name}", type=float, default=value)
+    flags = parser.parse_args()
+    rng, config, mesh = np.random.default_rng(flags.seed), pretrain.get_config("llama"), parallel.make_mesh()
+    raw = config.shape.to_dict() | {"vocab_size": config.vocab_size, "initializer_range": flags.spread}
+    shape = registry.FAMILIES["llama"][1].from_hf(raw, **config.precision)
+    settings = OptimizerSettings(flags.rate, flags.steps, flags.steps // 20, "constant", 0.9, 0.98, 1e-8, 0.01, 1.0)
+    with jax.set_mesh(mesh):
+        model = registry.initialize(shape, jax.random.key(flags.seed), mesh)
+        tx = make_optimizer(settings, trainable(model.params))
+        state, structure, started = states.create(model.params, tx), model.with_params(None), time.monotonic()
+        counted = jnp.int32(FIRST_WORD if flags.task == "copy" else FIRST_SYMBOL)
+        for step in range(1, flags.steps + 1):
+            examples = [example(flags.task, flags.vocabulary, flags.words, rng) for _ in range(BATCH)]
+            batch = parallel.put_batch(dict(language_model.dataset(examples, 128).collate(np.arange(BATCH))))
+            if step % 100 == 0:  # on a batch that it has not learned from
+                right = float(share_right(structure.with_params(state.params), batch, counted))
+            state, metrics = loop.train_step(
+                state, structure, batch, loss_fn=language_model.loss_fn, tx=tx, microbatches=1
+            )
+            if step % 100 == 0:
+                seconds = time.monotonic() - started
+                print(f"step {step}: loss {float(metrics['loss']):.3f}, right {right:.2f}, {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
