@@ -3,8 +3,8 @@
 python -m benchmarks.matching --task=member --words=12 --spread=0.02 --rate=3e-3 --steps=400
 
 Tasks: `copy` a list of 3 to --words words; `member`, whether words are in a list; `pairs`, which of ten symbols stood
-behind a word. Printed every 100 steps: loss of a batch of 32, and the share of copied words, verdicts or symbols that are
-right.
+behind a word. Printed every 100 steps: loss of a batch of 32, and the share of copied words, verdicts or symbols that
+are right.
 """
 
 from __future__ import annotations
