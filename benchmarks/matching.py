@@ -1,9 +1,10 @@
 """How soon a tiny Llama learns to match words by content: synthetic lists, no corpus.
 
-python -m benchmarks.matching --task=member --words=12 --spread=0.02 --rate=3e-3 --steps=400
+python -m benchmarks.matching --task=pairs --steps=100 --plant     with induction heads to begin with
+python -m benchmarks.matching --task=pairs --steps=400             without
 
 Tasks: `copy` a list of 3 to --words words; `member`, whether words are in a list; `pairs`, which of ten symbols stood
-behind a word. Printed every 100 steps: loss of a batch of 32, and the share of copied words, verdicts or symbols that
+behind a word. Printed every 50 steps: loss of a batch of 32, and the share of copied words, verdicts or symbols that
 are right.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 from configs import pretrain
 from lc_jax import parallel
 from lc_jax.data.examples import Encoded
+from lc_jax.miniature import induction
 from lc_jax.models import registry
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.training import language_model, loop
@@ -60,8 +62,9 @@ def main() -> None:
     parser.add_argument("--task", choices=("copy", "member", "pairs"), default="member")
     for name, default in (("words", 12), ("vocabulary", 145), ("steps", 400), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    for name, value in (("spread", 0.02), ("rate", 3e-3)):
+    for name, value in (("spread", 0.088), ("rate", 3e-3)):
         parser.add_argument(f"--{name}", type=float, default=value)
+    parser.add_argument("--plant", action="store_true")
     flags = parser.parse_args()
     rng, config, mesh = np.random.default_rng(flags.seed), pretrain.get_config("llama"), parallel.make_mesh()
     raw = config.shape.to_dict() | {"vocab_size": config.vocab_size, "initializer_range": flags.spread}
@@ -69,18 +72,20 @@ def main() -> None:
     settings = OptimizerSettings(flags.rate, flags.steps, flags.steps // 20, "constant", 0.9, 0.98, 1e-8, 0.01, 1.0)
     with jax.set_mesh(mesh):
         model = registry.initialize(shape, jax.random.key(flags.seed), mesh)
+        if flags.plant:
+            model = induction.plant(model, flags.seed)
         tx = make_optimizer(settings, trainable(model.params))
         state, structure, started = states.create(model.params, tx), model.with_params(None), time.monotonic()
         counted = jnp.int32(FIRST_WORD if flags.task == "copy" else FIRST_SYMBOL)
         for step in range(1, flags.steps + 1):
             examples = [example(flags.task, flags.vocabulary, flags.words, rng) for _ in range(BATCH)]
             batch = parallel.put_batch(dict(language_model.dataset(examples, 128).collate(np.arange(BATCH))))
-            if step % 100 == 0:  # on a batch that it has not learned from
+            if step % 50 == 0:  # on a batch that it has not learned from
                 right = float(share_right(structure.with_params(state.params), batch, counted))
             state, metrics = loop.train_step(
                 state, structure, batch, loss_fn=language_model.loss_fn, tx=tx, microbatches=1
             )
-            if step % 100 == 0:
+            if step % 50 == 0:
                 seconds = time.monotonic() - started
                 print(f"step {step}: loss {float(metrics['loss']):.3f}, right {right:.2f}, {seconds:.0f} s", flush=True)
 

@@ -35,8 +35,6 @@ PERCENTAGES = np.arange(0, 101, 10)
 
 def task_of(prompt: str, answer: str) -> str:
     """What a document asks for."""
-    if prompt.startswith("Repeat:"):
-        return "repeat"
     for task in ("Answers:", "Quote:"):
         if prompt.endswith(task):
             return f"{task[:-1].lower()}, none there" if answer == f" {corpus.NO_ANSWER}" else task[:-1].lower()
@@ -54,7 +52,7 @@ def logits(model: Model, tokens: jax.Array, spans: jax.Array) -> jax.Array:
 def main(path: str) -> None:
     """Prints a table for the checkpoint at `path`."""
     mesh, tokenizer = parallel.make_mesh(), load_tokenizer(path)
-    stream = corpus.documents(build(), np.random.default_rng(SEED), (0, 0, 0.85, 0.15))
+    stream = corpus.documents(build(), np.random.default_rng(SEED), (0, 0, 1))
     pairs = [(prompt, text.split("\n")[0]) for prompt, text in itertools.islice(stream, NUM_DOCUMENTS)]
     pieces = [tokenizer.convert_tokens_to_ids(f"Ġ({percent}%)") for percent in PERCENTAGES]
     encoded = [(pair, encode_sft(tokenizer, Example("", *pair), LENGTH)) for pair in pairs]

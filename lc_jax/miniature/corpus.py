@@ -100,29 +100,20 @@ def exercise(subject: Subject, values: Mapping[str, Sequence[str]], rng: np.rand
     return f"{written}\n{question}", answer + "".join(NEXT + q + a for q, a in rest)
 
 
-def repetition(values: Sequence[str], rng: np.random.Generator) -> tuple[str, str]:
-    """Answers in any order, and the same again: what teaches a small model to match a word with its like."""
-    listed = " " + " ".join(values[i] for i in rng.permutation(len(values))[: rng.integers(6, 13)])
-    return f"Repeat:{listed} |", listed
-
-
 def documents(
-    world: World, rng: np.random.Generator, mix: Sequence[float] = (0.3, 0.3, 0.3, 0.1)
+    world: World, rng: np.random.Generator, mix: Sequence[float] = (0.3, 0.3, 0.4)
 ) -> Iterator[tuple[str, str]]:
     """Endless (prompt, text) pairs; a document is the two put together, followed by an end of sequence.
 
-    `mix` gives the shares of paragraphs, surveys, reading exercises and repetitions.
+    `mix` gives the shares of paragraphs, surveys and reading exercises.
     """
     values = {kind: world.values(kind) for kind in text.SENTENCES}
-    everything = [value for listed in values.values() for value in listed]
     while True:
         for place in rng.permutation(len(world.subjects)):
-            subject, kind = world.subjects[place], rng.choice(4, p=mix)
+            subject, kind = world.subjects[place], rng.choice(3, p=mix)
             if kind == 0:
                 yield f"Write about {subject.described}.", paragraph(subject, rng)
             elif kind == 1:
                 yield f"Survey the writers on {subject.described}.", survey(subject, rng)
-            elif kind == 2:
-                yield exercise(subject, values, rng)
             else:
-                yield repetition(everything, rng)
+                yield exercise(subject, values, rng)

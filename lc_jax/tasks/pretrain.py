@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import load_tokenizer
-from lc_jax.miniature import corpus
+from lc_jax.miniature import corpus, induction
 from lc_jax.miniature import tokenizer as world_tokenizer
 from lc_jax.miniature.world import build
 from lc_jax.models import hf, registry
@@ -49,7 +49,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         "eos_token_id": tokenizer.eos_token_id,
     }
     shape = registry.FAMILIES[config.family][1].from_hf(raw, **config.precision)
-    model = registry.initialize(shape, jax.random.key(config.seed), mesh)
+    model = induction.plant(registry.initialize(shape, jax.random.key(config.seed), mesh), config.seed)
     settings = loop.FitSettings(**config.fit, seed=config.seed)
     model = loop.fit(
         model,

@@ -201,7 +201,7 @@ def test_killed_again_and_again_it_ends_complete_and_pays_once(tmp_path):
     assert set(answered) == {f"Row {i}" for i in range(2000)}
     lost = sum(answered.values()) - 2000  # replies that were on their way when the process was killed
     print(f"{kills} kills, {lost} replies were on their way at a kill and asked for again, of {sum(answered.values())}")
-    assert lost <= kills * 16
+    assert lost <= kills * 2 * 16  # at most twice the worker's concurrency is between its caller and the server
 
 
 @pytest.mark.slow
