@@ -38,7 +38,7 @@ def test_it_runs(saved, tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     again = nbformat.from_dict(saved)
     where = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    nbclient.NotebookClient(again, timeout=600, startup_timeout=300, resources=where).execute()
+    nbclient.NotebookClient(again, timeout=1800, startup_timeout=300, resources=where).execute()
     for old, new in zip(code(saved), code(again), strict=True):
         assert bool(printed(new)) == bool(printed(old)), f"save the notebook anew: {old.source[:60]!r} prints otherwise"
     text = "".join(map(printed, code(again)))

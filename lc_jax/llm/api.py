@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
 from lc_jax.llm import asking
-from lc_jax.llm.asking import Ask, Fatal, Policy
+from lc_jax.llm.asking import Ask, Fatal, Keep, Policy
 from lc_jax.llm.capabilities import Capabilities
 from lc_jax.llm.transport import send
 from lc_jax.types import Reply, Request
@@ -19,6 +19,7 @@ class API(abc.ABC):
 
     provider: str  # the first half of the annotator's name
     path: str  # of the endpoint that gives a reply
+    keep: Keep | None = None  # is called with every reply as it arrives; a store puts itself here
 
     def __init__(self, model: str, base_url: str | None, policy: Policy) -> None:
         self.model, self.base_url, self.policy = model, base_url, policy
@@ -27,7 +28,7 @@ class API(abc.ABC):
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
         """Replies as they arrive; see lc_jax.llm.Annotator."""
-        return asking.stream(self._connect, requests, self.policy)
+        return asking.stream(self._connect, requests, self.policy, self.keep)
 
     @contextlib.asynccontextmanager
     async def _connect(self) -> AsyncIterator[Ask]:
@@ -77,7 +78,7 @@ class API(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def read(answer: Mapping[str, Any]) -> Reply:
+    def read(answer: Mapping[str, Any], /) -> Reply:
         """The reply that the server's JSON holds."""
 
     @abc.abstractmethod

@@ -1,8 +1,8 @@
 """Asks an API many things at a time: bounded concurrency, waits that the server asks for, back-off, a lazy stream.
 
-Requests are drawn in the thread of the caller; a thread of its own runs the event loop. No more than `concurrency`
-requests are between the two: a reply makes room for the next request only when the caller, who has stored it by then,
-comes back. So that many replies are what a killed process can lose, and memory does not grow with their number.
+Requests are drawn in the thread of the caller; a thread of its own runs the event loop. No more than twice
+`concurrency` requests are between the two, so memory does not grow with their number. A reply is kept where it arrives,
+before its place is given to another request: what a killed process loses are the `concurrency` that were under way.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lc_jax.types import Reply, Request
 
 Ask = Callable[[Request], Awaitable[Reply]]  # may raise Transient or Fatal
 Connect = Callable[[], contextlib.AbstractAsyncContextManager[Ask]]  # opens a client on the event loop it will run on
+Keep = Callable[[Request, Reply], None]
 
 Result = TypeVar("Result")
 
@@ -131,8 +132,8 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 class _Session:
     """The event loop's side of one stream."""
 
-    def __init__(self, connect: Connect, policy: Policy) -> None:
-        self.connect, self.policy = connect, policy
+    def __init__(self, connect: Connect, policy: Policy, keep: Keep | None) -> None:
+        self.connect, self.policy, self.keep = connect, policy, keep
         self.inbox: collections.deque[tuple[int, Request]] = collections.deque()
         self.outbox: queue.SimpleQueue[tuple[int, Reply] | Exception] = queue.SimpleQueue()
         self.resume_at = 0.0  # on the loop's clock
@@ -181,7 +182,10 @@ class _Session:
                 self.wake.clear()
                 await self.wake.wait()
             index, request = self.inbox.popleft()
-            self.outbox.put((index, await self._answer(ask, request)))
+            reply = await self._answer(ask, request)
+            if self.keep is not None:
+                self.keep(request, reply)
+            self.outbox.put((index, reply))
 
     async def _answer(self, ask: Ask, request: Request) -> Reply:
         detail = ""
@@ -218,8 +222,10 @@ class _Session:
             await asyncio.sleep(wait + random.uniform(0, min(wait, 1.0)))
 
 
-def stream(connect: Connect, requests: Iterable[Request], policy: Policy) -> Iterator[tuple[int, Reply]]:
-    """(index, reply) as replies arrive.
+def stream(
+    connect: Connect, requests: Iterable[Request], policy: Policy, keep: Keep | None = None
+) -> Iterator[tuple[int, Reply]]:
+    """(index, reply) as replies arrive; `keep` is called with each when it arrives, in the thread of the event loop.
 
     After a Fatal no request is sent any more; replies to those under way are still given.
 
@@ -227,11 +233,10 @@ def stream(connect: Connect, requests: Iterable[Request], policy: Policy) -> Ite
       AnnotatorError: a Fatal was raised, in `connect` or by a request.
     """
     numbered = enumerate(requests)
-    batch = list(itertools.islice(numbered, policy.concurrency))
+    most, under_way, batch = 2 * policy.concurrency, 0, list(itertools.islice(numbered, 2 * policy.concurrency))
     if not batch:
         return
-    session = _Session(connect, policy)
-    under_way = 0  # requests whose replies the caller does not have yet, or has not dealt with
+    session = _Session(connect, policy, keep)
     try:
         while batch or under_way:
             if batch:
@@ -240,10 +245,12 @@ def stream(connect: Connect, requests: Iterable[Request], policy: Policy) -> Ite
             item = session.outbox.get()
             if isinstance(item, Exception):
                 raise AnnotatorError(str(item)) if isinstance(item, Fatal) else item
-            if item[1].status != "failed" or session.fatal is None:
-                yield item  # when the caller goes on, it has stored the reply
             under_way -= 1
-            batch = [] if session.fatal else list(itertools.islice(numbered, policy.concurrency - under_way))
+            if item[1].status != "failed" or session.fatal is None:
+                yield item
+            room = most - under_way  # filled up a few at a time: each hand-over wakes the other thread
+            full = session.fatal or room * 4 < policy.concurrency
+            batch = [] if full else list(itertools.islice(numbered, room))
     finally:
         session.close()
     if session.fatal:

@@ -338,11 +338,30 @@ class _Run:
                 return
 
     def asked(self, annotator: Annotator) -> Iterator[tuple[int, Reply]]:
-        """Sends `next` and what follows it; each reply is stored before it is given."""
+        """Sends `next` and what follows it; each reply is stored before it is given, by an API as it arrives."""
         if self.next is None:
             return
-        for number, reply in annotator.complete(self._requests()):
-            key, index, request = self.sent.pop(number)
-            self.store.put(key, self.name, request, reply)
-            yield index, reply
-            yield from self._read()
+        kept: set[str] = set()  # keys of replies that are stored and not given yet
+
+        def keep(request: Request, reply: Reply) -> None:
+            hashed = key(self.name, request)
+            self.store.put(hashed, self.name, request, reply)
+            kept.add(hashed)
+
+        provider: Any = annotator
+        while hasattr(provider, "annotator"):  # what stands between: a meter
+            provider = provider.annotator
+        if hasattr(provider, "keep"):
+            provider.keep = keep
+        try:
+            for number, reply in annotator.complete(self._requests()):
+                hashed, index, request = self.sent.pop(number)
+                if hashed in kept:
+                    kept.remove(hashed)
+                else:
+                    self.store.put(hashed, self.name, request, reply)
+                yield index, reply
+                yield from self._read()
+        finally:
+            if hasattr(provider, "keep"):
+                provider.keep = None
