@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lc_jax.llm import asking, capabilities
-from lc_jax.llm.asking import Ask, Fatal, Policy, Transient
+from lc_jax.llm.api import API
+from lc_jax.llm.asking import Fatal, Policy, Transient
 from lc_jax.llm.capabilities import HIDDEN, Capabilities
 from lc_jax.llm.transport import http_client, send, without
 from lc_jax.types import Reply, Request, Usage
@@ -52,62 +52,30 @@ def read(message: Mapping[str, Any]) -> Reply:
     return Reply("ok", text, "", usage)
 
 
-class Anthropic:
+class Anthropic(API):
     """One Claude model."""
 
-    def __init__(self, model: str, base_url: str | None, policy: Policy) -> None:
-        self.model, self.base_url, self.policy = model, base_url, policy
-        self.name = f"anthropic/{model}"
-        self._able: Capabilities | None = None
+    provider, path = "anthropic", "/v1/messages"
+    read = staticmethod(read)
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        """Replies as they arrive; see lc_jax.llm.Annotator."""
-        return asking.stream(self._connect, requests, self.policy)
-
-    @contextlib.asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Ask]:
-        async with self.open() as client:
-            able = await self.able(client)
-
-            async def ask(request: Request) -> Reply:
-                try:
-                    return read(await send(client, "/v1/messages", parameters(self.model, able, request)))
-                except Exception as error:
-                    return self.fault(client, error)
-
-            yield ask
+    def parameters(self, able: Capabilities, request: Request) -> dict[str, Any]:
+        """See the function of that name."""
+        return parameters(self.model, able, request)
 
     def open(self) -> Any:
-        """A client of the SDK; waits and further attempts are ours."""
+        """A client of the SDK, which says only when it is used that there is no key."""
         import anthropic
 
         options: dict[str, Any] = {"base_url": self.base_url} if self.base_url else {}
         return anthropic.AsyncAnthropic(max_retries=0, http_client=http_client(self.policy.deadline), **options)
 
-    async def able(self, client: Any) -> Capabilities:
-        """What the model takes: the table, and the model's record, which also says whether key and model are good.
-
-        Raises:
-          Fatal: they are not.
-        """
-        if self._able is None:
-            self._able = await asking.persist(lambda: self._look_up(client), self.policy)
-        return self._able
-
-    async def _look_up(self, client: Any) -> Capabilities:
-        try:
-            record = await send(client, f"/v1/models/{self.model}")
-        except Exception as error:
-            raise Fatal(self.fault(client, error).detail) from None
+    async def look_up(self, client: Any) -> Capabilities:
+        """The table's, mended by the model's record."""
+        record = await send(client, f"/v1/models/{self.model}")
         return _merge(self.name, capabilities.of(self.name) or Capabilities(), record)
 
     def fault(self, client: Any, error: Exception) -> Reply:
-        """The failed reply that an error of the SDK means.
-
-        Raises:
-          Transient, Fatal: it concerns more than one request.
-          Exception: it is none of the SDK's.
-        """
+        """See lc_jax.llm.api.API."""
         import anthropic
 
         detail = without(client.api_key, f"{self.name}: {error}")

@@ -1,7 +1,8 @@
 """Asks an API many things at a time: bounded concurrency, waits that the server asks for, back-off, a lazy stream.
 
-Requests are drawn in the thread of the caller; a thread of its own runs the event loop. No more than twice
-`concurrency` requests are between the two, so memory does not grow with their number.
+Requests are drawn in the thread of the caller; a thread of its own runs the event loop. No more than `concurrency`
+requests are between the two: a reply makes room for the next request only when the caller, who has stored it by then,
+comes back. So that many replies are what a killed process can lose, and memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -226,10 +227,11 @@ def stream(connect: Connect, requests: Iterable[Request], policy: Policy) -> Ite
       AnnotatorError: a Fatal was raised, in `connect` or by a request.
     """
     numbered = enumerate(requests)
-    most, under_way, batch = 2 * policy.concurrency, 0, list(itertools.islice(numbered, 2 * policy.concurrency))
+    batch = list(itertools.islice(numbered, policy.concurrency))
     if not batch:
         return
     session = _Session(connect, policy)
+    under_way = 0  # requests whose replies the caller does not have yet, or has not dealt with
     try:
         while batch or under_way:
             if batch:
@@ -238,12 +240,10 @@ def stream(connect: Connect, requests: Iterable[Request], policy: Policy) -> Ite
             item = session.outbox.get()
             if isinstance(item, Exception):
                 raise AnnotatorError(str(item)) if isinstance(item, Fatal) else item
-            under_way -= 1
             if item[1].status != "failed" or session.fatal is None:
-                yield item
-            room = most - under_way  # filled up a few at a time: each hand-over wakes the other thread
-            full = session.fatal or room * 4 < policy.concurrency
-            batch = [] if full else list(itertools.islice(numbered, room))
+                yield item  # when the caller goes on, it has stored the reply
+            under_way -= 1
+            batch = [] if session.fatal else list(itertools.islice(numbered, policy.concurrency - under_way))
     finally:
         session.close()
     if session.fatal:

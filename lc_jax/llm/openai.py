@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lc_jax.llm import asking, capabilities
-from lc_jax.llm.asking import Ask, Fatal, Policy, Transient
+from lc_jax.llm.api import API
+from lc_jax.llm.asking import Fatal, Policy, Transient
 from lc_jax.llm.capabilities import Capabilities
 from lc_jax.llm.store import Store
 from lc_jax.llm.transport import http_client, send, without
@@ -59,31 +59,12 @@ def read(completion: Mapping[str, Any]) -> Reply:
     return Reply("ok", text, "", usage)
 
 
-class OpenAI:
+class OpenAI(API):
     """One model at one server."""
 
-    def __init__(self, model: str, base_url: str | None, policy: Policy) -> None:
-        self.model, self.base_url, self.policy = model, base_url, policy
-        self.name = f"openai/{model}"
-        self.notes: Store | None = None  # remembers what an unknown model took
-        self._able: Capabilities | None = None
-
-    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        """Replies as they arrive; see lc_jax.llm.Annotator."""
-        return asking.stream(self._connect, requests, self.policy)
-
-    @contextlib.asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Ask]:
-        async with self.open() as client:
-            able = await self.able(client)
-
-            async def ask(request: Request) -> Reply:
-                try:
-                    return read(await send(client, "/chat/completions", self.parameters(able, request)))
-                except Exception as error:
-                    return self.fault(client, error)
-
-            yield ask
+    provider, path = "openai", "/chat/completions"
+    read = staticmethod(read)
+    notes: Store | None = None  # remembers what an unknown model took
 
     def parameters(self, able: Capabilities, request: Request) -> dict[str, Any]:
         """See the function of that name."""
@@ -91,7 +72,7 @@ class OpenAI:
         return parameters(self.model, able, request, old_server)
 
     def open(self) -> Any:
-        """A client of the SDK; waits and further attempts are ours.
+        """A client of the SDK.
 
         Raises:
           Fatal: there is no key.
@@ -106,23 +87,11 @@ class OpenAI:
         except openai.OpenAIError as error:
             raise Fatal(f"{self.name}: {error} Set OPENAI_API_KEY.") from None
 
-    async def able(self, client: Any) -> Capabilities:
-        """What the model takes. OpenAI is asked whether key and model are good; an unknown model gets a tiny request.
-
-        Raises:
-          Fatal: they are not.
-        """
-        if self._able is None:
-            self._able = await asking.persist(lambda: self._look_up(client), self.policy)
-        return self._able
-
-    async def _look_up(self, client: Any) -> Capabilities:
-        try:
-            if not self.base_url:
-                await send(client, f"/models/{self.model}")
-            return capabilities.of(self.name) or await self._remembered(client)
-        except Exception as error:
-            raise Fatal(self.fault(client, error).detail) from None
+    async def look_up(self, client: Any) -> Capabilities:
+        """The table's; an unknown model gets a tiny request. OpenAI is asked whether key and model are good."""
+        if not self.base_url:
+            await send(client, f"/models/{self.model}")
+        return capabilities.of(self.name) or await self._remembered(client)
 
     async def _remembered(self, client: Any) -> Capabilities:
         place = f"{self.name} at {client.base_url}"
@@ -143,19 +112,14 @@ class OpenAI:
             Capabilities(json_schema=True),
         ):
             try:
-                await send(client, "/chat/completions", self.parameters(wished, PROBE))
+                await send(client, self.path, self.parameters(wished, PROBE))
                 return wished
             except (openai.BadRequestError, openai.UnprocessableEntityError):
                 continue
         return Capabilities()
 
     def fault(self, client: Any, error: Exception) -> Reply:
-        """The failed reply that an error of the SDK means.
-
-        Raises:
-          Transient, Fatal: it concerns more than one request.
-          Exception: it is none of the SDK's.
-        """
+        """See lc_jax.llm.api.API."""
         import openai
 
         detail = without(client.api_key, f"{self.name}: {error}")

@@ -199,9 +199,9 @@ class Connection(asyncio.Protocol):
             status = error.status
             raise
         finally:
-            server.in_flight -= 1
             if server.keep:
                 server.asked.append(Asked(request.prompt, body, status, time.monotonic()))
+            server.in_flight -= 1  # last: who sees 0 sees everything that was asked
 
     async def respond(self, vendor: Any, body: dict[str, Any], request: Request, fault: Fault | None) -> int:
         """Sends the reply, or what the fault makes of it; the HTTP status, 0 where there is none."""

@@ -14,11 +14,13 @@ from lc_jax.llm.annotate import annotate
 from lc_jax.llm.store import Store, Stored
 from lc_jax.prompts import Prompt
 
+CONCURRENCY = 16
+
 
 def main(url: str, store: str, output: str, first: str, last: str) -> None:
     path = Path(output)
     done = len(jsonl.repair(path))
-    provider = llm.load("openai/gpt-4.1", base_url=url, concurrency=16, first_wait=0.01, longest_wait=0.05)
+    provider = llm.load("openai/gpt-4.1", base_url=url, concurrency=CONCURRENCY, first_wait=0.01, longest_wait=0.05)
     annotator = Stored(provider, Store(store))
     rows = [{"x": str(i)} for i in range(int(first) + done, int(last))]
     for row, found in zip(

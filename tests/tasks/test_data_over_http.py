@@ -1,13 +1,16 @@
 """Whole data sets made over HTTP: of the miniature world, as in process to the bit, and of real questions."""
 
 import gzip
+import itertools
 import json
 
+import numpy as np
 import pytest
 
 from configs import base
-from lc_jax.data.examples import make_examples
+from lc_jax.data.examples import RECIPES, make_examples
 from lc_jax.data.questions import load_training_rows
+from lc_jax.miniature import corpus, world
 from lc_jax.prompts import load_templates
 from tests.llm.fake_server import KEY, FakeServer
 from tests.tasks.test_generate_data import scripted
@@ -28,52 +31,63 @@ def over(server, provider):
     return {"annotator__name": PROVIDERS[provider], "annotator__base_url": url}
 
 
-def make_all(paragraphs, folder, **annotator):
+def drafts(folder):
+    """What models may have written about every question of the miniature's two sets, drawn from its writers."""
+    questions, rng = world.build(), np.random.default_rng(0)
+    columns = {
+        "sft": {"icl_generated_paragraphs": lambda s: [corpus.paragraph(s, rng) for _ in range(8)]},
+        "reward_model": {
+            "lc_sft_generated_paragraph": lambda s: corpus.survey(s, rng),
+            "factuality_sft_generated_paragraph": lambda s: corpus.paragraph(s, rng),
+        },
+    }
+    for split, write in columns.items():
+        made = [
+            {"question_id": subject.question(fact).question_id, **{name: draw(subject) for name, draw in write.items()}}
+            | {"paragraph_generation_prompt": subject.question(fact).prompt}
+            for subject in questions.split(split)
+            for fact in subject.facts
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+
+
+def make_all(source, folder, **annotator):
     """Every set that an annotator makes; a list of the files."""
-    steps = [("summaries", "icl_generated_paragraphs"), ("forecasts", "lc_sft_generated_paragraph")]
-    steps.append(("correctness", "factuality_sft_generated_paragraph"))
-    source = paragraphs
-    for what, _ in steps:
-        run("generate_data", what=what, input=str(source), output=str(folder / f"{what}.jsonl"), **annotator)
-        source = folder / f"{what}.jsonl"
-    return [folder / f"{what}.jsonl" for what, _ in steps]
+    made = []
+    for what, split, before in (
+        ("summaries", "sft", source / "sft.jsonl"),
+        ("forecasts", "reward_model", source / "reward_model.jsonl"),
+        ("correctness", "reward_model", folder / "forecasts.jsonl"),
+    ):
+        made.append(folder / f"{what}.jsonl")
+        files = {"input": str(before), "output": str(made[-1])}
+        run("generate_data", what=what, questions__split=split, **files, **annotator)
+    return made
 
 
 @pytest.mark.slow
-def test_the_miniature_data_are_the_same_over_http_and_train_the_same_model(tmp_path, monkeypatch):
+def test_the_whole_miniature_is_the_same_over_http_and_trains_the_same_model(tmp_path, monkeypatch):
     monkeypatch.setenv("LC_OUTPUT", str(tmp_path))
-    drafts = tmp_path / "paragraphs.jsonl"
-    run(
-        "generate_data",
-        what="paragraphs",
-        output=str(drafts),
-        num_samples=4,
-        limit=24,
-        batch_size=96,
-        max_new_tokens=48,
-    )
-    drawn = rows(drafts)
-    for row in drawn:
-        row["lc_sft_generated_paragraph"], row["factuality_sft_generated_paragraph"] = row["icl_generated_paragraphs"][
-            :2
-        ]
-    drafts.write_text("".join(json.dumps(row) + "\n" for row in drawn))
-
-    files = {"": make_all(drafts, tmp_path / "here")}
+    drafts(tmp_path)
+    files = {"": make_all(tmp_path, tmp_path / "here")}
     with FakeServer() as server:
         for provider in PROVIDERS:
-            files[provider] = make_all(drafts, tmp_path / provider, **over(server, provider))
+            files[provider] = make_all(tmp_path, tmp_path / provider, **over(server, provider))
         answered = server.num_answered
         for path in files["openai"]:
             path.unlink()
-        make_all(drafts, tmp_path / "openai", **over(server, "openai"))
+        make_all(tmp_path, tmp_path / "openai", **over(server, "openai"))
         assert server.num_answered == answered  # made anew from the store
-    assert "%" in rows(files[""][0])[0]["claude_summary"]
-    assert {row["factuality_sft_binary_correctness"] for row in rows(files[""][-1])} == {0, 1}
+    summaries, _, read = map(rows, files[""])
+    assert len(summaries) == len(world.build().questions("sft"))
+    assert len(read) == len(world.build().questions("reward_model"))
+    assert all("%" in row["claude_summary"] for row in summaries)
+    assert all(row["lc_sft_forecasted_probs"] for row in read)
+    assert {row["factuality_sft_binary_correctness"] for row in read} == {0, 1}
     for provider in PROVIDERS:
         assert [path.read_bytes() for path in files[provider]] == [path.read_bytes() for path in files[""]]
 
-    fit = {"data__eval_size": 4, "fit__batch_size": 4, "fit__microbatch_size": 4, "fit__num_epochs": 1}
+    fit = {"data__eval_size": 8, "fit__batch_size": 64, "fit__microbatch_size": 64, "fit__num_epochs": 1}
     models = []
     for provider in ("", "anthropic"):
         output = tmp_path / f"sft_{provider}"
@@ -82,11 +96,19 @@ def test_the_miniature_data_are_the_same_over_http_and_train_the_same_model(tmp_
     assert models[0] == models[1]
 
 
+def copy_of(source, target, count):
+    """The first `count` lines of a packed file."""
+    with gzip.open(source, "rt") as file:
+        target.write_text("".join(itertools.islice(file, count)))
+    return target
+
+
 @pytest.mark.slow
 def test_real_questions_become_training_data(tmp_path, assets):
-    raw, data = tmp_path / "questions.jsonl", tmp_path / "data"
-    with gzip.open(assets / "triviaqa_dev.jsonl.gz", "rt") as file:
-        raw.write_text("".join(line for line, _ in zip(file, range(200), strict=False)))
+    """All six sets, of 200 questions of TriviaQA and 200 clues of Jeopardy!."""
+    raw = copy_of(assets / "triviaqa_dev.jsonl.gz", tmp_path / "questions.jsonl", 200)
+    clues = copy_of(assets / "jeopardy.jsonl.gz", tmp_path / "clues.jsonl", 200)
+    data = tmp_path / "data"
     llama = {"model": base.LLAMA, "max_new_tokens": 16, "batch_size": 200}
 
     def make(what, source, name, **settings):
@@ -97,17 +119,23 @@ def test_real_questions_become_training_data(tmp_path, assets):
 
     with FakeServer(scripted) as server:
         http = over(server, "anthropic")
+        clues = make("queries", clues, "c.jsonl", clues=True, **http)
         path = make("queries", raw, "q.jsonl", **http)
         path = make("paragraphs", path, "p.jsonl", num_samples=2, **llama)
         path = make("summaries", path, "s.jsonl", **http)
-        path = make("paragraphs", path, "z.jsonl", num_samples=1, column="lc_sft_generated_paragraph", **llama)
+        path = make("claude_distill", path, "d.jsonl", **http)
+        for column in ("lc_sft_generated_paragraph", "factuality_sft_generated_paragraph"):
+            path = make("paragraphs", path, f"{column}.jsonl", num_samples=1, column=column, **llama)
         path = make("forecasts", path, "f.jsonl", **http)
+        path = make("correctness", path, "all.jsonl", **http)
     made = load_training_rows(path)
     assert [row["question_id"] for row in made] == [row["question_id"] for row in rows(raw)]
     templates = load_templates("full")
-    for recipe, least in (("sft_lc", 200), ("forecast_probs", 390), ("extract_answers", 200)):
+    for recipe in RECIPES:
         found, dropped = make_examples(recipe, made, templates)
-        assert not +dropped
-        assert len(found) >= least
-    manifest = json.loads((data / "f.jsonl.manifest.json").read_text())
-    assert manifest["statuses"]["extract"] == {"ok": 200}
+        assert not +dropped, recipe
+        assert len(found) >= (390 if recipe == "forecast_probs" else 200), recipe
+    statuses = {path.name: json.loads(path.read_text())["statuses"] for path in data.glob("*.manifest.json")}
+    assert statuses["f.jsonl.manifest.json"]["extract"] == {"ok": 200}
+    assert statuses["c.jsonl.manifest.json"] == {"clue": {"ok": 200}, "query": {"ok": 200}}
+    assert all(row["rephrased_question"] and row["paragraph_generation_prompt"] for row in rows(clues))
