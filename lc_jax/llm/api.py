@@ -77,7 +77,7 @@ class API(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def read(answer: Mapping[str, Any]) -> Reply:
+    def read(answer: Mapping[str, Any], /) -> Reply:
         """The reply that the server's JSON holds."""
 
     @abc.abstractmethod
