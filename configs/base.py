@@ -149,7 +149,7 @@ def miniature_ppo(config: ConfigDict) -> None:
     leave-one-out baseline take the place of 768,000 episodes."""
     config.questions, config.validation = questions("ppo", mini=True), questions("ppo_validation", mini=True)
     config.ppo.update(
-        num_steps=120,
+        num_steps=60,
         rollout_batch_size=256,
         num_samples=8,
         minibatch_size=256,

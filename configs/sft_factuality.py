@@ -27,6 +27,6 @@ def get_config(mode: str = "") -> ConfigDict:
         config.output = f"{base.root()}/factuality_sft"
         config.data.rows = base.rows("sft", mini=True)
         config.data.eval_size, config.data.max_length = 30, 128
-        config.fit = dict(num_epochs=3, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
+        config.fit = dict(num_epochs=8, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
         config.optimizer.learning_rate = 3e-4
     return config

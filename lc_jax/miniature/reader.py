@@ -13,7 +13,9 @@ from lc_jax.miniature import text
 from lc_jax.miniature.world import QUESTIONS
 from lc_jax.types import Forecasts
 
-MAX_ALTERNATIVES = 3  # answers that a summary names for one fact
+MAX_ALTERNATIVES = (
+    2  # answers that a summary names for one fact: the world has two candidates, and two percentages add up
+)
 # Words of probability (Wallsten 1990), as the paper reads them.
 WORDS = {
     "almost impossible": 0.05,

@@ -1,9 +1,9 @@
 """A start for tiny decoders: attention heads that look a word up where it stood before.
 
-To find what followed an earlier occurrence of a word takes an induction circuit: a head that tells each position which
-token came before it, and in the next layer a head that matches its own token with what those positions were told (Olsson
-et al., In-context Learning and Induction Heads, 2022). Large models form it within the first billions of tokens; a model of one
-million parameters that may train for minutes waits for it for a time that is chance. So it is written into the fresh
+To find what followed an earlier occurrence of a word takes an induction circuit: one head tells each position which
+token came before it, and in the next layer another matches its own token with what those positions were told (Olsson
+et al., In-context Learning and Induction Heads, 2022). Large models form it early in their training; a model of one
+million parameters that trains for minutes waits for it, and how long is chance. So it is written into the fresh
 weights, and training goes on from there: nothing is frozen, and no fact of the world is in it.
 """
 

@@ -7,8 +7,7 @@ import pytest
 
 from configs import pretrain
 from lc_jax import parallel
-from lc_jax.miniature import induction
-from lc_jax.models import registry
+from lc_jax.models import induction, registry
 
 
 def fresh(family, mesh, **changes):
