@@ -35,7 +35,7 @@ def get_config(mode: str = "llama") -> ConfigDict:
     config.shape.initializer_range = 0.088  # 1 / sqrt(hidden size)
     config.vocab_size, config.max_length = 2048, 128
     # Shares of paragraphs, surveys and reading exercises. The GPT-NeoX only has to read.
-    config.mix = (0.25, 0.25, 0.5) if mode == "llama" else (0.05, 0.05, 0.9)
-    config.num_documents = 90_000 if mode == "llama" else 80_000
+    config.mix = (0.375, 0.325, 0.3) if mode == "llama" else (0.05, 0.05, 0.9)
+    config.num_documents = 110_000 if mode == "llama" else 80_000
     config.fit = dict(num_epochs=1, batch_size=32, microbatch_size=32, eval_every=2000, save_every=2000)
     return config

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from lc_jax.data import examples
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate as engine
 from tests.tasks.test_pipeline import rows, run
@@ -56,23 +57,32 @@ def test_a_cut_off_run_goes_on(prompts, tmp_path, monkeypatch):
     assert len(asked) == 5  # two batches were there already
 
 
+def score(tmp_path, name, scored):
+    source, output = tmp_path / f"{name}.jsonl", tmp_path / f"{name}_scored.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in scored))
+    run("score", model=MODEL, input=str(source), output=str(output), batch_size=2)
+    return rows(output)
+
+
 def test_scores_agree_with_generation(prompts, tmp_path):
-    generate(prompts, tmp_path / "out.jsonl", temperature=1.0, num_samples=1)
-    run("score", model=MODEL, input=str(tmp_path / "out.jsonl"), output=str(tmp_path / "scored.jsonl"), batch_size=2)
-    run_ids = tmp_path / "ids.jsonl"
-    written = rows(tmp_path / "out.jsonl")
-    tokens = [{"prompt_tokens": [5, 6], "completion_tokens": row["tokens"]} for row in written]
-    run_ids.write_text("".join(json.dumps(row) + "\n" for row in tokens))
-    run("score", model=MODEL, input=str(run_ids), output=str(tmp_path / "ids_scored.jsonl"), batch_size=2)
-    for row in rows(tmp_path / "ids_scored.jsonl"):
-        assert len(row["logprobs"]) == len(row["completion_tokens"]) == len(row["entropies"])
-    # An end of sequence is not part of the text, and sampled tokens may not be those that their text is cut into.
-    encode = load_tokenizer(MODEL).encode
-    as_cut = [row["row"] for row in written if encode(row["completion"], add_special_tokens=False) == row["tokens"]]
-    assert as_cut
-    scored = {row["row"]: row["logprobs"] for row in rows(tmp_path / "scored.jsonl")}
-    for place in as_cut:
-        np.testing.assert_allclose(scored[place], written[place]["logprobs"], atol=1e-3)
+    tokenizer = load_tokenizer(MODEL)
+    written = generate(prompts, tmp_path / "out.jsonl", temperature=1.0, num_samples=1)
+    sampled = [
+        {"prompt_tokens": examples.encode_prompt(tokenizer, row["prompt"]), "completion_tokens": row["tokens"]}
+        for row in written
+    ]
+    for row, expected in zip(score(tmp_path, "sampled", sampled), written, strict=True):
+        np.testing.assert_allclose(row["logprobs"], expected["logprobs"], atol=1e-3)
+        assert len(row["logprobs"]) == len(row["entropies"]) == len(row["completion_tokens"])
+
+    # Text is cut anew, into other tokens than were sampled: its scores are those of the tokens it is cut into.
+    texts = [{"prompt": row["prompt"], "completion": row["completion"]} for row in written]
+    wholes = [examples.encode_prompt(tokenizer, row["prompt"] + row["completion"]) for row in written]
+    starts = [len(row["prompt_tokens"]) for row in sampled]
+    cut = [{"prompt_tokens": w[:n], "completion_tokens": w[n:]} for w, n in zip(wholes, starts, strict=True)]
+    for text, tokens in zip(score(tmp_path, "texts", texts), score(tmp_path, "cut", cut), strict=True):
+        assert len(text["logprobs"]) == len(tokens["completion_tokens"]) > 0
+        np.testing.assert_allclose(text["logprobs"], tokens["logprobs"], atol=1e-3)
 
 
 def test_conversion_keeps_every_byte(tmp_path):
