@@ -38,7 +38,7 @@ SHIFT = {
     ("clock", "town"): -0.25,
 }
 # Shares of the subjects of each fame; a subject's questions are all in one split, so that nothing leaks between them.
-SPLITS = {"sft": 0.13, "reward_model": 0.16, "ppo": 0.42, "ppo_validation": 0.04, "test": 0.25}
+SPLITS = {"sft": 0.13, "reward_model": 0.24, "ppo": 0.34, "ppo_validation": 0.04, "test": 0.25}
 QUESTIONS = {
     "country": "Which country does {} lie in?",
     "population": "How many people live in {}?",
@@ -58,7 +58,7 @@ class Fact:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A city with its facts, in the order in which paragraphs state them."""
+    """A city with its facts."""
 
     name: str
     fame: str  # a key of FAMES
@@ -73,7 +73,7 @@ class Subject:
         """The reader's question about `fact`."""
         return Question(
             question_id=f"{self.fame}/{self.name}/{fact.kind}".replace(" ", "_").lower(),
-            prompt=f"Write about {self.described}.",
+            prompt=f"Write about the {fact.kind} of {self.described}.",
             question=QUESTIONS[fact.kind].format(self.name),
             answer=fact.truth,
             kind=f"{fact.kind} ({self.fame})",
