@@ -35,7 +35,7 @@ def get_config(mode: str = "") -> ConfigDict:
     if mode == "mini":
         config.data, config.questions = "miniature", base.questions("test", mini=True)
         config.annotator.name = base.ANNOTATOR
-        config.max_new_tokens, config.batch_size = 64, 256
+        config.max_new_tokens, config.batch_size = 32, 256
     else:
         config.data, config.questions = base.TESTS[name][0], base.test_questions(name)
     return config

@@ -29,5 +29,5 @@ def get_config(mode: str = "") -> ConfigDict:
         config.questions = base.questions("sft", mini=True)
         config.annotator.name, config.model = base.ANNOTATOR, base.LLAMA
         config.temperature = 1.0  # paragraphs are short: at 0.7 the true answer is too often not among the eight
-        config.max_new_tokens, config.batch_size = 64, 256
+        config.max_new_tokens, config.batch_size = 32, 256
     return config

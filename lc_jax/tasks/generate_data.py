@@ -130,7 +130,8 @@ def paragraphs(work: Work) -> Iterator[Done]:
     samples: dict[int, dict[int, Annotation]] = {row: {} for row, _ in asking}
     for i, text, finished in written:
         row, sample = divmod(ids[i], num_samples)
-        samples[row][sample] = Annotation("ok" if finished else "truncated", in_context.first_paragraph(text))
+        whole = finished or "\n\n" in text.strip()
+        samples[row][sample] = Annotation("ok" if whole else "truncated", in_context.first_paragraph(text))
         if len(samples[row]) == num_samples:
             drawn = [samples[row][number] for number in range(num_samples)]
             texts = [paragraph.value for paragraph in drawn]
