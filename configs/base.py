@@ -181,7 +181,7 @@ def miniature_ppo(config: ConfigDict) -> None:
         num_steps=60,
         rollout_batch_size=256,
         num_samples=8,
-        minibatch_size=256,
+        minibatch_size=64,
         microbatch_size=64,
         look_batch_size=128,
         decode_batch_size=256,

@@ -38,7 +38,7 @@ SHIFT = {
     ("clock", "town"): -0.25,
 }
 # Shares of the subjects of each fame; a subject's questions are all in one split, so that nothing leaks between them.
-SPLITS = {"sft": 0.13, "reward_model": 0.24, "ppo": 0.34, "ppo_validation": 0.04, "test": 0.25}
+SPLITS = {"sft": 0.13, "reward_model": 0.16, "ppo": 0.42, "ppo_validation": 0.04, "test": 0.25}
 QUESTIONS = {
     "country": "Which country does {} lie in?",
     "population": "How many people live in {}?",
