@@ -83,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         def theirs() -> Any:
             return peer_tokens(network, tokens, size.response, sample=True)
 
-        machine = report.Machine.measured(size)
-        seconds: Any = report.measure({"ours": ours, "peer": theirs if network is not None else None}, size.repeats)
+        machine, peer = report.Machine.measured(size), None if network is None else models.synchronised(theirs)
+        seconds: Any = report.measure({"ours": ours, "peer": peer}, size.repeats)
     prefill = machine.floor(models.forward_flops(config, size.batch, size.prompt, size.batch))
     floor = prefill + models.decode_floor(machine, config, size.batch, size.prompt, size.response)
     notes = {

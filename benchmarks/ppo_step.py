@@ -1,7 +1,7 @@
 """A whole PPO step on random weights, phase by phase: generate, look, read, update; against TRL's where it installs.
 
-On a CPU the reader is one reward model over prompt and response, as TRL has it. With an accelerator's settings it is the
-method's: an extractor writes answers to each response, and the reward model reads (1 + 2) sequences for each.
+On a CPU the reader is one reward model over prompt and response, as TRL has it. With an accelerator's settings it is
+the method's: an extractor writes answers to each response, and the reward model reads (1 + 2) sequences for each.
 """
 
 from __future__ import annotations

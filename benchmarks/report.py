@@ -1,6 +1,6 @@
 """What every benchmark shares: its sizes, its timer, the machine's own speed as the floor, the table and the JSON.
 
-Each benchmark is `python -m benchmarks.<name>`; `python -m benchmarks` runs several in one process.
+Each benchmark is `python -m benchmarks.<name>`.
 
   (nothing)      small: seconds on two CPU cores, so that CI can run it
   --full         the miniature's models on a CPU, Llama 2 7B in bfloat16 on an accelerator
@@ -75,8 +75,12 @@ def arguments(description: str, argv: Sequence[str] | None = None) -> argparse.N
     return args
 
 
-def measure(functions: Mapping[str, Callable[[], Any] | None], repeats: int) -> dict[str, float | None]:
-    """Median seconds of each function, which must not return before its work is done; None where there is none.
+def measure(
+    functions: Mapping[str, Callable[[], Any] | None],
+    repeats: int,
+    pick: Callable[[list[float]], float] = statistics.median,
+) -> dict[str, float | None]:
+    """Seconds of each function, which must not return before its work is done; None where there is none.
 
     The functions take turns, so that whatever else the machine does falls on all of them. Short ones are called several
     times a turn.
@@ -90,7 +94,7 @@ def measure(functions: Mapping[str, Callable[[], Any] | None], repeats: int) -> 
     for _ in range(repeats):
         for name, function in there.items():
             seconds[name].append(_seconds(function, calls[name]))
-    return {name: statistics.median(seconds[name]) if name in seconds else None for name in functions}
+    return {name: pick(seconds[name]) if name in seconds else None for name in functions}
 
 
 def _seconds(function: Callable[[], Any], calls: int) -> float:
@@ -119,7 +123,7 @@ class Machine:
             "product": lambda: product(matrix, matrix).block_until_ready(),
             "copy": lambda: copy(array).block_until_ready(),
         }
-        seconds: Any = measure(calls, 3 * size.repeats)
+        seconds: Any = measure(calls, 3 * size.repeats, min)
         return cls(2.0 * side**3 / seconds["product"], 8.0 * count / seconds["copy"])
 
     def floor(self, flops: float, moved: float = 0.0) -> float:

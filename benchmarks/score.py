@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ),
         }
         seconds: dict[str, Any] = {
-            name: report.measure({"ours": ours, "peer": peer if theirs else None}, size.repeats)
+            name: report.measure({"ours": ours, "peer": models.synchronised(peer) if theirs else None}, size.repeats)
             for name, (ours, peer) in both.items()
         }
     heads = {"logprobs": 1, "rewards": 0}

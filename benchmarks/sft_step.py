@@ -40,15 +40,12 @@ def ours(model: Model, tokens: np.ndarray) -> Callable[[], float]:
     return step
 
 
-def peer(model: Model, tokens: np.ndarray) -> Callable[[], float] | None:
+def peer(network: Any, tokens: np.ndarray, remat: str) -> Callable[[], float]:
     """The same by torch."""
-    network = models.to_torch(model)
-    if network is None:
-        return None
     import torch
 
     network.train()
-    if model.config.remat != "none":
+    if remat != "none":
         network.gradient_checkpointing_enable()
     optimizer = torch.optim.AdamW(network.parameters(), lr=SETTINGS.learning_rate, weight_decay=0.0, fused=True)
     ids = torch.tensor(tokens, device=network.device).long()
@@ -79,12 +76,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with jax.set_mesh(mesh):
         model = models.random_model(config, mesh)
         tokens = models.random_tokens(config, batch, size.length)
-        theirs, mine = peer(model, tokens), ours(model, tokens)
+        network, mine = models.to_torch(model), ours(model, tokens)
         del model  # the first step takes its parameters
-        first, expected = mine(), theirs() if theirs else None
+        first, step = mine(), None if network is None else peer(network, tokens, config.remat)
+        expected = step() if step else None
         if expected is not None and abs(first - expected) > (1e-4 if size.dtype == "float32" else 2e-2):
             raise ArithmeticError(f"first loss {first:.6f}, the peer's {expected:.6f}.")
         machine = report.Machine.measured(size)
+        theirs = step and models.synchronised(step)
         seconds: Any = report.measure({"ours": mine, "peer": theirs}, size.repeats)
     flops = 3 * models.forward_flops(config, batch, size.length, batch * (size.length - 1))
     notes = {

@@ -40,6 +40,7 @@ def seconds_a_step(policy: Model, prompts: np.ndarray, response: int, microbatch
       prompts: [B, P] token ids, all of a length; B is the rollout.
     """
     import datasets
+    import torch
     import transformers
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -81,5 +82,7 @@ def seconds_a_step(policy: Model, prompts: np.ndarray, response: int, microbatch
             eval_dataset=datasets.Dataset.from_dict({"input_ids": rows[:count]}),
             callbacks=[Clock()],
         )
+        ids = torch.tensor(prompts).long()
+        torch.set_num_threads(models.fastest_threads(lambda: trainer.ref_model(ids.to(trainer.ref_model.device))))
         trainer.train()
     return statistics.median(np.diff(starts))
