@@ -27,7 +27,7 @@ def ours(model: Model, tokens: np.ndarray) -> Callable[[], float]:
     tx = make_optimizer(SETTINGS, trainable(model.params))
     held = [states.create(model.params, tx)]
     skeleton = model.with_params(None)
-    data = language_model.dataset([Encoded(tuple(row.tolist()), 1) for row in tokens], tokens.shape[1])
+    data = language_model.dataset([Encoded(tuple(row.tolist()), 1) for row in tokens])
     batch = parallel.put_batch(dict(data.collate(np.arange(len(tokens)))))
 
     def step() -> float:

@@ -40,8 +40,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     model = loop.fit(
         model,
         language_model.loss_fn,
-        language_model.dataset(train, max_length),
-        language_model.dataset(held_out, max_length) if held_out else None,
+        language_model.dataset(train),
+        language_model.dataset(held_out) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
         Destination(output, {name: config[name].to_json() for name in ("data", "fit", "optimizer")}, config.wandb),
