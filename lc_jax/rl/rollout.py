@@ -128,7 +128,7 @@ def critic_values(critic: Model, episodes: Episodes) -> Float[Array, "B T"]:
 
 
 @jax.jit
-def _look(
+def forward(
     policy: Model,
     reference: Model,
     critic: Model | None,
@@ -136,7 +136,7 @@ def _look(
     critic_episodes: Episodes,
     temperature: Float[Array, ""],
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"], Float[Array, "B T"], Float[Array, "B T"]]:
-    """Log-probabilities, entropies, the reference's log-probabilities, values."""
+    """The policy's log-probabilities and entropies, the reference's log-probabilities, the critic's values."""
     logprobs, entropies = policy_outputs(policy, episodes, temperature)
     ref_logprobs, _ = policy_outputs(reference, episodes, temperature)
     values = jnp.zeros_like(logprobs) if critic is None else critic_values(critic, critic_episodes)
@@ -165,7 +165,7 @@ def look(
     seen = np.zeros((4, *episodes.responses.shape), np.float32)
     for rows in episodes.groups(microbatch_size):
         part = parallel.put_batch((episodes.take(rows), critic_episodes.take(rows)))
-        out = _look(policy, reference, critic, *part, jnp.float32(temperature))
+        out = forward(policy, reference, critic, *part, jnp.float32(temperature))
         for whole, values in zip(seen, map(parallel.to_host, out), strict=True):
             whole[rows, : values.shape[1]] = values
     return Rollout(episodes, critic_episodes, *seen)
