@@ -138,8 +138,8 @@ class _Phases:
         """One step on the parameters of policy and critic."""
         grads = self._gradients()
         traced = update.apply_gradients.trace(self.state, grads, tx=self.tx)
-        donated, lower = (self.state, grads), "give the mesh more devices"
-        return self.phase("optimizer step", traced, lower, donated=donated, gradients=plan.shard_bytes(grads))
+        lower = "give the mesh more devices"
+        return self.phase("optimizer step", traced, lower, donated=self.state, gradients=plan.shard_bytes(grads))
 
     def _gradients(self) -> Any:
         def float32(x: Any) -> jax.ShapeDtypeStruct:

@@ -110,7 +110,7 @@ def add_gradients(
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, found), stats
 
 
-@functools.partial(jax.jit, static_argnames=("tx",), donate_argnames=("state", "grads"))
+@functools.partial(jax.jit, static_argnames=("tx",), donate_argnames=("state",))
 def apply_gradients(
     state: states.TrainState, grads: dict[str, Any], *, tx: optax.GradientTransformation
 ) -> tuple[states.TrainState, Float[Array, ""]]:

@@ -78,8 +78,8 @@ def divide(models: Sequence[Model]) -> Bytes:
         if not hasattr(aval, "dtype") or jnp.issubdtype(aval.dtype, jax.dtypes.extended):
             return 0.0
         size = float(math.prod(shape)) * aval.dtype.itemsize
-        over = parts.get(shape) or (1 if len(shape) < 2 else rows if shape[-1] in widths and len(shape) <= 4 else mesh.size)
-        return size / over
+        residual = shape[-1:] and shape[-1] in widths and len(shape) <= 4  # whole on the tensor axis
+        return size / (parts.get(shape) or (1 if len(shape) < 2 else rows if residual else mesh.size))
 
     return local
 
