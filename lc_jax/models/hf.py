@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes  # noqa: F401  (numpy learns bfloat16)
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from lc_jax import parallel
+from lc_jax.models import tensors as files
 from lc_jax.models.folders import config_of, new_folder, resolve, write_configs
 from lc_jax.models.registry import abstract, family_of, flat, kind_of
+from lc_jax.models.tensors import Spec, Tensors
 from lc_jax.models.transformer import Config, Model
 
 BACKBONE, HEAD = "backbone_model.", "reward_head."
@@ -56,50 +53,6 @@ def stored_dtype(path: str | Path) -> str:
 
 
 # --- in ---
-
-
-class Tensors:
-    """The tensors of a checkpoint folder, read slice by slice.
-
-    Raises:
-      FileNotFoundError: no weights, or a file that the index names is missing.
-      ValueError: a file is cut short or not safetensors.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        index = folder / "model.safetensors.index.json"
-        names = ["model.safetensors"]
-        if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        elif not (folder / names[0]).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no model.safetensors. A pytorch_model.bin is a pickle and is not read: open it with "
-                "transformers and save_pretrained(..., safe_serialization=True)."
-            )
-        self._files: dict[str, Any] = {}
-        for name in names:
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder}/{name} is missing, but the index names it; download it again.")
-            try:
-                file = safe_open(folder / name, framework="numpy")
-            except Exception as error:
-                raise ValueError(f"{folder}/{name} cannot be read ({error}); download it again.") from error
-            self._files |= dict.fromkeys(file.keys(), file)
-
-    def keys(self) -> set[str]:
-        """Names of all tensors."""
-        return set(self._files)
-
-    def slice(self, key: str) -> Any:
-        """A lazy tensor: `get_shape()`, and indexing reads only what is asked."""
-        return self._files[key].get_slice(key)
-
-    def dtype(self) -> str:
-        """The dtype that most tensors are stored in, as numpy names it."""
-        names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-        found = [self.slice(key).get_dtype() for key in self.keys()]
-        return names[max(set(found), key=found.count)]
 
 
 def load(
@@ -160,19 +113,19 @@ def _report(
     folder: Path, tensors: Tensors, entries: Sequence[Entry], shapes: dict, vocabulary: tuple[int, int]
 ) -> None:
     """Compares files and model, key by key."""
-    keys = {key for entry in entries for key in entry.keys}
-    extra = {k for k in tensors.keys() - keys if not k.endswith(BUFFERS) and not k.startswith(HEAD)}
+    keys, stored = {key for entry in entries for key in entry.keys}, set(tensors.names())
+    extra = {k for k in stored - keys if not k.endswith(BUFFERS) and not k.startswith(HEAD)}
     tied = {k for k in extra if k.endswith(("lm_head.weight", "embed_out.weight"))}  # the embedding, written twice
     if not any(_is_vocabulary(e) and e.path[-1] == "kernel" for e in entries):
         extra -= tied
-    problems = [f"missing: {key}" for key in sorted(keys - tensors.keys())] + [f"unknown: {k}" for k in sorted(extra)]
+    problems = [f"missing: {key}" for key in sorted(keys - stored)] + [f"unknown: {k}" for k in sorted(extra)]
     for entry in entries:
         shape = shapes[entry.path][1:] if entry.stacked else shapes[entry.path]
         shape = tuple(reversed(shape)) if entry.transposed else tuple(shape)
         if _is_vocabulary(entry):
             shape = (vocabulary[0], *shape[1:])
-        for key in keys & set(entry.keys) & tensors.keys():
-            found = tuple(tensors.slice(key).get_shape())
+        for key in keys & set(entry.keys) & stored:
+            found = tensors.shape(key)
             if found != shape:
                 problems.append(f"{key} has shape {list(found)}, config.json asks for {list(shape)}")
     if problems:
@@ -231,17 +184,27 @@ def save(
 ) -> None:
     """Writes a folder that transformers opens: config, safetensors shards, index, generation config, tokenizer.
 
-    Tensors come to the host one at a time; a shard file is held until it is full. The folder appears only when it is
-    whole, in the place of an older one.
+    Tensors come to the host one at a time. The folder appears only when it is whole, in the place of an older one.
 
     Args:
       tokenizer: a transformers tokenizer, or a folder whose tokenizer files are copied.
       dtype: of the files; default the parameters' own.
     """
+    dtype = dtype or model.config.param_dtype
     with new_folder(Path(path)) as folder:
-        _write_shards(folder, model, dtype, max_shard_bytes)
+        files.write(folder, _specs(model, dtype), (v.astype(dtype) for _, v in tensors_of(model)), max_shard_bytes)
         if jax.process_index() == 0:
-            write_configs(folder, model, dtype or model.config.param_dtype, tokenizer)
+            write_configs(folder, model, dtype, tokenizer)
+
+
+def _specs(model: Model, dtype: str) -> list[Spec]:
+    """What `tensors_of` will give."""
+    entries, specs = {e.path: e for e in table(model.config, kind_of(model))}, []
+    for path, leaf in flat(model.params):
+        entry = entries[path]
+        shape = leaf.shape[1:] if entry.stacked else leaf.shape
+        specs += [Spec(key, shape[::-1] if entry.transposed else shape, dtype) for key in entry.keys]
+    return specs
 
 
 def tensors_of(model: Model) -> Iterator[tuple[str, np.ndarray]]:
@@ -253,37 +216,3 @@ def tensors_of(model: Model) -> Iterator[tuple[str, np.ndarray]]:
         for key, part in zip(entry.keys, parts, strict=True):
             value = parallel.to_host(part)
             yield key, np.ascontiguousarray(value.T if entry.transposed else value)
-
-
-def _write_shards(folder: Path, model: Model, dtype: str | None, max_shard_bytes: int) -> dict[str, str]:
-    """Writes model*.safetensors and, when there are several, their index. Only process 0 writes."""
-    shards: list[list[str]] = []
-    pending: dict[str, np.ndarray] = {}
-
-    def flush() -> None:
-        shards.append(list(pending))
-        if jax.process_index() == 0:
-            save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-        pending.clear()
-
-    total = 0
-    for key, value in tensors_of(model):
-        value = value.astype(dtype) if dtype else value
-        if pending and sum(v.nbytes for v in pending.values()) + value.nbytes > max_shard_bytes:
-            flush()
-        pending[key] = value
-        total += value.nbytes
-    flush()
-    if len(shards) == 1:
-        names = ["model.safetensors"]
-    else:
-        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-    if jax.process_index() == 0:
-        for i, name in enumerate(names, 1):
-            (folder / f"shard-{i}").chmod(0o644)
-            os.replace(folder / f"shard-{i}", folder / name)
-        if len(shards) > 1:
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    return weight_map
