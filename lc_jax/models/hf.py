@@ -152,8 +152,9 @@ def _reader(
         index = tuple(slice(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True))
         if str(index) not in done:
             if entry.stacked:
-                parts = [matrix(entry.keys[layer], index[1:]) for layer in range(index[0].start, index[0].stop)]
-                done[str(index)] = np.stack(parts)
+                whole = done[str(index)] = np.empty([s.stop - s.start for s in index], leaf.dtype)
+                for slot, key in zip(whole, entry.keys[index[0]], strict=True):
+                    slot[...] = matrix(key, index[1:])
             else:
                 done[str(index)] = matrix(entry.keys[0], index)
         return done[str(index)]
@@ -192,13 +193,13 @@ def save(
     """
     dtype = dtype or model.config.param_dtype
     with new_folder(Path(path)) as folder:
-        files.write(folder, _specs(model, dtype), (v.astype(dtype) for _, v in tensors_of(model)), max_shard_bytes)
+        files.write(folder, specs_of(model, dtype), (v.astype(dtype) for _, v in tensors_of(model)), max_shard_bytes)
         if jax.process_index() == 0:
             write_configs(folder, model, dtype, tokenizer)
 
 
-def _specs(model: Model, dtype: str) -> list[Spec]:
-    """What `tensors_of` will give."""
+def specs_of(model: Model, dtype: str) -> list[Spec]:
+    """Keys, shapes and dtype of what `tensors_of` gives; of an abstract model as well."""
     entries, specs = {e.path: e for e in table(model.config, kind_of(model))}, []
     for path, leaf in flat(model.params):
         entry = entries[path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from lc_jax.models import folders
-from lc_jax.models.registry import abstract
+from lc_jax.models.registry import abstract, flat
 from lc_jax.models.transformer import Model
 
 
@@ -32,13 +33,23 @@ def load(path: str | Path, mesh: jax.sharding.Mesh, *, kind: str, **precision: s
     folders.check(path)
     config, _ = folders.config_of(path, **precision)
     model = abstract(config, kind, mesh)
-    with ocp.StandardCheckpointer() as checkpointer:
-        return model.with_params(checkpointer.restore((Path(path) / folders.NATIVE).resolve(), model.params))
+    with _checkpointer(model) as checkpointer:
+        arrays = (Path(path) / folders.NATIVE).resolve()
+        return model.with_params(checkpointer.restore(arrays, args=ocp.args.StandardRestore(model.params)))
 
 
 def save(path: str | Path, model: Model, *, tokenizer: Any = None) -> None:
     """Writes a native folder; it appears only when it is whole."""
     with folders.new_folder(Path(path)) as folder:
         folders.write_configs(folder, model, model.config.param_dtype, tokenizer)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save((folder / folders.NATIVE).resolve(), model.params)
+        with _checkpointer(model) as checkpointer:
+            checkpointer.save((folder / folders.NATIVE).resolve(), args=ocp.args.StandardSave(model.params))
+
+
+def _checkpointer(model: Model) -> ocp.Checkpointer:
+    """Orbax with about one parameter in flight: left alone it holds a second copy of all of them."""
+    largest = max(leaf.size * leaf.dtype.itemsize for _, leaf in flat(model.params))
+    gigabytes = max(1, math.ceil(1.05 * largest / 1e9))
+    return ocp.Checkpointer(
+        ocp.StandardCheckpointHandler(save_concurrent_gb=gigabytes, restore_concurrent_gb=gigabytes)
+    )
