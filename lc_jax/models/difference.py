@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from lc_jax.models.folders import REWARD_MODEL, TOKENIZER_FILES, new_folder, resolve
-from lc_jax.models.hf import BACKBONE, BUFFERS
+from lc_jax.models.layout import BACKBONE, BUFFERS, REWARD_MODEL, TOKENIZER_FILES, new_folder
 from lc_jax.models.tensors import Spec, Tensors, write
 
 SUM = "model_sum.txt"  # the published check: the sum of all recovered parameters
@@ -34,8 +33,8 @@ class _Pair:
       ValueError: a tensor of the base has no counterpart, or none has its counterpart's shape.
     """
 
-    def __init__(self, base: str | Path, upload: str | Path) -> None:
-        self.base_folder, self.folder = resolve(base), resolve(upload)
+    def __init__(self, base: Path, upload: Path) -> None:
+        self.base_folder, self.folder = base, upload
         self.base, self.upload = Tensors(self.base_folder), Tensors(self.folder)
         self.config = json.loads((self.folder / "config.json").read_text())
         self.prefix = BACKBONE if self.config.get("model_type") == REWARD_MODEL else ""
@@ -82,9 +81,9 @@ class _Pair:
 
 
 def recover(
-    base: str | Path,
-    difference: str | Path,
-    destination: str | Path,
+    base: Path,
+    difference: Path,
+    destination: Path,
     *,
     dtype: str = "",
     max_shard_bytes: int = 5_000_000_000,
@@ -117,16 +116,16 @@ def recover(
                 raise ValueError(_refusal(pair, f"{key} does not have the recorded checksum"))
             yield value.astype(dtype, copy=False)
 
-    with new_folder(Path(destination)) as folder:
+    with new_folder(destination) as folder:
         write(folder, pair.specs(dtype), values(), max_shard_bytes)
         _check_sum(pair, total, is_checked=bool(checksums))
         pair.write_configs(folder, dtype)
 
 
 def make(
-    base: str | Path,
-    tuned: str | Path,
-    destination: str | Path,
+    base: Path,
+    tuned: Path,
+    destination: Path,
     *,
     dtype: str = "",
     max_shard_bytes: int = 5_000_000_000,
@@ -159,7 +158,7 @@ def make(
             deviation = max(deviation, float(np.max(np.abs(recovered.astype(np.float32) - value), initial=0.0)))
             yield stored
 
-    with new_folder(Path(destination)) as folder:
+    with new_folder(destination) as folder:
         write(folder, pair.specs(dtype), values(), max_shard_bytes)
         pair.write_configs(folder, dtype)
         (folder / SUM).write_text(f"{total!r}\n")

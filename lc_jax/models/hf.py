@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,11 @@ import numpy as np
 
 from lc_jax import parallel
 from lc_jax.models import tensors as files
-from lc_jax.models.folders import config_of, new_folder, resolve, write_configs
+from lc_jax.models.folders import config_of, resolve, write_configs
+from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, new_folder
 from lc_jax.models.registry import abstract, family_of, flat, kind_of
 from lc_jax.models.tensors import Spec, Tensors
 from lc_jax.models.transformer import Config, Model
-
-BACKBONE, HEAD = "backbone_model.", "reward_head."
-# Written by old versions of transformers; computed here, not stored.
-BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "attention.rotary_emb.cos_cached")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +52,13 @@ def stored_dtype(path: str | Path) -> str:
 # --- in ---
 
 
-def load(
+def load(path: str | Path, mesh: jax.sharding.Mesh, **settings: Any) -> Model:
+    """The checkpoint at `path`, each shard read straight to its device; arguments and errors are those of `read`."""
+    model, arrays = read(path, mesh, **settings)
+    return model.with_params(jax.tree.unflatten(jax.tree.structure(model.params), list(arrays)))
+
+
+def read(
     path: str | Path,
     mesh: jax.sharding.Mesh,
     *,
@@ -63,8 +66,8 @@ def load(
     vocab_size: int | None = None,
     fresh_head: bool = False,
     **precision: str,
-) -> Model:
-    """The checkpoint at `path`, each shard read straight to its device.
+) -> tuple[Model, Iterator[jax.Array]]:
+    """The abstract model of a checkpoint, and its parameters in order, each read when it is drawn.
 
     Args:
       kind: "causal", or "scalar" for a reward or value model; a plain language model gets a fresh, zero head then.
@@ -92,8 +95,7 @@ def load(
     wanted = [e for e in entries if e.path not in zero]
     _report(folder, tensors, wanted, shapes, (old_vocab_size, config.vocab_size))
 
-    def read(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        entry = next(e for e in entries if e.path == path)
+    def array(entry: Entry, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if entry.path in zero:
             return jax.make_array_from_callback(
                 leaf.shape, leaf.sharding, lambda i: np.zeros(leaf.shape, leaf.dtype)[i]
@@ -101,8 +103,8 @@ def load(
         get = _reader(tensors, entry, leaf, old_vocab_size if _is_vocabulary(entry) else None)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, get)
 
-    arrays = [read(path, leaf) for path, leaf in flat(model.params)]
-    return model.with_params(jax.tree.unflatten(jax.tree.structure(model.params), arrays))
+    leaves = [leaf for _, leaf in flat(model.params)]  # in the order of `table`
+    return model, (array(entry, leaf) for entry, leaf in zip(entries, leaves, strict=True))
 
 
 def _is_vocabulary(entry: Entry) -> bool:
@@ -179,6 +181,7 @@ def save(
     path: str | Path,
     model: Model,
     *,
+    arrays: Iterable[jax.Array] | None = None,
     tokenizer: Any = None,
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
@@ -188,32 +191,32 @@ def save(
     Tensors come to the host one at a time. The folder appears only when it is whole, in the place of an older one.
 
     Args:
+      arrays: the parameters of an abstract `model` in order, drawn one at a time (see `read`); default its own.
       tokenizer: a transformers tokenizer, or a folder whose tokenizer files are copied.
       dtype: of the files; default the parameters' own.
     """
     dtype = dtype or model.config.param_dtype
     with new_folder(Path(path)) as folder:
-        files.write(folder, specs_of(model, dtype), (v.astype(dtype) for _, v in tensors_of(model)), max_shard_bytes)
+        values = (value.astype(dtype) for _, value in tensors_of(model, arrays))
+        files.write(folder, specs_of(model, dtype), values, max_shard_bytes)
         if jax.process_index() == 0:
             write_configs(folder, model, dtype, tokenizer)
 
 
 def specs_of(model: Model, dtype: str) -> list[Spec]:
     """Keys, shapes and dtype of what `tensors_of` gives; of an abstract model as well."""
-    entries, specs = {e.path: e for e in table(model.config, kind_of(model))}, []
-    for path, leaf in flat(model.params):
-        entry = entries[path]
+    specs = []
+    for entry, (_, leaf) in zip(table(model.config, kind_of(model)), flat(model.params), strict=True):
         shape = leaf.shape[1:] if entry.stacked else leaf.shape
         specs += [Spec(key, shape[::-1] if entry.transposed else shape, dtype) for key in entry.keys]
     return specs
 
 
-def tensors_of(model: Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor by its Hugging Face key, on the host one layer at a time."""
-    entries = {e.path: e for e in table(model.config, kind_of(model))}
-    for path, leaf in flat(model.params):
-        entry = entries[path]
-        parts = (leaf[i] for i in range(leaf.shape[0])) if entry.stacked else [leaf]
+def tensors_of(model: Model, arrays: Iterable[jax.Array] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor by its Hugging Face key, on the host one layer at a time; `arrays` as in `save`."""
+    arrays = jax.tree.leaves(model.params) if arrays is None else arrays
+    for entry, array in zip(table(model.config, kind_of(model)), arrays, strict=True):
+        parts = (array[i] for i in range(array.shape[0])) if entry.stacked else [array]
         for key, part in zip(entry.keys, parts, strict=True):
             value = parallel.to_host(part)
             yield key, np.ascontiguousarray(value.T if entry.transposed else value)

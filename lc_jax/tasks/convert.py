@@ -8,7 +8,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from lc_jax.models import difference, folders, hf, native
+from lc_jax.models import difference, folders, hf, hub, native
 
 FORMATS = ("hf", "native")
 
@@ -17,7 +17,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Reads `config.source` and writes `config.destination` as `config.format`.
 
     With `config.base` the source is a weight difference, and base + source is written; with `make_difference` as well,
-    source - base. Both are Hugging Face folders, and neither needs a device or more memory than three tensors.
+    source - base. Whatever is done, one parameter of the checkpoint is in memory at a time.
 
     Raises:
       ValueError: the format is unknown, or a weight difference does not fit its base.
@@ -34,17 +34,20 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         raise FileExistsError(f"{destination} exists already; give another --config.destination or remove it.")
     folders.check(config.source, *filter(None, [config.base]))
     if config.base:
+        base, source = folders.resolve(config.base), Path(config.source)
+        if not source.is_dir():
+            source = hub.download(config.source)  # the difference itself
         combine = difference.make if config.make_difference else difference.recover
-        combine(config.base, config.source, destination, dtype=config.dtype, max_shard_bytes=shard_bytes)
+        combine(base, source, destination, dtype=config.dtype, max_shard_bytes=shard_bytes)
         logging.info("%s and %s -> %s", config.base, config.source, destination)
         return
     source = folders.resolve(config.source)
     layout = native if native.is_native(source) else hf
     dtype = config.dtype or layout.stored_dtype(source)
     _, kind = folders.config_of(source)
-    model = layout.load(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype)
+    model, arrays = layout.read(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype)
     if config.format == "native":
-        native.save(destination, model, tokenizer=source)
+        native.save(destination, model, arrays=arrays, tokenizer=source)
     else:
-        hf.save(destination, model, tokenizer=source, max_shard_bytes=shard_bytes)
+        hf.save(destination, model, arrays=arrays, tokenizer=source, max_shard_bytes=shard_bytes)
     logging.info("%s -> %s (%s, %s)", config.source, destination, config.format, dtype)
