@@ -134,6 +134,8 @@ def ppo(mode: str) -> ConfigDict:
         save_every=20,
         keep=5,
         num_validation=1000,
+        num_candidates=5,  # policies with the best validation rewards to keep for selection (launch/select.sh)
+        first_candidate=800,  # from this step on
         max_ratio_deviation=1e-3,
         max_sampling_gap=0.5,  # nats; bfloat16 decoding against the full forward pass
     )
@@ -173,6 +175,7 @@ def miniature_ppo(config: ConfigDict) -> None:
         eval_every=20,
         save_every=20,
         num_validation=100,
+        num_candidates=0,
         max_sampling_gap=1e-2,
     )
     config.reader.update(max_new_tokens=24, max_answers=4, max_length=160, batch_size=256)
