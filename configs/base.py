@@ -91,6 +91,25 @@ def questions(split: str, mini: bool = False) -> ConfigDict:
     return ConfigDict({"source": prompts, "split": split, "columns": ""} | answers)
 
 
+# Test questions by name: (their prompts' configuration, where questions and answers are, which split of that).
+TESTS = {
+    "trivia_qa": ("TriviaQA", "trivia_qa:unfiltered.nocontext", "validation"),
+    "jeopardy": ("Jeopardy", "jeopardy", "train"),
+    "sciq": ("SciQ", "allenai/sciq", "train+validation+test"),
+    "bioasq": ("BioASQ", "training12b_new.json", None),  # Task B of BioASQ, to be fetched from its organisers
+}
+
+
+def test_questions(name: str) -> ConfigDict:
+    """The published test questions of a data set of TESTS: prompts, joined by id or row with questions and answers.
+
+    Where the hub has no longer a data set, give its file: --config.questions.answers=jeopardy.json
+    """
+    _, answers, split = TESTS[name]
+    prompts = f"tatsu-lab/linguistic_calibration:{name}_paragraph_generation"
+    return ConfigDict({"source": prompts, "split": "test", "columns": "", "answers": answers, "answers_split": split})
+
+
 def rows(name: str, mini: bool = False) -> dict[str, str | None]:
     """Where the rows of a training set ("sft" or "reward_model") come from; the readers' are joined with questions.
 
@@ -107,6 +126,16 @@ def rows(name: str, mini: bool = False) -> dict[str, str | None]:
 def annotator(name: str = "") -> ConfigDict:
     """Who is asked in text ("provider/model"), and how; what is empty is left to the provider."""
     return ConfigDict({"name": name, "base_url": "", "batch": False, "concurrency": 0, "price": ()})
+
+
+def asking(config: ConfigDict) -> ConfigDict:
+    """Adds what every task takes that asks an annotator."""
+    config.annotator = annotator()
+    config.store = ""  # file of the annotator's replies; "": replies.sqlite beside the output
+    config.budget = 0.0  # dollars that this run may spend; 0 = no limit
+    config.dry_run = False  # says what the run would cost at most, and stops
+    config.accept_failed = False  # go on although requests failed, in place of stopping
+    return config
 
 
 def ppo(mode: str) -> ConfigDict:
@@ -164,13 +193,12 @@ def miniature_ppo(config: ConfigDict) -> None:
         num_steps=60,
         rollout_batch_size=256,
         num_samples=8,
-        minibatch_size=256,
+        minibatch_size=64,
         microbatch_size=64,
         look_batch_size=128,
         decode_batch_size=256,
         query_length=32,
-        response_length=64,
-        temperature=1.0,
+        response_length=32,
         baseline="leave_one_out",
         eval_every=20,
         save_every=20,

@@ -1,7 +1,13 @@
-"""Accuracy and calibration on questions: a checkpoint writes, an annotator reads and judges (paper section 5).
+"""Accuracy and calibration on questions: paragraphs are written or read from a file, then read and judged (section 6).
 
-  python -m lc_jax.main --config=configs/evaluate_qa.py:mini --config.model=runs/miniature/lc_rl/model \
+  python -m lc_jax.main --config=configs/evaluate_qa.py:mini --config.model=runs/miniature/lc_rl/model \\
       --config.method="LC RL" --config.output=runs/miniature/evaluation/lc_rl
+  python -m lc_jax.main --config=configs/evaluate_qa.py --config.paragraphs=mine.jsonl --config.questions.source= \\
+      --config.data=mine --config.method=mine --config.annotator.name=anthropic/claude-haiku-4-5 \\
+      --config.output=runs/evaluation/mine --config.dry_run=true
+
+Modes: trivia_qa (the default), jeopardy, sciq, bioasq, mini. The second command says what it would cost and stops; it
+needs no JAX. A rerun goes on where the last one stopped and pays for nothing twice.
 """
 
 from ml_collections import ConfigDict
@@ -10,14 +16,26 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    config = base.base_config("evaluate_qa", mode)
-    config.model, config.method, config.output = "", "", ""
-    config.questions = base.questions("test")
-    config.annotator = ""
+    name = mode or "trivia_qa"
+    config = base.asking(base.base_config("evaluate_qa", "" if name in base.TESTS else mode))
+    config.method, config.output = "", ""
+    # Who wrote the paragraphs, one of: a file of them ...
+    config.paragraphs = ""
+    config.column = "generated_paragraph"  # of that file; claude_summary evaluates summaries directly
+    # ... a checkpoint ...
+    config.model = ""
+    config.max_new_tokens, config.batch_size = 300, 64
+    # ... or a provider's model.
+    config.writer = base.annotator()
+    config.strategy = "finetuned"  # or 8-shot, summary-8-shot, llama-2-chat; of a writer 0-shot, uncertainty, ...
+    config.temperature = 0.3
     config.uses_confidence = True  # False for methods that state none: the first answer counts, with confidence 1
-    config.temperature, config.max_new_tokens, config.batch_size = 0.3, 300, 64
+    config.forecast_truth = False  # forecast the true answer as well, for the records
     config.limit = 0  # questions; 0 = all
     if mode == "mini":
-        config.questions, config.annotator = base.questions("test", mini=True), base.ANNOTATOR
-        config.max_new_tokens, config.batch_size = 64, 256
+        config.data, config.questions = "miniature", base.questions("test", mini=True)
+        config.annotator.name = base.ANNOTATOR
+        config.max_new_tokens, config.batch_size = 32, 256
+    else:
+        config.data, config.questions = base.TESTS[name][0], base.test_questions(name)
     return config

@@ -27,6 +27,6 @@ def get_config(mode: str = "") -> ConfigDict:
         config.output = f"{base.root()}/forecast_probs"
         config.data.rows = base.rows("reward_model", mini=True)
         config.data.eval_size, config.data.max_length = 50, 160
-        config.fit = dict(num_epochs=5, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
+        config.fit = dict(num_epochs=8, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
         config.optimizer.learning_rate = 3e-4
     return config

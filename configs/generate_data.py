@@ -13,17 +13,12 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    config = base.base_config("generate_data", mode)
+    config = base.asking(base.base_config("generate_data", mode))
     config.what = "paragraphs"  # queries, paragraphs, summaries, claude_distill, forecasts or correctness
     config.questions = base.questions("reward_model")  # source "": the rows of `input` hold their questions themselves
     config.input = ""  # rows to add columns to; "": bare questions
     config.output = ""
     config.limit = 0  # rows; 0 = all
-    config.annotator = base.annotator()
-    config.store = ""  # file of the annotator's replies; "": replies.sqlite beside the output
-    config.budget = 0.0  # dollars that this run may spend; 0 = no limit
-    config.dry_run = False  # says what the run would cost at most, and stops
-    config.accept_failed = False  # take rows whose requests failed without a value, in place of stopping
     config.clues = False  # queries from Jeopardy! clues (with a `category`), which are made questions first
     config.model = ""
     config.in_context = False  # paragraphs of a base model, after eight examples
@@ -34,5 +29,5 @@ def get_config(mode: str = "") -> ConfigDict:
         config.questions = base.questions("sft", mini=True)
         config.annotator.name, config.model = base.ANNOTATOR, base.LLAMA
         config.temperature = 1.0  # paragraphs are short: at 0.7 the true answer is too often not among the eight
-        config.max_new_tokens, config.batch_size = 64, 256
+        config.max_new_tokens, config.batch_size = 32, 256
     return config

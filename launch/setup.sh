@@ -1,7 +1,7 @@
 # Makes the virtual environment and installs lc_jax into it. To be sourced; then call `setup base` or `setup dev`:
 #
 #   . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-#   setup base        # what a user needs; `setup dev` adds what the tests need
+#   setup base        # what training needs; `setup dev` adds what the tests need
 #
 # Afterwards the working directory is the repository and `python` is the environment's. Installing is skipped while
 # pyproject.toml and requirements.txt are those of the last install.
@@ -36,7 +36,7 @@ setup() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
   local kind=$1 accelerator=${LC_ACCELERATOR:-} venv=${LC_VENV:-.venv} extras python key
   case "$kind" in
-    base) extras=$accelerator ;;
+    base) extras=${accelerator:-train} ;;
     dev) extras=dev${accelerator:+,$accelerator} ;;
     *) echo "setup: '$kind' is neither base nor dev" >&2; return 1 ;;
   esac

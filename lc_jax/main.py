@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging as stdlib_logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
-import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
-
-from lc_jax import parallel
+from ml_collections import ConfigDict, config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a file of configs/, with ':mini' for the miniature."
 )
+
+
+@contextlib.contextmanager
+def _devices(task: ModuleType, config: ConfigDict) -> Iterator[Any]:
+    """The mesh, or None without importing JAX for a task whose `needs_devices` says so (an evaluation of texts)."""
+    if not getattr(task, "needs_devices", lambda config: True)(config):
+        yield None
+        return
+    import jax
+
+    from lc_jax import parallel
+
+    parallel.start()
+    mesh = parallel.make_mesh(**config.mesh)
+    with jax.set_mesh(mesh):
+        yield mesh
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,10 +41,8 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= stdlib_logging.WARNING or "lc_jax" in r.pathname)
     try:
-        parallel.start()
-        mesh = parallel.make_mesh(**config.mesh)
         task = importlib.import_module(f"lc_jax.tasks.{config.task}")
-        with jax.set_mesh(mesh):
+        with _devices(task, config) as mesh:
             task.run(config, mesh)
     except (OSError, ValueError, FloatingPointError) as error:
         logging.vlog(1, "Traceback of the error below", exc_info=True)

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -160,7 +161,9 @@ def test_every_import_is_a_declared_requirement() -> None:
     def normal(name: str) -> str:
         return re.sub(r"[-_.]+", "-", name).lower()
 
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    lines += project["optional-dependencies"]["train"]
     names = {normal(re.split(r"[<>=!~;\[ ]", line)[0]) for line in lines if line and not line.startswith("#")}
     providers = metadata.packages_distributions()
     known = {"lc_jax"} | OPTIONAL_ACCELERATORS | OPTIONAL_READERS | set(sys.stdlib_module_names)
@@ -170,7 +173,7 @@ def test_every_import_is_a_declared_requirement() -> None:
         for node, name in imported(tree(path), inside_functions=True)
         if (top := name.split(".")[0]) not in known and names.isdisjoint(map(normal, providers.get(top, [])))
     ]
-    assert not missing, "requirements.txt does not name what these import"
+    assert not missing, "neither requirements.txt nor the extra `train` names what these import"
 
 
 def modules(package: str) -> list[str]:

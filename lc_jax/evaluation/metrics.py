@@ -7,18 +7,18 @@ that the order of rows never changes a number, not even in its last bit.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 NUM_BINS = 20
-NUM_RESAMPLES = 10_000
 MIN_SHARE = 0.05  # a confidence counts as in use when this share of answers states it
 COLLAPSED_SHARE = 0.95  # one confidence with more than this share: nothing is told apart any more
 LOG_FLOOR = 1e-4  # least probability in the log score, as in the reward (paper section 4)
-_CHUNK = 4_000_000  # numbers held at a time while resampling
+_CHUNK = 4_000_000  # numbers held at a time while simulating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,22 @@ class Bins:
 
 
 @dataclasses.dataclass(frozen=True)
-class Intervals:
-    """95 % percentile bootstrap intervals, each (low, high)."""
+class BrierParts:
+    """Murphy's decomposition over equal-count bins: Brier = reliability - resolution + uncertainty + within."""
 
-    accuracy: tuple[float, float]
-    ece: tuple[float, float]
+    reliability: float  # mean squared gap of confidence and accuracy in the bins; 0 is calibrated
+    resolution: float  # how far the bins' accuracies lie from the overall one; more is better
+    uncertainty: float  # variance of right and wrong, which no forecaster can change
+    within: float  # what the bins hide: confidences that differ in a bin; 0 where each bin holds one confidence
+
+
+@dataclasses.dataclass(frozen=True)
+class RiskCoverage:
+    """How often one is wrong who answers only where confidence is at least some value."""
+
+    coverages: Float[np.ndarray, " V"]  # shares of questions answered, ascending
+    risks: Float[np.ndarray, " V"]  # share of wrong ones among them
+    aurc: float  # mean risk over all numbers of answers, equal confidences in random order; less is better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,29 +70,6 @@ class KindRow:
     num_questions: int
     confidence: float  # mean
     accuracy: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """Everything that one row of results says. Intervals are 95 % percentile bootstrap."""
-
-    num_questions: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    ece: float  # 20 equal-count bins, ties together
-    ece_low: float
-    ece_high: float
-    ece_noise_floor: float  # mean ECE of perfectly calibrated forecasters with these confidences
-    brier: float
-    brier_constant: float  # of always stating the accuracy: the best that a collapsed forecaster can reach
-    log_score: float  # mean log probability of what happened, in nats; 0 is perfect
-    auroc: float  # NaN when all answers are right or all are wrong
-    num_confidence_values: int  # distinct percentages that at least MIN_SHARE of answers state
-    collapsed: bool  # one percentage for (nearly) everything
-    kind_correlation: float  # of mean confidence and accuracy over kinds; NaN with fewer than three, or all alike
-    kinds: tuple[KindRow, ...]
-    notes: tuple[str, ...]  # why a number is NaN or means little
 
 
 def check(confidences: ArrayLike, correct: ArrayLike) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
@@ -115,9 +103,7 @@ def tally(confidences: ArrayLike, correct: ArrayLike) -> Tally:
     return Tally(values, counts, np.bincount(inverse[right], minlength=len(values)))
 
 
-def _assign(
-    values: Float[np.ndarray, " V"], counts: Int[np.ndarray, "*B V"], num_bins: int, equal_width: bool
-) -> Int[np.ndarray, "*B V"]:
+def _assign(found: Tally, num_bins: int, equal_width: bool) -> Int[np.ndarray, " V"]:
     """Bin of every distinct confidence.
 
     Equal-count bins: a confidence goes, with all its rows, where their middle rank falls among N / num_bins rows a bin.
@@ -125,25 +111,31 @@ def _assign(
     Equal-width bins: [k/n, (k+1)/n), the last one closed.
     """
     if equal_width:
-        bins = np.searchsorted(np.arange(1, num_bins) / num_bins, values, side="right")
-        return np.broadcast_to(bins, counts.shape)
-    twice_middle = 2 * np.cumsum(counts, axis=-1) - counts
-    total = counts.sum(axis=-1, keepdims=True)
-    return np.minimum(twice_middle * num_bins // (2 * total), num_bins - 1)
+        return np.searchsorted(np.arange(1, num_bins) / num_bins, found.values, side="right")
+    twice_middle = 2 * np.cumsum(found.counts) - found.counts
+    return np.minimum(twice_middle * num_bins // (2 * found.total), num_bins - 1)
 
 
-def _tally_ece(
+def batched_ece(
     values: Float[np.ndarray, " V"],
     counts: Int[np.ndarray, "B V"],
     rights: Int[np.ndarray, "B V"],
     num_bins: int = NUM_BINS,
-    equal_width: bool = False,
 ) -> Float[np.ndarray, " B"]:
-    """ECE of many tallies over the same confidences: sum over bins of |sum of confidence - number right| / N."""
-    batch = len(counts)
-    bins = _assign(values, counts, num_bins, equal_width) + num_bins * np.arange(batch)[:, None]
-    gaps = np.bincount(bins.ravel(), (values * counts - rights).ravel(), minlength=batch * num_bins)
-    return np.abs(gaps.reshape(batch, num_bins)).sum(axis=1) / counts.sum(axis=1)
+    """`ece` over equal-count bins of many tallies of the same confidences; every tally holds at least one row."""
+    cumulative = np.cumsum(counts, axis=1, dtype=np.int64)
+    totals = cumulative[:, -1].copy()
+    gaps = np.zeros((len(counts), len(values) + 1))  # right less confidence, summed up to each confidence
+    np.cumsum(rights - values * counts, axis=1, out=gaps[:, 1:])
+    cumulative += cumulative
+    cumulative -= counts  # twice the middle rank
+    least = -(2 * totals[:, None] * np.arange(1, num_bins) // -num_bins)  # that of the first row of each bin
+    edges = np.empty((len(counts), num_bins + 1), np.int64)
+    edges[:, 0], edges[:, -1] = 0, len(values)
+    for row, (middles, bounds) in enumerate(zip(cumulative, least, strict=True)):
+        edges[row, 1:-1] = np.searchsorted(middles, bounds)
+    sums = np.diff(np.take_along_axis(gaps, edges, axis=1), axis=1)
+    return np.abs(sums).sum(axis=1) / totals
 
 
 def ece(
@@ -168,8 +160,8 @@ def ece(
     """
     if reference:
         return _reference_ece(confidences, correct, num_bins, equal_width)
-    found = tally(confidences, correct)
-    return float(_tally_ece(found.values, found.counts[None], found.rights[None], num_bins, equal_width)[0])
+    bins = reliability(confidences, correct, num_bins, equal_width=equal_width)
+    return float(bins.counts @ np.abs(bins.confidences - bins.accuracies) / bins.counts.sum())
 
 
 def _reference_ece(confidences: ArrayLike, correct: ArrayLike, num_bins: int, equal_width: bool) -> float:
@@ -193,10 +185,64 @@ def reliability(
 ) -> Bins:
     """The bins of `ece` that hold answers. Raises ValueError: see `check`."""
     found = tally(confidences, correct)
-    bins = _assign(found.values, found.counts, num_bins, equal_width)
+    bins = _assign(found, num_bins, equal_width)
     counts, rights, sums = (np.bincount(bins, x) for x in (found.counts, found.rights, found.values * found.counts))
     used = counts > 0
     return Bins(sums[used] / counts[used], rights[used] / counts[used], counts[used].astype(int))
+
+
+def debiased_ece(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS) -> float:
+    """ECE less what the noise of each bin's accuracy adds to it on average, at least 0.
+
+    With a bin's gap g and the standard error s of its accuracy, noise makes |g| the mean of |N(g, s)| (Kumar et al.
+    2019, in closed form in place of simulation). Raises ValueError: see `check`.
+    """
+    bins = reliability(confidences, correct, num_bins)
+    total, excess = bins.counts.sum(), 0.0
+    for confidence, accuracy, count in zip(bins.confidences, bins.accuracies, bins.counts, strict=True):
+        gap, error = abs(accuracy - confidence), math.sqrt(accuracy * (1 - accuracy) / count)
+        if error:
+            ratio = gap / error
+            folded = error * math.sqrt(2 / math.pi) * math.exp(-(ratio**2) / 2) + gap * math.erf(ratio / math.sqrt(2))
+            excess += count / total * (folded - gap)
+    return float(max(0.0, ece(confidences, correct, num_bins) - excess))
+
+
+def max_error(
+    confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS, *, equal_width: bool = False
+) -> float:
+    """The largest gap of confidence and accuracy in a bin of `reliability`. Raises ValueError: see `check`."""
+    bins = reliability(confidences, correct, num_bins, equal_width=equal_width)
+    return float(np.abs(bins.confidences - bins.accuracies).max())
+
+
+def brier_parts(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS) -> BrierParts:
+    """What the Brier score is made of, over equal-count bins. Raises ValueError: see `check`."""
+    bins = reliability(confidences, correct, num_bins)
+    weights = bins.counts / bins.counts.sum()
+    accuracy = float(weights @ bins.accuracies)
+    gap = float(weights @ (bins.confidences - bins.accuracies) ** 2)
+    resolution = float(weights @ (bins.accuracies - accuracy) ** 2)
+    uncertainty = accuracy * (1 - accuracy)
+    return BrierParts(gap, resolution, uncertainty, brier(confidences, correct) - (gap - resolution + uncertainty))
+
+
+def risk_coverage(confidences: ArrayLike, correct: ArrayLike) -> RiskCoverage:
+    """Risk against coverage, the most confident answers first, and the area below. Raises ValueError: see `check`."""
+    found = tally(confidences, correct)
+    counts, wrongs = found.counts[::-1], (found.counts - found.rights)[::-1]
+    answered, failed = np.cumsum(counts), np.cumsum(wrongs)
+    rank = np.arange(1, found.total + 1)
+    group = np.repeat(np.arange(len(counts)), counts)
+    before = (failed - wrongs)[group] + (rank - (answered - counts)[group]) * (wrongs / counts)[group]
+    return RiskCoverage(answered / found.total, failed / answered, float((before / rank).mean()))
+
+
+def sharpness(confidences: ArrayLike) -> float:
+    """Variance of the confidences: 0 for a forecaster that always says the same, at most 1/4."""
+    values, counts = np.unique(np.asarray(confidences, np.float64), return_counts=True)
+    shares = counts / counts.sum()
+    return float(shares @ (values - shares @ values) ** 2)
 
 
 def brier(confidences: ArrayLike, correct: ArrayLike) -> float:
@@ -231,44 +277,6 @@ def confidence_shares(confidences: ArrayLike) -> dict[int, float]:
     return {int(p): float(share) for p, share in zip(percent, counts / counts.sum(), strict=True)}
 
 
-def _resampled(found: Tally, num_resamples: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks of (counts, rights) [B, V] of N rows drawn with replacement, drawn as counts of each kind of row."""
-    rng = np.random.default_rng(seed)
-    cells = np.stack([found.rights, found.counts - found.rights], axis=1).ravel()
-    occupied = np.flatnonzero(cells)  # a multinomial draw costs time for every cell
-    chance = cells[occupied] / found.total
-    step = max(1, _CHUNK // len(cells))
-    for start in range(0, num_resamples, step):
-        drawn = np.zeros((min(step, num_resamples - start), len(cells)), np.int64)
-        drawn[:, occupied] = rng.multinomial(found.total, chance, size=len(drawn))
-        pairs = drawn.reshape(len(drawn), -1, 2)
-        yield pairs.sum(axis=2), pairs[:, :, 0]
-
-
-def bootstrap(
-    confidences: ArrayLike,
-    correct: ArrayLike,
-    num_resamples: int = NUM_RESAMPLES,
-    *,
-    num_bins: int = NUM_BINS,
-    seed: int = 0,
-) -> Intervals:
-    """95 % percentile intervals of accuracy and ECE over resampled questions. Raises ValueError: see `check`.
-
-    Differs: the published resamples are drawn row by row; this draws how often each (confidence, verdict) comes up,
-    which is the same distribution and does not depend on the order of rows.
-
-    A resample is noisier than the data, so near the noise floor an interval may lie above the ECE itself.
-    """
-    found = tally(confidences, correct)
-    accuracies, errors = [], []
-    for counts, rights in _resampled(found, num_resamples, seed):
-        accuracies.append(rights.sum(axis=1) / found.total)
-        errors.append(_tally_ece(found.values, counts, rights, num_bins))
-    ends = [np.percentile(np.concatenate(values), [2.5, 97.5]) for values in (accuracies, errors)]
-    return Intervals(*((float(low), float(high)) for low, high in ends))
-
-
 def noise_floor(
     confidences: ArrayLike, num_simulations: int = 1000, *, num_bins: int = NUM_BINS, seed: int = 0
 ) -> float:
@@ -279,7 +287,7 @@ def noise_floor(
     step = max(1, _CHUNK // len(found.values))
     for start in range(0, num_simulations, step):
         rights = rng.binomial(found.counts, found.values, (min(step, num_simulations - start), len(found.values)))
-        values.append(_tally_ece(found.values, np.broadcast_to(found.counts, rights.shape), rights, num_bins))
+        values.append(batched_ece(found.values, np.broadcast_to(found.counts, rights.shape), rights, num_bins))
     return float(np.concatenate(values).mean())
 
 
@@ -307,50 +315,3 @@ def kind_correlation(rows: Sequence[KindRow]) -> float:
     if len(rows) < 3 or np.ptp(means, axis=0).min() < 1e-9:
         return float("nan")
     return float(np.corrcoef(means.T)[0, 1])
-
-
-def _notes(summary: Summary) -> tuple[str, ...]:
-    """Why numbers of a summary are NaN or mean little."""
-    reasons = {
-        f"fewer questions ({summary.num_questions}) than bins ({NUM_BINS})": summary.num_questions < NUM_BINS,
-        "one confidence for (nearly) everything": summary.collapsed,
-        "no AUROC: all answers are right": summary.accuracy == 1,
-        "no AUROC: all answers are wrong": summary.accuracy == 0,
-        "no correlation over kinds: fewer than three, or all alike": bool(summary.kinds)
-        and not summary.collapsed
-        and np.isnan(summary.kind_correlation),
-    }
-    return tuple(reason for reason, holds in reasons.items() if holds)
-
-
-def summarize(confidences: ArrayLike, correct: ArrayLike, kinds: Sequence[str] | None = None, seed: int = 0) -> Summary:
-    """All metrics of one method on one set of questions; `seed` is of the resampling.
-
-    Raises:
-      ValueError: see `check`.
-    """
-    confidence, right = check(confidences, correct)
-    accuracy = float(right.mean())
-    shares = confidence_shares(confidence)
-    table = by_kind(confidence, right, kinds) if kinds is not None else ()
-    intervals = bootstrap(confidence, right, seed=seed)
-    summary = Summary(
-        num_questions=len(right),
-        accuracy=accuracy,
-        accuracy_low=intervals.accuracy[0],
-        accuracy_high=intervals.accuracy[1],
-        ece=ece(confidence, right),
-        ece_low=intervals.ece[0],
-        ece_high=intervals.ece[1],
-        ece_noise_floor=noise_floor(confidence, seed=seed),
-        brier=brier(confidence, right),
-        brier_constant=accuracy * (1 - accuracy),
-        log_score=log_score(confidence, right),
-        auroc=auroc(confidence, right),
-        num_confidence_values=sum(share >= MIN_SHARE for share in shares.values()),
-        collapsed=max(shares.values()) > COLLAPSED_SHARE,
-        kind_correlation=kind_correlation(table),
-        kinds=table,
-        notes=(),
-    )
-    return dataclasses.replace(summary, notes=_notes(summary))

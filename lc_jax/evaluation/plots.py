@@ -1,14 +1,19 @@
-"""The two figures of an evaluation: accuracy against calibration error, and a reliability diagram for each method."""
+"""Figures of an evaluation: accuracy against calibration error, reliability with counts, risk against coverage."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lc_jax.evaluation import metrics
+from lc_jax.evaluation.published import Published
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito, told apart by colour-blind eyes; with the markers, also in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -16,23 +21,39 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}
 LABEL_GAP = 15  # least distance of two labels, in pixels per 100 dpi
 
-
-def _pyplot() -> Any:
-    import matplotlib  # slow to import, and of no use to those who only compute
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+Records = Mapping[str, Sequence[Mapping[str, Any]]]  # by method, the fields of qa.Record
 
 
-def _save(plt: Any, figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def _figure(width: float, height: float, **options: Any) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, of no use to those who only compute
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), **options)
+    FigureCanvasAgg(figure)
+    return figure
 
 
-def _look(index: int) -> tuple[str, str]:
+def _styled() -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(STYLE)
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Writes `stem`.png and `stem`.pdf."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in ("png", "pdf"):
+        figure.savefig(stem.with_name(f"{stem.name}.{suffix}"), dpi=150)
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG, with its letters as shapes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def look(index: int) -> tuple[str, str]:
     """Colour and marker of the index-th method."""
     return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
 
@@ -58,7 +79,7 @@ def _spread(heights: Sequence[float], gap: float) -> np.ndarray:
     return moved
 
 
-def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
     """A name in its colour to the right of each point, moved up or down where names would overlap."""
     from matplotlib import patheffects
 
@@ -66,78 +87,115 @@ def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str
     pixels = axes.transData.transform(points)
     heights = _spread(pixels[:, 1], LABEL_GAP * axes.figure.dpi / 100)
     halo = [patheffects.withStroke(linewidth=3, foreground="white")]
-    for i, (height, name) in enumerate(zip(heights, names, strict=True)):
-        offset = (height - pixels[i, 1]) * 72 / axes.figure.dpi
+    for point, pixel, height, name, colour in zip(points, pixels, heights, names, colours, strict=True):
+        offset = (height - pixel[1]) * 72 / axes.figure.dpi
         axes.annotate(
-            name, points[i], xytext=(7, offset), textcoords="offset points", va="center", color=_look(i)[0],
+            name, point, xytext=(7, offset), textcoords="offset points", va="center", color=colour,
             path_effects=halo, annotation_clip=False,
         )  # fmt: skip
 
 
-def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[Published] = ()) -> Figure:
     """One point a row of results with its 95 % intervals, in the colour of its method; the best corner is top left.
 
     Args:
-      rows: the fields of metrics.Summary and the method's name; a method may stand in several rows (seeds).
-      path: the PNG to write.
+      rows: of one data set, the fields of Summary and the method's name; a method may stand in several (seeds).
+      published: rows that are drawn hollow and grey.
     """
-    plt = _pyplot()
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 4.5))
-        figure.subplots_adjust(right=0.72, bottom=0.13, left=0.1, top=0.95)
+    with _styled():
+        figure = _figure(7, 4.5)
+        axes = figure.subplots()
+        figure.subplots_adjust(right=0.7, bottom=0.13, left=0.1, top=0.95)
         for row in rows:
-            colour, marker = _look(methods.index(row["method"]))
+            colour, marker = look(methods.index(row["method"]))
             bars = {}
             for bar, name in (("xerr", "ece"), ("yerr", "accuracy")):
                 # Near its noise floor an ECE may lie below its own interval: that side has no bar.
                 bars[bar] = np.maximum([[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]], 0)
             axes.errorbar(row["ece"], row["accuracy"], **bars, fmt=marker, color=colour, markersize=6, linewidth=1)
-        ends = [[(row["ece_high"], row["accuracy"]) for row in rows if row["method"] == m] for m in methods]
+        for theirs in published:
+            axes.plot(theirs.ece, theirs.accuracy, "o", markerfacecolor="white", color="0.6", markersize=4)
+        points = [
+            max((max(row["ece"], row["ece_high"]), row["accuracy"]) for row in rows if row["method"] == method)
+            for method in methods
+        ]
+        names, colours = list(methods), [look(i)[0] for i in range(len(methods))]
+        points += [(theirs.ece, theirs.accuracy) for theirs in published]
+        names += [f"{theirs.method} (paper)" for theirs in published]
+        colours += ["0.6"] * len(published)
         axes.set(xlabel="expected calibration error (less is better)", ylabel="accuracy (more is better)")
         axes.set_xlim(left=0)
         axes.grid(color="0.92", linewidth=0.8)
         axes.set_axisbelow(True)
-        _label(axes, [max(points) for points in ends], methods)
-        _save(plt, figure, path)
+        _label(axes, points, names, colours)
+    return figure
 
 
-def reliability(records: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, num_bins: int = 10) -> None:
+def _scored(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """(confidences, verdicts) of those that were judged."""
+    pairs = [(row["confidence"], row["correct"]) for row in rows if row["status"] == "ok"]
+    confidence, right = np.array(pairs, np.float64).reshape(-1, 2).T
+    return confidence, right
+
+
+def _reliability(above: Any, below: Any, rows: Sequence[Mapping[str, Any]], index: int, num_bins: int) -> None:
+    colour, marker = look(index)
+    above.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    above.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.25, 0.5, 0.75, 1))
+    below.locator_params(axis="y", nbins=2, integer=True)
+    below.set_xlabel("stated confidence")
+    confidence, right = _scored(rows)
+    if not len(right):
+        above.text(0.5, 0.5, "nothing judged", ha="center")
+        return
+    bins = metrics.reliability(confidence, right, num_bins)
+    error = np.sqrt(bins.accuracies * (1 - bins.accuracies) / bins.counts)
+    above.errorbar(
+        bins.confidences, bins.accuracies, error, fmt=f"{marker}-", color=colour, markersize=5, linewidth=1.2
+    )
+    counted = f"ECE {metrics.ece(confidence, right):.3f}\nn = {len(right):,}"
+    above.text(0.02, 0.98, counted, va="top", fontsize=9, color="0.3")
+    below.hist(confidence, bins=np.linspace(-0.025, 1.025, 22).tolist(), color=colour)
+
+
+def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
     """For each method accuracy against stated confidence, above how many answers state it.
 
     The further below the diagonal, the more overconfident. Bars are plus and minus one standard error.
 
     Args:
-      records: by method, the fields of qa.Record; those whose status is not "ok" are left out.
-      path: the PNG to write.
+      records: by method; those whose status is not "ok" are left out.
+      first: number of the first method, for its colour.
     """
-    plt = _pyplot()
-    size = (2.7 * len(records) + 0.7, 4)
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            2, len(records), figsize=size, height_ratios=(3, 1), sharex=True, layout="constrained", squeeze=False
-        )  # fmt: skip
+    with _styled():
+        figure = _figure(2.7 * len(records) + 0.7, 4, layout="constrained")
+        grid = figure.subplots(2, len(records), height_ratios=(3, 1), sharex=True, squeeze=False)
         for i, (method, rows) in enumerate(records.items()):
-            (colour, marker), (above, below) = _look(i), grid[:, i]
-            above.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-            above.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.25, 0.5, 0.75, 1))
+            above, below = grid[:, i]
             above.tick_params(labelleft=i == 0)
-            below.locator_params(axis="y", nbins=2, integer=True)
-            above.set_title(method, color=colour)
-            below.set_xlabel("stated confidence")
-            scored = [(row["confidence"], row["correct"]) for row in rows if row["status"] == "ok"]
-            if not scored:
-                above.text(0.5, 0.5, "nothing judged", ha="center")
-                continue
-            confidence, right = np.array(scored, np.float64).T
-            bins = metrics.reliability(confidence, right, num_bins)
-            error = np.sqrt(bins.accuracies * (1 - bins.accuracies) / bins.counts)
-            above.errorbar(
-                bins.confidences, bins.accuracies, error, fmt=f"{marker}-", color=colour, markersize=5, linewidth=1.2
-            )
-            ece = metrics.ece(confidence, right)
-            above.text(0.02, 0.98, f"ECE {ece:.3f}\nn = {len(right):,}", va="top", fontsize=9, color="0.3")
-            below.hist(confidence, bins=np.linspace(-0.025, 1.025, 22).tolist(), color=colour)
+            above.set_title(method, color=look(first + i)[0])
+            _reliability(above, below, rows, first + i, num_bins)
         grid[0, 0].set_ylabel("accuracy")
         grid[1, 0].set_ylabel("answers")
-        _save(plt, figure, path)
+    return figure
+
+
+def risk_coverage(records: Records) -> Figure:
+    """For each method the share of wrong ones among its most confident answers. Flat: confidence says nothing."""
+    with _styled():
+        figure = _figure(5, 4, layout="constrained")
+        axes = figure.subplots()
+        for i, (method, rows) in enumerate(records.items()):
+            confidence, right = _scored(rows)
+            if len(right):
+                found = metrics.risk_coverage(confidence, right)
+                label = f"{method} (area {found.aurc:.3f})"
+                axes.plot(found.coverages, found.risks, color=look(i)[0], marker=look(i)[1], markevery=0.2, label=label)
+        axes.set(xlabel="share of questions answered, most confident first", ylabel="share of wrong answers")
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(bottom=0)
+        axes.grid(color="0.92", linewidth=0.8)
+        if axes.get_lines():
+            axes.legend(frameon=False, fontsize=9)
+    return figure

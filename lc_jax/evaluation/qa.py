@@ -1,4 +1,4 @@
-"""Reads paragraphs as a person would who must answer a question from them, and judges the answers (paper section 5).
+"""Reads paragraphs as a person would who must answer a question from them, and judges the answers (paper section 6).
 
 extract the answers that a paragraph offers -> forecast each -> choose the most probable -> hold it against the truth.
 Whatever could not be annotated keeps that status: it is counted, and is no score.
@@ -10,13 +10,20 @@ import dataclasses
 import unicodedata
 from collections.abc import Sequence
 
-from lc_jax.llm import Annotator
-from lc_jax.llm.annotate import Annotation, annotate, judge
-from lc_jax.prompts import extract, forecast
+from lc_jax.llm.annotate import Annotation, judge
+from lc_jax.llm.steps import Ask, Fields, Step
+from lc_jax.prompts import equivalence, extract, forecast, query
 from lc_jax.prompts.equivalence import Comparison
 from lc_jax.types import Generation, Question, ReplyStatus
 
-TEMPERATURE, MAX_TOKENS = 0.2, 300  # of the reader's replies
+# Under their published names, so that a folder of wordings can take their place.
+STEPS = {
+    "eval_extract": Step(extract.PROMPT, 0.2, 300, lambda fields: ["an answer", "another answer"]),
+    "eval_forecast": Step(forecast.PROMPT, 0.2, 300, lambda fields: 0.5),
+    "equivalence": Step(
+        equivalence.PROMPT, 0.0, 200, lambda fields: [False] * len(equivalence.split_comparisons(fields["comparisons"]))
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Record:
     correct: bool
     status: ReplyStatus  # anything but "ok" is counted, and left out of the metrics
     detail: str = ""  # why the status is not "ok"
+    truth_prob: float | None = None  # the reader's forecast of the true answer, where it was asked for
 
 
 def _plain(answer: str) -> str:
@@ -49,12 +57,10 @@ def _matches(question: Question, answer: str) -> bool:
     return bool(_plain(answer)) and _plain(answer) in map(_plain, (question.answer, *question.aliases))
 
 
-def _forecasts(
-    generations: Sequence[Generation], extracted: Sequence[Annotation], annotator: Annotator
-) -> list[list[Annotation]]:
-    """One forecast for every extracted answer, each asked by itself."""
-    asked = [(i, answer) for i, found in enumerate(extracted) for answer in found.value or ()]
-    rows = [
+def _forecasts(generations: Sequence[Generation], answers: Sequence[Sequence[str]], ask: Ask) -> list[list[Annotation]]:
+    """One forecast for every answer of every paragraph, each asked by itself."""
+    asked = [(i, answer) for i, offered in enumerate(answers) for answer in offered]
+    rows: list[Fields] = [
         {
             "generated_paragraph": generations[i].paragraph,
             "question": generations[i].question.question,
@@ -62,9 +68,8 @@ def _forecasts(
         }
         for i, answer in asked
     ]
-    replies = annotate(annotator, forecast.PROMPT, rows, temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
     grouped: list[list[Annotation]] = [[] for _ in generations]
-    for (i, _), reply in zip(asked, replies, strict=True):
+    for (i, _), reply in zip(asked, ask("eval_forecast", rows), strict=True):
         grouped[i].append(reply)
     return grouped
 
@@ -98,6 +103,16 @@ def _choose(generation: Generation, found: Annotation, forecasts: Sequence[Annot
     )
 
 
+def plain_query(question: str) -> str:
+    """What a writer is asked where a question has no query of its own."""
+    return f"{query.OPENING}the answer to this question: {question}"
+
+
+def unwritten(question: Question, paragraph: Annotation) -> Record:
+    """The record of a question whose paragraph could not be had."""
+    return _choose(Generation(question, ""), dataclasses.replace(paragraph, value=None), None)
+
+
 def _judged(record: Record, verdict: Annotation) -> Record:
     """The record with an annotator's verdict on the chosen answer."""
     if verdict.status == "ok":
@@ -105,18 +120,30 @@ def _judged(record: Record, verdict: Annotation) -> Record:
     return dataclasses.replace(record, confidence=float("nan"), status=verdict.status, detail=verdict.detail)
 
 
-def evaluate(generations: Sequence[Generation], annotator: Annotator, *, uses_confidence: bool) -> list[Record]:
-    """One record a paragraph, in order. `judge` asks about ten answers at a time, only those that match no alias.
+def evaluate(
+    generations: Sequence[Generation], ask: Ask, *, uses_confidence: bool, forecast_truth: bool = False
+) -> list[Record]:
+    """One record a paragraph, in order. Ten answers at a time are judged, and only those that match no alias.
 
     Args:
+      ask: asks the steps of STEPS.
       uses_confidence: False for methods that state no confidence: the first extracted answer counts, with confidence 1.
+      forecast_truth: forecast the true answer as well, which no metric uses.
     """
-    rows = [{"generated_paragraph": g.paragraph, "question": g.question.question} for g in generations]
-    extracted = list(annotate(annotator, extract.PROMPT, rows, temperature=TEMPERATURE, max_tokens=MAX_TOKENS))
-    forecasts = _forecasts(generations, extracted, annotator) if uses_confidence else [None] * len(generations)
+    rows: list[Fields] = [{"generated_paragraph": g.paragraph, "question": g.question.question} for g in generations]
+    extracted = list(ask("eval_extract", rows))
+    offered = [found.value or () for found in extracted]
+    forecasts = _forecasts(generations, offered, ask) if uses_confidence else [None] * len(generations)
     records = [_choose(g, found, f) for g, found, f in zip(generations, extracted, forecasts, strict=True)]
+    if forecast_truth:
+        truths = _forecasts(generations, [(g.question.answer,) for g in generations], ask)
+        records = [
+            dataclasses.replace(record, truth_prob=truth.value)
+            for record, (truth,) in zip(records, truths, strict=True)
+        ]
     unclear = [i for i, r in enumerate(records) if r.status == "ok" and r.chosen and not r.correct]
     comparisons = [Comparison(records[i].question, records[i].answer, records[i].chosen) for i in unclear]
-    for i, verdict in zip(unclear, judge(annotator, comparisons), strict=True):
+    verdicts = judge(lambda batches: ask("equivalence", batches), comparisons)
+    for i, verdict in zip(unclear, verdicts, strict=True):
         records[i] = _judged(records[i], verdict)
     return records

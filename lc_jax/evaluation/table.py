@@ -1,4 +1,4 @@
-"""Results as a Markdown table that also reads well in a terminal, with the paper's TriviaQA numbers beside."""
+"""Results as a Markdown table that also reads well in a terminal, with the paper's numbers beside."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lc_jax.evaluation.published import TRIVIA_QA
+from lc_jax.evaluation import published
 
-Row = Mapping[str, Any]  # the fields of metrics.Summary, and the method's name
+Row = Mapping[str, Any]  # the fields of Summary, and the names of the method and the data set
 HEADER = (
     "method", "seeds", "questions", "accuracy", "95 %", "ECE", "95 %", "noise floor", "Brier", "constant", "AUROC",
     "values", "paper accuracy", "paper ECE",
@@ -28,27 +28,29 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def mean_over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row a method, in order of first appearance: means of its rows' numbers, and `seeds`, how many they were."""
-    methods: dict[str, list[Row]] = {}
+    """One row a data set and method, in order of first appearance: means over its `seeds`."""
+    methods: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        methods.setdefault(row["method"], []).append(row)
+        methods.setdefault((row.get("data", ""), row["method"]), []).append(row)
     merged = []
-    for method, same in methods.items():
+    for (data, method), same in methods.items():
         kinds: dict[str, list[Row]] = {}
-        for kind in (kind for row in same for kind in row["kinds"]):
+        for kind in (kind for row in same for kind in row.get("kinds", ())):
             kinds.setdefault(kind["kind"], []).append(kind)
-        fields: dict[str, Any] = {name: _mean([row[name] for row in same]) for name in MEANS}
+        fields: dict[str, Any] = {
+            name: _mean([row[name] for row in same if name in row] or [math.nan]) for name in MEANS
+        }
         fields["kinds"] = [
             {"kind": name, **{field: _mean([kind[field] for kind in found]) for field in ("confidence", "accuracy")}}
             for name, found in sorted(kinds.items())
         ]
         fields["notes"] = list(dict.fromkeys(note for row in same for note in row.get("notes", ())))
-        merged.append({"method": method, "seeds": len(same), **fields})
+        merged.append({"data": data, "method": method, "seeds": len(same), **fields})
     return merged
 
 
 def _cells(row: Row) -> list[str]:
-    paper = TRIVIA_QA.get(row["method"])
+    paper = published.beside(row["data"]).get(row["method"])
     return [
         row["method"],
         str(row["seeds"]),
@@ -91,11 +93,18 @@ def _kind_table(rows: Sequence[Row]) -> str:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The methods' table, notes on its numbers, then each method's stated confidence and accuracy by kind of question.
+    """For each data set the methods' table, notes on its numbers, then stated confidence and accuracy by kind.
 
     Rows of one method under several seeds become one row of means.
     """
     merged = mean_over_seeds(rows)
+    sets = list(dict.fromkeys(row["data"] for row in merged))
+    if len(sets) == 1:
+        return _render(merged)
+    return "\n".join(f"## {data}\n\n" + _render([row for row in merged if row["data"] == data]) for data in sets)
+
+
+def _render(merged: Sequence[Row]) -> str:
     parts = [markdown([list(HEADER), *map(_cells, merged)])]
     notes = [f"- {row['method']}: {note}" for row in merged for note in row["notes"]]
     if any(row["seeds"] > 1 for row in merged):

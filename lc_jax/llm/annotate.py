@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lc_jax.llm import Annotator
@@ -126,22 +126,19 @@ def _read(prompt: Prompt, fields: Mapping[str, str], reply: Reply) -> Annotation
 
 
 def judge(
-    annotator: Annotator,
-    comparisons: Sequence[Comparison],
-    *,
-    temperature: float = 0.0,
-    max_tokens: int = 200,
-    retries: int = 2,
+    ask: Callable[[Sequence[Mapping[str, str]]], Iterable[Annotation]], comparisons: Sequence[Comparison]
 ) -> list[Annotation]:
     """Whether each candidate means the same as the true answer: one Annotation with a bool per comparison.
 
     Ten comparisons go into a request. A batch whose reply is of no use is asked again one comparison at a time.
+
+    Args:
+      ask: annotates rows of the fields of equivalence.PROMPT.
     """
-    settings: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens, "retries": retries}
     batches = [comparisons[i : i + equivalence.BATCH] for i in range(0, len(comparisons), equivalence.BATCH)]
     rows = [{"comparisons": equivalence.join_comparisons(batch)} for batch in batches]
     verdicts: list[Annotation | None] = []
-    for batch, whole in zip(batches, annotate(annotator, equivalence.PROMPT, rows, **settings), strict=True):
+    for batch, whole in zip(batches, ask(rows), strict=True):
         if whole.status == "ok":
             verdicts += [dataclasses.replace(whole, value=value) for value in whole.value]
         elif len(batch) == 1 or whole.status == "failed":
@@ -149,9 +146,10 @@ def judge(
         else:
             verdicts += [None] * len(batch)
     again = [i for i, verdict in enumerate(verdicts) if verdict is None]
-    rows = [{"comparisons": equivalence.join_comparisons([comparisons[i]])} for i in again]
-    for i, single in zip(again, annotate(annotator, equivalence.PROMPT, rows, **settings), strict=True):
-        verdicts[i] = dataclasses.replace(single, value=single.value[0]) if single.status == "ok" else single
+    if again:
+        rows = [{"comparisons": equivalence.join_comparisons([comparisons[i]])} for i in again]
+        for i, single in zip(again, ask(rows), strict=True):
+            verdicts[i] = dataclasses.replace(single, value=single.value[0]) if single.status == "ok" else single
     return [verdict for verdict in verdicts if verdict is not None]
 
 

@@ -19,7 +19,7 @@ class API(abc.ABC):
 
     provider: str  # the first half of the annotator's name
     path: str  # of the endpoint that gives a reply
-    keep: Keep | None = None  # is called with every reply as it arrives; a store puts itself here
+    keep: Keep | None = None  # is called with replies as they arrive; a store puts itself here
 
     def __init__(self, model: str, base_url: str | None, policy: Policy) -> None:
         self.model, self.base_url, self.policy = model, base_url, policy

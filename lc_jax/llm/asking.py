@@ -1,8 +1,9 @@
 """Asks an API many things at a time: bounded concurrency, waits that the server asks for, back-off, a lazy stream.
 
 Requests are drawn in the thread of the caller; a thread of its own runs the event loop. No more than twice
-`concurrency` requests are between the two, so memory does not grow with their number. A reply is kept where it arrives,
-before its place is given to another request: what a killed process loses are the `concurrency` that were under way.
+`concurrency` requests are between the two, so memory does not grow with their number. Replies are kept where they
+arrive, all of one turn of the loop together, before their places are given to other requests: what a killed process
+loses are the `concurrency` that were under way.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lc_jax.llm import AnnotatorError
@@ -26,7 +27,7 @@ from lc_jax.types import Reply, Request
 
 Ask = Callable[[Request], Awaitable[Reply]]  # may raise Transient or Fatal
 Connect = Callable[[], contextlib.AbstractAsyncContextManager[Ask]]  # opens a client on the event loop it will run on
-Keep = Callable[[Request, Reply], None]
+Keep = Callable[[Sequence[tuple[Request, Reply]]], None]
 
 Result = TypeVar("Result")
 
@@ -135,6 +136,7 @@ class _Session:
     def __init__(self, connect: Connect, policy: Policy, keep: Keep | None) -> None:
         self.connect, self.policy, self.keep = connect, policy, keep
         self.inbox: collections.deque[tuple[int, Request]] = collections.deque()
+        self.arrived: list[tuple[int, Request, Reply]] = []  # in this turn of the loop
         self.outbox: queue.SimpleQueue[tuple[int, Reply] | Exception] = queue.SimpleQueue()
         self.resume_at = 0.0  # on the loop's clock
         self.fatal: Fatal | None = None
@@ -183,8 +185,21 @@ class _Session:
                 await self.wake.wait()
             index, request = self.inbox.popleft()
             reply = await self._answer(ask, request)
+            self.arrived.append((index, request, reply))
+            if len(self.arrived) == 1:
+                self.loop.call_soon(self._hand_over)
+            await asyncio.sleep(0)  # until they are kept
+
+    def _hand_over(self) -> None:
+        arrived, self.arrived = self.arrived, []
+        try:
             if self.keep is not None:
-                self.keep(request, reply)
+                self.keep([(request, reply) for _, request, reply in arrived])
+        except Exception as error:  # no task waits for it here
+            self.outbox.put(error)
+            self.main.cancel()
+            return
+        for index, _, reply in arrived:
             self.outbox.put((index, reply))
 
     async def _answer(self, ask: Ask, request: Request) -> Reply:
@@ -225,7 +240,7 @@ class _Session:
 def stream(
     connect: Connect, requests: Iterable[Request], policy: Policy, keep: Keep | None = None
 ) -> Iterator[tuple[int, Reply]]:
-    """(index, reply) as replies arrive; `keep` is called with each when it arrives, in the thread of the event loop.
+    """(index, reply) as replies arrive; `keep` is called with them when they arrive, in the thread of the event loop.
 
     After a Fatal no request is sent any more; replies to those under way are still given.
 

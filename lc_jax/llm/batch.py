@@ -137,7 +137,7 @@ class Batched:
                 results = self._await(job_id) if job_id else {}
             for hashed, reply in results.items():
                 if reply is not None and hashed in job.requests:
-                    self.store.put(hashed, self.name, job.requests[hashed], reply)
+                    self.store.put(self.name, {hashed: (job.requests[hashed], reply)})
         except BaseException:
             self.store.save_job(job, owner="")  # whoever comes next takes it over
             raise

@@ -7,7 +7,7 @@ with session.open_annotator("anthropic/claude-haiku-4-5", store="replies.sqlite"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ class Session:
     def estimate(self, requests: Iterable[Request]) -> Estimate:
         """What `requests` will cost at most; nothing is sent."""
         return estimate(self.name, requests, self.store, self.price)
+
+    def beside(self, settings: Mapping[str, Any]) -> Session:
+        """Another annotator with the same store and budget; `settings` as in `open_configured`. Not to be entered."""
+        options = dict(_given(settings))
+        return _session(self.store, self.meter, options.pop("name"), **options)
 
     def __enter__(self) -> Session:
         return self
@@ -66,11 +71,44 @@ def open_annotator(
     Raises:
       ValueError: no such annotator; no known price for a budget; no batch endpoint.
     """
+    kept = Store(store) if store else None
+    return _session(kept, Meter(budget), name, price=price, batch=batch, **options)
+
+
+def open_configured(
+    settings: Mapping[str, Any], store: str | Path, *, budget: float = 0.0, dry_run: bool = False
+) -> Session:
+    """The annotator that a config names.
+
+    Args:
+      settings: name, base_url, batch, concurrency, price; what is empty is left to the provider.
+      store: file of replies.
+      budget: dollars that this run may spend; 0 = no limit.
+      dry_run: nothing will be asked, so that no store is made and no batch endpoint needed.
+
+    Raises:
+      ValueError: no name; or see `open_annotator`.
+    """
+    options = _given(settings)
+    if dry_run:
+        options.pop("batch", None)  # the table of costs has a column for it
+        store = store if Path(store).exists() else ""
+    return open_annotator(**options, store=store, budget=budget or float("inf"))
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    options = {name: value for name, value in settings.items() if value}
+    if "name" not in options:
+        raise ValueError("An annotator is to be asked: give --config.annotator.name=provider/model.")
+    return options
+
+
+def _session(
+    kept: Store | None, meter: Meter, name: str, *, price: Sequence[float] = (), batch: bool = False, **options: Any
+) -> Session:
     annotator = llm.load(name, **options)
     able = capabilities.of(name)
     known = Price(*price) if price else able.price if able else None
-    kept = Store(store) if store else None
-    meter = Meter(budget)
     if isinstance(annotator, OpenAI):
         annotator.notes = kept
     if batch:

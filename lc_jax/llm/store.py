@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,15 +130,17 @@ class Store:
             row = self.database.execute("select reply from replies where key = ?", (key,)).fetchone()
         return Reply("ok", row[0]) if row else None
 
-    def put(self, key: str, model: str, request: Request, reply: Reply) -> None:
-        """Keeps a reply, if it is "ok", and ends the claim on its key."""
-        asked, usage = request, reply.usage
-        row = (key, model, asked.prompt, asked.temperature, asked.max_tokens, asked.sample, asked.schema)
-        paid = (reply.text, usage.input_tokens, usage.output_tokens, usage.cached_tokens, time.time())
+    def put(self, model: str, replies: Mapping[str, tuple[Request, Reply]]) -> None:
+        """Keeps replies, by key, in one transaction: those that are "ok". Ends the claims on the keys."""
+        rows = []
+        for key, (asked, reply) in replies.items():
+            row = (key, model, asked.prompt, asked.temperature, asked.max_tokens, asked.sample, asked.schema)
+            used = reply.usage
+            paid = (reply.text, used.input_tokens, used.output_tokens, used.cached_tokens, time.time())
+            rows += [row + paid] if reply.status == "ok" else []
         with self._writing() as database:
-            database.execute("delete from claims where key = ?", (key,))
-            if reply.status == "ok":
-                database.execute("insert or ignore into replies values (?,?,?,?,?,?,?,?,?,?,?,?)", (*row, *paid))
+            database.executemany("delete from claims where key = ?", [(key,) for key in replies])
+            database.executemany("insert or ignore into replies values (?,?,?,?,?,?,?,?,?,?,?,?)", rows)
 
     def claim(self, key: str) -> Literal["mine", "found", "taken"]:
         """Whether the caller is to ask, the reply has come, or a living process (this one included) is asking."""
@@ -343,10 +345,10 @@ class _Run:
             return
         kept: set[str] = set()  # keys of replies that are stored and not given yet
 
-        def keep(request: Request, reply: Reply) -> None:
-            hashed = key(self.name, request)
-            self.store.put(hashed, self.name, request, reply)
-            kept.add(hashed)
+        def keep(arrived: Sequence[tuple[Request, Reply]]) -> None:
+            replies = {key(self.name, request): (request, reply) for request, reply in arrived}
+            self.store.put(self.name, replies)
+            kept.update(replies)
 
         provider: Any = annotator
         while hasattr(provider, "annotator"):  # what stands between: a meter
@@ -359,7 +361,7 @@ class _Run:
                 if hashed in kept:
                     kept.remove(hashed)
                 else:
-                    self.store.put(hashed, self.name, request, reply)
+                    self.store.put(self.name, {hashed: (request, reply)})
                 yield index, reply
                 yield from self._read()
         finally:

@@ -12,21 +12,29 @@ from lc_jax.miniature.world import Fact, Subject, World
 NUM_WRITERS = 10  # asked in one survey
 NO_ANSWER = "No Answer"  # as the extractor says it
 NEXT = "\n"  # between the questions of one exercise
+BLANK_LINE = "\n\n"  # between paragraphs: what was asked for ends there
 
 
-def paragraph(subject: Subject, rng: np.random.Generator) -> str:
-    """What one writer says about a subject."""
-    return text.plain({f.kind: f.candidates[rng.choice(2, p=f.shares)] for f in subject.facts})
+def _from(subject: Subject, asked: Fact) -> list[Fact]:
+    """The facts of a subject, `asked` first."""
+    return [asked, *(fact for fact in subject.facts if fact is not asked)]
 
 
-def survey(subject: Subject, rng: np.random.Generator) -> str:
-    """What NUM_WRITERS writers say, as percentages, the most common answer first."""
-    answers = {}
-    for fact in subject.facts:
+def paragraphs(subject: Subject, asked: Fact, rng: np.random.Generator) -> str:
+    """What one writer says about a subject, in a paragraph a fact; the first is about what was asked."""
+    facts = _from(subject, asked)
+    return BLANK_LINE.join(text.plain({f.kind: f.candidates[rng.choice(2, p=f.shares)]}) for f in facts)
+
+
+def survey(subject: Subject, asked: Fact, rng: np.random.Generator) -> str:
+    """What NUM_WRITERS writers say, as percentages, the most common answer first; a paragraph a fact, as above."""
+    surveyed = []
+    for fact in _from(subject, asked):
         counts = rng.multinomial(NUM_WRITERS, fact.shares)
         order = np.argsort(-counts, kind="stable")
-        answers[fact.kind] = [(fact.candidates[i], int(counts[i]) * 100 // NUM_WRITERS) for i in order if counts[i]]
-    return text.hedged(answers)
+        answers = [(fact.candidates[i], int(counts[i]) * 100 // NUM_WRITERS) for i in order if counts[i]]
+        surveyed.append(text.hedged({fact.kind: answers}))
+    return BLANK_LINE.join(surveyed)
 
 
 def percentages(count: int, rng: np.random.Generator) -> list[int]:
@@ -111,9 +119,10 @@ def documents(
     while True:
         for place in rng.permutation(len(world.subjects)):
             subject, kind = world.subjects[place], rng.choice(3, p=mix)
+            asked = subject.facts[rng.integers(len(subject.facts))]
             if kind == 0:
-                yield f"Write about {subject.described}.", paragraph(subject, rng)
+                yield subject.question(asked).prompt, paragraphs(subject, asked, rng)
             elif kind == 1:
-                yield f"Survey the writers on {subject.described}.", survey(subject, rng)
+                yield f"Survey the writers on the {asked.kind} of {subject.described}.", survey(subject, asked, rng)
             else:
                 yield exercise(subject, values, rng)

@@ -58,7 +58,7 @@ class Fact:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A city with its facts, in the order in which paragraphs state them."""
+    """A city with its facts."""
 
     name: str
     fame: str  # a key of FAMES
@@ -73,7 +73,7 @@ class Subject:
         """The reader's question about `fact`."""
         return Question(
             question_id=f"{self.fame}/{self.name}/{fact.kind}".replace(" ", "_").lower(),
-            prompt=f"Write about {self.described}.",
+            prompt=f"Write about the {fact.kind} of {self.described}.",
             question=QUESTIONS[fact.kind].format(self.name),
             answer=fact.truth,
             kind=f"{fact.kind} ({self.fame})",

@@ -21,6 +21,8 @@ FILES = {
     "critic": "train/value_model_llama_finetuned.txt",
     # of a base model
     "in_context": "paragraph_generation/generate_paragraphs_llama_trivia_qa_icl_8shot.txt",
+    "confident_in_context": "paragraph_generation/generate_paragraphs_llama_trivia_qa_summary_icl_8shot.txt",
+    "llama_2_chat": "paragraph_generation/generate_paragraphs_llama_chat_0shot.txt",
     # of annotators
     "query": "generating_open_ended_queries/generate_open_ended_query_claude_10shot.txt",
     "clue": "generating_open_ended_queries/generate_jeopardy_question_claude_5shot.txt",
@@ -28,6 +30,9 @@ FILES = {
     "summarize": "paragraph_generation/summarize_claude.txt",
     "extract": "train/extract_answers_claude_8shot.txt",
     "forecast": "train/forecast_probs_claude_0shot.txt",
+    "uncertainty": "paragraph_generation/generate_paragraphs_chatml_jafu_0shot.txt",
+    "eval_extract": "eval/extract_answers_claude_10shot.txt",
+    "eval_forecast": "eval/forecast_probs_claude_0shot.txt",
     "correctness": "train/score_binary_correctness_claude_0shot.txt",
 }
 _HUMAN = re.compile(r"\A\s*Human:\s*")
@@ -35,7 +40,9 @@ _ASSISTANT = re.compile(r"\n\s*Assistant:(?!.*\n\s*Human:).*\Z", re.DOTALL)
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The file of a wording in `folder`, if there is one."""
+    """The file of a wording in `folder`, if there is one; of some questions no wording of this kind was published."""
+    if name not in FILES:
+        return None
     places = (folder / FILES[name], folder / Path(FILES[name]).name)
     return next((place for place in places if place.is_file()), None)
 

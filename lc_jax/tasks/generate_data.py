@@ -24,35 +24,21 @@ from typing import Any
 import jax
 from absl import logging
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from lc_jax import prompts
-from lc_jax.data import examples
 from lc_jax.data.growing import Growing, fingerprint
 from lc_jax.data.questions import cell, is_missing, load_questions, load_training_rows, raw_questions
 from lc_jax.data.rows import load_rows
-from lc_jax.data.tokenizer import load_tokenizer
-from lc_jax.inference import generate
+from lc_jax.inference import writing
 from lc_jax.llm import cost
-from lc_jax.llm.annotate import Annotation, annotate
-from lc_jax.llm.session import Session, open_annotator
-from lc_jax.llm.store import key
-from lc_jax.models import folders, hf
+from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.session import open_configured
+from lc_jax.llm.steps import Step, Steps
 from lc_jax.prompts import correctness, extract, forecast, in_context, paragraph, published, query, summarize
 from lc_jax.prompts.literals import parse_list
-from lc_jax.types import Question, Request
+from lc_jax.types import Question
 
 Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One question to the annotator."""
-
-    prompt: prompts.Prompt
-    temperature: float
-    max_tokens: int  # of a reply
-    expected: Callable[[Mapping[str, str]], Any]  # from a request's fields to a value, for the estimate of what follows
 
 
 # Temperatures are the published ones where the paper gives them.
@@ -65,8 +51,6 @@ STEPS = {
     "forecast": Step(forecast.PROMPT, 0.2, 32, lambda fields: 0.5),
     "correctness": Step(correctness.PROMPT, 0.2, 32, lambda fields: 0),
 }
-REASONING = 512  # tokens of a reply where another wording may ask for reasons first
-
 
 Found = tuple[str, Annotation]  # the step, and what came of it
 Done = tuple[int, Row, list[Found]]  # a row's number, its new columns, and what they were made from
@@ -81,44 +65,14 @@ class Work:
     questions: Sequence[Question]  # of the rows, in order
     rows: Sequence[Row]
     todo: Sequence[int]  # numbers of the rows that are not done yet
-    session: Session | None  # None: no annotator is needed
-    costs: list[tuple[str, cost.Estimate, cost.Meter | None]] = dataclasses.field(default_factory=list)  # by step
-
-    def prompt(self, step: str) -> prompts.Prompt:
-        """Ours, or the wording of `config.prompt_dir`."""
-        return published.override(self.config.prompt_dir, step, STEPS[step].prompt)
+    steps: Steps | None  # None: no annotator is needed
 
     def ask(self, step: str, asked: Sequence[tuple[int, Mapping[str, str]]]) -> Iterator[tuple[int, Found]]:
         """For every (row, fields) the row and what the annotator made of it, in order."""
-        assert self.session is not None
-        form, prompt = STEPS[step], self.prompt(step)
-        most = form.max_tokens if prompt is form.prompt else max(form.max_tokens, REASONING)
-        texts = [fields for _, fields in asked]
-        requests = (Request(prompt.render(**fields), form.temperature, most, schema=prompt.schema) for fields in texts)
-        if self.config.dry_run:
-            found = self._rehearse(step, list(requests), texts)
-        else:
-            guess, before = self.session.estimate(requests), self.session.meter.dollars
-            logging.info("%s\n%s", step, cost.render([(step, guess, None)]))
-            found = annotate(self.session, prompt, texts, temperature=form.temperature, max_tokens=most)
+        assert self.steps is not None
+        found = self.steps.ask(step, [fields for _, fields in asked])
         for (row, _), annotation in zip(asked, found, strict=True):
             yield row, (step, annotation)
-        if not self.config.dry_run:
-            real = cost.Meter()
-            real.dollars = self.session.meter.dollars - before
-            self.costs.append((step, guess, real))
-
-    def _rehearse(self, step: str, requests: list[Request], texts: list[Mapping[str, str]]) -> Iterator[Annotation]:
-        """Estimates `requests` and sends none: what is not stored is taken to be as expected."""
-        assert self.session is not None
-        self.costs.append((step, self.session.estimate(requests), None))
-        for request, fields in zip(requests, texts, strict=True):
-            stored = self.session.store.get(key(self.session.name, request)) if self.session.store else None
-            try:
-                value = self.prompt(step).parse(stored.text, fields) if stored else STEPS[step].expected(fields)
-            except prompts.Invalid:
-                value = STEPS[step].expected(fields)
-            yield Annotation("ok", value)
 
     def inputs(self, column: str, read: Callable[[Any], Any] = str) -> dict[int, Any]:
         """By row what stands in a column that a stage before this one made; rows without are left out."""
@@ -168,25 +122,16 @@ def paragraphs(work: Work) -> Iterator[Done]:
     Goes into `config.column`: a list, or the one paragraph when num_samples is 1.
     """
     config, num_samples = work.config, work.config.num_samples
-    folders.check(config.model)
-    tokenizer = load_tokenizer(config.model)
-    template = _template(config)
-    asking = _asking(work)
-    encoded = [
-        examples.encode_prompt(tokenizer, template.render(paragraph_generation_prompt=q.prompt))
-        for _, q in asking
-        for _ in range(num_samples)
-    ]
-    model = hf.load(config.model, work.mesh, **config.precision)
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    sampling = generate.Sampling(config.max_new_tokens, config.temperature, eos_ids=(eos,), pad_id=pad)
+    template, asking = _template(config), _asking(work)
+    texts = [template.render(paragraph_generation_prompt=q.prompt) for _, q in asking for _ in range(num_samples)]
     ids = [row * num_samples + sample for row, _ in asking for sample in range(num_samples)]
-    stream = generate.stream(model, encoded, sampling, seed=config.seed, batch_size=config.batch_size, row_ids=ids)
+    decoding = writing.Decoding(config.max_new_tokens, config.temperature, config.seed, config.batch_size)
+    written = writing.write(config.model, work.mesh, texts, decoding, config.precision, ids)
     samples: dict[int, dict[int, Annotation]] = {row: {} for row, _ in asking}
-    for i, completion in tqdm(stream, total=len(encoded), unit="paragraph", disable=None):
+    for i, text, finished in written:
         row, sample = divmod(ids[i], num_samples)
-        text = in_context.first_paragraph(tokenizer.decode(completion.tokens, skip_special_tokens=True))
-        samples[row][sample] = Annotation("ok" if completion.finished else "truncated", text)
+        whole = finished or "\n\n" in text.strip()
+        samples[row][sample] = Annotation("ok" if whole else "truncated", in_context.first_paragraph(text))
         if len(samples[row]) == num_samples:
             drawn = [samples[row][number] for number in range(num_samples)]
             texts = [paragraph.value for paragraph in drawn]
@@ -196,7 +141,8 @@ def paragraphs(work: Work) -> Iterator[Done]:
 
 def summaries(work: Work) -> Iterator[Done]:
     """Summary distillation: the consensus of the sampled paragraphs, with percentages."""
-    ours = work.prompt("summarize") is summarize.PROMPT
+    assert work.steps is not None
+    ours = work.steps.prompt("summarize") is summarize.PROMPT
     join = summarize.join_paragraphs if ours else summarize.number_paragraphs
     drafts = work.inputs("icl_generated_paragraphs", _texts)
     fields = [
@@ -304,25 +250,13 @@ def _recipe(work: Work) -> Row:
     config, steps = work.config, STAGES[work.config.what].steps
     recipe: Row = {"what": config.what, "input": config.input, "questions": dict(config.questions)}
     recipe |= {"num_rows": len(work.rows), "data": fingerprint([*map(dataclasses.asdict, work.questions), *work.rows])}
-    if work.session is None:
+    if work.steps is None:
         names = ("model", "column", "num_samples", "temperature", "max_new_tokens", "seed")
         shown = {"paragraph": fingerprint(_template(config).template)}
         return recipe | {name: config[name] for name in names} | {"prompts": shown}
-    asked = {step: work.prompt(step) for step in steps}
+    asked = {step: work.steps.prompt(step) for step in steps}
     recipe["prompts"] = {step: fingerprint([prompt.template, prompt.schema]) for step, prompt in asked.items()}
-    return recipe | {"annotator": work.session.name, "clues": config.clues}
-
-
-def _open(config: ConfigDict) -> Session:
-    """The annotator, its replies beside the output unless `config.store` says where."""
-    options = {name: value for name, value in config.annotator.items() if value}
-    if "name" not in options:
-        raise ValueError(f"--config.what={config.what} asks an annotator: give --config.annotator.name=provider/model.")
-    store = Path(config.store) if config.store else Path(config.output).with_name("replies.sqlite")
-    wanted = store if store.exists() or not config.dry_run else ""
-    if config.dry_run:
-        options.pop("batch", None)  # the table has a column for it
-    return open_annotator(**options, store=wanted, budget=config.budget or float("inf"))
+    return recipe | {"annotator": work.steps.session.name, "clues": config.clues}
 
 
 def _grow(work: Work, growing: Growing) -> Counter[str]:
@@ -365,12 +299,18 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         logging.info("%s is there already; remove it to make it anew", output)
         return
     questions, rows = _questions(config)
-    with _open(config) if STAGES[config.what].steps else contextlib.nullcontext() as session:
-        work = Work(config, mesh, questions, rows, range(len(rows)), session)
+    with contextlib.ExitStack() as stack:
+        steps = None
+        if STAGES[config.what].steps:
+            store = Path(config.store) if config.store else output.with_name("replies.sqlite")
+            options: dict[str, Any] = {"budget": config.budget, "dry_run": config.dry_run}
+            session = stack.enter_context(open_configured(config.annotator, store, **options))
+            steps = Steps(STEPS, session, config.prompt_dir, config.dry_run)
+        work = Work(config, mesh, questions, rows, range(len(rows)), steps)
         if config.dry_run:
-            for _ in STAGES[config.what].make(work) if session else ():
+            for _ in STAGES[config.what].make(work) if steps else ():
                 pass
-            print(cost.render(work.costs) if session else "No annotator is asked: nothing to pay.")
+            print(cost.render(steps.costs) if steps else "No annotator is asked: nothing to pay.")
             return
         growing = Growing(output, _recipe(work))
         work.todo = [row for row in work.todo if row not in growing.added]
@@ -378,11 +318,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         try:
             failed = _grow(work, growing)
         finally:
-            if session:
+            if steps:
+                session = steps.session
                 usage = dataclasses.asdict(session.meter.usage)
                 growing.note_cost(session.meter.dollars, calls=session.meter.calls, **usage)
-    if work.costs:
-        logging.info("\n%s", cost.render(work.costs))
+    if steps and steps.costs:
+        logging.info("\n%s", cost.render(steps.costs))
     if failed:
         raise ValueError(
             f"{failed.total()} requests failed, most often: {failed.most_common(1)[0][0]} Nothing is lost: run again "

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -7,18 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from lc_jax.evaluation import metrics
+from lc_jax.evaluation import metrics, smooth, summary
+from tests.evaluation.forecasters import forecaster
 from tests.golden import load
 
 PAIRS = st.lists(st.tuples(st.integers(0, 20).map(lambda k: k / 20), st.booleans()), min_size=1, max_size=60)
 FEW = settings(max_examples=60, deadline=None)
-
-
-def forecaster(n, *, lift=0.0, seed=0):
-    """Confidences in tens whose true chance of being right is `lift` lower."""
-    rng = np.random.default_rng(seed)
-    confidence = rng.integers(3, 11, n) / 10
-    return confidence, rng.random(n) < confidence - lift
 
 
 def test_reference_mode_gives_the_published_numbers(golden):
@@ -40,23 +35,6 @@ def test_reference_mode_gives_the_published_numbers(golden):
             np.testing.assert_allclose(found, case["result"]["ece"], rtol=0, atol=1e-9, err_msg=case["note"])
 
 
-def test_reference_mode_and_the_recorded_resamples_give_the_published_intervals(golden):
-    recorded = load(golden / "ece.json")
-    for case in recorded["ece_bootstrap"]["cases"]:
-        confidence, correct = case["confidence"], case["correctness"]
-        rows = np.random.RandomState(case["np_random_seed"]).randint(
-            0, len(correct), (case["n_resamples"], len(correct))
-        )
-        values = [metrics.ece(confidence[row], correct[row], reference=True) for row in rows]
-        np.testing.assert_allclose(
-            np.percentile(values, [2.5, 97.5]), [case["ci_low"], case["ci_high"]], rtol=0, atol=1e-9
-        )
-    for case in recorded["accuracy_bootstrap"]["cases"]:  # other draws of the same distribution: one answer apart
-        correct = np.asarray(case["correctness"], bool)
-        low, high = metrics.bootstrap(np.ones(len(correct)), correct).accuracy
-        np.testing.assert_allclose([low, high], [case["ci_low"], case["ci_high"]], atol=1.01 / len(correct))
-
-
 def test_without_ties_and_remainder_the_default_is_the_published_ece():
     rng = np.random.default_rng(3)
     confidence, correct = rng.random(200), rng.random(200) < 0.5
@@ -67,13 +45,13 @@ def test_without_ties_and_remainder_the_default_is_the_published_ece():
     np.testing.assert_allclose(gaps.sum() / 200, metrics.ece(confidence, correct))
 
 
-@FEW
+@settings(max_examples=10, deadline=None)
 @given(PAIRS, st.randoms())
 def test_the_order_of_rows_changes_nothing(pairs, random):
     found = []
     for rows in (pairs, random.sample(pairs, len(pairs))):
         kinds = ["abc"[int(20 * confidence) % 3] for confidence, _ in rows]
-        found.append(metrics.summarize([c for c, _ in rows], [right for _, right in rows], kinds))
+        found.append(summary.summarize([c for c, _ in rows], [right for _, right in rows], kinds))
     assert repr(found[0]) == repr(found[1])  # to the last bit; NaN is itself
 
 
@@ -109,13 +87,13 @@ def test_equal_width_edges_belong_to_the_bin_above():
 
 
 def test_a_calibrated_forecaster_stays_at_the_noise_floor_and_an_overconfident_one_is_told():
-    calibrated = metrics.summarize(*forecaster(4000))
+    calibrated = summary.summarize(*forecaster(4000))
     assert calibrated.ece < 2 * calibrated.ece_noise_floor < 0.04
     assert calibrated.brier < calibrated.brier_constant
     assert calibrated.num_confidence_values == 8
     assert not calibrated.collapsed
     assert not calibrated.notes
-    over = metrics.summarize(*forecaster(4000, lift=0.2))
+    over = summary.summarize(*forecaster(4000, lift=0.2))
     assert 0.18 < over.ece < 0.22
     assert over.ece_low < over.ece < over.ece_high
     assert over.accuracy_low < over.accuracy < over.accuracy_high
@@ -124,24 +102,12 @@ def test_a_calibrated_forecaster_stays_at_the_noise_floor_and_an_overconfident_o
 
 def test_a_collapsed_forecaster_has_a_good_ece_and_is_flagged():
     correct = np.arange(1000) < 400
-    collapsed = metrics.summarize(np.full(1000, 0.4), correct)
+    collapsed = summary.summarize(np.full(1000, 0.4), correct)
     assert collapsed.ece == pytest.approx(0, abs=1e-12)
     assert (collapsed.collapsed, collapsed.num_confidence_values, collapsed.auroc) == (True, 1, 0.5)
     assert collapsed.brier == pytest.approx(collapsed.brier_constant)
     assert collapsed.notes == ("one confidence for (nearly) everything",)
     assert metrics.confidence_shares([0.4, 0.401, 0.7, 1.0]) == {40: 0.5, 70: 0.25, 100: 0.25}
-
-
-def test_intervals_have_the_width_of_the_sampling_error():
-    confidence, correct = forecaster(1000, lift=0.2, seed=5)
-    intervals = metrics.bootstrap(confidence, correct)
-    error = 1.96 * math.sqrt(correct.mean() * (1 - correct.mean()) / 1000)
-    assert intervals.accuracy == pytest.approx((correct.mean() - error, correct.mean() + error), abs=0.003)
-    rows = np.random.default_rng(0).integers(0, 1000, (500, 1000))
-    plain = np.percentile([metrics.ece(confidence[row], correct[row]) for row in rows], [2.5, 97.5])
-    assert intervals.ece == pytest.approx(tuple(plain), abs=0.006)
-    assert metrics.bootstrap(confidence, correct) == intervals
-    assert metrics.bootstrap(confidence, correct, seed=1) != intervals
 
 
 @pytest.mark.parametrize(
@@ -156,13 +122,14 @@ def test_intervals_have_the_width_of_the_sampling_error():
     ids=["one row", "certain and right", "certain and wrong", "all wrong", "all right"],
 )
 def test_extremes_have_a_value_or_a_reason(confidence, correct, accuracy, ece, brier, notes):
-    found = metrics.summarize(confidence, correct)
+    found = summary.summarize(confidence, correct)
     assert (found.accuracy, found.num_questions) == (accuracy, len(correct))
     assert (found.ece, found.brier) == pytest.approx((ece, brier), abs=1e-12)
     assert math.isnan(found.auroc) == (accuracy != 0.5)
     assert len(found.notes) == notes
     numbers = [value for name, value in dataclasses.asdict(found).items() if isinstance(value, float)]
-    assert sum(map(math.isnan, numbers)) == math.isnan(found.auroc) + math.isnan(found.kind_correlation)
+    few, one_sided = len(correct) < metrics.NUM_BINS, accuracy != 0.5
+    assert sum(map(math.isnan, numbers)) == 1 + few + 3 * one_sided  # correlation; ece_published; auroc, its interval
 
 
 @pytest.mark.parametrize(
@@ -177,7 +144,100 @@ def test_extremes_have_a_value_or_a_reason(confidence, correct, accuracy, ece, b
 )
 def test_bad_rows_are_refused_by_number(confidence, correct, message):
     with pytest.raises(ValueError, match=message):
-        metrics.summarize(confidence, correct)
+        summary.summarize(confidence, correct)
+
+
+def test_reference_mode_is_the_only_one_that_takes_nan():
+    nan = float("nan")
+    assert metrics.ece([nan, *[1.0] * 20], [True, *[False] * 20], reference=True) == 1.0
+    for measure in (metrics.ece, metrics.debiased_ece, metrics.max_error, metrics.brier, smooth.smooth_ece):
+        with pytest.raises(ValueError, match="nan is no confidence"):
+            measure([0.5, nan], [True, True])
+
+
+@FEW
+@given(PAIRS, st.integers(1, 25))
+def test_the_parts_of_the_brier_score_add_up(pairs, num_bins):
+    confidence, correct = map(np.array, zip(*pairs, strict=True))
+    parts = metrics.brier_parts(confidence, correct, num_bins)
+    total = parts.reliability - parts.resolution + parts.uncertainty + parts.within
+    assert total == pytest.approx(brier_score_loss(correct, confidence, pos_label=1))
+    assert min(parts.reliability, parts.resolution, parts.uncertainty) >= 0
+    if num_bins == 1:
+        assert parts.resolution == pytest.approx(0)
+        assert parts.uncertainty == pytest.approx(correct.var())
+
+
+def test_murphys_parts_of_a_literal_case():
+    parts = metrics.brier_parts([0.2, 0.2, 0.8, 0.8, 0.8], [False, True, True, True, False])
+    expected = (0.4 * 0.3**2 + 0.6 * (0.8 - 2 / 3) ** 2, 0.4 * 0.1**2 + 0.6 * (2 / 3 - 0.6) ** 2, 0.24)
+    assert (parts.reliability, parts.resolution, parts.uncertainty) == pytest.approx(expected)
+    assert parts.within == pytest.approx(0)
+
+
+@FEW
+@given(PAIRS, st.randoms())
+def test_risk_and_coverage_agree_with_a_plain_loop(pairs, random):
+    """Equal confidences in random order: the mean over orders is what is computed at once."""
+    confidence, correct = map(np.array, zip(*pairs, strict=True))
+    found = metrics.risk_coverage(confidence, correct)
+    for coverage, risk, least in zip(found.coverages, found.risks, np.unique(confidence)[::-1], strict=True):
+        kept = confidence >= least
+        assert (coverage, risk) == pytest.approx((kept.mean(), 1 - correct[kept].mean()))
+    if len(set(confidence)) == len(confidence):
+        wrong = ~correct[np.argsort(-confidence)]
+        assert found.aurc == pytest.approx((np.cumsum(wrong) / np.arange(1, len(wrong) + 1)).mean())
+    assert found.risks[-1] == pytest.approx(1 - correct.mean())
+
+
+def test_the_area_under_risk_and_coverage_takes_equal_confidences_in_random_order():
+    assert metrics.risk_coverage([0.9, 0.9, 0.1], [True, False, True]).aurc == pytest.approx((0.5 + 0.5 + 1 / 3) / 3)
+    assert metrics.risk_coverage([1.0] * 4, [True, False, False, True]).aurc == pytest.approx(0.5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(-0.3, 0.3))
+def test_smooth_ece_is_that_of_its_authors(seed, lift):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the plotting packages that it brings
+        relplot = pytest.importorskip("relplot")
+    relplot.config.use_logit_scaling = False
+    rng = np.random.default_rng(seed)
+    confidence = np.round(rng.random(300), 2)
+    correct = rng.random(300) < np.clip(confidence - lift, 0, 1)
+    assert smooth.smooth_ece(confidence, correct) == pytest.approx(relplot.smECE(confidence, correct), abs=0.004)
+
+
+@pytest.mark.parametrize(("lift", "ece"), [(0.0, 0.0), (0.05, 0.05), (0.2, 0.2)])
+def test_debiased_and_smooth_ece_are_near_the_truth_where_plain_ece_is_not(lift, ece):
+    found = [forecaster(300, lift=lift, seed=seed) for seed in range(60)]
+    plain, debiased, smoothed = (
+        np.mean([measure(*pair) for pair in found])
+        for measure in (metrics.ece, metrics.debiased_ece, smooth.smooth_ece)
+    )
+    assert abs(debiased - ece) < abs(plain - ece) / 1.5 + 0.003
+    assert abs(debiased - ece) < 0.03
+    assert abs(smoothed - ece) < 0.045
+
+
+def test_simulated_forecasters_show_what_they_are():
+    """Calibrated, overconfident, collapsed and uninformed, with ties: every number within its stated bound."""
+    confidence, correct = forecaster(20_000, seed=1)
+    assert metrics.ece(confidence, correct) < 0.015
+    assert metrics.max_error(confidence, correct) < 0.03
+    assert metrics.debiased_ece(confidence, correct) < 0.01
+    assert metrics.sharpness(confidence) == pytest.approx(np.var(confidence))
+    parts = metrics.brier_parts(confidence, correct)
+    assert parts.reliability < 5e-4
+    assert parts.resolution == pytest.approx(np.var(confidence), abs=0.005)  # calibrated: resolution is sharpness
+    over, right = forecaster(20_000, lift=0.2, seed=2)
+    assert metrics.max_error(over, right) == pytest.approx(0.2, abs=0.03)
+    assert metrics.brier_parts(over, right).reliability == pytest.approx(0.04, abs=0.01)
+    assert metrics.sharpness([0.7] * 5) == 0
+    random = np.random.default_rng(3).random(20_000)
+    assert metrics.auroc(random, right) == pytest.approx(0.5, abs=0.02)
+    assert metrics.risk_coverage(random, right).aurc == pytest.approx(1 - right.mean(), abs=0.03)
+    assert metrics.risk_coverage(confidence, correct).aurc < 1 - correct.mean() - 0.05
 
 
 def test_kinds():

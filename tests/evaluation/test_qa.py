@@ -5,10 +5,19 @@ import pytest
 
 from lc_jax import llm
 from lc_jax.evaluation import metrics, qa
+from lc_jax.llm.annotate import Annotation, annotate
 from lc_jax.prompts import equivalence, extract, forecast, retry
 from lc_jax.types import Generation, Question, Reply
 
 FORECASTS = {"Paris": "40%", "Lyon": "40%", "Rome": "0.9", "Milan": "0.05", "Bern": "about half", "berne": "0.6"}
+
+
+def evaluate(generations, annotator, **options):
+    def ask(step, rows):
+        form = qa.STEPS[step]
+        return annotate(annotator, form.prompt, rows, temperature=form.temperature, max_tokens=form.max_tokens)
+
+    return qa.evaluate(generations, ask, **options)
 
 
 class Fake:
@@ -56,7 +65,7 @@ def test_the_most_probable_answer_is_judged():
     annotator = Fake()
     paragraphs = ["Milan; Rome", "Lyon; Paris", "No Answer", "berne", "Rome"]
     truths = [("Rome", ()), ("Paris", ()), ("Rome", ()), ("Bern", ("The Berne.",)), ("Roma", ())]
-    records = qa.evaluate(
+    records = evaluate(
         [generation(p, *truth, number=i) for i, (p, truth) in enumerate(zip(paragraphs, truths, strict=True))],
         annotator,
         uses_confidence=True,
@@ -86,7 +95,7 @@ def test_the_most_probable_answer_is_judged():
 def test_without_confidence_the_first_answer_counts_with_confidence_one():
     annotator = Fake()
     generations = [generation("Turin; Rome"), generation("No Answer"), generation("Rome")]
-    records = qa.evaluate(generations, annotator, uses_confidence=False)
+    records = evaluate(generations, annotator, uses_confidence=False)
     assert [outcome(record) for record in records] == [
         (("Turin", "Rome"), (), "Turin", 1.0, False, "ok"),
         ((), (), "", 1.0, False, "ok"),
@@ -103,22 +112,39 @@ def test_without_confidence_the_first_answer_counts_with_confidence_one():
 )  # fmt: skip
 def test_what_cannot_be_annotated_is_a_status_and_never_a_score(paragraph, uses_confidence, status, detail):
     good = generation("Rome", number=1)
-    bad, other = qa.evaluate([generation(paragraph), good], Fake(), uses_confidence=uses_confidence)
+    bad, other = evaluate([generation(paragraph), good], Fake(), uses_confidence=uses_confidence)
     assert (bad.status, bad.detail, bad.correct) == (status, detail, False)
     assert math.isnan(bad.confidence)
     assert (other.status, other.correct) == ("ok", True)
     with pytest.raises(ValueError, match="leave unjudged questions out"):
-        metrics.summarize([bad.confidence, other.confidence], [bad.correct, other.correct])
+        metrics.ece([bad.confidence, other.confidence], [bad.correct, other.correct])
 
 
 def test_verdicts_are_asked_for_ten_at_a_time():
     annotator = Fake()
     cities = [f"{letter}{i}" for i in range(12) for letter in "RT"]
-    records = qa.evaluate([generation(city) for city in cities], annotator, uses_confidence=False)
+    records = evaluate([generation(city) for city in cities], annotator, uses_confidence=False)
     assert [record.correct for record in records] == [city[0] == "R" for city in cities]
     sizes = [len(equivalence.split_comparisons(f["comparisons"])) for f in annotator.asked(equivalence.PROMPT)]
     assert sizes == [10, 10, 4]
-    assert qa.evaluate([], annotator, uses_confidence=True) == []
+    assert evaluate([], annotator, uses_confidence=True) == []
+
+
+def test_the_true_answer_is_forecast_only_on_demand_and_changes_nothing():
+    plain, asked = Fake(), Fake()
+    generations = [generation("Milan; Rome"), generation("No Answer", number=1)]
+    records = evaluate(generations, asked, uses_confidence=True, forecast_truth=True)
+    assert [record.truth_prob for record in records] == [0.9, 0.9]
+    assert [outcome(record) for record in records] == [
+        outcome(record) for record in evaluate(generations, plain, uses_confidence=True)
+    ]
+    assert len(asked.asked(forecast.PROMPT)) == len(plain.asked(forecast.PROMPT)) + 2
+
+
+def test_a_question_without_a_paragraph_has_its_status():
+    record = qa.unwritten(generation("").question, Annotation("refused", None, "", "no comment"))
+    assert (record.status, record.detail, record.correct, record.chosen) == ("refused", "no comment", False, "")
+    assert math.isnan(record.confidence)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +164,6 @@ def test_free_matches_are_the_same_words(candidate, truth, same):
 
 
 def test_the_simulated_annotator_can_be_asked():
-    record = qa.evaluate([generation("Nothing of the kind.")], llm.load("simulated/miniature"), uses_confidence=True)[0]
+    record = evaluate([generation("Nothing of the kind.")], llm.load("simulated/miniature"), uses_confidence=True)[0]
     assert (record.status, record.answers, record.correct, record.confidence) == ("ok", (), False, 1.0)
     assert dataclasses.asdict(record)["status"] == "ok"

@@ -1,12 +1,14 @@
 import dataclasses
 import json
 
-from lc_jax.evaluation import metrics, plots, published, table
+import pytest
+
+from lc_jax.evaluation import plots, published, summary, table
 
 
 def row(method, confidence, correct, kinds=None):
-    summary = metrics.summarize(confidence, correct, kinds)
-    return json.loads(json.dumps({"method": method, **dataclasses.asdict(summary)}))
+    found = summary.summarize(confidence, correct, kinds)
+    return json.loads(json.dumps({"method": method, **dataclasses.asdict(found)}))
 
 
 FIRST = row("LC RL", [0.4, 0.6, 0.8, 1.0] * 10, [False, True, True, True] * 10, ["a", "b", "c", "d"] * 10)
@@ -41,29 +43,68 @@ def test_the_table_is_aligned_and_says_what_its_numbers_lack():
     assert "0.60 / 0.50" in kinds
 
 
+def test_data_sets_have_tables_of_their_own():
+    text = table.render([FIRST | {"data": "TriviaQA"}, OTHER | {"data": "Jeopardy"}, SECOND | {"data": "Jeopardy"}])
+    trivia, jeopardy = text.split("## Jeopardy")
+    assert trivia.startswith("## TriviaQA")
+    assert "0.647" in trivia  # the paper's accuracy of LC RL there
+    assert "0.657" in jeopardy
+
+
 def test_published_methods_without_confidence_lie_where_error_is_one_minus_accuracy():
-    for name in ("Llama 2 7B 8-shot", "Claude Distill", "Factuality SFT", "Factuality RL"):
-        assert round(published.TRIVIA_QA[name].accuracy + published.TRIVIA_QA[name].ece, 3) == 1
-    assert min(published.TRIVIA_QA, key=lambda name: published.TRIVIA_QA[name].ece) == "LC RL"
+    silent = ("Llama 2 7B 8-shot", "Claude Distill", "Factuality SFT", "Factuality RL", "GPT-4 0-shot")
+    rows = [row for row in published.tables() if row.method in silent]
+    assert len(rows) > 20
+    assert all(row.accuracy + row.ece == pytest.approx(1, abs=0.0011) for row in rows)
+    trivia = {name: row for name, row in published.beside("TriviaQA").items() if "GPT" not in name}
+    assert min(trivia, key=lambda name: trivia[name].ece) == "LC RL"
+    assert published.beside("mine") == published.beside("TriviaQA")
+
+
+def test_the_published_ratios_of_the_method():
+    """LC RL / LC SFT and LC RL / Factuality RL, as the paper states them."""
+    for data, of_sft, of_rl in (("TriviaQA", 0.65, 0.29), ("Jeopardy", 0.54, 0.25), ("SciQ", 0.68, 0.49),
+                                ("BioASQ", 0.88, 0.55), ("biographies", 0.88, 0.44)):  # fmt: skip
+        rows = published.beside(data)
+        assert rows["LC RL"].ece / rows["LC SFT"].ece == pytest.approx(of_sft, abs=0.006)
+        assert rows["LC RL"].ece / rows["Factuality RL"].ece == pytest.approx(of_rl, abs=0.006)
 
 
 def test_the_published_numbers_are_the_recorded_ones(golden):
-    names = {"Llama 2 7B 8-shot": "ICL 8-Shot", "Llama 2 7B summary 8-shot": "Summary ICL 8-Shot"}
-    lines = (golden / "data" / "qa_results.csv").read_text().splitlines()
-    recorded = {tuple(cells[:2]): cells for cells in (line.split(",") for line in lines)}
-    for name, ours in published.TRIVIA_QA.items():
-        cells = recorded[names.get(name, name), "trivia_qa"]
-        assert abs(float(cells[2]) - ours.accuracy) <= 0.0006
-        assert abs(float(cells[5]) - ours.ece) <= 0.0006
+    names = {"ICL 8-Shot": "Llama 2 7B 8-shot", "Summary ICL 8-Shot": "Llama 2 7B summary 8-shot"}
+    sets = {"trivia_qa": "TriviaQA", "jeopardy": "Jeopardy", "sciq": "SciQ", "bioasq": "BioASQ"}
+    sets["factscore"] = "biographies"
+    lines = [
+        line.split(",")
+        for name in ("qa_results", "biography_generation_results")
+        for line in (golden / "data" / f"{name}.csv").read_text().splitlines()[1:]
+    ]
+    assert len(lines) == 60
+    assert len(published.tables()) == 60 + 3  # human readers
+    for method, data, *numbers in lines:
+        ours = sorted(dataclasses.astuple(row)[2:] for row in published.tables() if row.data == sets[data])
+        theirs = tuple(map(float, numbers))
+        assert any(repr(found) == repr(theirs) for found in ours), (method, data)
+        if method in ("LC RL", "LC SFT", *names):
+            assert repr(dataclasses.astuple(published.beside(sets[data])[names.get(method, method)])[2:]) == repr(
+                theirs
+            )
 
 
 def test_figures_are_written(tmp_path):
-    plots.accuracy_against_ece([FIRST, SECOND, OTHER], tmp_path / "new" / "accuracy.png")
+    rows = [{"confidence": c, "correct": c > 0.5, "status": "ok"} for c in (0.1, 0.5, 0.9)]
     failed = {"confidence": float("nan"), "correct": False, "status": "failed"}
-    good = [{"confidence": c, "correct": c > 0.5, "status": "ok"} for c in (0.1, 0.5, 0.9)]
-    plots.reliability({"LC RL": [failed, *good], "nothing": [failed]}, tmp_path / "reliability.png")
-    for path in (tmp_path / "new" / "accuracy.png", tmp_path / "reliability.png"):
-        assert path.read_bytes().startswith(b"\x89PNG")
+    theirs = list(published.beside("TriviaQA").values())
+    figures = {
+        "accuracy": plots.accuracy_against_ece([FIRST, SECOND, OTHER], theirs),
+        "reliability": plots.reliability({"LC RL": [failed, *rows], "nothing": [failed]}),
+        "risk": plots.risk_coverage({"LC RL": [failed, *rows], "nothing": [failed]}),
+    }
+    for name, figure in figures.items():
+        plots.save(figure, tmp_path / "new" / name)
+        assert (tmp_path / "new" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "new" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert b"<svg" in plots.svg(figure)
 
 
 def test_labels_keep_their_order_and_their_distance():

@@ -182,6 +182,8 @@ class Connection(asyncio.Protocol):
             self.send(200, vendor.route(method, path, headers, body))
         except Refused as error:
             self.send(error.status, vendor.error(error.status, str(error)))
+        except Exception as error:  # of `answer`: nobody is left waiting
+            self.send(400, vendor.error(400, repr(error)))
 
     async def complete(self, vendor: Any, body: dict[str, Any]) -> None:
         server = self.server

@@ -10,6 +10,10 @@ from lc_jax.types import Reply
 FIELDS = {"generated_paragraph": "p", "question": "q", "answer": "a"}
 
 
+def judging(annotator):
+    return lambda rows: annotate(annotator, equivalence.PROMPT, rows, temperature=0.0, max_tokens=200)
+
+
 class Scripted:
     """Answers from a function of the request; remembers what it was asked."""
 
@@ -91,11 +95,11 @@ def test_a_spoilt_batch_is_judged_singly():
 
     annotator = Scripted(answer)
     comparisons = [equivalence.Comparison("q", str(i), str(i - i % 3)) for i in range(25)]
-    verdicts = judge(annotator, comparisons)
+    verdicts = judge(judging(annotator), comparisons)
     assert [v.value for v in verdicts] == [i % 3 == 0 for i in range(25)]
     assert [len(batch) for batch in annotator.asked] == [3, 1, 1, 10]
     broken = Scripted(lambda request: Reply("failed", detail="down"))
-    assert counts(judge(broken, comparisons)) == {"failed": 25}
+    assert counts(judge(judging(broken), comparisons)) == {"failed": 25}
     assert [len(batch) for batch in broken.asked] == [3]
 
 

@@ -255,3 +255,15 @@ def test_back_off_is_jittered_and_grows():
         assert max(waits) > 0.9 * most
     with pytest.raises(ValueError, match="concurrency >= 1"):
         asking.Policy(concurrency=0)
+
+
+def test_a_store_that_cannot_be_written_ends_the_run(vendor):
+    def full(replies):
+        raise OSError("no space left on device")
+
+    with FakeServer(echo) as server:
+        annotator = load(server, MODELS[vendor], concurrency=8)
+        annotator.keep = full
+        with pytest.raises(OSError, match="no space left"):
+            list(annotator.complete(Request(str(i), 0.0, 9) for i in range(100)))
+        assert server.num_answered <= 16

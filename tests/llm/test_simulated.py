@@ -6,6 +6,7 @@ from lc_jax.llm.annotate import annotate, judge
 from lc_jax.prompts import correctness, extract, forecast, paragraph, retry, summarize
 from lc_jax.prompts.equivalence import Comparison
 from lc_jax.types import Forecasts, Reply, Request
+from tests.llm.test_annotate import judging
 
 
 class Reader:
@@ -48,7 +49,7 @@ def test_every_prompt_is_answered_through_text(annotator):
     assert [ask(annotator, correctness.PROMPT, answer=answer, **fields) for answer in ("bern", "Oslo")] == [1, 0]
     drafts = summarize.join_paragraphs(["a\n\nb"] * 8)
     assert ask(annotator, summarize.PROMPT, paragraph_generation_prompt="Write.", paragraphs=drafts) == "8 drafts"
-    verdicts = judge(annotator, [Comparison("Where?", "Bern", "bern"), Comparison("Where?", "Bern", "Oslo")])
+    verdicts = judge(judging(annotator), [Comparison("Where?", "Bern", "bern"), Comparison("Where?", "Bern", "Oslo")])
     assert [v.value for v in verdicts] == [True, False]
 
 

@@ -119,7 +119,7 @@ def test_claims(tmp_path):
     assert mine.claim("k") == other.claim("k") == "taken"
     mine.release(["k"])
     assert other.claim("k") == "mine"
-    other.put("k", "m", Request("p", 0.0, 9), Reply("refused"))
+    other.put("m", {"k": (Request("p", 0.0, 9), Reply("refused"))})
     assert mine.claim("k") == "mine"  # a refusal is no reply
     mine.close()
     assert other.claim("k") == "mine"

@@ -9,6 +9,7 @@ import pytest
 
 from lc_jax.data.rows import load_rows
 from lc_jax.miniature import corpus, reader, text, tokenizer, world
+from lc_jax.prompts.in_context import first_paragraph
 
 WORLD = world.build()
 
@@ -38,10 +39,8 @@ def test_splits_share_no_subject():
 
 def test_no_prompt_tells_an_answer():
     for question in WORLD.questions("test"):
-        assert (
-            question.prompt
-            == f"Write about the {question.kind.split('(')[1][:-1]} of {question.prompt[:-1].split(' of ', 1)[1]}."
-        )
+        kind, fame = question.kind[:-1].split(" (")
+        assert question.prompt.startswith(f"Write about the {kind} of the {fame} of ")
         words = f" {question.prompt[:-1]} {question.question[:-1]} "
         assert f" {question.answer} " not in words, question
 
@@ -55,8 +54,10 @@ def test_documents_follow_the_shares():
     subject = WORLD.subjects[0]
     rng = np.random.default_rng(0)
     fact = subject.facts[0]
-    said = [reader.statements(corpus.paragraph(subject, rng), fact.kind).answers[0] for _ in range(2000)]
+    written = [corpus.paragraphs(subject, fact, rng) for _ in range(2000)]
+    said = [reader.statements(first_paragraph(several), fact.kind).answers[0] for several in written]
     assert abs(said.count(fact.candidates[0]) / 2000 - fact.shares[0]) < 0.04
+    assert all(reader.statements(written[0], kind).answers for kind in text.SENTENCES)
     for _, document in itertools.islice(corpus.documents(WORLD, rng, (0, 1, 0)), 50):
         for kind in text.SENTENCES:
             found = reader.statements(document, kind)

@@ -12,6 +12,7 @@ from lc_jax.data.examples import RECIPES, make_examples
 from lc_jax.data.questions import load_training_rows
 from lc_jax.miniature import corpus, world
 from lc_jax.prompts import load_templates
+from lc_jax.prompts.in_context import first_paragraph
 from tests.llm.fake_server import KEY, FakeServer
 from tests.tasks.test_generate_data import scripted
 from tests.tasks.test_pipeline import rows, run
@@ -34,20 +35,24 @@ def over(server, provider):
 def drafts(folder):
     """What models may have written about every question of the miniature's two sets, drawn from its writers."""
     questions, rng = world.build(), np.random.default_rng(0)
+
+    def one(write, fact):
+        return first_paragraph(write(*fact, rng))
+
     columns = {
-        "sft": {"icl_generated_paragraphs": lambda s: [corpus.paragraph(s, rng) for _ in range(8)]},
+        "sft": {"icl_generated_paragraphs": lambda *fact: [one(corpus.paragraphs, fact) for _ in range(8)]},
         "reward_model": {
-            "lc_sft_generated_paragraph": lambda s: corpus.survey(s, rng),
-            "factuality_sft_generated_paragraph": lambda s: corpus.paragraph(s, rng),
+            "lc_sft_generated_paragraph": lambda *fact: one(corpus.survey, fact),
+            "factuality_sft_generated_paragraph": lambda *fact: one(corpus.paragraphs, fact),
         },
     }
-    for split, write in columns.items():
-        made = [
-            {"question_id": subject.question(fact).question_id, **{name: draw(subject) for name, draw in write.items()}}
-            | {"paragraph_generation_prompt": subject.question(fact).prompt}
-            for subject in questions.split(split)
-            for fact in subject.facts
-        ]
+    for split, writers in columns.items():
+        asked = [(subject, fact) for subject in questions.split(split) for fact in subject.facts]
+        made = []
+        for subject, fact in asked:
+            question = subject.question(fact)
+            row = {"question_id": question.question_id, "paragraph_generation_prompt": question.prompt}
+            made.append(row | {name: write(subject, fact) for name, write in writers.items()})
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
 
 

@@ -13,7 +13,7 @@ from lc_jax.inference import generate as engine
 from tests.tasks.test_pipeline import rows, run
 
 MODEL = str(Path(__file__).resolve().parents[2] / "lc_jax" / "miniature" / "checkpoints" / "llama")
-PROMPTS = ["Write about the town of Gent.", "Write about the country of Chad.", "Survey the writers on", "Hello"]
+PROMPTS = ["Write about the clock of the town of Gent.", "Write about Chad.", "Survey the writers on", "Hello"]
 
 
 @pytest.fixture

@@ -1,0 +1,60 @@
+"""Texts from a checkpoint folder: prompts in, decoded completions out as they are finished."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from lc_jax.data import examples
+from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.inference import generate
+from lc_jax.models import folders, hf
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How to write."""
+
+    max_new_tokens: int
+    temperature: float  # 0 = greedy
+    seed: int
+    batch_size: int
+
+
+def write(
+    folder: str,
+    mesh: jax.sharding.Mesh,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    precision: Mapping[str, Any],
+    row_ids: Sequence[int] | None = None,
+) -> Iterator[tuple[int, str, bool]]:
+    """(place in `prompts`, text, whether it came to its end) as batches finish; no model is loaded for no prompts.
+
+    Args:
+      precision: what `hf.load` takes.
+      row_ids: names the rows for the random numbers; see `generate.stream`.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no checkpoint or no tokenizer in `folder`.
+    """
+    folders.check(folder)
+    if not prompts:
+        return
+    tokenizer = load_tokenizer(folder)
+    encoded = [examples.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    model = hf.load(folder, mesh, **precision)
+    sampling = generate.Sampling(
+        decoding.max_new_tokens,
+        decoding.temperature,
+        eos_ids=(tokenizer.eos_token_id,),
+        pad_id=tokenizer.pad_token_id,
+    )
+    settings: dict[str, Any] = {"seed": decoding.seed, "batch_size": decoding.batch_size, "row_ids": row_ids}
+    stream = generate.stream(model, encoded, sampling, **settings)
+    for place, completion in tqdm(stream, total=len(encoded), unit="text", disable=None):
+        yield place, tokenizer.decode(completion.tokens, skip_special_tokens=True), completion.finished

@@ -1,0 +1,78 @@
+"""A task's questions to an annotator: estimated and asked, or rehearsed without paying (paper sections 4 and 6)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from lc_jax import prompts
+from lc_jax.llm import cost
+from lc_jax.llm.annotate import Annotation, annotate
+from lc_jax.llm.session import Session
+from lc_jax.llm.store import key
+from lc_jax.prompts import published
+from lc_jax.types import Request
+
+REASONING = 512  # tokens of a reply where another wording may ask for reasons first
+
+Fields = Mapping[str, str]  # of a prompt
+Ask = Callable[[str, Sequence[Fields]], Iterator[Annotation]]  # what Steps.ask does: (step, fields) -> annotations
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One question to the annotator."""
+
+    prompt: prompts.Prompt
+    temperature: float
+    max_tokens: int  # of a reply
+    expected: Callable[[Fields], Any]  # from a request's fields to a value, for the estimate of what follows
+
+
+@dataclasses.dataclass
+class Steps:
+    """Asks the steps of a task."""
+
+    steps: Mapping[str, Step]
+    session: Session
+    prompt_dir: str = ""  # a folder of wordings in place of ours; see prompts.published
+    dry_run: bool = False  # ask nothing: estimate, and go on with what is stored or expected
+    costs: list[tuple[str, cost.Estimate, cost.Meter | None]] = dataclasses.field(default_factory=list)  # by step
+
+    def prompt(self, step: str) -> prompts.Prompt:
+        """Ours, or the wording of `prompt_dir`."""
+        return published.override(self.prompt_dir, step, self.steps[step].prompt)
+
+    def ask(self, step: str, rows: Sequence[Fields]) -> Iterator[Annotation]:
+        """What the annotator made of each row's fields, in order.
+
+        Raises:
+          AnnotatorError: no request can be answered, or the budget is spent.
+        """
+        form, prompt = self.steps[step], self.prompt(step)
+        most = form.max_tokens if prompt is form.prompt else max(form.max_tokens, REASONING)
+        requests = (Request(prompt.render(**row), form.temperature, most, schema=prompt.schema) for row in rows)
+        if self.dry_run:
+            yield from self._rehearse(step, list(requests), rows)
+            return
+        guess, before = self.session.estimate(requests), self.session.meter.dollars
+        logging.info("%s\n%s", step, cost.render([(step, guess, None)]))
+        yield from annotate(self.session, prompt, rows, temperature=form.temperature, max_tokens=most)
+        real = cost.Meter()
+        real.dollars = self.session.meter.dollars - before
+        self.costs.append((step, guess, real))
+
+    def _rehearse(self, step: str, requests: list[Request], rows: Sequence[Fields]) -> Iterator[Annotation]:
+        """Estimates `requests` and sends none: what is not stored is taken to be as expected."""
+        self.costs.append((step, self.session.estimate(requests), None))
+        store = self.session.store
+        for request, fields in zip(requests, rows, strict=True):
+            stored = store.get(key(self.session.name, request)) if store else None
+            try:
+                value = self.prompt(step).parse(stored.text, fields) if stored else self.steps[step].expected(fields)
+            except prompts.Invalid:
+                value = self.steps[step].expected(fields)
+            yield Annotation("ok", value)

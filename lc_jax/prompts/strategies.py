@@ -1,0 +1,64 @@
+"""How the models under evaluation are brought to write a paragraph: the prompted baselines (paper section 5)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lc_jax.prompts import in_context, paragraph, published
+from lc_jax.prompts.models import load_templates
+from lc_jax.prompts.objects import schema
+from lc_jax.prompts.prompt import Prompt
+from lc_jax.prompts.summarize import one_paragraph
+
+UNCERTAINTY = Prompt(
+    """\
+{paragraph_generation_prompt}
+
+Write one paragraph of plain prose, three to five sentences in the manner of an encyclopedia. Wherever you are not \
+certain of a claim, say how probable it is in per cent; of several possible alternatives name each with its own \
+percentage. Reply with the paragraph and nothing else.""",
+    one_paragraph,
+    schema("paragraph", {"type": "string"}),
+)
+
+# In the form that Llama 2 Chat was trained on; the tokenizer adds the first token.
+LLAMA_2_CHAT = Prompt(
+    """\
+[INST] <<SYS>>
+You help with writing. Do what is asked, as well as you can, and add no remarks of your own.
+<</SYS>>
+
+{paragraph_generation_prompt} Write one paragraph of three to five sentences, as an encyclopedia would. [/INST]"""
+)
+
+# By name: (the prompt, its published name). "finetuned" is in the templates of the model.
+_PROMPTED = {
+    "0-shot": (paragraph.PROMPT, "claude_distill"),
+    "8-shot": (in_context.PROMPT, "in_context"),
+    "summary-8-shot": (in_context.CONFIDENT, "confident_in_context"),
+    "uncertainty": (UNCERTAINTY, "uncertainty"),
+    "llama-2-chat": (LLAMA_2_CHAT, "llama_2_chat"),
+}
+OF_CHECKPOINTS = ("finetuned", "8-shot", "summary-8-shot", "llama-2-chat")
+OF_PROVIDERS = ("0-shot", "8-shot", "summary-8-shot", "uncertainty")
+
+
+def load(strategy: str, templates: str | Path, prompt_dir: str | Path = "", *, checkpoint: bool) -> Prompt:
+    """The prompt of a strategy, with the one field `paragraph_generation_prompt`.
+
+    Args:
+      templates: of fine-tuned models; see `load_templates`.
+      prompt_dir: a folder of wordings in place of ours; see `published`.
+      checkpoint: whether a checkpoint writes, rather than a provider's model.
+
+    Raises:
+      ValueError: such a writer has no such strategy.
+    """
+    known = OF_CHECKPOINTS if checkpoint else OF_PROVIDERS
+    if strategy not in known:
+        writer = "a checkpoint" if checkpoint else "a provider's model"
+        raise ValueError(f"--config.strategy={strategy!r}: {writer} is asked by one of {list(known)}.")
+    if strategy == "finetuned":
+        return load_templates(templates, prompt_dir).paragraph
+    prompt, name = _PROMPTED[strategy]
+    return published.override(prompt_dir, name, prompt)

@@ -1,0 +1,357 @@
+"""Evaluation from end to end: paragraphs from a file, a checkpoint or an API, read and judged over HTTP."""
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import base
+from lc_jax.evaluation import metrics
+from lc_jax.llm import AnnotatorError
+from lc_jax.prompts import equivalence, extract, forecast, in_context, paragraph, retry, strategies
+from lc_jax.tasks import evaluate_qa
+from lc_jax.types import Reply
+from tests.llm.fake_server import KEY, FakeServer, Fault
+from tests.tasks.test_pipeline import rows, run
+from tests.test_configs import config_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def scripted(request):
+    """A reader of paragraphs that go "It is A (60%) or B (40%)."; as a writer it always writes the same."""
+    again = retry.PROMPT.match(request.prompt)
+    text = again["request"] if again else request.prompt
+    if fields := extract.PROMPT.match(text):
+        options = offered(fields["generated_paragraph"])
+        return Reply("ok", "; ".join(options) or "No Answer")
+    if fields := forecast.PROMPT.match(text):
+        return Reply("ok", f"{offered(fields['generated_paragraph']).get(fields['answer'], 0)}%")
+    if fields := equivalence.PROMPT.match(text):
+        items = equivalence.split_comparisons(fields["comparisons"])
+        return Reply("ok", "\n".join("yes" if i.candidate.endswith(i.answer) else "no" for i in items))
+    return Reply("ok", "It is Mount Everest (70%) or K2 (30%).")
+
+
+def offered(text):
+    """{answer: per cent} in the order of the text; without percentages 100."""
+    inside = text.partition("It is ")[2].removesuffix(".")
+    if "%)" not in inside:
+        return {inside: 100} if inside else {}
+    return {name: int(share) for name, share in re.findall(r"(.+?) \((\d+)%\)(?: or |$)", inside)}
+
+
+@pytest.fixture
+def questions(assets):
+    """300 real questions: {id, question, answers}."""
+    with gzip.open(assets / "triviaqa_test.jsonl.gz", "rt") as file:
+        return [json.loads(line) for line, _ in zip(file, range(300), strict=False)]
+
+
+def invented(number):
+    """A few questions with paragraphs, where none are to be had."""
+    return [
+        {"question_id": f"q{i}", "question": f"Which is peak {i}?", "answers": [f"Peak {i}", f"Mount {i}"]}
+        | {"generated_paragraph": f"It is Mount {i} (80%) or K{i} (20%)." if i % 3 else f"It is K{i} (60%)."}
+        for i in range(number)
+    ]
+
+
+def write(path, found):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+    return str(path)
+
+
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def go(server, **overrides):
+        config = config_of("evaluate_qa")
+        config.output, config.method, config.data = str(tmp_path / "out"), "mine", "mine"
+        config.annotator.name = "openai/gpt-4.1"
+        if server:
+            config.annotator.base_url = server.openai_url
+            config.writer.base_url = server.openai_url
+        config.questions.update(source="", split=None, answers=None, answers_split=None)
+        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
+        assert evaluate_qa.needs_devices(config) == bool(config.model)
+        evaluate_qa.run(config, None)
+        return json.loads((tmp_path / "out" / "result.json").read_text()), rows(tmp_path / "out" / "records.jsonl")
+
+    return go
+
+
+def counted(records):
+    """(accuracy, ECE of ten values by a plain loop), counted from the records alone."""
+    bins = {}
+    for record in records:
+        bins.setdefault(record["confidence"], []).append(record["correct"])
+    gaps = [abs(sum(found) - confidence * len(found)) for confidence, found in bins.items()]
+    return sum(record["correct"] for record in records) / len(records), sum(gaps) / len(records)
+
+
+def test_300_real_questions_from_a_file(evaluate, questions, tmp_path):
+    for i, row in enumerate(questions):
+        true, alias = row["answers"][0], row["answers"][-1]
+        said = (f"It is {alias} (70%) or nobody (30%).", f"It is the {true} (90%).", "It is nobody (80%).", "No idea.")
+        row["text"] = said[i % 4]
+    path = write(tmp_path / "mine.jsonl", questions)
+    with FakeServer(scripted) as server:
+        result, records = evaluate(server, paragraphs=path, column="text", data="TriviaQA")
+        answered = server.num_answered
+        assert evaluate(server, paragraphs=path, column="text", data="TriviaQA")[0]["ece"] == result["ece"]
+        assert server.num_answered == answered  # all from the store
+    assert (result["num_questions"], result["statuses"]) == (300, {"ok": 300})
+    assert [record["question_id"] for record in records] == [row["question_id"] for row in questions]
+    assert [r["chosen"] for r in records[:4]] == [
+        questions[0]["answers"][-1],
+        f"the {questions[1]['answers'][0]}",
+        "nobody",
+        "",
+    ]
+    assert [r["confidence"] for r in records[:4]] == [0.7, 0.9, 0.8, 1.0]
+    accuracy, ece = counted(records)
+    assert accuracy == pytest.approx(0.5, abs=0.05)
+    assert (result["accuracy"], result["ece"]) == pytest.approx((accuracy, ece))
+    assert result["accuracy_low"] < accuracy < result["accuracy_high"]
+    assert (result["judge"], result["data"]) == ("openai/gpt-4.1", "TriviaQA")
+    assert result["cost"]["calls"] == answered
+    asked = [item for item in server.asked if equivalence.PROMPT.match(item.prompt)]
+    unclear = sum(len(equivalence.split_comparisons(equivalence.PROMPT.match(a.prompt)["comparisons"])) for a in asked)
+    assert unclear < 160  # what matches an alias is not paid for
+    assert len(asked) == -(-unclear // 10)
+
+
+def test_questions_and_paragraphs_may_come_from_two_files(evaluate, tmp_path):
+    found = invented(8)
+    texts = [{"id": row["question_id"], "generated_paragraph": row.pop("generated_paragraph")} for row in found]
+    with FakeServer(scripted) as server:
+        source = write(tmp_path / "questions.jsonl", found)
+        result, records = evaluate(
+            server, paragraphs=write(tmp_path / "p.jsonl", texts[2:]), questions__source=source, forecast_truth=True
+        )
+    assert result["statuses"] == {"ok": 6, "missing": 2}
+    assert [record["question_id"] for record in records] == [f"q{i}" for i in range(2, 8)]
+    assert records[0]["prompt"] == "Write a paragraph about the answer to this question: Which is peak 2?"
+    assert {record["truth_prob"] for record in records} == {0.0}
+
+
+def test_a_provider_writes_by_a_strategy(evaluate, tmp_path):
+    path = write(
+        tmp_path / "questions.jsonl",
+        [{k: row[k] for k in ("question_id", "question", "answers")} for row in invented(3)],
+    )
+    with FakeServer(scripted) as server:
+        evaluate(server, questions__source=path, writer__name="openai/gpt-4.1-mini", strategy="summary-8-shot")
+        asked = [in_context.CONFIDENT.match(item.prompt) for item in server.asked]
+    assert len([fields for fields in asked if fields]) == 3
+    records = rows(tmp_path / "out" / "records.jsonl")
+    assert {record["paragraph"] for record in records} == {"It is Mount Everest (70%) or K2 (30%)."}
+    assert {record["confidence"] for record in records} == {0.7}
+
+
+def test_a_paragraph_that_was_refused_is_a_status(evaluate, tmp_path):
+    path = write(
+        tmp_path / "questions.jsonl",
+        [{k: row[k] for k in ("question_id", "question", "answers")} for row in invented(4)],
+    )
+
+    def fault(number, prompt):
+        return Fault("refusal") if "peak 2?" in prompt and paragraph.PROMPT.match(prompt) else None
+
+    with FakeServer(scripted, fault=fault) as server:
+        result, records = evaluate(server, questions__source=path, writer__name="openai/gpt-4.1", strategy="0-shot")
+    assert result["statuses"] == {"ok": 3, "refused": 1}
+    assert [record["status"] for record in records] == ["ok", "ok", "refused", "ok"]
+    assert result["num_questions"] == 3
+
+
+def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate, tmp_path):
+    def fault(number, prompt):
+        return Fault("status", 400) if "K3" in prompt and forecast.PROMPT.match(prompt) else None
+
+    path = write(tmp_path / "p.jsonl", invented(6))
+    with FakeServer(scripted, fault=fault) as server:
+        with pytest.raises(ValueError, match=r"1 of 6 questions failed.*run again.*accept_failed=true"):
+            evaluate(server, paragraphs=path)
+        assert not (tmp_path / "out" / "result.json").exists()
+        assert [record["status"] for record in rows(tmp_path / "out" / "records.jsonl")].count("failed") == 1
+        result, _ = evaluate(server, paragraphs=path, accept_failed=True)
+    assert result["statuses"] == {"ok": 5, "failed": 1}
+
+
+def test_a_dry_run_and_a_budget(evaluate, tmp_path, capsys):
+    path = write(tmp_path / "p.jsonl", invented(6))
+    with FakeServer(scripted) as server:
+        with pytest.raises(FileNotFoundError):
+            evaluate(server, paragraphs=path, dry_run=True)  # leaves no result
+        table = capsys.readouterr().out
+        assert all(step in table for step in ("eval_extract", "eval_forecast", "equivalence"))
+        assert not server.asked
+        assert not list(tmp_path.glob("out/*"))
+        with pytest.raises(AnnotatorError, match="may cost more than"):
+            evaluate(server, paragraphs=path, budget=0.01)
+        paid = server.num_answered
+        result, _ = evaluate(server, paragraphs=path)
+        assert server.num_answered > paid
+    assert result["num_questions"] == 6
+
+
+def test_wordings_of_a_folder_take_the_place_of_ours(evaluate, tmp_path):
+    (tmp_path / "wordings").mkdir()
+    (tmp_path / "wordings" / "extract_answers_claude_10shot.txt").write_text("Read {generated_paragraph}. {question}")
+
+    def answer(request):
+        return Reply("ok", "K2") if request.prompt.startswith("Read It is") else scripted(request)
+
+    with FakeServer(answer) as server:
+        _, records = evaluate(
+            server, paragraphs=write(tmp_path / "p.jsonl", invented(3)), prompt_dir=str(tmp_path / "wordings")
+        )
+    assert {tuple(record["answers"]) for record in records} == {("K2",)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({}, r"give one of.*given: \[\]|Who writes"),
+        ({"paragraphs": "p.jsonl", "model": "m"}, r"given: \['paragraphs', 'model'\]"),
+        ({"writer__name": "openai/gpt-4.1"}, "questions.source is empty"),
+        (
+            {"writer__name": "openai/x", "questions__source": "p.jsonl"},
+            "strategy='finetuned': a provider's model is asked",
+        ),
+        ({"paragraphs": "p.jsonl", "column": "story"}, r"no row has text in 'story'.*--config.column, of \['answers'"),
+        ({"paragraphs": "p.jsonl", "annotator__name": ""}, "give --config.annotator.name=provider/model"),
+    ],
+)
+def test_mistakes_are_named(evaluate, tmp_path, monkeypatch, overrides, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "p.jsonl", invented(2))
+    with pytest.raises(ValueError, match=message):
+        evaluate(None, **overrides)
+
+
+def test_every_strategy_has_a_prompt():
+    for checkpoint, names in ((True, strategies.OF_CHECKPOINTS), (False, strategies.OF_PROVIDERS)):
+        for name in names:
+            prompt = strategies.load(name, "full", checkpoint=checkpoint)
+            assert prompt.fields == ("paragraph_generation_prompt",)
+            assert "Write about {x}." in prompt.render(paragraph_generation_prompt="Write about {x}.")
+    chat = strategies.load("llama-2-chat", "full", checkpoint=True).render(paragraph_generation_prompt="Write.")
+    assert chat.startswith("[INST] <<SYS>>\n")
+    assert "\n<</SYS>>\n\nWrite." in chat
+    assert chat.endswith(" [/INST]")
+
+
+def test_the_published_data_sets_are_joined(tmp_path, monkeypatch):
+    """Small files of the published forms: SciQ by row over its splits, BioASQ's JSON, TriviaQA's records."""
+    prompts = write(
+        tmp_path / "prompts.jsonl", [{"question_id": i, "paragraph_generation_prompt": f"Write {i}."} for i in (2, 0)]
+    )
+    sciq = [{"question": f"S{i}?", "correct_answer": f"A{i}", "distractor1": "x", "support": ""} for i in range(3)]
+    bioasq = {"questions": [{"id": "0", "type": "factoid", "body": "B?", "exact_answer": [["TP53", "p53"]]},
+                            {"id": "2", "type": "factoid", "body": "C?", "exact_answer": "BRCA1"}]}  # fmt: skip
+    trivia = [
+        {"question_id": str(i), "question": f"T{i}?", "answer": {"value": f"V{i}", "aliases": ["W"]}} for i in range(3)
+    ]
+    (tmp_path / "bioasq.json").write_text(json.dumps(bioasq))
+    files = {"sciq": write(tmp_path / "sciq.jsonl", sciq), "bioasq": str(tmp_path / "bioasq.json"),
+             "trivia_qa": write(tmp_path / "trivia.jsonl", trivia)}  # fmt: skip
+    expected = {
+        "sciq": [("2", "S2?", "A2", ()), ("0", "S0?", "A0", ())],
+        "bioasq": [("2", "C?", "BRCA1", ()), ("0", "B?", "TP53", ("p53",))],
+        "trivia_qa": [("2", "T2?", "V2", ("W",)), ("0", "T0?", "V0", ("W",))],
+    }
+    for mode, answers in files.items():
+        config = config_of("evaluate_qa", mode)
+        config.questions.update(source=prompts, answers=answers)
+        found = evaluate_qa.load_questions(config)
+        assert [(q.question_id, q.question, q.answer, q.aliases) for q in found] == expected[mode]
+        assert [q.prompt for q in found] == ["Write 2.", "Write 0."]
+    assert config_of("evaluate_qa", "jeopardy").data == "Jeopardy"
+
+
+@pytest.mark.slow
+def test_a_checkpoint_writes_on_real_questions(tmp_path, monkeypatch, questions):
+    """300 test questions of TriviaQA, paragraphs of a checkpoint of this project, judged over HTTP."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    path = write(tmp_path / "questions.jsonl", questions)
+
+    def reader(request):
+        """Reads the last word of a paragraph with confidence 1/2."""
+        if fields := extract.PROMPT.match(request.prompt):
+            return Reply("ok", (fields["generated_paragraph"].split() or ["No Answer"])[-1].strip(".;") or "No Answer")
+        return Reply("ok", "0.5") if forecast.PROMPT.match(request.prompt) else scripted(request)
+
+    with FakeServer(reader) as server:
+        settings = {"questions__source": path, "questions__split": None, "model": base.LLAMA, "max_new_tokens": 16}
+        settings |= {"annotator__name": "openai/gpt-4.1", "annotator__base_url": server.openai_url, "data": "TriviaQA"}
+        run("evaluate_qa", output=str(tmp_path / "out"), method="base", **settings)
+        answered = server.num_answered
+        run("evaluate_qa", output=str(tmp_path / "out"), method="base", **settings)  # paragraphs and replies are kept
+        assert server.num_answered == answered
+    result, records = (
+        json.loads((tmp_path / "out" / "result.json").read_text()),
+        rows(tmp_path / "out" / "records.jsonl"),
+    )
+    assert len(rows(tmp_path / "out" / "paragraphs.jsonl")) == 300
+    assert (result["num_questions"], result["accuracy"], result["ece"]) == pytest.approx((300, *counted(records)))
+    with pytest.raises(ValueError, match="written by another model or in another way"):
+        run("evaluate_qa", output=str(tmp_path / "out"), method="base", **settings | {"temperature": 0.0})
+
+
+BLOCKED = "jax jaxlib flax optax orbax transformers tokenizers safetensors wandb torch"
+WITHOUT = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {BLOCKED.split()!r}:
+            raise ModuleNotFoundError(f"{{name}} is not installed")
+
+sys.meta_path.insert(0, Blocked())
+from absl import app
+from lc_jax import main
+app.run(main.main)
+"""
+
+
+def test_a_file_of_paragraphs_needs_no_jax(tmp_path):
+    """The command line, with everything that only training needs taken away."""
+    path = write(tmp_path / "p.jsonl", invented(25))
+    with FakeServer(scripted) as server:
+        settings = {
+            "paragraphs": path,
+            "questions.source": "",
+            "data": "mine",
+            "method": "mine",
+            "output": tmp_path / "e" / "m",
+        }
+        settings |= {"annotator.name": "openai/gpt-4.1", "annotator.base_url": server.openai_url}
+        commands = [
+            ["--config=configs/evaluate_qa.py", *(f"--config.{name}={value}" for name, value in settings.items())],
+            [
+                "--config=configs/report.py",
+                f"--config.evaluations={tmp_path / 'e'}",
+                f"--config.output={tmp_path / 'r'}",
+            ],
+        ]
+        for arguments in commands:
+            done = subprocess.run(
+                [sys.executable, "-c", WITHOUT, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                env={"OPENAI_API_KEY": KEY, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "r" / "results.json").read_text())[0]
+    assert result["num_questions"] == 25
+    records = rows(tmp_path / "e" / "m" / "records.jsonl")
+    assert result["ece"] == pytest.approx(
+        metrics.ece([r["confidence"] for r in records], [r["correct"] for r in records])
+    )
+    assert (tmp_path / "r" / "report.html").stat().st_size > 10_000
