@@ -23,6 +23,16 @@ def seed() -> int:
     return int(os.environ.get("LC_SEED", "0"))
 
 
+def published_data() -> str:
+    """The published data set: its hub name ("@revision" can be added to a source), or LC_DATASET, a local copy."""
+    return os.environ.get("LC_DATASET", "tatsu-lab/linguistic_calibration")
+
+
+def trivia_qa() -> str:
+    """TriviaQA's questions and answers, which the published data set leaves out; or LC_TRIVIA_QA, a local copy."""
+    return os.environ.get("LC_TRIVIA_QA", "trivia_qa:unfiltered.nocontext")
+
+
 def base_config(task: str, mode: str) -> ConfigDict:
     """The settings that every task takes.
 
@@ -74,9 +84,9 @@ def questions(split: str, mini: bool = False) -> ConfigDict:
         return ConfigDict(
             {"source": "miniature", "split": split, "answers": None, "answers_split": None, "columns": ""}
         )
-    prompts = "tatsu-lab/linguistic_calibration:trivia_qa_paragraph_generation"
+    prompts = f"{published_data()}:trivia_qa_paragraph_generation"
     answers = {
-        "answers": "trivia_qa:unfiltered.nocontext",
+        "answers": trivia_qa(),
         "answers_split": "validation" if split == "test" else "train",
     }
     return ConfigDict({"source": prompts, "split": split, "columns": ""} | answers)
@@ -109,8 +119,8 @@ def rows(name: str, mini: bool = False) -> dict[str, str | None]:
     if mini:
         source = {"source": f"{root()}/data/{name}.jsonl", "split": None}
         return source | {"questions": "miniature", "questions_split": name, "columns": ""}
-    source = {"source": f"tatsu-lab/linguistic_calibration:{name}_training", "split": "train"}
-    asked = ("trivia_qa:unfiltered.nocontext", "train") if name == "reward_model" else (None, None)
+    source = {"source": f"{published_data()}:{name}_training", "split": "train"}
+    asked = (trivia_qa(), "train") if name == "reward_model" else (None, None)
     return source | {"questions": asked[0], "questions_split": asked[1], "columns": ""}
 
 
@@ -154,6 +164,8 @@ def ppo(mode: str) -> ConfigDict:
         save_every=20,
         keep=5,
         num_validation=1000,
+        num_candidates=5,  # policies with the best validation rewards to keep for selection (launch/select.sh)
+        first_candidate=800,  # from this step on
         max_ratio_deviation=1e-3,
         max_sampling_gap=0.5,  # nats; bfloat16 decoding against the full forward pass
     )
@@ -192,6 +204,7 @@ def miniature_ppo(config: ConfigDict) -> None:
         eval_every=20,
         save_every=20,
         num_validation=100,
+        num_candidates=0,
         max_sampling_gap=1e-2,
     )
     config.reader.update(max_new_tokens=24, max_answers=4, max_length=160, batch_size=256)

@@ -26,6 +26,7 @@ from lc_jax.rl import plan as plans
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import state as states
+from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import Destination, Run
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -245,6 +246,11 @@ class Trainer:
             "eval_stop_rate": stop_rate
         }
 
+    def save(self, folder: Path) -> None:
+        """Writes the policy as a Hugging Face checkpoint."""
+        policy = self.learners.with_params(self.state.params).policy
+        hf.save(folder, policy, tokenizer=self.writer.tokenizer)
+
     def checkpoint(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
         return {"train": self.state, "kl_coef": jnp.float32(self.kl.coefficient)}
@@ -303,6 +309,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         Run(destination, ppo.num_steps, first),
         telemetry.RolloutLog(output / "rollouts.jsonl", first),
     )
+    best = Candidates(output, ppo.num_candidates, ppo.first_candidate)
     questions, alarms = (
         queries(trainer.within_query_length(), ppo, config.seed, first),
         telemetry.Alarms(**config.alarms),
@@ -311,6 +318,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         stats, episodes = trainer.step(next(questions), seed=config.seed * 1_000_003 + step)
         if (step + 1) % ppo.eval_every == 0 or step + 1 == ppo.num_steps:
             stats |= trainer.evaluate()
+            best.offer(Candidate(step + 1, stats["eval_reward"]), trainer.save)
         rollouts.write(step, *episodes)
         log.log(step, stats)
         log.advance()
@@ -323,5 +331,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             raise FloatingPointError(f"Stopped at step {step}: {'; '.join(raised)}. Checkpoints: {output}/checkpoints.")
     checkpoints.close()
     log.close()
-    policy = trainer.learners.with_params(trainer.state.params).policy
-    hf.save(output / "model", policy, tokenizer=trainer.writer.tokenizer)
+    trainer.save(output / "model")
