@@ -124,7 +124,7 @@ class _Phases:
     def gradients(self, count: int) -> plan.Phase:
         """Those of a micro-batch are added to those of the ones before."""
         episodes, number = self._episodes(count), jax.ShapeDtypeStruct((), jnp.float32)
-        told: Any = [jax.ShapeDtypeStruct(episodes.responses.shape, jnp.float32)] * 6
+        told: list[Any] = [jax.ShapeDtypeStruct(episodes.responses.shape, jnp.float32)] * 6
         part = update.Minibatch(rollout.Rollout(episodes, episodes, *told[:4]), *told[4:])
         params, grads = self.state.params, self._gradients()
         traced = update.add_gradients.trace(

@@ -66,9 +66,9 @@ class Minibatch:
         """Some of the episodes (host arrays), no wider than their longest needs."""
         seen = self.rollout
         episodes = seen.episodes.take(rows)
-        told: Any = (seen.logprobs, seen.entropies, seen.ref_logprobs, seen.values, self.advantages, self.returns)
-        told = [x[rows, : episodes.responses.shape[1]] for x in told]
-        return Minibatch(Rollout(episodes, seen.critic_episodes.take(rows), *told[:4]), *told[4:])
+        told = (seen.logprobs, seen.entropies, seen.ref_logprobs, seen.values, self.advantages, self.returns)
+        cut: list[Any] = [x[rows, : episodes.responses.shape[1]] for x in told]
+        return Minibatch(Rollout(episodes, seen.critic_episodes.take(rows), *cut[:4]), *cut[4:])
 
 
 def objective(
@@ -128,7 +128,7 @@ def ppo_step(
 ) -> tuple[states.TrainState, Sums]:
     """One optimiser step on a minibatch (host arrays). Returns the new state and the step's mean statistics."""
     episodes = minibatch.rollout.episodes
-    denominator = losses.num_positions(jnp.asarray(episodes.mask), settings.loss)
+    denominator = losses.num_positions(episodes.mask, settings.loss)
     temperature, grads, parts = jnp.float32(settings.temperature), None, []
     for rows in episodes.groups(settings.microbatch_size):
         part = parallel.put_batch(minibatch.take(rows))
