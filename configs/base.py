@@ -45,6 +45,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
     return ConfigDict(
         {
             "task": task,
+            "published": False,  # True: the arithmetic of the published code, row by row in docs/published.md
             "seed": seed() if mini else 42,
             "mesh": {"data": 1, "fsdp": -1, "tensor": 1},  # -1: all devices that are left
             "precision": {
@@ -103,10 +104,11 @@ TESTS = {
 def test_questions(name: str) -> ConfigDict:
     """The published test questions of a data set of TESTS: prompts, joined by id or row with questions and answers.
 
-    Where the hub has no longer a data set, give its file: --config.questions.answers=jeopardy.json
+    Where the hub has no longer a data set, give its file: LC_JEOPARDY=jeopardy.json, or the flag questions.answers.
     """
     _, answers, split = TESTS[name]
-    prompts = f"tatsu-lab/linguistic_calibration:{name}_paragraph_generation"
+    answers = os.environ.get(f"LC_{name.upper()}", answers)
+    prompts = f"{published_data()}:{name}_paragraph_generation"
     return ConfigDict({"source": prompts, "split": "test", "columns": "", "answers": answers, "answers_split": split})
 
 
