@@ -103,6 +103,7 @@ def test_a_plan_runs_nothing(launch, tmp_path, mini):
         assert float(table["evaluate LC RL on trivia_qa"][3]) > float(table["evaluate LC RL on bioasq"][3]) > 1
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")
 def test_hours_follow_from_the_benchmarks(tmp_path, capsys):
     from lc_jax.tasks import plan
     from tests.test_configs import config_of
