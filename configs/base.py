@@ -45,6 +45,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
     return ConfigDict(
         {
             "task": task,
+            "published": False,  # True: the arithmetic of the published code, row by row in docs/published.md
             "seed": seed() if mini else 42,
             "mesh": {"data": 1, "fsdp": -1, "tensor": 1},  # -1: all devices that are left
             "precision": {
@@ -104,10 +105,11 @@ TESTS = {
 def test_questions(name: str) -> ConfigDict:
     """The published test questions of a data set of TESTS: prompts, joined by id or row with questions and answers.
 
-    Where the hub has no longer a data set, give its file: --config.questions.answers=jeopardy.json
+    Where the hub has no longer a data set, give its file: LC_JEOPARDY=jeopardy.json, or the flag questions.answers.
     """
     _, answers, split = TESTS[name]
-    prompts = f"tatsu-lab/linguistic_calibration:{name}_paragraph_generation"
+    answers = os.environ.get(f"LC_{name.upper()}", answers)
+    prompts = f"{published_data()}:{name}_paragraph_generation"
     return ConfigDict({"source": prompts, "split": "test", "columns": "", "answers": answers, "answers_split": split})
 
 
@@ -170,14 +172,24 @@ def ppo(mode: str) -> ConfigDict:
         max_sampling_gap=0.5,  # nats; bfloat16 decoding against the full forward pass
     )
     config.kl = dict(kind="fixed", target=6.0, k_beta=0.1)  # "adaptive" steers towards the target (nats)
-    config.advantage = dict(gamma=1.0, lam=1.0, whiten_rewards=True, masked=True)
-    config.loss = dict(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1, masked=True)
+    published = config.get_ref("published")  # a reference, so that --config.published=true reaches what follows from it
+    config.ppo.clean_up = published.identity()  # no space before punctuation in what the reader is shown
+    config.advantage = dict(
+        gamma=1.0,
+        lam=1.0,
+        whiten_rewards=True,
+        whiten_groups=1 + 7 * published.to_int(),  # 8 = by device, as published
+        clamp_kl=published.identity(),
+        masked=published ^ True,
+    )
+    config.loss = dict(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1, masked=published ^ True)
     config.alarms = dict(max_kl=50.0, min_entropy=0.01, min_stop_rate=0.5, max_same_confidence=0.95, stop=False)
     config.reader = dict(
         extractor="",
         forecaster="",
         template="forecast_probs",
         temperature=0.3,
+        top_k=50 * published.to_int(),  # 0 = any token
         max_new_tokens=300,
         max_answers=16,
         max_length=1024,

@@ -9,11 +9,13 @@ if [ $# -eq 0 ]; then echo "usage: launch/select.sh RUN [--config.annotator... o
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 run=$(realpath "$1")
 shift
+if [ ! -d "$run/candidates" ]; then echo "$run/candidates is not there: train with ppo.num_candidates above 0" >&2; exit 1; fi
 setup base
 
 for candidate in "$run"/candidates/step-*; do
   stage "evaluate ${candidate##*/}" "$candidate/evaluation/result.json" --config=configs/evaluate_qa.py \
     --config.questions.split=validation --config.questions.answers_split=train --config.method="${candidate##*/}" \
+    --config.data="TriviaQA validation" \
     --config.model="$candidate/model" --config.output="$candidate/evaluation" "$@"
 done
 python -m lc_jax.main --config=configs/select_checkpoint.py --config.run="$run"

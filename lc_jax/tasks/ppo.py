@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from lc_jax import prompts
 from lc_jax.data import batches, examples
 from lc_jax.data.questions import check_disjoint, load_questions
-from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.data.tokenizer import decode, load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
@@ -63,9 +63,9 @@ class Writer:
         encoded = [self.encode(q) for q in questions]
         return generate.generate(policy, encoded, self.sampling, seed=seed, batch_size=self.batch_size)
 
-    def decode(self, completions: Sequence[generate.Completion]) -> list[str]:
-        """Paragraphs as text."""
-        return self.tokenizer.batch_decode([c.tokens for c in completions], skip_special_tokens=True)
+    def decode(self, completions: Sequence[generate.Completion], clean_up: bool = False) -> list[str]:
+        """Paragraphs as text; `clean_up` as in `data.tokenizer.decode`."""
+        return [decode(self.tokenizer, c.tokens, clean_up) for c in completions]
 
 
 def load_writer(config: ConfigDict) -> Writer:
@@ -91,7 +91,9 @@ def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
     if settings.extractor:
         lister = part(settings.extractor, "causal", templates.extract_answers)
         eos, pad = lister.tokenizer.eos_token_id, lister.tokenizer.pad_token_id
-        sampling = generate.Sampling(settings.max_new_tokens, settings.temperature, eos_ids=(eos,), pad_id=pad)
+        sampling = generate.Sampling(
+            settings.max_new_tokens, settings.temperature, top_k=settings.top_k, eos_ids=(eos,), pad_id=pad
+        )
         extractor = reader.Extractor(lister, sampling, settings.max_answers)
     return reader.Reader(extractor, part(settings.forecaster, "scalar", getattr(templates, settings.template)))
 
@@ -169,7 +171,7 @@ class Trainer:
         models = self.learners.with_params(self.state.params)
         with phases.measure("generate"):
             completions = self.writer.write(models.policy, questions, seed)
-            paragraphs = self.writer.decode(completions)
+            paragraphs = self.writer.decode(completions, self.ppo.clean_up)
         with phases.measure("read"):
             reading = self.reader.read(questions, paragraphs, seed)
             rewards = reward.compute(reading.forecasts, self.reward)

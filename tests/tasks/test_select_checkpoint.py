@@ -53,7 +53,7 @@ def test_the_best_calibrated_candidate_is_selected(tmp_path, capsys):
     selection = json.loads((tmp_path / "selection.json").read_text())
     assert (selection["selected"]["step"], selection["selected"]["ece"]) == (60, 0.1)
     assert [row["step"] for row in selection["candidates"]] == [80, 60, 40]
-    assert "| 60   |            2.000 |    0.500 | 0.100 |   * |" in capsys.readouterr().out
+    assert "| 60   |             2.000 |    0.500 | 0.100 |   * |" in capsys.readouterr().out
     evaluate(tmp_path, [0.1, 0.1, 0.2])
     select(tmp_path)  # again, in place of the older one
     assert (tmp_path / "selected" / "config.json").read_text() == "step-000080"
