@@ -133,7 +133,7 @@ def ppo_step(
     for rows in episodes.groups(settings.microbatch_size):
         part = parallel.put_batch(minibatch.take(rows))
         grads, stats = add_gradients(grads, state.params, learners, part, denominator, temperature, settings=settings)
-        parts.append(stats)
+        parts.append(jax.device_get(stats))  # waits: one micro-batch at a time is under way
     state, norm = apply_gradients(state, grads, tx=tx)
     stats = jax.tree.map(lambda *shares: sum(shares), *parts)
     return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped}
