@@ -76,9 +76,10 @@ def main() -> None:
         tx = make_optimizer(settings, trainable(model.params))
         state, structure, started = states.create(model.params, tx), model.with_params(None), time.monotonic()
         counted = jnp.int32(FIRST_WORD if flags.task == "copy" else FIRST_SYMBOL)
+        examples = [example(flags.task, flags.vocabulary, flags.words, rng) for _ in range(flags.steps * BATCH)]
+        data = language_model.dataset(examples)
         for step in range(1, flags.steps + 1):
-            examples = [example(flags.task, flags.vocabulary, flags.words, rng) for _ in range(BATCH)]
-            batch = parallel.put_batch(dict(language_model.dataset(examples, 128).collate(np.arange(BATCH))))
+            batch = parallel.put_batch(dict(data.collate(np.arange(BATCH) + (step - 1) * BATCH)))
             if step % 50 == 0:  # on a batch that it has not learned from
                 right = float(share_right(structure.with_params(state.params), batch, counted))
             state, metrics = loop.train_step(

@@ -54,6 +54,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
                 "remat": "none" if mini else "full",
             },
             "templates": "short" if mini else "full",  # or a folder of text files
+            "dry_run": False,  # training: says how much memory the run would take, and stops
             "prompt_dir": "",  # a folder of wordings under the published names, in place of any of ours
         }
     )

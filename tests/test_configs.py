@@ -98,7 +98,7 @@ def test_ppo_step_at_full_size(name):
         learners = update.Learners(policy, critic)
         tx = make_optimizer(OptimizerSettings.from_ratio(100, **config.optimizer), trainable(learners.params()))
         state = states.abstract(learners.params(), tx)
-        size, width = ppo.minibatch_size, ppo.query_length + ppo.response_length
+        size, width = ppo.microbatch_size, ppo.query_length + ppo.response_length
 
         def array(*shape, dtype=jnp.float32):
             return jax.ShapeDtypeStruct((size, *shape), dtype)
@@ -112,13 +112,13 @@ def test_ppo_step_at_full_size(name):
         tokens = [array(ppo.response_length) for _ in range(6)]
         batch = update.Minibatch(rollout.Rollout(episodes, episodes, *tokens[:4]), *tokens[4:])
         settings = update.UpdateSettings(
-            ppo.num_epochs, size, ppo.microbatch_size, ppo.temperature, LossSettings(**config.loss)
+            ppo.num_epochs, ppo.minibatch_size, size, ppo.temperature, LossSettings(**config.loss)
         )
-        step = functools.partial(update.ppo_step, tx=tx, settings=settings)
-        new, stats = jax.eval_shape(
-            step, state, learners.with_params(None), batch, jax.ShapeDtypeStruct((), jnp.float32)
-        )
-    assert stats["loss"].shape == ()
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        add = functools.partial(update.add_gradients, settings=settings)
+        grads, stats = jax.eval_shape(add, None, state.params, learners.with_params(None), batch, number, number)
+        new, norm = jax.eval_shape(functools.partial(update.apply_gradients, tx=tx), state, grads)
+    assert stats["loss"].shape == norm.shape == ()
     assert [x.shape for x in jax.tree.leaves(new)] == [x.shape for x in jax.tree.leaves(state)]
     assert local_bytes(state.params) < 7.1 * GIB  # two 7B models in fp32 over eight devices
 

@@ -39,9 +39,9 @@ def supervised_losses(mesh, kind, microbatches):
     rng = np.random.default_rng(0)
     texts = sequences(rng, 16)
     if kind == "scalar":
-        data, loss_fn = reward_model.dataset(texts, rng.random(16).tolist(), 32), reward_model.loss_fn
+        data, loss_fn = reward_model.dataset(texts, rng.random(16).tolist()), reward_model.loss_fn
     else:
-        data, loss_fn = language_model.dataset([Encoded(tuple(t), 3) for t in texts], 32), language_model.loss_fn
+        data, loss_fn = language_model.dataset([Encoded(tuple(t), 3) for t in texts]), language_model.loss_fn
     losses = []
     with jax.set_mesh(mesh):
         model = model_on(mesh, kind)

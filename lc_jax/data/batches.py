@@ -36,15 +36,38 @@ def pad(sequences: Sequence[Tokens], length: int, *, pad_id: int = 0, side: str 
     return Padded(tokens, spans)
 
 
-def bucket(length: int, maximum: int | None = None) -> int:
+def bucket(length: int) -> int:
     """The smallest width >= `length` among 16, 24, 32, 48, 64, 96, ... (at most a third of a row is padding).
 
-    `maximum` caps the width; few distinct widths mean few compilations.
+    Few distinct widths mean few compilations; where all lengths are known beforehand, `widths` leaves less padding.
     """
     width = 16
     while width < length:
         width = width * 3 // 2 if width & (width - 1) == 0 else width * 4 // 3
-    return width if maximum is None else min(width, maximum)
+    return width
+
+
+def widths(lengths: Int[np.ndarray, " N"], spare: float = 0.05) -> Int[np.ndarray, " W"]:
+    """The fewest widths, ascending, with which padding is at most `spare` of all tokens.
+
+    Each row takes the first width that holds it; among as many widths, those that leave the least padding.
+    """
+    lengths, numbers = np.unique(lengths, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(numbers)])  # rows shorter than lengths[i]
+    slots = np.full(len(before), np.inf)  # that the j shortest kinds take, in as many widths as there are `cuts`
+    slots[0], cuts = 0, []
+    while not slots[-1] <= (1 + spare) * np.sum(lengths * numbers):
+        # The last width is lengths[j - 1], and holds the kinds from number i on.
+        taken = slots[None, :-1] + (before[1:, None] - before[None, :-1]) * lengths[:, None]
+        taken[np.triu_indices(len(lengths), 1)] = np.inf
+        cuts.append(taken.argmin(axis=1))
+        slots = np.concatenate([[0], taken.min(axis=1)])
+    chosen, j = [], len(lengths)
+    for first in reversed(cuts):
+        if j:
+            chosen.append(lengths[j - 1])
+            j = first[j - 1]
+    return np.asarray(chosen[::-1])
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:

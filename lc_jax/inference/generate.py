@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +158,19 @@ def _static(sampling: Sampling) -> Sampling:
     """`sampling` with its free numbers replaced by switches, so that a new temperature compiles nothing."""
     return dataclasses.replace(
         sampling, temperature=float(sampling.temperature > 0), top_p=1.0 if sampling.top_p == 1 else 0.5
+    )
+
+
+def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.stages.Traced:
+    """The program of one batch of prompts up to `width` tokens long; `model` may be abstract."""
+
+    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    keys, number = array(batch_size, dtype=jax.random.key(0).dtype), array(dtype=jnp.float32)
+    width = batches.bucket(width)
+    return _generate.trace(
+        model, array(batch_size, width), array(batch_size, 2), keys, number, number, sampling=_static(sampling)
     )
 
 

@@ -6,7 +6,7 @@ generation's check, the reference, the critic and the update alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import flax.struct
 import jax
@@ -23,7 +23,7 @@ from lc_jax.models.transformer import Model
 
 @flax.struct.dataclass
 class Episodes:
-    """B prompts with their responses; T response positions, S >= prompt + T slots; padding past the end.
+    """B prompts with their responses; T response positions, S slots that hold both; padding past the end.
 
     Arrays of numpy or jax: rollouts are kept on the host.
     """
@@ -32,6 +32,9 @@ class Episodes:
     prompt_lengths: Int[Array | np.ndarray, " B"]
     responses: Int[Array | np.ndarray, "B T"]
     lengths: Int[Array | np.ndarray, " B"]  # response tokens, the end-of-sequence token included; at least 1
+    # Whether some of them may be cut to their own longest. Where statistics run over padding (masked=False) they may
+    # not, and S >= prompt + T.
+    trimmable: bool = flax.struct.field(pytree_node=False, default=False)
 
     @property
     def mask(self) -> Bool[Array, "B T"]:
@@ -46,7 +49,28 @@ class Episodes:
     def before_response(self, values: Float[Array, "B S *D"]) -> Float[Array, "B T *D"]:
         """`values` at the slot before each response token: where that token is predicted and its value estimated."""
         slots = self.prompt_lengths[:, None] - 1 + jnp.arange(self.responses.shape[1])
+        slots = jnp.minimum(slots, values.shape[1] - 1)  # past the end anything will do, but it must be finite
         return jnp.take_along_axis(values, slots.reshape(*slots.shape, *(1,) * (values.ndim - 2)), axis=1)
+
+    def groups(self, size: int) -> Iterator[Int[np.ndarray, " M"]]:
+        """Rows of all episodes, `size` at a time, those of similar length together: little padding is computed."""
+        return batches.by_length((self.prompt_lengths + self.lengths).tolist(), size)
+
+    def take(self, rows: Int[np.ndarray, " M"]) -> Episodes:
+        """Some of the episodes (host arrays), no wider than their longest needs."""
+        tokens, starts, responses, lengths = (
+            x[rows] for x in (self.tokens, self.prompt_lengths, self.responses, self.lengths)
+        )
+        if self.trimmable:
+            tokens = tokens[:, : _width(int((starts + lengths).max()))]
+            responses = responses[:, : _width(int(lengths.max()))]
+        return Episodes(tokens, starts, responses, lengths, self.trimmable)
+
+
+def _width(length: int) -> int:
+    """The next multiple of 4, or of an eighth of the power of two below: few widths, at most an eighth of padding."""
+    step = max(4, 2 ** (length.bit_length() - 1) // 8)
+    return -(-length // step) * step
 
 
 @flax.struct.dataclass
@@ -64,7 +88,7 @@ class Rollout:
 def pack(
     prompts: Sequence[batches.Tokens], completions: Sequence[Completion], response_length: int | None = None
 ) -> Episodes:
-    """Lays prompts and responses out side by side, each as wide as the bucket of the longest.
+    """Lays prompts and responses out side by side, as wide as the longest.
 
     An empty response stands as one padding token, so that its reward has a place.
 
@@ -72,14 +96,19 @@ def pack(
       response_length: T, where statistics run over padding as well (masked=False) and so depend on it.
     """
     responses = [c.tokens or [0] for c in completions]
-    response_length = response_length or batches.bucket(max(map(len, responses)))
-    width = batches.bucket(max(map(len, prompts))) + response_length
     joined = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+    trimmable = response_length is None
+    width = _width(max(map(len, joined)))
+    if response_length is None:
+        response_length = _width(max(map(len, responses)))
+    else:
+        width = batches.bucket(max(map(len, prompts))) + response_length
     return Episodes(
         batches.pad(joined, width).tokens,
         np.asarray([len(p) for p in prompts], np.int32),
         batches.pad(responses, response_length).tokens,
         np.asarray([len(r) for r in responses], np.int32),
+        trimmable,
     )
 
 
@@ -99,18 +128,19 @@ def critic_values(critic: Model, episodes: Episodes) -> Float[Array, "B T"]:
 
 
 @jax.jit
-def _look(
+def forward(
     policy: Model,
     reference: Model,
     critic: Model | None,
     episodes: Episodes,
     critic_episodes: Episodes,
     temperature: Float[Array, ""],
-) -> Rollout:
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"], Float[Array, "B T"], Float[Array, "B T"]]:
+    """The policy's log-probabilities and entropies, the reference's log-probabilities, the critic's values."""
     logprobs, entropies = policy_outputs(policy, episodes, temperature)
     ref_logprobs, _ = policy_outputs(reference, episodes, temperature)
     values = jnp.zeros_like(logprobs) if critic is None else critic_values(critic, critic_episodes)
-    return Rollout(episodes, critic_episodes, logprobs, entropies, ref_logprobs, values)
+    return logprobs, entropies, ref_logprobs, values
 
 
 def look(
@@ -132,13 +162,13 @@ def look(
     microbatch_size = min(microbatch_size, total)
     if total % microbatch_size:
         raise ValueError(f"microbatch_size {microbatch_size} does not divide the rollout's {total} episodes.")
-    parts = []
-    for first in range(0, total, microbatch_size):
-        rows = slice(first, first + microbatch_size)
-        part = parallel.put_batch(jax.tree.map(lambda x, rows=rows: x[rows], (episodes, critic_episodes)))
-        out = _look(policy, reference, critic, *part, jnp.float32(temperature))
-        parts.append(jax.tree.map(parallel.to_host, out))
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    seen = np.zeros((4, *episodes.responses.shape), np.float32)
+    for rows in episodes.groups(microbatch_size):
+        part = parallel.put_batch((episodes.take(rows), critic_episodes.take(rows)))
+        out = forward(policy, reference, critic, *part, jnp.float32(temperature))
+        for whole, values in zip(seen, map(parallel.to_host, out), strict=True):
+            whole[rows, : values.shape[1]] = values
+    return Rollout(episodes, critic_episodes, *seen)
 
 
 def sampling_gap(rollout: Rollout, completions: Sequence[Completion]) -> float:

@@ -1,4 +1,7 @@
-"""Rollout and advantages -> new parameters: epochs x minibatches x micro-batches of the clipped objective."""
+"""Rollout and advantages -> new parameters: epochs x minibatches x micro-batches of the clipped objective.
+
+Micro-batches are programs of their own, so that each is only as wide as its longest episode.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
 from lc_jax.models.transformer import Model
@@ -59,6 +62,14 @@ class Minibatch:
     advantages: Float[Array, "B T"]
     returns: Float[Array, "B T"]
 
+    def take(self, rows: Int[np.ndarray, " M"]) -> Minibatch:
+        """Some of the episodes (host arrays), no wider than their longest needs."""
+        seen = self.rollout
+        episodes = seen.episodes.take(rows)
+        told: Any = (seen.logprobs, seen.entropies, seen.ref_logprobs, seen.values, self.advantages, self.returns)
+        told = [x[rows, : episodes.responses.shape[1]] for x in told]
+        return Minibatch(Rollout(episodes, seen.critic_episodes.take(rows), *told[:4]), *told[4:])
+
 
 def objective(
     params: dict[str, Any],
@@ -77,34 +88,54 @@ def objective(
     return out.total, out.stats
 
 
-@functools.partial(jax.jit, static_argnames=("tx", "settings"), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("settings",), donate_argnames=("grads",))
+def add_gradients(
+    grads: dict[str, Any] | None,
+    params: dict[str, Any],
+    learners: Learners,
+    part: Minibatch,
+    denominator: Float[Array, ""],
+    temperature: Float[Array, ""],
+    *,
+    settings: UpdateSettings,
+) -> tuple[dict[str, Any], Sums]:
+    """`grads` (None: nothing yet) and those of one micro-batch, float32, and its share of the statistics."""
+
+    def share(params: dict[str, Any]) -> tuple[Float[Array, ""], Sums]:
+        return objective(params, learners, part, denominator, temperature, settings)
+
+    (_, stats), found = jax.value_and_grad(share, has_aux=True)(params)
+    if grads is None:
+        return jax.tree.map(lambda g: g.astype(jnp.float32), found), stats
+    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, found), stats
+
+
+@functools.partial(jax.jit, static_argnames=("tx",), donate_argnames=("state",))
+def apply_gradients(
+    state: states.TrainState, grads: dict[str, Any], *, tx: optax.GradientTransformation
+) -> tuple[states.TrainState, Float[Array, ""]]:
+    """One optimiser step. Returns the new state and the gradient norm before clipping."""
+    return states.apply_gradients(state, grads, tx)
+
+
 def ppo_step(
     state: states.TrainState,
     learners: Learners,
     minibatch: Minibatch,
-    temperature: Float[Array, ""],
     *,
     tx: optax.GradientTransformation,
     settings: UpdateSettings,
 ) -> tuple[states.TrainState, Sums]:
-    """One optimiser step. Returns the new state and the step's mean statistics."""
-    denominator = losses.num_positions(minibatch.rollout.episodes.mask, settings.loss)
-
-    def share(params: dict[str, Any], part: Minibatch) -> tuple[Float[Array, ""], Sums]:
-        return objective(params, learners, part, denominator, temperature, settings)
-
-    def add(carry: Any, part: Minibatch) -> tuple[Any, None]:
-        (_, stats), grads = jax.value_and_grad(share, has_aux=True)(state.params, part)
-        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), carry, (grads, stats)), None
-
-    # Rows are dealt to the micro-batches in turn, so that each device keeps its own.
-    count = settings.minibatch_size // settings.microbatch_size
-    parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), minibatch)
-    first = jax.tree.map(lambda x: x[0], parts)
-    shapes = jax.eval_shape(share, state.params, first)[1]
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (state.params, shapes))
-    (grads, stats), _ = jax.lax.scan(add, zeros, parts)
-    state, norm = states.apply_gradients(state, grads, tx)
+    """One optimiser step on a minibatch (host arrays). Returns the new state and the step's mean statistics."""
+    episodes = minibatch.rollout.episodes
+    denominator = losses.num_positions(jnp.asarray(episodes.mask), settings.loss)
+    temperature, grads, parts = jnp.float32(settings.temperature), None, []
+    for rows in episodes.groups(settings.microbatch_size):
+        part = parallel.put_batch(minibatch.take(rows))
+        grads, stats = add_gradients(grads, state.params, learners, part, denominator, temperature, settings=settings)
+        parts.append(stats)
+    state, norm = apply_gradients(state, grads, tx=tx)
+    stats = jax.tree.map(lambda *shares: sum(shares), *parts)
     return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped}
 
 
@@ -128,8 +159,6 @@ def update(
         order = rng.permutation(total)
         for first in range(0, total, settings.minibatch_size):
             rows = order[first : first + settings.minibatch_size]
-            part = parallel.put_batch(jax.tree.map(lambda x, rows=rows: x[rows], batch))
-            temperature = jnp.float32(settings.temperature)
-            state, stats = ppo_step(state, learners, part, temperature, tx=tx, settings=settings)
+            state, stats = ppo_step(state, learners, batch.take(rows), tx=tx, settings=settings)
             steps.append({name: float(value) for name, value in stats.items()})
     return state, steps

@@ -22,6 +22,7 @@ from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.rl import advantage, kl, reader, reward, rollout, telemetry
+from lc_jax.rl import plan as plans
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import state as states
@@ -262,9 +263,44 @@ class Trainer:
         self.kl = dataclasses.replace(self.kl, coefficient=float(saved["kl_coef"]))
 
 
+def planned(config: ConfigDict, mesh: jax.sharding.Mesh) -> plans.plan.Plan:
+    """The memory plan; batch sizes of 0 in `config` are set to what fits."""
+    ppo, read = config.ppo, config.reader
+
+    def outline(name: str, kind: str = "causal", **precision: str) -> Model:
+        return plans.plan.outline(name, mesh, kind, **precision)
+
+    critic = outline(config.critic, "scalar", **config.precision) if ppo.baseline.startswith("critic") else None
+    models = plans.Models(
+        updates.Learners(outline(config.policy, **config.precision), critic),
+        outline(config.policy, **frozen(config)),
+        outline(read.extractor, **frozen(config)) if read.extractor else None,
+        outline(read.forecaster, "scalar", **frozen(config)),
+    )
+    sizes = plans.Sizes(
+        ppo.query_length,
+        generate.Sampling(ppo.response_length, ppo.temperature),
+        ppo.decode_batch_size,
+        ppo.look_batch_size,
+        updates.UpdateSettings(
+            ppo.num_epochs, ppo.minibatch_size, ppo.microbatch_size, ppo.temperature, LossSettings(**config.loss)
+        ),
+        read.max_length,
+        generate.Sampling(read.max_new_tokens, read.temperature) if read.extractor else None,
+        read.batch_size,
+    )
+    settings = OptimizerSettings.from_ratio(1, **config.optimizer)
+    sizes, plan = plans.ppo(models, sizes, make_optimizer(settings, trainable(models.learners.params())))
+    ppo.update(decode_batch_size=sizes.decode_batch_size, microbatch_size=sizes.update.microbatch_size)
+    return plan
+
+
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains `config.policy`, leaves it in `<output>/model` and every step's episodes in `<output>/rollouts.jsonl`."""
     output, ppo = Path(config.output), config.ppo
+    planned(config, mesh).report()
+    if config.dry_run:
+        return
     trainer = Trainer(config, mesh)
     names = ("ppo", "reward", "reader", "loss", "advantage", "optimizer")
     destination = Destination(output, {name: config[name].to_json() for name in names}, config.wandb)

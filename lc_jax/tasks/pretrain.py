@@ -54,7 +54,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     model = loop.fit(
         model,
         language_model.loss_fn,
-        language_model.dataset(encoded, config.max_length),
+        language_model.dataset(encoded),
         None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(encoded)), **config.optimizer),

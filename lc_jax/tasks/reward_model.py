@@ -22,7 +22,7 @@ from lc_jax.inference.score import sequence_rewards
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import load_templates
-from lc_jax.training import loop
+from lc_jax.training import loop, plan
 from lc_jax.training.logging import Destination
 from lc_jax.training.losses import soft_label_loss
 from lc_jax.training.optimizer import OptimizerSettings
@@ -37,22 +37,33 @@ def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
     return {"loss": loss, "weight": weight, "squared_error": squared}
 
 
-def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float], max_length: int) -> loop.Dataset:
-    """Right-padded batches of token ids with probability labels."""
-    probs = np.asarray(labels, np.float32)
+def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float]) -> loop.Dataset:
+    """Right-padded batches of token ids with probability labels, in few widths."""
+    probs, lengths = np.asarray(labels, np.float32), np.asarray([len(s) for s in sequences])
+    widths = batches.widths(lengths)
 
     def collate(rows: np.ndarray) -> loop.Arrays:
         chosen = [sequences[i] if i >= 0 else [0] for i in rows]
-        padded = batches.pad(chosen, batches.bucket(max(map(len, chosen)), max_length))
+        padded = batches.pad(chosen, widths[np.searchsorted(widths, max(map(len, chosen)))])
         weights = (rows >= 0).astype(np.float32)
         return {"tokens": padded.tokens, "spans": padded.spans, "labels": probs[rows] * weights, "weights": weights}
 
-    return loop.Dataset(np.asarray([len(s) for s in sequences]), collate)
+    return loop.Dataset(lengths, collate)
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains a reward model on the backbone `config.model` and leaves it in `<output>/model`."""
     output = Path(config.output)
+    settings, planned = plan.supervised(
+        plan.outline(config.model, mesh, "scalar", **config.precision),
+        loss_fn,
+        dataset([[0] * config.data.max_length], [0.0]).collate(np.zeros(1, int)),
+        loop.FitSettings(**config.fit, seed=config.seed),
+        OptimizerSettings.from_ratio(1, **config.optimizer),
+    )
+    planned.report()
+    if config.dry_run:
+        return
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model)
     rows = load_training_rows(**config.data.rows)
@@ -64,9 +75,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
     def encoded(chosen: Sequence[Example]) -> loop.Dataset:
         sequences = [examples.encode_prompt(tokenizer, e.prompt, max_length) for e in chosen]
-        return dataset(sequences, [e.label for e in chosen], max_length)
+        return dataset(sequences, [e.label for e in chosen])
 
-    settings = loop.FitSettings(**config.fit, seed=config.seed)
     model = hf.load(config.model, mesh, kind="scalar", vocab_size=len(tokenizer), **config.precision)
     model = loop.fit(
         model,

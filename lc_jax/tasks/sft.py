@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -16,7 +17,7 @@ from lc_jax.data.questions import load_training_rows
 from lc_jax.data.tokenizer import fits, load_tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.prompts import load_templates
-from lc_jax.training import language_model, loop
+from lc_jax.training import language_model, loop, plan
 from lc_jax.training.logging import Destination
 from lc_jax.training.optimizer import OptimizerSettings
 
@@ -24,6 +25,17 @@ from lc_jax.training.optimizer import OptimizerSettings
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains `config.model` on `config.data` and leaves a Hugging Face checkpoint in `<output>/model`."""
     output = Path(config.output)
+    longest = language_model.dataset([examples.Encoded((0,) * config.data.max_length, 1)]).collate(np.zeros(1, int))
+    settings, planned = plan.supervised(
+        plan.outline(config.model, mesh, **config.precision),
+        language_model.loss_fn,
+        longest,
+        loop.FitSettings(**config.fit, seed=config.seed),
+        OptimizerSettings.from_ratio(1, **config.optimizer),
+    )
+    planned.report()
+    if config.dry_run:
+        return
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model)
     rows = load_training_rows(**config.data.rows)
@@ -35,13 +47,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     dropped["the prompt fills the window"] += too_long
     logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(+dropped))
 
-    settings = loop.FitSettings(**config.fit, seed=config.seed)
     model = hf.load(config.model, mesh, vocab_size=len(tokenizer), **config.precision)
     model = loop.fit(
         model,
         language_model.loss_fn,
-        language_model.dataset(train, max_length),
-        language_model.dataset(held_out, max_length) if held_out else None,
+        language_model.dataset(train),
+        language_model.dataset(held_out) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
         Destination(output, {name: config[name].to_json() for name in ("data", "fit", "optimizer")}, config.wandb),

@@ -18,17 +18,19 @@ from lc_jax.training.losses import next_token_loss
 DUMMY = Encoded((0,), 1)  # no target token: weight 0
 
 
-def dataset(encoded: Sequence[Encoded], max_length: int) -> Dataset:
-    """Right-padded batches of token ids with the place where each target begins."""
+def dataset(encoded: Sequence[Encoded]) -> Dataset:
+    """Right-padded batches of token ids with the place where each target begins, in few widths."""
+    lengths = np.asarray([len(e.tokens) for e in encoded])
+    widths = batches.widths(lengths)
 
     def collate(rows: np.ndarray) -> Arrays:
         chosen = [encoded[i] if i >= 0 else DUMMY for i in rows]
-        width = batches.bucket(max(len(e.tokens) for e in chosen), max_length)
+        width = widths[np.searchsorted(widths, max(len(e.tokens) for e in chosen))]
         padded = batches.pad([e.tokens for e in chosen], width)
         firsts = np.asarray([e.num_source for e in chosen], np.int32)
         return {"tokens": padded.tokens, "spans": padded.spans, "first_targets": firsts}
 
-    return Dataset(np.asarray([len(e.tokens) for e in encoded]), collate)
+    return Dataset(lengths, collate)
 
 
 def loss_fn(model: Model, batch: Mapping[str, Array]) -> Sums:

@@ -1,5 +1,7 @@
 """Padding, bucket widths and the order of training batches."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,10 +47,36 @@ def test_at_most_a_third_of_a_row_is_padding(length):
     assert 3 * (width - length) <= width
 
 
-def test_bucket_maximum():
-    assert batches.bucket(90, 100) == 96
-    assert batches.bucket(97, 100) == 100
-    assert batches.bucket(3, 10) == 10
+def test_widths_are_as_few_as_can_be_and_the_best_of_these():
+    """Against every choice of widths, on small sets of lengths."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        lengths, spare = rng.integers(1, 12, int(rng.integers(1, 20))), float(rng.choice([0.0, 0.05, 0.3]))
+        kinds, chosen = np.unique(lengths), batches.widths(lengths, spare)
+        least = {
+            count: min(
+                slots(lengths, np.asarray([*option, kinds[-1]]))
+                for option in itertools.combinations(kinds[:-1], count - 1)
+            )
+            for count in range(1, len(kinds) + 1)
+        }
+        fewest = min(count for count, taken in least.items() if taken <= (1 + spare) * lengths.sum())
+        assert len(chosen) == fewest
+        assert slots(lengths, chosen) == least[fewest]
+
+
+def slots(lengths, widths):
+    return widths[np.searchsorted(widths, lengths)].sum()
+
+
+def test_training_batches_compute_little_padding():
+    """Long-tailed lengths, as real answers have: at most 15 % more tokens than there are."""
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(30 + rng.gamma(2.0, 30.0, 2000).astype(int), 512)
+    order, widths = batches.Order(lengths, 32, seed=0), batches.widths(lengths)
+    rows = [order(step) for step in range(order.batches_per_epoch)]
+    computed = sum(32 * widths[np.searchsorted(widths, lengths[r].max())] for r in rows)
+    assert computed <= 1.15 * sum(lengths[r].sum() for r in rows)
 
 
 def test_by_length_takes_every_row_once_shortest_first():

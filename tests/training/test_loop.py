@@ -28,7 +28,7 @@ def train(output, settings=SETTINGS, loss_fn=language_model.loss_fn, description
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh):
         model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
-        data = language_model.dataset(encoded, 16)
+        data = language_model.dataset(encoded)
         wandb = ConfigDict({"project": "", "mode": "offline"})
         destination = Destination(output, description or {"fit": "a"}, wandb)
         return loop.fit(model, loss_fn, data, data, settings, OPTIMIZER, destination)
@@ -56,7 +56,7 @@ def test_resumed_bit_for_bit(tmp_path):
             raise Crash
         return real(rows)
 
-    data = language_model.dataset(ENCODED, 16)
+    data = language_model.dataset(ENCODED)
     real = data.collate
     broken = dataclasses.replace(data, collate=collate_then_crash)
     original = language_model.dataset
@@ -110,7 +110,7 @@ def test_targets_alone_are_learned():
     import torch
 
     model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), parallel.make_mesh())
-    batch = language_model.dataset(ENCODED, 16).collate(np.arange(16))
+    batch = language_model.dataset(ENCODED).collate(np.arange(16))
     found = language_model.loss_fn(model, batch)
     module = model.bind()
     logits = np.asarray(module.logits(module(batch["tokens"], batch["spans"])))

@@ -1,0 +1,102 @@
+"""Sampling with a key/value cache, against transformers' generate: the same weights, prompts and numbers of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import models, report
+from lc_jax import parallel
+from lc_jax.inference import generate
+from lc_jax.models.transformer import Model
+
+
+def peer_tokens(network: Any, tokens: np.ndarray, response: int, sample: bool) -> np.ndarray:
+    """`response` tokens a row from transformers; no end-of-sequence token ends a row early."""
+    import torch
+
+    ids = torch.tensor(tokens, device=network.device).long()
+    network.generation_config.eos_token_id = None
+    how = {"do_sample": True, "top_k": 0, "top_p": 1.0} if sample else {"do_sample": False}
+    with torch.no_grad():
+        out = network.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=response, pad_token_id=0, **how
+        )
+    return out[:, ids.shape[1] :].cpu().numpy()
+
+
+def greedy_by_full_passes(model: Model, prompt: np.ndarray, response: int) -> list[int]:
+    """Greedy tokens without any cache: one whole forward pass for each; the reference where torch is not there."""
+
+    @jax.jit
+    def next_token(model: Model, tokens: jax.Array, last: jax.Array) -> jax.Array:
+        module = model.bind()
+        return module.logits(module(tokens)[:, last]).argmax(-1)
+
+    tokens = np.zeros((1, len(prompt) + response), np.int32)
+    tokens[0, : len(prompt)] = prompt
+    for place in range(len(prompt), tokens.shape[1]):
+        tokens[0, place] = int(next_token(model, tokens, np.int32(place - 1))[0])
+    return tokens[0, len(prompt) :].tolist()
+
+
+def agreement(model: Model, network: Any, tokens: np.ndarray, response: int) -> float:
+    """Share of greedy tokens, up to the first that differs in each row, that are the reference's.
+
+    Raises:
+      ArithmeticError: in float32, where rounding seldom turns a choice, fewer than 95 % agree.
+    """
+    prompts = [row.tolist() for row in tokens]
+    settings = generate.Sampling(response, temperature=0.0)
+    ours = [c.tokens for c in generate.generate(model, prompts, settings, seed=0, batch_size=len(prompts))]
+    if network is not None:
+        expected = peer_tokens(network, tokens, response, sample=False).tolist()
+    else:
+        expected = [greedy_by_full_passes(model, row, response) for row in tokens]
+    same = [np.cumprod(np.equal(a, b)).mean() for a, b in zip(ours, expected, strict=True)]
+    share = float(np.mean(same))
+    if model.config.compute_dtype == "float32" and share < 0.95:
+        raise ArithmeticError(f"only {share:.1%} of the greedy tokens are the reference's.")
+    return share
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and reports."""
+    args = report.arguments(__doc__ or "", argv)
+    size, config = args.size, models.config_of(args.size)
+    mesh = parallel.make_mesh()
+    with jax.set_mesh(mesh):
+        model = models.random_model(config, mesh)
+        network = models.to_torch(model)
+        tokens = models.random_tokens(config, size.batch, size.prompt)
+        few = min(8, size.batch)
+        share = agreement(model, network, tokens[:few], min(16, size.response))
+        prompts = [row.tolist() for row in tokens]
+        sampling = generate.Sampling(size.response)
+
+        def ours() -> Any:
+            return generate.generate(model, prompts, sampling, seed=0, batch_size=size.batch)
+
+        def theirs() -> Any:
+            return peer_tokens(network, tokens, size.response, sample=True)
+
+        machine, peer = report.Machine.measured(size), None if network is None else models.synchronised(theirs)
+        seconds: Any = report.measure({"ours": ours, "peer": peer}, size.repeats)
+    prefill = machine.floor(models.forward_flops(config, size.batch, size.prompt, size.batch))
+    floor = prefill + models.decode_floor(machine, config, size.batch, size.prompt, size.response)
+    notes = {
+        "tokens per second": size.batch * size.response / seconds["ours"],
+        "ms a step": 1e3 * seconds["ours"] / size.response,
+        f"greedy tokens as by {'transformers' if network is not None else 'full passes'}": share,
+    }
+    name = f"{size.batch} rows of {size.prompt} + {size.response}"
+    report.finish("generate", args, machine, [
+        report.Row(name, seconds["ours"], "transformers", seconds["peer"], floor, notes)
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""A whole PPO step on random weights, phase by phase: generate, look, read, update; against TRL's where it installs.
+
+On a CPU the reader is one reward model over prompt and response, as TRL has it. With an accelerator's settings it is
+the method's: an extractor writes answers to each response, and the reward model reads (1 + 2) sequences for each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import models, report, trl_peer
+from lc_jax import parallel
+from lc_jax.inference import generate, score
+from lc_jax.models.transformer import Model, trainable
+from lc_jax.rl import advantage, rollout, update
+from lc_jax.rl.loss import LossSettings
+from lc_jax.training import state as states
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+
+OPTIMIZER = OptimizerSettings(1e-5, 100, 0, "constant", 0.9, 0.999, 1e-5, 0.01, 1.0)
+ANSWERS = 2  # extracted from a response, with an accelerator's settings
+ANSWER_TOKENS = 32
+
+
+@dataclasses.dataclass
+class Step:
+    """The models, and one PPO step over them."""
+
+    learners: update.Learners  # structure
+    state: states.TrainState
+    tx: Any
+    reference: Model
+    reward: Model
+    extractor: Model | None
+    prompts: list[list[int]]
+    response: int
+    sizes: update.UpdateSettings
+    decode_batch: int
+
+    def _generate(self) -> list[generate.Completion]:
+        policy = self.learners.with_params(self.state.params).policy
+        sampling = generate.Sampling(self.response)
+        return generate.generate(policy, self.prompts, sampling, seed=0, batch_size=self.decode_batch)
+
+    def _read(self, completions: Sequence[generate.Completion]) -> np.ndarray:
+        texts = [prompt + c.tokens for prompt, c in zip(self.prompts, completions, strict=True)]
+        sequences = texts
+        if self.extractor is not None:
+            sampling = generate.Sampling(min(ANSWER_TOKENS, self.response))
+            found = generate.generate(self.extractor, texts, sampling, seed=1, batch_size=self.decode_batch)
+            third = len(texts[0]) // 8
+            sequences = texts + [t + c.tokens[:third] for c, t in zip(found, texts, strict=True)] * ANSWERS
+        return score.rewards(self.reward, sequences, batch_size=self.sizes.microbatch_size)[: len(texts)]
+
+    def _look(self, completions: Sequence[generate.Completion]) -> rollout.Rollout:
+        models_ = self.learners.with_params(self.state.params)
+        episodes = rollout.pack(self.prompts, completions)
+        return rollout.look(
+            models_.policy, self.reference, models_.critic, episodes, episodes,
+            temperature=1.0, microbatch_size=self.sizes.microbatch_size,
+        )  # fmt: skip
+
+    def _update(self, seen: rollout.Rollout, scores: np.ndarray) -> None:
+        estimate = advantage.estimate(seen, scores, 0.1, advantage.AdvantageSettings())
+        batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
+        self.state, stats = update.update(self.state, self.learners, batch, tx=self.tx, settings=self.sizes, seed=0)
+        if not np.isfinite(stats[0]["loss"]) or stats[0]["policy/ratio_deviation"] > 1e-2:
+            raise ArithmeticError(f"the first update of a rollout has {stats[0]}")
+
+    def __call__(self) -> dict[str, float]:
+        """Runs the step; seconds by phase."""
+        seconds: dict[str, float] = {}
+
+        def timed(name: str, phase: Callable[..., Any], *args: Any) -> Any:
+            started = time.perf_counter()
+            out = phase(*args)
+            jax.block_until_ready(self.state.step)
+            seconds[name] = time.perf_counter() - started
+            return out
+
+        completions = timed("generate", self._generate)
+        scores = timed("read", self._read, completions)
+        seen = timed("look", self._look, completions)
+        timed("update", self._update, seen, scores)
+        return seconds
+
+
+def build(size: report.Size, mesh: jax.sharding.Mesh, layers: int | None = None) -> Step:
+    """Models with random weights, and the settings of the step."""
+    config = models.config_of(size)
+    config = models.with_layers(config, layers or config.num_layers)
+    frozen = dataclasses.replace(config, param_dtype=config.compute_dtype, remat="none")
+    policy, critic = models.random_model(config, mesh), models.random_model(config, mesh, 1, "scalar")
+    learners = update.Learners(policy, critic)
+    tx = make_optimizer(OPTIMIZER, trainable(learners.params()))
+    count = 512 if size is report.LARGE else size.batch
+    prompts = [row.tolist() for row in models.random_tokens(config, count, size.prompt)]
+    extractor = models.random_model(frozen, mesh, 4) if size.remat != "none" else None
+    return Step(
+        learners.with_params(None), states.create(learners.params(), tx), tx,
+        models.random_model(frozen, mesh), models.random_model(frozen, mesh, 3, "scalar"), extractor,
+        prompts, size.response, update.UpdateSettings(1, count, min(32, count), 1.0, LossSettings()), size.batch,
+    )  # fmt: skip
+
+
+def floors(step: Step, size: report.Size, machine: report.Machine) -> dict[str, float]:
+    """Seconds that each phase takes at the least; rematerialisation is the implementation's, so it does not count."""
+    config, count, width = step.reference.config, len(step.prompts), size.prompt + size.response
+    logits = count * size.response
+
+    def forward(batch: int, length: int, heads: int) -> float:
+        return machine.floor(models.forward_flops(config, batch, length, heads))
+
+    waves = count / step.decode_batch
+    found = {
+        "generate": forward(count, size.prompt, count)
+        + waves * models.decode_floor(machine, config, step.decode_batch, size.prompt, size.response),
+        "read": forward(count, width, 0),
+        "look": 2 * forward(count, width, logits) + forward(count, width, 0),
+        "update": 3 * (forward(count, width, logits) + forward(count, width, 0)),
+    }
+    if step.extractor is not None:
+        answer = min(ANSWER_TOKENS, size.response)
+        tail = min(answer, width // 8)
+        found["read"] += forward(count, width, count) + ANSWERS * forward(count, width + tail, 0)
+        found["read"] += waves * models.decode_floor(machine, config, step.decode_batch, width, answer)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and reports."""
+    args = report.arguments(__doc__ or "", argv)
+    size, mesh = args.size, parallel.make_mesh()
+    with jax.set_mesh(mesh):
+        step = build(size, mesh)
+        machine = report.Machine.measured(size)
+        step()  # compiles
+        times = [step() for _ in range(size.repeats)]
+        peer = None
+        if trl_peer.available() and size.remat == "none":
+            prompts = np.asarray(step.prompts, np.int32)
+            policy = models.random_model(step.reference.config, mesh)
+            peer = trl_peer.seconds_a_step(policy, prompts, size.response, step.sizes.microbatch_size, size.repeats)
+    least = floors(step, size, machine)
+    phases = {name: statistics.median(t[name] for t in times) for name in times[0]}
+    total = statistics.median(sum(t.values()) for t in times)
+    stats = jax.devices()[0].memory_stats() or {}
+    notes = {
+        "episodes": len(step.prompts),
+        "layers": step.reference.config.num_layers,
+        "peak GB": stats.get("peak_bytes_in_use", 0) / 1e9 or "unknown",
+        "times the sum of floors": total / sum(least.values()),
+    }
+    rows = [report.Row("whole step", total, "TRL", peer, sum(least.values()), notes)]
+    rows += [report.Row(name, seconds, floor_seconds=least[name]) for name, seconds in phases.items()]
+    report.finish("ppo_step", args, machine, rows)
+
+
+if __name__ == "__main__":
+    main()

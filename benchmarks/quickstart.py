@@ -1,0 +1,61 @@
+"""Seconds of each stage of launch/quickstart.sh, beside those of an earlier run.
+
+python -m benchmarks.quickstart                                   runs it in a new folder: minutes
+python -m benchmarks.quickstart --log new.txt --before old.txt    reads what two runs printed
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import report
+
+SCRIPT = report.ROOT / "launch" / "quickstart.sh"
+
+
+def stages(log: str) -> dict[str, float]:
+    """Seconds by stage, from what the quickstart printed.
+
+    Raises:
+      ValueError: no stage ended in it.
+    """
+    found = {name: float(seconds) for name, seconds in re.findall(r"^== (.+): (\d+) s$", log, re.MULTILINE)}
+    if not found:
+        raise ValueError(f"No stage of {SCRIPT.name} ended in this log; give what a whole run printed.")
+    return found
+
+
+def run() -> str:
+    """What a whole quickstart prints, in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"LC_OUTPUT": f"{folder}/miniature"}
+        done = subprocess.run(
+            ["bash", str(SCRIPT)], cwd=report.ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+    return done.stdout
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, or reads, and reports."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--log", type=Path, help="what a quickstart printed, in place of running one")
+    parser.add_argument("--before", type=Path, help="what an earlier one printed")
+    parser.add_argument("--output", type=Path, default=report.ROOT / "benchmarks" / "results")
+    args = parser.parse_args(argv)
+    args.size, args.full, args.dry_run = report.MINIATURE, False, False
+    now = stages(args.log.read_text() if args.log else run())
+    before = stages(args.before.read_text()) if args.before else {}
+    common = [name for name in now if name in before]
+    rows = [report.Row(name, seconds, "before", before.get(name)) for name, seconds in now.items()]
+    total = sum(before[name] for name in common) if common == list(now) else None
+    report.finish("quickstart", args, None, [*rows, report.Row("all", sum(now.values()), "before", total)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""What every benchmark shares: its sizes, its timer, the machine's own speed as the floor, the table and the JSON.
+
+Each benchmark is `python -m benchmarks.<name>`.
+
+  (nothing)      small: seconds on two CPU cores, so that CI can run it
+  --full         the miniature's models on a CPU, Llama 2 7B in bfloat16 on an accelerator
+  --dry-run      the accelerator's settings (bfloat16, rematerialisation) around a tiny model
+  --output DIR   where <name>-<device>.json goes (default benchmarks/results with --full, else runs/benchmarks)
+
+A floor is what the same device needs at the speed of one large matrix product and one large copy, both timed in the
+same run. The share says how near a row comes; arrays that fit a cache can beat it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+ROOT = Path(__file__).resolve().parents[1]
+MIN_SECONDS = 0.02  # a timed turn is made at least about this long
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", "trl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much a benchmark does."""
+
+    name: str
+    model: str  # a preset of models/registry.py
+    dtype: str  # of parameters and arithmetic
+    remat: str
+    batch: int  # sequences at a time
+    prompt: int  # tokens
+    response: int  # tokens
+    length: int  # tokens of a training sequence
+    repeats: int  # timed calls after the first
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """The fields of models.transformer.Config."""
+        return {"param_dtype": self.dtype, "compute_dtype": self.dtype, "remat": self.remat}
+
+
+SMALL = Size("small", "tiny-llama", "float32", "none", 8, 16, 16, 32, 2)
+MINIATURE = Size("miniature", "miniature", "float32", "none", 64, 32, 64, 128, 5)
+DRY_RUN = Size("dry run", "tiny-llama", "bfloat16", "full", 8, 16, 16, 32, 2)
+LARGE = Size("7B", "llama-2-7b", "bfloat16", "full", 128, 128, 300, 1024, 3)
+
+
+def arguments(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; `size` is the Size that it asks for."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args(argv)
+    accelerated = jax.default_backend() != "cpu"
+    args.size = (LARGE if accelerated else MINIATURE) if args.full else DRY_RUN if args.dry_run else SMALL
+    args.output = args.output or (ROOT / "benchmarks" / "results" if args.full else ROOT / "runs" / "benchmarks")
+    return args
+
+
+def measure(
+    functions: Mapping[str, Callable[[], Any] | None],
+    repeats: int,
+    pick: Callable[[list[float]], float] = statistics.median,
+) -> dict[str, float | None]:
+    """Seconds of each function, which must not return before its work is done; None where there is none.
+
+    The functions take turns, so that whatever else the machine does falls on all of them. Short ones are called several
+    times a turn.
+    """
+    there = {name: function for name, function in functions.items() if function is not None}
+    calls = {}
+    for name, function in there.items():
+        function()  # compiles
+        calls[name] = max(1, min(100, int(MIN_SECONDS / _seconds(function, 1))))
+    seconds: dict[str, list[float]] = {name: [] for name in there}
+    for _ in range(repeats):
+        for name, function in there.items():
+            seconds[name].append(_seconds(function, calls[name]))
+    return {name: pick(seconds[name]) if name in seconds else None for name in functions}
+
+
+def _seconds(function: Callable[[], Any], calls: int) -> float:
+    started = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - started) / calls
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What one device reaches on large arrays, in the same run as what is held against it."""
+
+    flops: float  # per second, of one large matrix product in the benchmark's dtype
+    bandwidth: float  # bytes per second, of reading and writing one large array
+
+    @classmethod
+    def measured(cls, size: Size) -> Machine:
+        """Times both."""
+        large = jax.default_backend() != "cpu"
+        side, count = (8192, 2**29) if large else (1024, 2**24)
+        matrix = jnp.full((side, side), 0.5, size.dtype)
+        array = jnp.ones(count, jnp.float32)
+        product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1.0)
+        calls = {
+            "product": lambda: product(matrix, matrix).block_until_ready(),
+            "copy": lambda: copy(array).block_until_ready(),
+        }
+        seconds: Any = measure(calls, 3 * size.repeats, min)
+        return cls(2.0 * side**3 / seconds["product"], 8.0 * count / seconds["copy"])
+
+    def floor(self, flops: float, moved: float = 0.0) -> float:
+        """Seconds that `flops` operations and `moved` bytes take at the least, one hidden behind the other."""
+        return max(flops / self.flops, moved / self.bandwidth)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One measured thing."""
+
+    name: str
+    seconds: float
+    peer: str = ""  # what it is compared with
+    peer_seconds: float | None = None
+    floor_seconds: float | None = None
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # further figures, for the JSON
+
+    def record(self) -> dict[str, Any]:
+        """For the JSON: ratio is how many times faster than the peer, share how much of the time the floor explains."""
+        ratio = None if self.peer_seconds is None else self.peer_seconds / self.seconds
+        share = None if self.floor_seconds is None else self.floor_seconds / self.seconds
+        return dataclasses.asdict(self) | {"ratio": ratio, "share_of_floor": share}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what is installed."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The device, its memory where it tells, and the host."""
+    device = jax.devices()[0]
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file() and (match := re.search(r"model name\s*:\s*(.+)", info.read_text())):
+        cpu = match[1]
+    stats = device.memory_stats() or {}
+    memory = stats.get("bytes_limit")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"device": device.device_kind, "devices": jax.device_count(), "memory": memory, "cpu": cpu, "cores": cores}
+
+
+def finish(name: str, args: argparse.Namespace, machine: Machine | None, rows: Sequence[Row]) -> dict[str, Any]:
+    """Prints the table, writes the JSON, and gives its contents."""
+    records = [row.record() for row in rows]
+    result = {
+        "benchmark": name,
+        "command": f"python -m benchmarks.{name}" + " --full" * args.full + " --dry-run" * args.dry_run,
+        "date": datetime.date.today().isoformat(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "size": dataclasses.asdict(args.size),
+        "machine": None if machine is None else dataclasses.asdict(machine),
+        "rows": records,
+    }
+    print(f"\n{name}, {args.size.name}, on {result['hardware']['device']}")
+    if machine is not None:
+        print(f"floor: {machine.flops / 1e9:.4g} GFLOP/s, {machine.bandwidth / 1e9:.4g} GB/s, measured in this run")
+    titles = ("", "ms", "peer", "peer ms", "ratio", "floor ms", "share of floor")
+    lines = [titles, *(_cells(record) for record in records)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
+    for line in lines:
+        print("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))))
+    for record in records:
+        if record["notes"]:
+            print(f"  {record['name']}: " + ", ".join(f"{k} {_short(v)}" for k, v in record["notes"].items()))
+    device = re.sub(r"[^a-z0-9]+", "-", str(result["hardware"]["device"]).lower()).strip("-")
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / f"{name}-{device}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.flush()
+    return result
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cells(record: Mapping[str, Any]) -> tuple[str, ...]:
+    def milliseconds(key: str) -> str:
+        return "-" if record[key] is None else f"{record[key] * 1e3:.4g}"
+
+    ratio = "-" if record["ratio"] is None else f"{record['ratio']:.2f}x"
+    share = "-" if record["share_of_floor"] is None else f"{record['share_of_floor']:.1%}"
+    peer = record["peer"] or "-"
+    return (record["name"], milliseconds("seconds"), peer, milliseconds("peer_seconds"), ratio,
+            milliseconds("floor_seconds"), share)  # fmt: skip

@@ -1,0 +1,148 @@
+"""The memory plan of PPO: what each phase of a step keeps on a device, and the batch sizes that fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lc_jax.data import batches
+from lc_jax.inference import generate, score
+from lc_jax.models.transformer import Model
+from lc_jax.rl import rollout, update
+from lc_jax.training import plan
+from lc_jax.training import state as states
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The models of a step, as plan.outline gives them."""
+
+    learners: update.Learners
+    reference: Model
+    extractor: Model | None
+    forecaster: Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Tokens and episodes of a step. A decode_batch_size or update.microbatch_size of 0 is chosen: as many as fit."""
+
+    query_length: int
+    writing: generate.Sampling
+    decode_batch_size: int
+    look_batch_size: int
+    update: update.UpdateSettings
+    reader_length: int
+    extracting: generate.Sampling | None
+    reader_batch_size: int
+
+
+def ppo(models: Models, sizes: Sizes, tx: optax.GradientTransformation) -> tuple[Sizes, plan.Plan]:
+    """The sizes with those that were left open chosen, and the plan; in force must be the mesh of the models."""
+    phases = _Phases(models, sizes, states.abstract(models.learners.params(), tx), tx)
+    limit = plan.device_bytes()
+    batch, micro = sizes.decode_batch_size, sizes.update.microbatch_size
+    if not batch:
+        batch, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan([phases.generate(n)], limit))
+    if not micro:
+        micro, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan([phases.gradients(n)], limit))
+    rows = [phases.generate(batch), *phases.read(), phases.look(), phases.gradients(micro), phases.optimizer()]
+    settings = dataclasses.replace(sizes.update, microbatch_size=micro)
+    return dataclasses.replace(sizes, decode_batch_size=batch, update=settings), plan.Plan(rows, limit)
+
+
+def abstract_episodes(count: int, width: int, response: int) -> rollout.Episodes:
+    """Episodes as shapes."""
+
+    def array(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct((count, *shape), jnp.int32)
+
+    return rollout.Episodes(array(width), array(), array(response), array(), True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phases:
+    models: Models
+    sizes: Sizes
+    state: states.TrainState
+    tx: optax.GradientTransformation
+
+    def phase(self, name: str, traced: Any, lower: str, *, donated: Any = (), **kinds: float) -> plan.Phase:
+        """A phase in which all models and moments are there, and what `traced` makes beyond `kinds`."""
+        models = self.models
+        frozen = [m.params for m in (models.reference, models.extractor, models.forecaster) if m is not None]
+        everyone = [m for m in (models.learners.policy, models.learners.critic, models.reference, models.extractor,
+                                models.forecaster) if m is not None]  # fmt: skip
+        work = plan.peak(traced, plan.divide(everyone), donated)
+        kinds = {"gradients": 0.0, "cache": 0.0} | kinds
+        return plan.Phase(
+            name, plan.shard_bytes((self.state.params, frozen)), plan.shard_bytes(self.state.opt_state),
+            activations=max(work - kinds["cache"], 0.0), lower=lower, **kinds,
+        )  # fmt: skip
+
+    def _generation(self, name: str, model: Model, count: int, width: int, sampling: generate.Sampling) -> plan.Phase:
+        config, mesh = model.config, jax.tree.leaves(model.params)[0].sharding.mesh
+        slots = batches.bucket(width) + sampling.max_new_tokens
+        cache = 2.0 * config.num_layers * count * config.num_kv_heads * slots * config.head_dim
+        cache *= jnp.dtype(config.compute_dtype).itemsize / mesh.size
+        lower = "lower reader.batch_size" if name == "extract" else "lower ppo.decode_batch_size"
+        return self.phase(name, generate.trace(model, count, width, sampling), lower, cache=cache)
+
+    def generate(self, count: int) -> plan.Phase:
+        """The policy writes."""
+        return self._generation(
+            "generate", self.models.learners.policy, count, self.sizes.query_length, self.sizes.writing
+        )
+
+    def read(self) -> list[plan.Phase]:
+        """The extractor lists answers; the forecaster reads."""
+        sizes, found = self.sizes, []
+        count, width = sizes.reader_batch_size, sizes.reader_length
+        if self.models.extractor is not None and sizes.extracting is not None:
+            found.append(self._generation("extract", self.models.extractor, count, width, sizes.extracting))
+        rows = [jax.ShapeDtypeStruct((count, n), jnp.int32) for n in (batches.bucket(width), 2)]
+        traced = score.sequence_rewards.trace(self.models.forecaster, *rows)
+        return [*found, self.phase("forecast", traced, "lower reader.batch_size")]
+
+    def _episodes(self, count: int) -> rollout.Episodes:
+        response = self.sizes.writing.max_new_tokens
+        return abstract_episodes(count, self.sizes.query_length + response, response)
+
+    def look(self) -> plan.Phase:
+        """Policy, reference and critic look at what was written."""
+        episodes, learners = self._episodes(self.sizes.look_batch_size), self.models.learners
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        traced = rollout.forward.trace(
+            learners.policy, self.models.reference, learners.critic, episodes, episodes, number
+        )
+        return self.phase("look", traced, "lower ppo.look_batch_size")
+
+    def gradients(self, count: int) -> plan.Phase:
+        """Those of a micro-batch are added to those of the ones before."""
+        episodes, number = self._episodes(count), jax.ShapeDtypeStruct((), jnp.float32)
+        told: Any = [jax.ShapeDtypeStruct(episodes.responses.shape, jnp.float32)] * 6
+        part = update.Minibatch(rollout.Rollout(episodes, episodes, *told[:4]), *told[4:])
+        params, grads = self.state.params, self._gradients()
+        traced = update.add_gradients.trace(
+            grads, params, self.models.learners.with_params(None), part, number, number, settings=self.sizes.update
+        )
+        held = plan.shard_bytes(grads)
+        lower = "lower ppo.microbatch_size, or give the mesh more devices"
+        return self.phase("gradients", traced, lower, donated=grads, gradients=held)
+
+    def optimizer(self) -> plan.Phase:
+        """One step on the parameters of policy and critic."""
+        grads = self._gradients()
+        traced = update.apply_gradients.trace(self.state, grads, tx=self.tx)
+        lower = "give the mesh more devices"
+        return self.phase("optimizer step", traced, lower, donated=self.state, gradients=plan.shard_bytes(grads))
+
+    def _gradients(self) -> Any:
+        def float32(x: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding)
+
+        return jax.tree.map(float32, self.state.params)

@@ -1,0 +1,56 @@
+"""Every benchmark runs at its small size, agrees with its peer or with float64, and leaves a whole record."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import models, quickstart, report
+
+NAMES = ["attention", "logprobs", "sft_step", "generate", "score", "ppo_step"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore")  # the peers' own
+def test_benchmark_at_small_size(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "SMALL", report.dataclasses.replace(report.SMALL, repeats=1))
+    importlib.import_module(f"benchmarks.{name}").main(["--output", str(tmp_path)])
+    record = json.loads((tmp_path / f"{name}-cpu.json").read_text())
+    assert record["command"] == f"python -m benchmarks.{name}"
+    assert {"jax", "numpy"} <= set(record["versions"])
+    assert record["hardware"]["cores"] >= 1
+    assert record["machine"]["flops"] > 0
+    for row in record["rows"]:
+        assert row["seconds"] > 0
+        assert row["floor_seconds"] > 0
+        if row["peer_seconds"] is not None:
+            assert row["ratio"] == pytest.approx(row["peer_seconds"] / row["seconds"])
+
+
+def test_a_row_is_held_against_peer_and_floor():
+    record = report.Row("a", 2.0, "torch", 3.0, 0.5).record()
+    assert record["ratio"] == 1.5
+    assert record["share_of_floor"] == 0.25
+
+
+def test_operations_are_those_of_the_formula():
+    """Llama 2 7B: 6.476e9 parameters of blocks and norms; the numbers of the formula, by hand."""
+    config = models.config_of(report.LARGE)
+    params = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)
+    assert models.block_params(config) == params
+    expected = 2.0 * params * 2 * 100 + 2.0 * 32 * 4096 * 2 * 100**2 + 2.0 * 32000 * 4096 * 7
+    np.testing.assert_allclose(models.forward_flops(config, 2, 100, 7), expected)
+
+
+def test_quickstart_is_read_from_what_it_prints(tmp_path):
+    log, before = tmp_path / "now.txt", tmp_path / "before.txt"
+    log.write_text("== summarise\n... 12 s\n== summarise: 3 s\n== LC SFT: done before (x)\n== LC RL: 20 s\n")
+    before.write_text("== summarise: 6 s\n== LC RL: 20 s\n")
+    quickstart.main(["--log", str(log), "--before", str(before), "--output", str(tmp_path)])
+    rows = {row["name"]: row for row in json.loads((tmp_path / "quickstart-cpu.json").read_text())["rows"]}
+    assert (rows["summarise"]["seconds"], rows["summarise"]["ratio"]) == (3.0, 2.0)
+    assert rows["all"]["ratio"] == pytest.approx(26 / 23)
+    with pytest.raises(ValueError, match="No stage"):
+        quickstart.stages("nothing")
