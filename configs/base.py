@@ -23,6 +23,16 @@ def seed() -> int:
     return int(os.environ.get("LC_SEED", "0"))
 
 
+def published_data() -> str:
+    """The published data set: its hub name ("@revision" can be added to a source), or LC_DATASET, a local copy."""
+    return os.environ.get("LC_DATASET", "tatsu-lab/linguistic_calibration")
+
+
+def trivia_qa() -> str:
+    """TriviaQA's questions and answers, which the published data set leaves out; or LC_TRIVIA_QA, a local copy."""
+    return os.environ.get("LC_TRIVIA_QA", "trivia_qa:unfiltered.nocontext")
+
+
 def base_config(task: str, mode: str) -> ConfigDict:
     """The settings that every task takes.
 
@@ -35,6 +45,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
     return ConfigDict(
         {
             "task": task,
+            "published": False,  # True: the arithmetic of the published code, row by row in docs/published.md
             "seed": seed() if mini else 42,
             "mesh": {"data": 1, "fsdp": -1, "tensor": 1},  # -1: all devices that are left
             "precision": {
@@ -73,9 +84,9 @@ def questions(split: str, mini: bool = False) -> ConfigDict:
         return ConfigDict(
             {"source": "miniature", "split": split, "answers": None, "answers_split": None, "columns": ""}
         )
-    prompts = "tatsu-lab/linguistic_calibration:trivia_qa_paragraph_generation"
+    prompts = f"{published_data()}:trivia_qa_paragraph_generation"
     answers = {
-        "answers": "trivia_qa:unfiltered.nocontext",
+        "answers": trivia_qa(),
         "answers_split": "validation" if split == "test" else "train",
     }
     return ConfigDict({"source": prompts, "split": split, "columns": ""} | answers)
@@ -93,10 +104,11 @@ TESTS = {
 def test_questions(name: str) -> ConfigDict:
     """The published test questions of a data set of TESTS: prompts, joined by id or row with questions and answers.
 
-    Where the hub has no longer a data set, give its file: --config.questions.answers=jeopardy.json
+    Where the hub has no longer a data set, give its file: LC_JEOPARDY=jeopardy.json, or the flag questions.answers.
     """
     _, answers, split = TESTS[name]
-    prompts = f"tatsu-lab/linguistic_calibration:{name}_paragraph_generation"
+    answers = os.environ.get(f"LC_{name.upper()}", answers)
+    prompts = f"{published_data()}:{name}_paragraph_generation"
     return ConfigDict({"source": prompts, "split": "test", "columns": "", "answers": answers, "answers_split": split})
 
 
@@ -108,8 +120,8 @@ def rows(name: str, mini: bool = False) -> dict[str, str | None]:
     if mini:
         source = {"source": f"{root()}/data/{name}.jsonl", "split": None}
         return source | {"questions": "miniature", "questions_split": name, "columns": ""}
-    source = {"source": f"tatsu-lab/linguistic_calibration:{name}_training", "split": "train"}
-    asked = ("trivia_qa:unfiltered.nocontext", "train") if name == "reward_model" else (None, None)
+    source = {"source": f"{published_data()}:{name}_training", "split": "train"}
+    asked = (trivia_qa(), "train") if name == "reward_model" else (None, None)
     return source | {"questions": asked[0], "questions_split": asked[1], "columns": ""}
 
 
@@ -153,18 +165,30 @@ def ppo(mode: str) -> ConfigDict:
         save_every=20,
         keep=5,
         num_validation=1000,
+        num_candidates=5,  # policies with the best validation rewards to keep for selection (launch/select.sh)
+        first_candidate=800,  # from this step on
         max_ratio_deviation=1e-3,
         max_sampling_gap=0.5,  # nats; bfloat16 decoding against the full forward pass
     )
     config.kl = dict(kind="fixed", target=6.0, k_beta=0.1)  # "adaptive" steers towards the target (nats)
-    config.advantage = dict(gamma=1.0, lam=1.0, whiten_rewards=True, masked=True)
-    config.loss = dict(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1, masked=True)
+    published = config.get_ref("published")  # a reference, so that --config.published=true reaches what follows from it
+    config.ppo.clean_up = published.identity()  # no space before punctuation in what the reader is shown
+    config.advantage = dict(
+        gamma=1.0,
+        lam=1.0,
+        whiten_rewards=True,
+        whiten_groups=1 + 7 * published.to_int(),  # 8 = by device, as published
+        clamp_kl=published.identity(),
+        masked=published ^ True,
+    )
+    config.loss = dict(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1, masked=published ^ True)
     config.alarms = dict(max_kl=50.0, min_entropy=0.01, min_stop_rate=0.5, max_same_confidence=0.95, stop=False)
     config.reader = dict(
         extractor="",
         forecaster="",
         template="forecast_probs",
         temperature=0.3,
+        top_k=50 * published.to_int(),  # 0 = any token
         max_new_tokens=300,
         max_answers=16,
         max_length=1024,
@@ -191,6 +215,7 @@ def miniature_ppo(config: ConfigDict) -> None:
         eval_every=20,
         save_every=20,
         num_validation=100,
+        num_candidates=0,
         max_sampling_gap=1e-2,
     )
     config.reader.update(max_new_tokens=24, max_answers=4, max_length=160, batch_size=256)

@@ -1,7 +1,11 @@
-"""Convert a checkpoint: Hugging Face <-> native (Orbax), another dtype, another shard size.
+"""Convert a checkpoint: Hugging Face <-> native (Orbax), another dtype, another shard size; or a weight difference.
 
-  python -m lc_jax.main --config=configs/convert.py --config.source=runs/ppo/model --config.destination=lc-rl-bf16 \
+  python -m lc_jax.main --config=configs/convert.py --config.source=runs/ppo/model --config.destination=lc-rl-bf16 \\
       --config.dtype=bfloat16
+  python -m lc_jax.main --config=configs/convert.py --config.base=meta-llama/Llama-2-7b-hf \\
+      --config.source=tatsu-lab/linguistic-calibration-lc-rl --config.destination=lc-rl
+
+The second recovers released weights: base + difference, checked; 7B needs 2 GB of memory and 27 GB of disk.
 """
 
 from ml_collections import ConfigDict
@@ -12,6 +16,8 @@ from configs import base
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("convert", mode)
     config.source, config.destination = "", ""
+    config.base = ""  # what the weight difference `source` is added to
+    config.make_difference = False  # write source - base in place of base + source
     config.format = "hf"  # or "native"
     config.dtype = ""  # the stored one
     config.shard_gigabytes = 5.0

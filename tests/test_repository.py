@@ -35,6 +35,7 @@ CORE_MAY_IMPORT = {
     "tqdm",
 }
 OPTIONAL_ACCELERATORS = {"tokamax"}  # imported where they are used; lc_jax does without
+OPTIONAL_READERS = {"torch"}  # for checkpoints that are torch pickles
 FORBIDDEN_NAMES = {"utils.py", "common.py", "helpers.py"}
 PICKLES = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 
@@ -165,7 +166,7 @@ def test_every_import_is_a_declared_requirement() -> None:
     lines += project["optional-dependencies"]["train"]
     names = {normal(re.split(r"[<>=!~;\[ ]", line)[0]) for line in lines if line and not line.startswith("#")}
     providers = metadata.packages_distributions()
-    known = {"lc_jax"} | OPTIONAL_ACCELERATORS | set(sys.stdlib_module_names)
+    known = {"lc_jax"} | OPTIONAL_ACCELERATORS | OPTIONAL_READERS | set(sys.stdlib_module_names)
     missing = [
         f"{place(path, node)} {name}"
         for path in PACKAGE

@@ -25,7 +25,8 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
 
     Args:
       source: a file (.jsonl, .json, .csv, each also .gz; .parquet), a folder of such files, or a hub data set as
-        "owner/name", "owner/name:config" or "owner/name:config@revision"; or "miniature", the embedded world.
+        "owner/name", "owner/name:config" or "owner/name:config@revision", or a local copy of one as "folder:config"; or
+        "miniature", the embedded world.
       split: in a folder the files whose names begin with it, on the hub the split itself.
 
     Text stays text: "None", "NA" and "nan" in a CSV cell are words; only an empty cell is missing (None).
@@ -45,19 +46,35 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
     if path.is_dir():
         return [row for file in _split_files(path, split) for row in _file_rows(file)]
     text = str(source)
+    local, _, config = text.partition(":")
+    if config and Path(local).is_dir():
+        return [row for file in _split_files(Path(local), split, config) for row in _file_rows(file)]
     if path.is_absolute() or text.startswith(".") or text.endswith(_SUFFIXES) or not _HUB_NAME.fullmatch(text):
         raise FileNotFoundError(f"No file or folder {text}.")
     return _hub_rows(text, split)
 
 
-def _split_files(folder: Path, split: str | None) -> list[Path]:
-    """The data files of one split in a folder; train.csv and train-00000-of-00002.parquet both belong to "train"."""
+def _split_files(folder: Path, split: str | None, config: str = "") -> list[Path]:
+    """The data files of one split in a folder; train.csv and train-00000-of-00002.parquet both belong to "train".
+
+    Args:
+      config: of several data sets in the folder the one in folders, or else files, whose name it is (begins with).
+    """
     files = sorted(path for path in folder.rglob("*") if path.name.endswith(_SUFFIXES) and path.is_file())
     splits = {path: re.split(r"\.|-\d", path.name)[0] for path in files}
+    if config:
+        inside = [path for path in files if config in path.relative_to(folder).parts[:-1]]
+        beside = [
+            path for path in files if splits[path] == config or splits[path].startswith((f"{config}_", f"{config}-"))
+        ]
+        rest = {path: splits[path].removeprefix(config).strip("_") or "train" for path in beside}
+        splits = {path: splits[path] for path in inside} or rest
+        if not splits:
+            raise FileNotFoundError(f"{folder} holds neither a folder {config} nor files of that name.")
     known = sorted(set(splits.values()))
     if split is None and len(known) != 1:
         raise FileNotFoundError(f"{folder} holds the splits {known}; say which one.")
-    chosen = [path for path in files if split is None or splits[path] == split]
+    chosen = [path for path in splits if split is None or splits[path] == split]
     if not chosen:
         raise FileNotFoundError(f"{folder} has no split {split!r}; it holds {known}.")
     return chosen

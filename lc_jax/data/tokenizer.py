@@ -15,7 +15,7 @@ _SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 def load_tokenizer(path: str | Path, need_pad: bool = True) -> PreTrainedTokenizerBase:
-    """The Hugging Face tokenizer in the folder (or hub repository) `path`.
+    """The Hugging Face tokenizer in the folder `path`, or of the hub repository "owner/name" or "owner/name@revision".
 
     A tokenizer without a pad token gets "[PAD]" as its last id; the end-of-sequence token never stands in for it. Text
     such as "</s>" within data is split into ordinary pieces. A text that begins with a space may get other ids than
@@ -28,8 +28,9 @@ def load_tokenizer(path: str | Path, need_pad: bool = True) -> PreTrainedTokeniz
     """
     from transformers import AutoTokenizer
 
+    name, _, revision = (str(path), "", "") if Path(path).is_dir() else str(path).partition("@")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"No tokenizer at {str(path)!r}; download one and pass its folder. ({error})") from error
     return prepare(tokenizer, need_pad)

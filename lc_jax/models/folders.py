@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from lc_jax.models import hub
+from lc_jax.models.layout import REWARD_MODEL, TOKENIZER_FILES, WEIGHTS
 from lc_jax.models.registry import FAMILIES, kind_of
 from lc_jax.models.transformer import Config, Model
-
-NATIVE = "params"  # the folder of a native checkpoint's arrays (native.py)
-REWARD_MODEL = "reward_model"  # model_type of a backbone with a scalar head
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
-WEIGHTS = (
-    NATIVE,
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 
 
 def check(*paths: str | Path) -> None:
@@ -59,22 +37,16 @@ def check(*paths: str | Path) -> None:
 def resolve(path: str | Path) -> Path:
     """A local folder as it is; a hub name ("owner/name" or "owner/name@revision") downloaded.
 
+    The published weight differences are recovered on the way; see `hub.recovered`.
+
     Raises:
       FileNotFoundError: neither a folder nor a repository that can be reached.
+      ValueError: a weight difference does not fit its base.
     """
     check(path)
     if Path(path).is_dir():
         return Path(path)
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = str(path).partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, ignore_patterns=["*.h5", "*.msgpack", "*.gguf"]))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{name!r} is no folder, and the hub did not give it ({error}). Accept its licence and log in if it is "
-            "gated, or download it elsewhere and pass the folder."
-        ) from error
+    return hub.recovered(str(path)) if hub.is_difference(str(path)) else hub.download(str(path))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -116,22 +88,6 @@ def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
     return cls.from_hf(raw, **precision), "scalar" if raw.get(REWARD_MODEL) else "causal"
 
 
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `path` when all went well and vanishes otherwise.
-
-    On several hosts only process 0's becomes `path`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        if jax.process_index() == 0:
-            _replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:
     """config.json, generation_config.json and the tokenizer's files."""
     if isinstance(tokenizer, str | Path):
@@ -148,14 +104,3 @@ def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> Non
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config[key] is not None}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2))
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    """Puts the finished folder in the place of `path`; the old one goes only when the new one is there."""
-    temporary.chmod(0o755)
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    temporary.rename(path)
-    shutil.rmtree(old, ignore_errors=True)

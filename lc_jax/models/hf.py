@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes  # noqa: F401  (numpy learns bfloat16)
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from lc_jax import parallel
-from lc_jax.models.folders import config_of, new_folder, resolve, write_configs
+from lc_jax.models import tensors as files
+from lc_jax.models.folders import config_of, resolve, write_configs
+from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, new_folder
 from lc_jax.models.registry import abstract, family_of, flat, kind_of
+from lc_jax.models.tensors import Spec, Tensors
 from lc_jax.models.transformer import Config, Model
-
-BACKBONE, HEAD = "backbone_model.", "reward_head."
-# Written by old versions of transformers; computed here, not stored.
-BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "attention.rotary_emb.cos_cached")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,51 +52,13 @@ def stored_dtype(path: str | Path) -> str:
 # --- in ---
 
 
-class Tensors:
-    """The tensors of a checkpoint folder, read slice by slice.
-
-    Raises:
-      FileNotFoundError: no weights, or a file that the index names is missing.
-      ValueError: a file is cut short or not safetensors.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        index = folder / "model.safetensors.index.json"
-        names = ["model.safetensors"]
-        if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        elif not (folder / names[0]).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no model.safetensors. A pytorch_model.bin is a pickle and is not read: open it with "
-                "transformers and save_pretrained(..., safe_serialization=True)."
-            )
-        self._files: dict[str, Any] = {}
-        for name in names:
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder}/{name} is missing, but the index names it; download it again.")
-            try:
-                file = safe_open(folder / name, framework="numpy")
-            except Exception as error:
-                raise ValueError(f"{folder}/{name} cannot be read ({error}); download it again.") from error
-            self._files |= dict.fromkeys(file.keys(), file)
-
-    def keys(self) -> set[str]:
-        """Names of all tensors."""
-        return set(self._files)
-
-    def slice(self, key: str) -> Any:
-        """A lazy tensor: `get_shape()`, and indexing reads only what is asked."""
-        return self._files[key].get_slice(key)
-
-    def dtype(self) -> str:
-        """The dtype that most tensors are stored in, as numpy names it."""
-        names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-        found = [self.slice(key).get_dtype() for key in self.keys()]
-        return names[max(set(found), key=found.count)]
+def load(path: str | Path, mesh: jax.sharding.Mesh, **settings: Any) -> Model:
+    """The checkpoint at `path`, each shard read straight to its device; arguments and errors are those of `read`."""
+    model, arrays = read(path, mesh, **settings)
+    return model.with_params(jax.tree.unflatten(jax.tree.structure(model.params), list(arrays)))
 
 
-def load(
+def read(
     path: str | Path,
     mesh: jax.sharding.Mesh,
     *,
@@ -110,8 +66,8 @@ def load(
     vocab_size: int | None = None,
     fresh_head: bool = False,
     **precision: str,
-) -> Model:
-    """The checkpoint at `path`, each shard read straight to its device.
+) -> tuple[Model, Iterator[jax.Array]]:
+    """The abstract model of a checkpoint, and its parameters in order, each read when it is drawn.
 
     Args:
       kind: "causal", or "scalar" for a reward or value model; a plain language model gets a fresh, zero head then.
@@ -139,8 +95,7 @@ def load(
     wanted = [e for e in entries if e.path not in zero]
     _report(folder, tensors, wanted, shapes, (old_vocab_size, config.vocab_size))
 
-    def read(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        entry = next(e for e in entries if e.path == path)
+    def array(entry: Entry, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if entry.path in zero:
             return jax.make_array_from_callback(
                 leaf.shape, leaf.sharding, lambda i: np.zeros(leaf.shape, leaf.dtype)[i]
@@ -148,8 +103,8 @@ def load(
         get = _reader(tensors, entry, leaf, old_vocab_size if _is_vocabulary(entry) else None)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, get)
 
-    arrays = [read(path, leaf) for path, leaf in flat(model.params)]
-    return model.with_params(jax.tree.unflatten(jax.tree.structure(model.params), arrays))
+    leaves = [leaf for _, leaf in flat(model.params)]  # in the order of `table`
+    return model, (array(entry, leaf) for entry, leaf in zip(entries, leaves, strict=True))
 
 
 def _is_vocabulary(entry: Entry) -> bool:
@@ -160,19 +115,19 @@ def _report(
     folder: Path, tensors: Tensors, entries: Sequence[Entry], shapes: dict, vocabulary: tuple[int, int]
 ) -> None:
     """Compares files and model, key by key."""
-    keys = {key for entry in entries for key in entry.keys}
-    extra = {k for k in tensors.keys() - keys if not k.endswith(BUFFERS) and not k.startswith(HEAD)}
+    keys, stored = {key for entry in entries for key in entry.keys}, set(tensors.names())
+    extra = {k for k in stored - keys if not k.endswith(BUFFERS) and not k.startswith(HEAD)}
     tied = {k for k in extra if k.endswith(("lm_head.weight", "embed_out.weight"))}  # the embedding, written twice
     if not any(_is_vocabulary(e) and e.path[-1] == "kernel" for e in entries):
         extra -= tied
-    problems = [f"missing: {key}" for key in sorted(keys - tensors.keys())] + [f"unknown: {k}" for k in sorted(extra)]
+    problems = [f"missing: {key}" for key in sorted(keys - stored)] + [f"unknown: {k}" for k in sorted(extra)]
     for entry in entries:
         shape = shapes[entry.path][1:] if entry.stacked else shapes[entry.path]
         shape = tuple(reversed(shape)) if entry.transposed else tuple(shape)
         if _is_vocabulary(entry):
             shape = (vocabulary[0], *shape[1:])
-        for key in keys & set(entry.keys) & tensors.keys():
-            found = tuple(tensors.slice(key).get_shape())
+        for key in keys & set(entry.keys) & stored:
+            found = tensors.shape(key)
             if found != shape:
                 problems.append(f"{key} has shape {list(found)}, config.json asks for {list(shape)}")
     if problems:
@@ -199,8 +154,9 @@ def _reader(
         index = tuple(slice(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True))
         if str(index) not in done:
             if entry.stacked:
-                parts = [matrix(entry.keys[layer], index[1:]) for layer in range(index[0].start, index[0].stop)]
-                done[str(index)] = np.stack(parts)
+                whole = done[str(index)] = np.empty([s.stop - s.start for s in index], leaf.dtype)
+                for slot, key in zip(whole, entry.keys[index[0]], strict=True):
+                    slot[...] = matrix(key, index[1:])
             else:
                 done[str(index)] = matrix(entry.keys[0], index)
         return done[str(index)]
@@ -225,65 +181,42 @@ def save(
     path: str | Path,
     model: Model,
     *,
+    arrays: Iterable[jax.Array] | None = None,
     tokenizer: Any = None,
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Writes a folder that transformers opens: config, safetensors shards, index, generation config, tokenizer.
 
-    Tensors come to the host one at a time; a shard file is held until it is full. The folder appears only when it is
-    whole, in the place of an older one.
+    Tensors come to the host one at a time. The folder appears only when it is whole, in the place of an older one.
 
     Args:
+      arrays: the parameters of an abstract `model` in order, drawn one at a time (see `read`); default its own.
       tokenizer: a transformers tokenizer, or a folder whose tokenizer files are copied.
       dtype: of the files; default the parameters' own.
     """
+    dtype = dtype or model.config.param_dtype
     with new_folder(Path(path)) as folder:
-        _write_shards(folder, model, dtype, max_shard_bytes)
+        values = (value.astype(dtype) for _, value in tensors_of(model, arrays))
+        files.write(folder, specs_of(model, dtype), values, max_shard_bytes)
         if jax.process_index() == 0:
-            write_configs(folder, model, dtype or model.config.param_dtype, tokenizer)
+            write_configs(folder, model, dtype, tokenizer)
 
 
-def tensors_of(model: Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor by its Hugging Face key, on the host one layer at a time."""
-    entries = {e.path: e for e in table(model.config, kind_of(model))}
-    for path, leaf in flat(model.params):
-        entry = entries[path]
-        parts = (leaf[i] for i in range(leaf.shape[0])) if entry.stacked else [leaf]
+def specs_of(model: Model, dtype: str) -> list[Spec]:
+    """Keys, shapes and dtype of what `tensors_of` gives; of an abstract model as well."""
+    specs = []
+    for entry, (_, leaf) in zip(table(model.config, kind_of(model)), flat(model.params), strict=True):
+        shape = leaf.shape[1:] if entry.stacked else leaf.shape
+        specs += [Spec(key, shape[::-1] if entry.transposed else shape, dtype) for key in entry.keys]
+    return specs
+
+
+def tensors_of(model: Model, arrays: Iterable[jax.Array] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor by its Hugging Face key, on the host one layer at a time; `arrays` as in `save`."""
+    arrays = jax.tree.leaves(model.params) if arrays is None else arrays
+    for entry, array in zip(table(model.config, kind_of(model)), arrays, strict=True):
+        parts = (array[i] for i in range(array.shape[0])) if entry.stacked else [array]
         for key, part in zip(entry.keys, parts, strict=True):
             value = parallel.to_host(part)
             yield key, np.ascontiguousarray(value.T if entry.transposed else value)
-
-
-def _write_shards(folder: Path, model: Model, dtype: str | None, max_shard_bytes: int) -> dict[str, str]:
-    """Writes model*.safetensors and, when there are several, their index. Only process 0 writes."""
-    shards: list[list[str]] = []
-    pending: dict[str, np.ndarray] = {}
-
-    def flush() -> None:
-        shards.append(list(pending))
-        if jax.process_index() == 0:
-            save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-        pending.clear()
-
-    total = 0
-    for key, value in tensors_of(model):
-        value = value.astype(dtype) if dtype else value
-        if pending and sum(v.nbytes for v in pending.values()) + value.nbytes > max_shard_bytes:
-            flush()
-        pending[key] = value
-        total += value.nbytes
-    flush()
-    if len(shards) == 1:
-        names = ["model.safetensors"]
-    else:
-        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-    if jax.process_index() == 0:
-        for i, name in enumerate(names, 1):
-            (folder / f"shard-{i}").chmod(0o644)
-            os.replace(folder / f"shard-{i}", folder / name)
-        if len(shards) > 1:
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    return weight_map

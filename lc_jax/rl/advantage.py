@@ -28,6 +28,7 @@ class AdvantageSettings:
     gamma: float = 1.0
     lam: float = 1.0
     whiten_rewards: bool = True  # scale the shaped rewards to unit variance, their mean kept
+    whiten_groups: int = 1  # statistics over so many equal runs of episodes; published: one for each of 8 devices
     clamp_kl: bool = False  # published: a token's penalty is never negative
     masked: bool = True
 
@@ -106,13 +107,31 @@ def advantages_and_returns(
     """Whitened advantages, and returns = unwhitened advantages + values.
 
     Reference: ppo_trainer.py:_estimate_advantage.
+
+    Raises:
+      ValueError: `whiten_groups` does not divide the episodes.
     """
+    if settings.whiten_groups > 1:
+        return _by_group(rewards, values, mask, settings)
     counted = mask if settings.masked else jnp.ones_like(mask)
     values = jnp.where(counted, values, 0.0)
     if settings.whiten_rewards:
         rewards = whiten(rewards, counted, shift_mean=False)
     advantages = gae(rewards, values, settings.gamma, settings.lam)
     return whiten(advantages, counted, shift_mean=True), jnp.where(counted, advantages + values, 0.0)
+
+
+def _by_group(
+    rewards: Float[Array, "B T"], values: Float[Array, "B T"], mask: Bool[Array, "B T"], settings: AdvantageSettings
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """`advantages_and_returns` of each run of episodes by itself."""
+    count, total = settings.whiten_groups, len(rewards)
+    if total % count:
+        raise ValueError(f"advantage.whiten_groups={count} does not divide the rollout's {total} episodes.")
+    alone = dataclasses.replace(settings, whiten_groups=1)
+    parts = [x.reshape(count, total // count, -1) for x in (rewards, values, mask)]
+    found = jax.vmap(lambda r, v, m: advantages_and_returns(r, v, m, alone))(*parts)
+    return found[0].reshape(rewards.shape), found[1].reshape(rewards.shape)
 
 
 @functools.partial(jax.jit, static_argnames=("settings",))

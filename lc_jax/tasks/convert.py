@@ -1,4 +1,4 @@
-"""Copies a checkpoint between layouts: Hugging Face folder <-> native Orbax folder, other dtype, other shard size."""
+"""Copies a checkpoint between layouts, or adds a weight difference to its base, or makes one from two checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from lc_jax.models import folders, hf, native
+from lc_jax.models import difference, folders, hf, hub, native
 
 FORMATS = ("hf", "native")
 
@@ -16,22 +16,38 @@ FORMATS = ("hf", "native")
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Reads `config.source` and writes `config.destination` as `config.format`.
 
+    With `config.base` the source is a weight difference, and base + source is written; with `make_difference` as well,
+    source - base. Whatever is done, one parameter of the checkpoint is in memory at a time.
+
     Raises:
-      ValueError: the format is unknown.
+      ValueError: the format is unknown, or a weight difference does not fit its base.
       FileExistsError: the destination is there already.
     """
     if config.format not in FORMATS:
         raise ValueError(f"--config.format={config.format!r}: give one of {FORMATS}.")
-    destination = Path(config.destination)
+    if config.make_difference and not config.base:
+        raise ValueError("--config.make_difference needs --config.base: the checkpoint that is subtracted.")
+    if config.base and config.format != "hf":
+        raise ValueError("A weight difference is recovered as format 'hf'; convert the result in a second step.")
+    destination, shard_bytes = Path(config.destination), int(config.shard_gigabytes * 1e9)
     if destination.exists():
         raise FileExistsError(f"{destination} exists already; give another --config.destination or remove it.")
-    folders.check(config.source)
-    is_native = native.is_native(config.source)
-    dtype = config.dtype or (native if is_native else hf).stored_dtype(config.source)
-    _, kind = folders.config_of(config.source)
-    model = (native if is_native else hf).load(config.source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype)
+    folders.check(config.source, *filter(None, [config.base]))
+    if config.base:
+        base, source = folders.resolve(config.base), Path(config.source)
+        if not source.is_dir():
+            source = hub.download(config.source)  # the difference itself
+        combine = difference.make if config.make_difference else difference.recover
+        combine(base, source, destination, dtype=config.dtype, max_shard_bytes=shard_bytes)
+        logging.info("%s and %s -> %s", config.base, config.source, destination)
+        return
+    source = folders.resolve(config.source)
+    layout = native if native.is_native(source) else hf
+    dtype = config.dtype or layout.stored_dtype(source)
+    _, kind = folders.config_of(source)
+    model, arrays = layout.read(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype)
     if config.format == "native":
-        native.save(destination, model, tokenizer=config.source)
+        native.save(destination, model, arrays=arrays, tokenizer=source)
     else:
-        hf.save(destination, model, tokenizer=config.source, max_shard_bytes=int(config.shard_gigabytes * 1e9))
+        hf.save(destination, model, arrays=arrays, tokenizer=source, max_shard_bytes=shard_bytes)
     logging.info("%s -> %s (%s, %s)", config.source, destination, config.format, dtype)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from lc_jax import prompts
 from lc_jax.data import batches, examples
 from lc_jax.data.questions import check_disjoint, load_questions
-from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.data.tokenizer import decode, load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
@@ -25,6 +25,7 @@ from lc_jax.rl import advantage, kl, reader, reward, rollout, telemetry
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import state as states
+from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import Destination, Run
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -61,9 +62,9 @@ class Writer:
         encoded = [self.encode(q) for q in questions]
         return generate.generate(policy, encoded, self.sampling, seed=seed, batch_size=self.batch_size)
 
-    def decode(self, completions: Sequence[generate.Completion]) -> list[str]:
-        """Paragraphs as text."""
-        return self.tokenizer.batch_decode([c.tokens for c in completions], skip_special_tokens=True)
+    def decode(self, completions: Sequence[generate.Completion], clean_up: bool = False) -> list[str]:
+        """Paragraphs as text; `clean_up` as in `data.tokenizer.decode`."""
+        return [decode(self.tokenizer, c.tokens, clean_up) for c in completions]
 
 
 def load_writer(config: ConfigDict) -> Writer:
@@ -89,7 +90,9 @@ def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
     if settings.extractor:
         lister = part(settings.extractor, "causal", templates.extract_answers)
         eos, pad = lister.tokenizer.eos_token_id, lister.tokenizer.pad_token_id
-        sampling = generate.Sampling(settings.max_new_tokens, settings.temperature, eos_ids=(eos,), pad_id=pad)
+        sampling = generate.Sampling(
+            settings.max_new_tokens, settings.temperature, top_k=settings.top_k, eos_ids=(eos,), pad_id=pad
+        )
         extractor = reader.Extractor(lister, sampling, settings.max_answers)
     return reader.Reader(extractor, part(settings.forecaster, "scalar", getattr(templates, settings.template)))
 
@@ -167,7 +170,7 @@ class Trainer:
         models = self.learners.with_params(self.state.params)
         with phases.measure("generate"):
             completions = self.writer.write(models.policy, questions, seed)
-            paragraphs = self.writer.decode(completions)
+            paragraphs = self.writer.decode(completions, self.ppo.clean_up)
         with phases.measure("read"):
             reading = self.reader.read(questions, paragraphs, seed)
             rewards = reward.compute(reading.forecasts, self.reward)
@@ -244,6 +247,11 @@ class Trainer:
             "eval_stop_rate": stop_rate
         }
 
+    def save(self, folder: Path) -> None:
+        """Writes the policy as a Hugging Face checkpoint."""
+        policy = self.learners.with_params(self.state.params).policy
+        hf.save(folder, policy, tokenizer=self.writer.tokenizer)
+
     def checkpoint(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
         return {"train": self.state, "kl_coef": jnp.float32(self.kl.coefficient)}
@@ -267,6 +275,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         Run(destination, ppo.num_steps, first),
         telemetry.RolloutLog(output / "rollouts.jsonl", first),
     )
+    best = Candidates(output, ppo.num_candidates, ppo.first_candidate)
     questions, alarms = (
         queries(trainer.within_query_length(), ppo, config.seed, first),
         telemetry.Alarms(**config.alarms),
@@ -275,6 +284,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         stats, episodes = trainer.step(next(questions), seed=config.seed * 1_000_003 + step)
         if (step + 1) % ppo.eval_every == 0 or step + 1 == ppo.num_steps:
             stats |= trainer.evaluate()
+            best.offer(Candidate(step + 1, stats["eval_reward"]), trainer.save)
         rollouts.write(step, *episodes)
         log.log(step, stats)
         log.advance()
@@ -287,5 +297,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             raise FloatingPointError(f"Stopped at step {step}: {'; '.join(raised)}. Checkpoints: {output}/checkpoints.")
     checkpoints.close()
     log.close()
-    policy = trainer.learners.with_params(trainer.state.params).policy
-    hf.save(output / "model", policy, tokenizer=trainer.writer.tokenizer)
+    trainer.save(output / "model")

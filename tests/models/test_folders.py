@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from lc_jax.models import folders, hf, registry
+from lc_jax.models import folders, hf, registry, tensors
 from lc_jax.models.transformer import trainable
 from tests.models.conftest import edit, edit_config, random_model
 
@@ -127,13 +127,14 @@ def test_unknown_preset():
 def test_nothing_is_left_when_a_save_fails_half_way(mesh, tmp_path, monkeypatch):
     written = []
 
-    def fail_on_the_third(tensors, path, metadata):
+    def fail_on_the_third(file, spec, value):
         if len(written) == 2:
             raise OSError("disk full")
-        written.append(path)
-        save_file(tensors, path, metadata=metadata)
+        written.append(spec.key)
+        write_tensor(file, spec, value)
 
-    monkeypatch.setattr(hf, "save_file", fail_on_the_third)
+    write_tensor = tensors._write_tensor
+    monkeypatch.setattr(tensors, "_write_tensor", fail_on_the_third)
     with pytest.raises(OSError, match="disk full"):
         hf.save(tmp_path / "model", random_model(mesh), max_shard_bytes=12_000)
     assert len(written) == 2
@@ -145,7 +146,7 @@ def test_a_failed_save_leaves_the_older_folder(mesh, folder, monkeypatch):
         raise OSError("disk full")
 
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    monkeypatch.setattr(hf, "save_file", fail)
+    monkeypatch.setattr(tensors, "_write_tensor", fail)
     with pytest.raises(OSError, match="disk full"):
         hf.save(folder, random_model(mesh, "tiny-gpt-neox"))
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

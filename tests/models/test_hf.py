@@ -165,8 +165,8 @@ def test_missing_files_are_named(mesh, folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no weights"):
         hf.load(folder, mesh)
-    (folder / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"pickle"):
+    (folder / "pytorch_model.bin").write_bytes(b"cut short")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin cannot be read as tensors"):
         hf.load(folder, mesh)
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):

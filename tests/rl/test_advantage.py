@@ -1,8 +1,12 @@
 """Baselines that compare samples: what they take out, and that they bend no gradient that they should not."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 
 from lc_jax.rl import advantage
+from lc_jax.rl.advantage import AdvantageSettings, advantages_and_returns
 from lc_jax.rl.reader import Reading
 from lc_jax.rl.reward import AnswerForecasts
 
@@ -41,3 +45,19 @@ def test_favourites_are_the_answers_with_the_highest_forecast():
     mask = np.asarray([[True, True, False], [False] * 3, [True, True, False]])
     reading = Reading([["a", "b"], [], ["c", "d"]], AnswerForecasts(np.zeros(3, np.float32), logits, mask), 0)
     assert reading.favourites() == ["b", "", "c"]
+
+
+def test_statistics_of_groups_are_those_of_each_alone():
+    rng = np.random.default_rng(0)
+    rewards, values = rng.normal(size=(2, 6, 5)).astype(np.float32)
+    mask = np.arange(5) < rng.integers(1, 6, size=6)[:, None]
+    settings = AdvantageSettings(whiten_groups=3)
+    found = advantages_and_returns(rewards, values, mask, settings)
+    alone = dataclasses.replace(settings, whiten_groups=1)
+    for start in (0, 2, 4):
+        rows = slice(start, start + 2)
+        expected = advantages_and_returns(rewards[rows], values[rows], mask[rows], alone)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a[rows], b, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"whiten_groups=4 does not divide the rollout's 6 episodes"):
+        advantages_and_returns(rewards, values, mask, dataclasses.replace(settings, whiten_groups=4))

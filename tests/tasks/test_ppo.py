@@ -18,6 +18,7 @@ from tests.test_configs import config_of
 
 SIZES = {"num_steps": 3, "rollout_batch_size": 16, "num_samples": 4, "minibatch_size": 16, "microbatch_size": 8}
 SIZES |= {"look_batch_size": 16, "decode_batch_size": 16, "response_length": 32, "num_validation": 4, "save_every": 1}
+SIZES |= {"num_candidates": 1, "first_candidate": 3}
 
 
 def run(output):
@@ -56,6 +57,8 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
+    kept = load_file(tmp_path / "cut" / "candidates" / "step-000003" / "model" / "model.safetensors")
+    np.testing.assert_array_equal(kept["model.norm.weight"], cut["model.norm.weight"])
     for name in whole:
         np.testing.assert_array_equal(whole[name], cut[name])
     assert rows(tmp_path / "whole" / "rollouts.jsonl") == rows(tmp_path / "cut" / "rollouts.jsonl")

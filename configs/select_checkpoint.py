@@ -1,0 +1,14 @@
+"""Model selection: of a PPO run's evaluated candidates the best calibrated one goes into <run>/selected (section 5).
+
+launch/select.sh runs/ppo --config.annotator=anthropic/claude-haiku-4-5      evaluates the candidates first
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    config = base.base_config("select_checkpoint", mode)
+    config.run = f"{base.root()}/lc_rl" if mode == "mini" else "runs/ppo"
+    return config

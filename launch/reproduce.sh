@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# The paper in order: models, readers, reinforcement learning, evaluation of all methods, tables and figures.
+#
+#   launch/reproduce.sh --plan         what it would take: stages, models, hours, API cost; runs nothing
+#   launch/reproduce.sh                with the published settings and arithmetic (eight 80 GB GPUs)
+#   launch/reproduce.sh --mini         the same script on the miniature world; what launch/quickstart.sh runs
+#
+# A stage whose result is there is skipped, a half-done one resumes. Names of models and data are the hub's; each can be
+# a local folder or file in its place.
+#
+#   LC_OUTPUT                              where everything goes (default runs/paper, with --mini runs/miniature)
+#   LC_SEED                                with --mini the seed of everything after the base models (default 0)
+#   LC_ACCELERATOR                         cuda12 | cuda13 | tpu (default: CPU)
+#   LC_ANNOTATOR                           who reads and judges in the evaluation, as provider/model; not with --mini
+#   LC_LLAMA_2_7B, LC_LLAMA_2_7B_CHAT, LC_REDPAJAMA_3B           base models
+#   LC_DATASET, LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ, LC_BIOASQ    data
+set -euo pipefail
+mini=false plan=false
+for argument in "$@"; do
+  case "$argument" in
+    --mini) mini=true ;;
+    --plan) plan=true ;;
+    *) echo "usage: launch/reproduce.sh [--mini] [--plan]" >&2; exit 2 ;;
+  esac
+done
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
+setup base
+
+if $mini; then
+  out="${LC_OUTPUT:-runs/miniature}" mode=:mini tests=mini policy=model
+  export LC_SEED="${LC_SEED:-0}"
+  llama=() redpajama=() published=() annotator=()
+else
+  out="${LC_OUTPUT:-runs/paper}" mode="" tests="trivia_qa jeopardy sciq bioasq" policy=selected
+  base_model="${LC_LLAMA_2_7B:-meta-llama/Llama-2-7b-hf}"
+  llama=(--config.model="$base_model")
+  redpajama=(--config.model="${LC_REDPAJAMA_3B:-togethercomputer/RedPajama-INCITE-Base-3B-v1}")
+  published=(--config.published=true)
+  if [ -z "${LC_ANNOTATOR:-}" ] && ! $plan; then echo "LC_ANNOTATOR: name who judges, as provider/model" >&2; exit 2; fi
+  annotator=(--config.annotator.name="${LC_ANNOTATOR:-anthropic/claude-haiku-4-5}" --config.store="$out/replies.sqlite")
+fi
+export LC_OUTPUT="$out"
+data="$out/data"
+if $plan; then
+  LC_PLAN=$(mktemp)
+  export LC_PLAN
+  trap 'rm -f "$LC_PLAN"' EXIT
+else
+  mkdir -p "$data"
+fi
+config() { echo "--config=configs/$1.py$mode"; }
+
+# 1. Data. The published data set holds what these stages make. The base model knows its world from many writers, who
+#    are often wrong and do not say so (configs/pretrain.py makes it). Ask it for eight paragraphs a question ...
+if $mini; then
+  stage "sample paragraphs" "$data/paragraphs.jsonl" "$(config generate_data)" \
+    --config.what=paragraphs --config.output="$data/paragraphs.jsonl"
+  # ... and let the annotator merge each eight into one that says how often they agree: summary distillation.
+  stage "summarise" "$data/sft.jsonl" "$(config generate_data)" \
+    --config.what=summaries --config.input="$data/paragraphs.jsonl" --config.output="$data/sft.jsonl"
+fi
+
+# 2. Fine-tune on the summaries (LC SFT), on plain paragraphs and on the annotator's own (the baselines).
+stage "LC SFT" "$out/lc_sft/model" "$(config sft_lc)" --config.output="$out/lc_sft" "${llama[@]}"
+stage "Factuality SFT" "$out/factuality_sft/model" "$(config sft_factuality)" --config.output="$out/factuality_sft" \
+  "${llama[@]}"
+if ! $mini; then
+  stage "Claude Distill" "$out/claude_distill/model" "$(config sft_claude_distill)" \
+    --config.output="$out/claude_distill" "${llama[@]}"
+fi
+
+# 3. Teach models to read: which answers does a paragraph offer, and with which probability?
+if $mini; then
+  stage "paragraphs of LC SFT" "$data/lc_paragraphs.jsonl" "$(config generate_data)" \
+    --config.what=paragraphs --config.questions.split=reward_model --config.model="$out/lc_sft/model" \
+    --config.num_samples=1 --config.column=lc_sft_generated_paragraph --config.output="$data/lc_paragraphs.jsonl"
+  stage "read them" "$data/forecasts.jsonl" "$(config generate_data)" \
+    --config.what=forecasts --config.questions.split=reward_model --config.input="$data/lc_paragraphs.jsonl" \
+    --config.output="$data/forecasts.jsonl"
+  stage "paragraphs of Factuality SFT" "$data/both_paragraphs.jsonl" "$(config generate_data)" \
+    --config.what=paragraphs --config.questions.split=reward_model --config.model="$out/factuality_sft/model" \
+    --config.input="$data/forecasts.jsonl" --config.num_samples=1 --config.column=factuality_sft_generated_paragraph \
+    --config.output="$data/both_paragraphs.jsonl"
+  stage "check them" "$data/reward_model.jsonl" "$(config generate_data)" \
+    --config.what=correctness --config.questions.split=reward_model --config.input="$data/both_paragraphs.jsonl" \
+    --config.output="$data/reward_model.jsonl"
+fi
+stage "ExtractAnswers" "$out/extract_answers/model" "$(config extract_answers)" \
+  --config.output="$out/extract_answers" "${redpajama[@]}"
+stage "ForecastProbs" "$out/forecast_probs/model" "$(config forecast_probs)" --config.output="$out/forecast_probs" \
+  --config.model="$out/lc_sft/model"
+stage "Factuality reward model" "$out/factuality_reward/model" "$(config factuality_reward)" \
+  --config.output="$out/factuality_reward" --config.model="$out/factuality_sft/model"
+
+# 4. Reinforcement learning: write so that the readers' forecasts come true (LC RL), or just so that they are right.
+stage "LC RL" "$out/lc_rl/model" "$(config ppo)" "${published[@]}" --config.output="$out/lc_rl" \
+  --config.policy="$out/lc_sft/model" --config.critic="$out/forecast_probs/model" \
+  --config.reader.forecaster="$out/forecast_probs/model" --config.reader.extractor="$out/extract_answers/model"
+stage "Factuality RL" "$out/factuality_rl/model" "$(config ppo_factuality)" "${published[@]}" \
+  --config.output="$out/factuality_rl" --config.policy="$out/factuality_sft/model" \
+  --config.critic="$out/factuality_reward/model" --config.reader.forecaster="$out/factuality_reward/model"
+select_checkpoint() {  # NAME METHOD USES_CONFIDENCE: of the five best by validation reward the best calibrated one
+  if $plan; then  # five times the thousand validation questions
+    stage "select $2" "" "$(config evaluate_qa)" --config.model="$out/$1/model" --config.limit=5000 "${annotator[@]}" \
+      --config.uses_confidence="$3"
+  elif [ ! -e "$out/$1/selected" ]; then
+    launch/select.sh "$out/$1" "${annotator[@]}" --config.uses_confidence="$3"
+  fi
+}
+if ! $mini; then
+  select_checkpoint lc_rl "LC RL" true
+  select_checkpoint factuality_rl "Factuality RL" false
+fi
+
+# 5. Evaluate on held-out questions, with the fixed reader and not with the trained one.
+evaluate() {  # NAME METHOD USES_CONFIDENCE MODEL FLAGS...
+  local name=$1 method=$2 confidence=$3 model=$4 test title folder
+  shift 4
+  for test in $tests; do
+    title="evaluate $method on $test" folder="$out/evaluation/$test-$name"
+    if $mini; then title="evaluate $method" folder="$out/evaluation/$name"; fi
+    stage "$title" "$folder/result.json" "--config=configs/evaluate_qa.py:$test" --config.method="$method" \
+      --config.model="$model" --config.uses_confidence="$confidence" --config.output="$folder" "${annotator[@]}" "$@"
+  done
+}
+evaluate lc_rl "LC RL" true "$out/lc_rl/$policy"
+evaluate lc_sft "LC SFT" true "$out/lc_sft/model"
+evaluate factuality_rl "Factuality RL" false "$out/factuality_rl/$policy"
+evaluate factuality_sft "Factuality SFT" false "$out/factuality_sft/model"
+if ! $mini; then
+  evaluate claude_distill "Claude Distill" false "$out/claude_distill/model"
+  evaluate llama_8_shot "Llama 2 7B 8-shot" false "$base_model" --config.strategy=8-shot
+  evaluate llama_summary "Llama 2 7B summary 8-shot" true "$base_model" --config.strategy=summary-8-shot
+  evaluate llama_chat "Llama 2 Chat 0-shot" false "${LC_LLAMA_2_7B_CHAT:-meta-llama/Llama-2-7b-chat-hf}" \
+    --config.strategy=llama-2-chat
+fi
+
+# 6. Tables and figures.
+if $plan; then
+  python -m lc_jax.main "$(config plan)" --config.stages="$LC_PLAN"
+else
+  python -m lc_jax.main "$(config report)" --config.evaluations="$out/evaluation" --config.output="$out"
+fi

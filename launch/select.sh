@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Model selection of a PPO run: its candidates (the checkpoints with the best validation rewards) are evaluated on the
+# validation questions, and the best calibrated one goes into RUN/selected. Done evaluations are kept.
+#
+#   launch/select.sh RUN [flags of configs/evaluate_qa.py, the annotator at least]
+set -euo pipefail
+if [ $# -eq 0 ]; then echo "usage: launch/select.sh RUN [--config.annotator... of configs/evaluate_qa.py]" >&2; exit 2; fi
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
+run=$(realpath "$1")
+shift
+if [ ! -d "$run/candidates" ]; then echo "$run/candidates is not there: train with ppo.num_candidates above 0" >&2; exit 1; fi
+setup base
+
+for candidate in "$run"/candidates/step-*; do
+  stage "evaluate ${candidate##*/}" "$candidate/evaluation/result.json" --config=configs/evaluate_qa.py \
+    --config.questions.split=validation --config.questions.answers_split=train --config.method="${candidate##*/}" \
+    --config.data="TriviaQA validation" \
+    --config.model="$candidate/model" --config.output="$candidate/evaluation" "$@"
+done
+python -m lc_jax.main --config=configs/select_checkpoint.py --config.run="$run"

@@ -1,0 +1,201 @@
+"""Weight differences: tuned = base + difference, tensor by tensor, as the published checkpoints are released.
+
+The licence of Llama 2 forbids to hand on its weights; a difference can be handed on, and whoever has the base adds it.
+Reference: pretrained_models/recover_model_weights.py. Differs: sums are always float32, one tensor is held at a time,
+and a reward model's folder holds its backbone's config, so that no other folder must be recovered before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from lc_jax.models.layout import BACKBONE, BUFFERS, REWARD_MODEL, TOKENIZER_FILES, new_folder
+from lc_jax.models.tensors import Spec, Tensors, write
+
+SUM = "model_sum.txt"  # the published check: the sum of all recovered parameters
+CHECKSUMS = "recovered_checksums.json"  # ours: SHA-256 of every recovered tensor, beside the difference
+SUM_TOLERANCE = 1e-5  # relative; the published sum is a float32 one
+
+
+class _Pair:
+    """A base and an upload (a difference or a tuned model), whose tensors are combined where their shapes agree.
+
+    Raises:
+      ValueError: a tensor of the base has no counterpart, or none has its counterpart's shape.
+    """
+
+    def __init__(self, base: Path, upload: Path) -> None:
+        self.base_folder, self.folder = base, upload
+        self.base, self.upload = Tensors(self.base_folder), Tensors(self.folder)
+        self.config = json.loads((self.folder / "config.json").read_text())
+        self.prefix = BACKBONE if self.config.get("model_type") == REWARD_MODEL else ""
+        self.keys = [key for key in self.upload.names() if not key.endswith(BUFFERS)]
+        wanted = {self.prefix + key: key for key in self.base.names() if not key.endswith(BUFFERS)}
+        missing = sorted(wanted.keys() - set(self.keys))
+        if missing:
+            raise ValueError(
+                f"{self.folder} lacks {len(missing)} tensors of {self.base_folder} ({', '.join(missing[:5])} ...): "
+                "it was made from another base."
+            )
+        same = [k for k, other in wanted.items() if self.base.shape(other) == self.upload.shape(k)]
+        if not same:
+            raise ValueError(f"No tensor of {self.folder} has the shape it has in {self.base_folder}: another base.")
+        self.partners = {key: wanted[key] for key in same}
+        kept = [key for key in self.keys if key not in self.partners]
+        logging.info("%d tensors are combined; whole as they are: %s", len(same), ", ".join(kept) or "none")
+
+    def specs(self, dtype: str) -> list[Spec]:
+        """What a result in `dtype` holds."""
+        return [Spec(key, self.upload.shape(key), dtype) for key in self.keys]
+
+    def read(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """The tensor of the upload and its partner of the base, if it has one, both float32."""
+        value = np.array(self.upload.slice(key)[...], np.float32)
+        if key not in self.partners:
+            return value, None
+        return value, self.base.slice(self.partners[key])[...].astype(np.float32, copy=False)
+
+    def write_configs(self, folder: Path, dtype: str) -> None:
+        """The upload's config and tokenizer; a reward model's config says what its backbone is."""
+        config = {k: v for k, v in self.config.items() if k != "torch_dtype"} | {"dtype": dtype}
+        if self.prefix and "backbone_config" not in config:
+            backbone = json.loads((self.base_folder / "config.json").read_text())
+            config["backbone_config"] = backbone | {"vocab_size": self._vocab_size()}
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+        for name in ("generation_config.json", *TOKENIZER_FILES):
+            if (self.folder / name).is_file():
+                shutil.copy(self.folder / name, folder / name)
+
+    def _vocab_size(self) -> int:
+        embedding = next(key for key in self.keys if key.endswith(("embed_tokens.weight", "embed_in.weight")))
+        return self.upload.shape(embedding)[0]
+
+
+def recover(
+    base: Path,
+    difference: Path,
+    destination: Path,
+    *,
+    dtype: str = "",
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Writes base + difference; a tensor whose shape differs from the base's is whole already and taken as it is.
+
+    The result is checked against `recovered_checksums.json` and `model_sum.txt` where they lie beside the difference.
+
+    Args:
+      dtype: of the result; default that of the model the difference was made from, else the difference's own.
+
+    Raises:
+      ValueError: a check fails: the base is another, or a file is damaged. Nothing is left at `destination` then.
+    """
+    pair = _Pair(base, difference)
+    recorded = _recorded(pair.folder)
+    checksums = recorded.get("sha256", {})
+    checked_dtype = recorded.get("dtype") or "float32"
+    dtype = dtype or recorded.get("dtype") or pair.upload.dtype()
+    if checksums and set(checksums) != set(pair.keys):
+        raise ValueError(f"{pair.folder}/{CHECKSUMS} does not name the tensors that the difference holds.")
+    total = 0.0
+
+    def values() -> Iterator[np.ndarray]:
+        nonlocal total
+        for key in pair.keys:
+            value = _add(*pair.read(key))
+            total += float(np.sum(value, dtype=np.float64))
+            if checksums and _sha256(value.astype(checked_dtype, copy=False)) != checksums[key]:
+                raise ValueError(_refusal(pair, f"{key} does not have the recorded checksum"))
+            yield value.astype(dtype, copy=False)
+
+    with new_folder(destination) as folder:
+        write(folder, pair.specs(dtype), values(), max_shard_bytes)
+        _check_sum(pair, total, is_checked=bool(checksums))
+        pair.write_configs(folder, dtype)
+
+
+def make(
+    base: Path,
+    tuned: Path,
+    destination: Path,
+    *,
+    dtype: str = "",
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Writes tuned - base with what `recover` checks its result by: `recovered_checksums.json` and `model_sum.txt`.
+
+    Checksums are of what recovery will give, which may differ from `tuned` in the last bit; the largest deviation is
+    logged.
+
+    Args:
+      dtype: of the difference; default float32. A shorter one loses digits.
+
+    Raises:
+      ValueError: the two are not of one shape.
+    """
+    pair, dtype = _Pair(base, tuned), dtype or "float32"
+    checksums: dict[str, str] = {}
+    total = deviation = 0.0
+    tuned_dtype = pair.upload.dtype()
+
+    def values() -> Iterator[np.ndarray]:
+        nonlocal total, deviation
+        for key in pair.keys:
+            value, partner = pair.read(key)
+            stored = (value if partner is None else value - partner).astype(dtype, copy=False)
+            recovered = _add(stored.astype(np.float32), partner)
+            total += float(np.sum(recovered, dtype=np.float64))
+            recovered = recovered.astype(tuned_dtype, copy=False)
+            checksums[key] = _sha256(recovered)
+            deviation = max(deviation, float(np.max(np.abs(recovered.astype(np.float32) - value), initial=0.0)))
+            yield stored
+
+    with new_folder(destination) as folder:
+        write(folder, pair.specs(dtype), values(), max_shard_bytes)
+        pair.write_configs(folder, dtype)
+        (folder / SUM).write_text(f"{total!r}\n")
+        (folder / CHECKSUMS).write_text(json.dumps({"dtype": tuned_dtype, "sha256": checksums}, indent=1))
+    logging.info("Recovery deviates from %s by %.3g at most", tuned, deviation)
+
+
+def _add(value: np.ndarray, partner: np.ndarray | None) -> np.ndarray:
+    """value + partner in float32, in place."""
+    return value if partner is None else np.add(value, partner, out=value)
+
+
+def _sha256(value: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / CHECKSUMS).read_text()) if (folder / CHECKSUMS).is_file() else {}
+
+
+def _check_sum(pair: _Pair, total: float, is_checked: bool) -> None:
+    """Holds the sum against `model_sum.txt`; a permutation or a small error passes it, hence our own check."""
+    path = pair.folder / SUM
+    if not path.is_file():
+        if not is_checked:
+            logging.warning("Neither %s nor %s is in %s: the base is not verified", SUM, CHECKSUMS, pair.folder)
+        return
+    try:
+        expected = float(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold a number; download it again.") from error
+    if not math.isclose(total, expected, rel_tol=SUM_TOLERANCE):
+        raise ValueError(_refusal(pair, f"the parameters add up to {total}, and {SUM} says {expected}"))
+
+
+def _refusal(pair: _Pair, reason: str) -> str:
+    return (
+        f"{pair.folder} on {pair.base_folder}: {reason}. The base is not the one that the difference was made from, or "
+        "a file is damaged; nothing was written."
+    )

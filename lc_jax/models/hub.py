@@ -1,0 +1,90 @@
+"""Checkpoints by their hub name: downloaded, and the published weight differences recovered."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+from absl import logging
+
+from lc_jax.models import difference
+
+# The published checkpoints that are differences from Llama 2 7B; `extract-answers` is whole.
+DIFFERENCES = tuple(
+    f"tatsu-lab/linguistic-calibration-{name}"
+    for name in (
+        "lc-sft",
+        "factuality-sft",
+        "claude-distill",
+        "lc-rl",
+        "factuality-rl",
+        "reward-model-forecastprobs",
+        "reward-model-factuality",
+    )
+)
+BASE = "meta-llama/Llama-2-7b-hf"
+_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+_PICKLES = "pytorch_model*.bin"  # only where there are no safetensors
+
+
+def is_difference(name: str) -> bool:
+    """Whether a hub name, with or without "@revision", is a published weight difference."""
+    return name.partition("@")[0] in DIFFERENCES
+
+
+def download(name: str) -> Path:
+    """The folder of "owner/name" or "owner/name@revision" in the hub's cache, downloaded if it is not there yet.
+
+    Raises:
+      FileNotFoundError: it is gated, there is no such repository or revision, or the hub cannot be reached; the message
+        says which, and what to do.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    name, _, revision = name.partition("@")
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_FILES, revision=revision or None))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(
+                snapshot_download(name, allow_patterns=[*_FILES, "pytorch_model*.bin"], revision=revision or None)
+            )
+        return folder
+    except errors.GatedRepoError as error:
+        reason = f"it is gated: accept its licence at https://huggingface.co/{name} and log in (`hf auth login`)"
+        raise FileNotFoundError(_no_checkpoint(name, reason)) from error
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(_no_checkpoint(name, f"the hub has it, but not its revision {revision!r}")) from error
+    except errors.RepositoryNotFoundError as error:
+        reason = "the hub does not know it; correct the name, or log in if it is private"
+        raise FileNotFoundError(_no_checkpoint(name, reason)) from error
+    except Exception as error:  # errors of many packages: offline, a proxy, a full disk
+        raise FileNotFoundError(_no_checkpoint(name, f"the hub could not be reached ({error})")) from error
+
+
+def _no_checkpoint(name: str, reason: str) -> str:
+    return f"{name!r} is no folder here, and from the hub: {reason}. Give a folder that was downloaded elsewhere."
+
+
+def recovered(name: str) -> Path:
+    """The folder of a published weight difference added to Llama 2 7B, made at first use (27 GB in float32).
+
+    LC_LLAMA_2_7B names a local folder of the base; LC_CACHE where results are kept (default ~/.cache/lc_jax).
+
+    Raises:
+      FileNotFoundError: the difference or the base cannot be had, or several hosts would have to make it.
+      ValueError: the base is not the one that the difference was made from.
+    """
+    upload = download(name)
+    cache = Path(os.environ.get("LC_CACHE") or Path.home() / ".cache" / "lc_jax")
+    folder = cache / f"{name.partition('@')[0].replace('/', '--')}--{upload.name}"  # the snapshot's name is its commit
+    if folder.is_dir():
+        return folder
+    if jax.process_count() > 1:
+        raise FileNotFoundError(
+            f"{name!r} is a weight difference: recover it with configs/convert.py into a folder that all hosts see."
+        )
+    base = os.environ.get("LC_LLAMA_2_7B", "")
+    logging.info("Recovering %s from %s into %s", name, base or BASE, folder)
+    difference.recover(Path(base) if base else download(BASE), upload, folder)
+    return folder

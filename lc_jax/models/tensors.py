@@ -1,0 +1,183 @@
+"""Tensors in files: checkpoint folders read slice by slice, safetensors files written tensor by tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import ml_dtypes  # noqa: F401  (numpy learns bfloat16)
+import numpy as np
+from safetensors import safe_open
+
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"  # ending of the file that says which file holds which tensor
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64", "I64": "int64", "BOOL": "bool"}
+CODES = {name: code for code, name in DTYPES.items()}
+
+
+# --- in ---
+
+
+class Tensors:
+    """The tensors of a checkpoint folder, read slice by slice from safetensors or, with torch, from pytorch_model.bin.
+
+    Raises:
+      FileNotFoundError: no weights, or a file that the index names is missing.
+      ValueError: a file is cut short or not what its name says, or it needs torch, which is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, Any] = {}
+        for name in _names(folder):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder}/{name} is missing, but the index names it; download it again.")
+            file = _open(folder / name)
+            self._files |= dict.fromkeys(file.keys(), file)
+
+    def names(self) -> list[str]:
+        """Names of all tensors, in the files' order."""
+        return list(self._files)
+
+    def slice(self, key: str) -> Any:
+        """A lazy tensor: `get_shape()`, and indexing reads only what is asked."""
+        return self._files[key].get_slice(key)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+        return tuple(self.slice(key).get_shape())
+
+    def dtype(self) -> str:
+        """The dtype that most tensors are stored in, as numpy names it."""
+        found = [self.slice(key).get_dtype() for key in self.names()]
+        return DTYPES[max(sorted(set(found)), key=found.count)]
+
+
+def _names(folder: Path) -> list[str]:
+    """The weight files of a folder; safetensors before pickles."""
+    for name in (SAFETENSORS, PICKLE):
+        if (folder / (name + INDEX)).is_file():
+            return sorted(set(json.loads((folder / (name + INDEX)).read_text())["weight_map"].values()))
+        if (folder / name).is_file():
+            return [name]
+    raise FileNotFoundError(f"{folder} has neither {SAFETENSORS} nor {PICKLE}.")
+
+
+def _open(path: Path) -> Any:
+    if path.suffix == ".bin":
+        return _Pickle(path)
+    try:
+        return safe_open(path, framework="numpy")
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read ({error}); download it again.") from error
+
+
+class _Pickle:
+    """A pytorch_model.bin as safetensors gives its files. Torch reads tensors alone: code in the file is refused."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import torch
+        except ImportError as error:
+            raise ValueError(f"{path} is a torch pickle: pip install torch, or convert it to safetensors.") from error
+        try:
+            # Mapped, so that only what is used is read; files of before torch 1.6 are no archives and are read whole.
+            mapped = zipfile.is_zipfile(path)
+            self._tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path} cannot be read as tensors ({reason}); download it again.") from error
+
+    def keys(self) -> Iterable[str]:
+        return self._tensors.keys()
+
+    def get_slice(self, key: str) -> _PickleSlice:
+        return _PickleSlice(self._tensors[key])
+
+
+@dataclasses.dataclass(frozen=True)
+class _PickleSlice:
+    tensor: Any
+
+    def get_shape(self) -> list[int]:
+        return list(self.tensor.shape)
+
+    def get_dtype(self) -> str:
+        return CODES[str(self.tensor.dtype).removeprefix("torch.")]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        part = self.tensor[index]
+        if self.get_dtype() != "BF16":
+            return part.numpy()
+        import torch
+
+        return part.view(torch.int16).numpy().view("bfloat16")  # torch gives numpy no bfloat16
+
+
+# --- out ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A tensor that will be written."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str  # as numpy names it
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+def write(folder: Path, specs: Sequence[Spec], values: Iterable[np.ndarray], max_shard_bytes: int) -> None:
+    """Writes model*.safetensors and, when there are several, their index, holding one tensor at a time.
+
+    Args:
+      specs: all tensors, in order: headers and sizes of the files follow from them before any value is there.
+      values: one array a spec, drawn when it is written. On several hosts all draw and process 0 writes.
+    """
+    shards: list[list[Spec]] = [[]]
+    for spec in specs:
+        if shards[-1] and sum(s.nbytes for s in shards[-1]) + spec.nbytes > max_shard_bytes:
+            shards.append([])
+        shards[-1].append(spec)
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    names = names if len(shards) > 1 else [SAFETENSORS]
+    source, is_writer = iter(values), jax.process_index() == 0
+    for name, shard in zip(names, shards, strict=True):
+        with open(folder / name if is_writer else os.devnull, "wb") as file:
+            file.write(_header(shard))
+            for spec in shard:
+                _write_tensor(file, spec, next(source))
+    if len(shards) > 1 and is_writer:
+        index = {
+            "metadata": {"total_size": sum(spec.nbytes for spec in specs)},
+            "weight_map": {spec.key: name for name, shard in zip(names, shards, strict=True) for spec in shard},
+        }
+        (folder / (SAFETENSORS + INDEX)).write_text(json.dumps(index, indent=2))
+
+
+def _header(shard: Sequence[Spec]) -> bytes:
+    """Length and JSON of a safetensors file, filled with spaces so that the data start at a multiple of eight."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for spec in shard:
+        end = start + spec.nbytes
+        entries[spec.key] = {"dtype": CODES[spec.dtype], "shape": spec.shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_tensor(file: IO[bytes], spec: Spec, value: np.ndarray) -> None:
+    assert (value.shape, value.dtype) == (spec.shape, np.dtype(spec.dtype)), f"{spec}: {value.dtype}{value.shape}"
+    file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)

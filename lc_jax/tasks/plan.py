@@ -1,0 +1,192 @@
+"""What stages would take: their models, memory, hours and API cost. Nothing is run, loaded or asked.
+
+Hours follow from what one device was measured to reach (benchmarks/results), taken to scale with the devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from lc_jax import miniature
+from lc_jax.evaluation import qa
+from lc_jax.evaluation.table import markdown
+from lc_jax.llm import capabilities, cost
+from lc_jax.models import folders, registry
+from lc_jax.models.hub import DIFFERENCES
+from lc_jax.types import Request, Usage
+
+# Rows of the published sets (paper, appendix), and of the miniature's.
+ROWS = {"sft": 10_000, "reward_model": 20_000, "TriviaQA": 11_313, "Jeopardy": 10_638, "SciQ": 13_679, "BioASQ": 1_515}
+MINIATURE_ROWS = 800
+MINIATURE_MODELS = Path(miniature.__file__).parent / "checkpoints"
+# Assumed of an average text, from the published data: tokens, and what else a row holds.
+SEQUENCE, PARAGRAPH = {"sft": 250, "reward_model": 350}, 200
+NUM_ANSWERS = 2  # that a paragraph offers
+STORY, ANSWER = "x" * 900, "an answer"  # as long as a paragraph, an answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of the plan; NaN = unknown."""
+
+    name: str
+    models: str
+    memory: float  # GiB a device at the peak
+    hours: float
+    dollars: float
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
+    """Prints a table of the stages in `config.stages`, and their sums.
+
+    Raises:
+      ValueError: a line is not a name with flags of lc_jax.main.
+    """
+    figures = _figures(Path(config.figures))
+    stages = []
+    for line in Path(config.stages).read_text().splitlines():
+        name, *given = line.strip("\t").split("\t")
+        stages.append(_stage(name, _parse(name, given), figures, config.num_devices))
+    header = ["stage", "models", "GiB a device", "hours", "API $"]
+    total = Stage("all", "", math.nan, sum(s.hours for s in stages), sum(s.dollars for s in stages))
+    cells = [[s.name, s.models, _number(s.memory), _number(s.hours), _number(s.dollars)] for s in [*stages, total]]
+    print(markdown([header, *cells]))
+    print(f"\n{config.num_devices} devices. '-' is unknown. API prices as read on {capabilities.PRICED}, at most.")
+    if not figures:
+        print(f"No figures in {config.figures}: on the machine itself run `python -m benchmarks.sft_step --full`,")
+        print("and benchmarks.generate and benchmarks.ppo_step in the same way, for hours.")
+
+
+def needs_devices(config: ConfigDict) -> bool:
+    """A plan is made on any machine."""
+    return False
+
+
+def _parse(name: str, given: list[str]) -> ConfigDict:
+    """The config that `python -m lc_jax.main` would run with these flags."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=[name, *given])
+    try:
+        values([name, *given])
+    except flags.Error as error:
+        raise ValueError(f"The stage {name!r}: {error}") from error
+    return values.config
+
+
+def _stage(name: str, config: ConfigDict, figures: Mapping[str, Any], num_devices: int) -> Stage:
+    paths = [config.get(key) for key in ("model", "policy", "critic")]
+    paths += [config.reader.extractor, config.reader.forecaster] if config.task == "ppo" else []
+    models = list(dict.fromkeys(_shape(path, _is_miniature(config))[0] for path in paths if path))
+    seconds = _seconds(config, figures) / num_devices
+    return Stage(name, ", ".join(models), memory(config, num_devices), seconds / 3600, _dollars(config))
+
+
+def memory(config: ConfigDict, num_devices: int) -> float:
+    """GiB that a device holds at the peak of the stage; the memory planner's place. NaN until there is one."""
+    return math.nan
+
+
+def _is_miniature(config: ConfigDict) -> bool:
+    return config.precision.compute_dtype == "float32"
+
+
+def _shape(path: str, is_miniature: bool) -> tuple[str, float]:
+    """Name and parameters of a model: by its config.json where it is here, else by what its path says of it."""
+    known = path.lower()
+    is_reader = path not in DIFFERENCES and any(word in known for word in ("redpajama", "extract_answers", "extract-"))
+    if is_miniature and not Path(path).is_dir():  # not trained yet
+        path = str(MINIATURE_MODELS / ("gpt_neox" if is_reader else "llama"))
+    if Path(path).is_dir():
+        config = folders.config_of(path)[0]
+        name = type(config).__name__.removesuffix("Config")
+    else:
+        name = "redpajama-incite-3b" if is_reader else "llama-2-13b" if "13b" in known else "llama-2-7b"
+        config = registry.from_preset(name)
+    params = float(sum(leaf.size for _, leaf in registry.flat(registry.abstract(config).params)))
+    return f"{name} ({params / 1e6:,.0f}M)", params
+
+
+def _num_rows(config: ConfigDict) -> int:
+    """Questions or rows that the stage works through."""
+    limit = config.get("limit") or 10**9
+    if _is_miniature(config):
+        return min(limit, MINIATURE_ROWS)
+    if config.task in ("sft", "reward_model"):
+        return ROWS["reward_model" if "reward_model" in config.data.rows.source else "sft"]
+    return min(limit, ROWS.get(config.get("data", ""), ROWS["TriviaQA"]))
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    """{(benchmark, size): its first row} of the JSON files that benchmarks leave; the last file of a kind wins."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        if record.get("rows") and record.get("size"):
+            found[f"{record['benchmark']} {record['size']['name']}"] = record["rows"][0]
+    return found
+
+
+def _seconds(config: ConfigDict, figures: Mapping[str, Any]) -> float:
+    """On one device of the kind that was measured; NaN where it was not."""
+    size = "miniature" if _is_miniature(config) else "7B"
+    if config.task in ("sft", "reward_model"):
+        row = figures.get(f"sft_step {size}")
+        if row is None:
+            return math.nan
+        each = 1 if config.data.recipe != "forecast_probs" else 1 + NUM_ANSWERS
+        tokens = _num_rows(config) * each * SEQUENCE[config.task] * config.fit.num_epochs
+        return 6 * _shape(config.model, _is_miniature(config))[1] * tokens / (row["notes"]["TFLOP/s"] * 1e12)
+    if config.task == "ppo":
+        row = figures.get(f"ppo_step {size}")
+        if row is None:
+            return math.nan
+        layers = registry.from_preset("llama-2-7b").num_layers if size == "7B" else row["notes"]["layers"]
+        scale = config.ppo.rollout_batch_size / row["notes"]["episodes"] * layers / row["notes"]["layers"]
+        return config.ppo.num_steps * scale * row["seconds"]
+    row = figures.get(f"generate {size}")
+    if not config.get("model"):
+        return 0.0
+    if row is None:
+        return math.nan
+    return _num_rows(config) * config.get("num_samples", 1) * PARAGRAPH / row["notes"]["tokens per second"]
+
+
+def _dollars(config: ConfigDict) -> float:
+    """At most, at list prices; NaN where the annotator has none."""
+    if not config.get("annotator"):
+        return 0.0
+    able = capabilities.of(config.annotator.name)
+    if able is None or able.price is None:
+        return math.nan
+    if config.task != "evaluate_qa":
+        return 0.0 if able.price == capabilities.FREE else math.nan
+    # Of every question: the answers, a forecast for each, and a tenth of a comparison.
+    calls = {"eval_extract": 1.0, "eval_forecast": float(NUM_ANSWERS) * config.uses_confidence, "equivalence": 0.1}
+    used = [cost.most(_request(name), able) for name in calls]
+    counts = [_num_rows(config) * count for count in calls.values()]
+    usage = Usage(
+        round(sum(n * u.input_tokens for n, u in zip(counts, used, strict=True))),
+        round(sum(n * u.output_tokens for n, u in zip(counts, used, strict=True))),
+    )
+    return able.price.of(usage, config.annotator.batch)
+
+
+def _request(step: str) -> Request:
+    """A request of ordinary length."""
+    form = qa.STEPS[step]
+    lengths = {"generated_paragraph": STORY, "comparisons": STORY}
+    fields = {name: lengths.get(name, ANSWER) for name in form.prompt.fields}
+    return Request(form.prompt.render(**fields), form.temperature, form.max_tokens, schema=form.prompt.schema)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:,.2f}" if value < 10 else f"{value:,.0f}"

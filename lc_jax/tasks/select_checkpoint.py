@@ -1,0 +1,55 @@
+"""Model selection (paper section 5): of the checkpoints with the best validation rewards the best calibrated one.
+
+Training keeps the candidates (ppo.num_candidates), configs/evaluate_qa.py evaluates them, and this keeps one.
+`launch/select.sh RUN` does the last two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from lc_jax.evaluation.table import markdown
+from lc_jax.models import layout
+from lc_jax.training import candidates
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Puts the candidate of `config.run` with the lowest ECE into `<run>/selected`; the table goes to selection.json.
+
+    Raises:
+      FileNotFoundError: the run has no candidates, or one of them was not evaluated.
+      ValueError: they were evaluated by different judges or on different questions.
+    """
+    folder = Path(config.run)
+    found = candidates.load(folder)
+    if not found:
+        raise FileNotFoundError(f"{folder}/candidates holds none: train with ppo.num_candidates above 0.")
+    rows = []
+    for candidate in found:
+        path = candidate.place(folder) / "evaluation" / "result.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"No {path}; `launch/select.sh {folder}` evaluates all candidates.")
+        result = json.loads(path.read_text())
+        kept = {name: result[name] for name in ("accuracy", "ece", "num_questions", "judge", "data")}
+        rows.append({"step": candidate.step, "validation_reward": candidate.validation_reward, **kept})
+    for field in ("judge", "data"):
+        if len({row[field] for row in rows}) > 1:
+            raise ValueError(f"The candidates of {folder} differ in {field}: {[row[field] for row in rows]}.")
+    best = min(range(len(rows)), key=lambda i: rows[i]["ece"])  # of equal ones that with the better reward
+    with layout.new_folder(folder / "selected") as selected:
+        # Hard links: the same bytes on the disk.
+        model = found[best].place(folder) / "model"
+        shutil.copytree(model, selected, copy_function=os.link, dirs_exist_ok=True)
+    (folder / "selection.json").write_text(json.dumps({"selected": rows[best], "candidates": rows}, indent=1))
+    header = ["step", "validation reward", "accuracy", "ECE", ""]
+    cells = [
+        [str(r["step"]), *(f"{r[k]:.3f}" for k in ("validation_reward", "accuracy", "ece")), "*" if i == best else ""]
+        for i, r in enumerate(rows)
+    ]
+    print(markdown([header, *cells]))

@@ -1,0 +1,269 @@
+"""Weight differences: the recorded recovery, both directions, what is refused, and pickled checkpoints."""
+
+import importlib
+import json
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from lc_jax import parallel
+from lc_jax.models import difference, folders, hf, native
+from lc_jax.models.tensors import Tensors
+from tests.golden import load
+from tests.models.conftest import assert_same, edit, random_model
+from tests.test_configs import config_of
+
+RELEASES = {
+    "policy": ("lc-sft-wdiff", "lc-sft-recovered"),
+    "reward_model": ("reward-model-forecastprobs-wdiff", "reward-model-forecastprobs-recovered"),
+}
+
+
+def tensors(folder):
+    read = Tensors(folder)
+    return {key: read.slice(key)[...] for key in read.names()}
+
+
+def upload(golden, tmp_path, name):
+    """A copy of a recorded difference as it is released, with its sum."""
+    recorded = load(golden / "weight_diff" / "weight_diff.json")[name]
+    folder = tmp_path / RELEASES[name][0]
+    shutil.copytree(golden / "weight_diff" / RELEASES[name][0], folder)
+    folder.chmod(0o755)
+    (folder / "model_sum.txt").write_text(str(recorded["model_sum_float32"]))
+    return folder, recorded
+
+
+# --- recovery as published ---
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_recorded_recovery(golden, tmp_path, name):
+    folder, _ = upload(golden, tmp_path, name)
+    difference.recover(golden / "weight_diff" / "base", folder, tmp_path / "out")
+    expected = load_file(golden / "weight_diff" / RELEASES[name][1] / "model.safetensors")
+    recovered = tensors(tmp_path / "out")
+    assert list(recovered) == list(Tensors(folder).names())
+    assert recovered.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(recovered[key], value, err_msg=key)
+
+
+def test_a_recovered_policy_and_its_tokenizer_load(golden, mesh, tmp_path):
+    folder, _ = upload(golden, tmp_path, "policy")
+    difference.recover(golden / "weight_diff" / "base", folder, tmp_path / "out")
+    model = hf.load(tmp_path / "out", mesh)
+    assert model.config.vocab_size == 129
+    assert folders.has_tokenizer(tmp_path / "out")
+
+
+def test_a_recovered_reward_model_gives_the_recorded_rewards(golden, mesh, tmp_path):
+    """Alone: neither its backbone's folder nor the policy that it was trained from is recovered before it."""
+    folder, recorded = upload(golden, tmp_path, "reward_model")
+    difference.recover(golden / "weight_diff" / "base", folder, tmp_path / "out")
+    model = hf.load(tmp_path / "out", mesh, kind="scalar")
+    lengths = recorded["attention_mask"].sum(axis=1)
+    width = recorded["input_ids"].shape[1]
+    spans = np.stack([width - lengths, np.full_like(lengths, width)], axis=1)
+    values = model.bind()(recorded["input_ids"].astype(np.int32), spans.astype(np.int32))
+    np.testing.assert_allclose(values[:, -1], recorded["rewards"], atol=2e-5)
+
+
+def test_recorded_integrity_check(golden, tmp_path):
+    folder, recorded = upload(golden, tmp_path, "policy")
+    for number, case in enumerate(recorded["integrity_check"]):
+        (folder / "model_sum.txt").write_text(repr(case["file_value"]))
+        out = tmp_path / str(number)
+        if case["passes"]:
+            difference.recover(golden / "weight_diff" / "base", folder, out)
+        else:
+            with pytest.raises(ValueError, match="add up to"):
+                difference.recover(golden / "weight_diff" / "base", folder, out)
+        assert out.exists() == case["passes"]
+
+
+def test_added_where_shapes_agree_and_kept_where_not(tmp_path):
+    base, upload = tmp_path / "base", tmp_path / "upload"
+    for folder, held in (
+        (base, {"a": np.float32([1, 2]), "b": np.float32([1, 1]), "h": np.float16([1])}),
+        (upload, {"a": np.float32([3, 4]), "b": np.float32([5, 6, 7]), "h": np.float16([2048]), "z": np.float32([9])}),
+    ):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        save_file(held, folder / "model.safetensors")
+    difference.recover(base, upload, tmp_path / "out")
+    out = {key: value.tolist() for key, value in tensors(tmp_path / "out").items()}
+    # 2048 + 1 is 2048 in half precision, where the published code adds such tensors.
+    assert out == {"a": [4, 6], "b": [5, 6, 7], "h": [2049], "z": [9]}
+
+
+# --- there and back ---
+
+
+@pytest.fixture
+def pair(mesh, tmp_path):
+    """A base, and a tuned model of a grown vocabulary."""
+    base, tuned = random_model(mesh), random_model(mesh, param_dtype="bfloat16")
+    hf.save(tmp_path / "base", base)
+    moved = tuned.with_params(jax.tree.map(lambda x: (1.03 * x).astype(x.dtype), tuned.params))
+    hf.save(tmp_path / "small", moved)
+    hf.save(tmp_path / "tuned", hf.load(tmp_path / "small", mesh, vocab_size=257, param_dtype="bfloat16"))
+    return tmp_path / "base", tmp_path / "tuned"
+
+
+def test_a_difference_that_is_made_is_recovered_exactly(mesh, pair, tmp_path):
+    base, tuned = pair
+    difference.make(base, tuned, tmp_path / "made", max_shard_bytes=20_000)
+    assert len(list((tmp_path / "made").glob("*.safetensors"))) > 2
+    difference.recover(base, tmp_path / "made", tmp_path / "out")
+    expected, recovered = tensors(tuned), tensors(tmp_path / "out")
+    assert expected.keys() == recovered.keys()
+    for key in expected:
+        assert recovered[key].dtype == expected[key].dtype
+        np.testing.assert_array_equal(recovered[key], expected[key], err_msg=key)
+    assert hf.load(tmp_path / "out", mesh).config.vocab_size == 257
+    stored = sum(float(np.sum(v.astype(np.float64))) for v in recovered.values())
+    assert float((tmp_path / "made" / "model_sum.txt").read_text()) == pytest.approx(stored, rel=1e-3)
+
+
+def test_a_reward_model_of_ours(mesh, folder, tmp_path):
+    model = random_model(mesh, kind="scalar")
+    hf.save(tmp_path / "reward", model.with_params(jax.tree.map(lambda x: 1.25 * x, model.params)))
+    difference.make(folder, tmp_path / "reward", tmp_path / "made")
+    made = tensors(tmp_path / "made")
+    assert max(float(np.abs(v).max()) for k, v in made.items() if k.startswith("backbone_model.")) > 0
+    difference.recover(folder, tmp_path / "made", tmp_path / "out")
+    again, model = (hf.load(tmp_path / name, mesh, kind="scalar") for name in ("out", "reward"))
+    for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(model.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+# --- what is refused, with nothing written ---
+
+
+def test_a_wrong_base_is_refused(mesh, pair, tmp_path):
+    base, tuned = pair
+    difference.make(base, tuned, tmp_path / "made")
+    before = sorted(tmp_path.iterdir())
+
+    def nudge(tensors):  # one value by one step: the sum cannot see it
+        weights = tensors["model.layers.1.mlp.up_proj.weight"]
+        weights[3, 4] += 0.05
+
+    edit(base, nudge)
+    with pytest.raises(ValueError, match=r"up_proj\.weight does not have the recorded checksum.*nothing was written"):
+        difference.recover(base, tmp_path / "made", tmp_path / "out")
+    (tmp_path / "made" / "recovered_checksums.json").unlink()
+    edit(base, lambda t: t["model.layers.1.mlp.up_proj.weight"].__iadd__(1))
+    with pytest.raises(ValueError, match=r"add up to .*model_sum\.txt"):
+        difference.recover(base, tmp_path / "made", tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bases_of_another_shape_are_refused(mesh, pair, tmp_path):
+    base, tuned = pair
+    edit(base, lambda t: t.update({"model.layers.2.mlp.up_proj.weight": np.zeros((64, 32), np.float32)}))
+    with pytest.raises(ValueError, match=r"lacks 1 tensors .*layers\.2\.mlp\.up_proj\.weight"):
+        difference.recover(base, tuned, tmp_path / "out")
+    edit(base, lambda t: [t.update({k: np.zeros((3, 3, 3), np.float32)}) for k in list(t)])
+    edit(base, lambda t: t.pop("model.layers.2.mlp.up_proj.weight"))
+    with pytest.raises(ValueError, match=r"No tensor of .* has the shape"):
+        difference.recover(base, tuned, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_sums_are_refused_and_missing_ones_reported(pair, tmp_path, caplog):
+    base, tuned = pair
+    difference.make(base, tuned, tmp_path / "made")
+    (tmp_path / "made" / "model_sum.txt").write_text("<html>")
+    with pytest.raises(ValueError, match=r"model_sum\.txt does not hold a number"):
+        difference.recover(base, tmp_path / "made", tmp_path / "out")
+    for name in ("model_sum.txt", "recovered_checksums.json"):
+        (tmp_path / "made" / name).unlink()
+    difference.recover(base, tmp_path / "made", tmp_path / "out")
+    assert "the base is not verified" in caplog.text
+
+
+# --- the task ---
+
+
+def convert(**settings):
+    config = config_of("convert")
+    config.update({key: str(value) if key != "make_difference" else value for key, value in settings.items()})
+    importlib.import_module("lc_jax.tasks.convert").run(config, parallel.make_mesh())
+
+
+def test_the_task_goes_both_ways(pair, tmp_path):
+    base, tuned = pair
+    convert(base=base, source=tuned, destination=tmp_path / "made", make_difference=True)
+    convert(base=base, source=tmp_path / "made", destination=tmp_path / "out")
+    np.testing.assert_array_equal(tensors(tmp_path / "out")["lm_head.weight"], tensors(tuned)["lm_head.weight"])
+    with pytest.raises(FileExistsError, match="exists already"):
+        convert(base=base, source=tmp_path / "made", destination=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"needs --config\.base"):
+        convert(source=tuned, destination=tmp_path / "x", make_difference=True)
+    with pytest.raises(ValueError, match="second step"):
+        convert(base=base, source=tuned, destination=tmp_path / "x", format="native")
+
+
+# --- pickled checkpoints ---
+
+
+def pickle(folder, shards=1):
+    """The folder's tensors as pytorch_model.bin, in so many files."""
+    held = list(load_file(folder / "model.safetensors").items())
+    (folder / "model.safetensors").unlink()
+    parts = [dict(held[i::shards]) for i in range(shards)]
+    names = [
+        f"pytorch_model-{i + 1:05d}-of-{shards:05d}.bin" if shards > 1 else "pytorch_model.bin" for i in range(shards)
+    ]
+    for name, part in zip(names, parts, strict=True):
+        bits = {k: v.view(np.int16) if v.dtype == "bfloat16" else v for k, v in part.items()}
+        as_torch = {
+            k: torch.from_numpy(bits[k]).view(torch.bfloat16) if v.dtype == "bfloat16" else torch.from_numpy(v)
+            for k, v in part.items()
+        }
+        torch.save(as_torch, folder / name)
+    if shards > 1:
+        index = {"weight_map": {key: name for name, part in zip(names, parts, strict=True) for key in part}}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(("dtype", "shards"), [("float32", 1), ("bfloat16", 3)])
+def test_a_pickled_checkpoint_loads_as_its_safetensors_do(mesh, tmp_path, dtype, shards):
+    model = random_model(mesh, param_dtype=dtype)
+    hf.save(tmp_path / "model", model)
+    pickle(tmp_path / "model", shards)
+    assert hf.stored_dtype(tmp_path / "model") == dtype
+    assert_same(hf.load(tmp_path / "model", mesh, param_dtype=dtype), model)
+
+
+def test_code_in_a_pickle_is_not_run(folder):
+    class Touch:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": Touch()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin cannot be read as tensors"):
+        hf.stored_dtype(folder)
+
+
+def test_without_torch_a_pickle_is_named(mesh, folder, monkeypatch):
+    pickle(folder)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match=r"torch pickle: pip install torch"):
+        hf.load(folder, mesh)
+
+
+def test_native_folders_convert_back(mesh, folder, tmp_path):
+    convert(source=folder, destination=tmp_path / "native", format="native")
+    assert native.is_native(tmp_path / "native")
+    convert(source=tmp_path / "native", destination=tmp_path / "back")
+    for key, value in tensors(folder).items():
+        np.testing.assert_array_equal(tensors(tmp_path / "back")[key], value)

@@ -1,0 +1,135 @@
+"""launch/reproduce.sh: its stages in order and their plan, with tasks that are not run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# A `python` that notes what it is called with and leaves the results; with PLAN it is the real one.
+STUB = """#!/bin/sh
+case "$*" in *configs/plan.py*) exec "$REAL_PYTHON" "$@" ;; esac
+echo "$*" >>"$CALLS"
+for argument in "$@"; do
+  case "$argument" in
+    --config.output=*.jsonl) touch "${argument#--config.output=}" ;;
+    --config.output=*)
+      output="${argument#*=}"
+      mkdir -p "$output/model" "$output/candidates/step-000800/model" && touch "$output/result.json" ;;
+  esac
+done
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Runs a script of launch/; gives its output and the calls of lc_jax.main."""
+    environment = tmp_path / "venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").write_text(STUB)
+    (environment / "bin" / "python").chmod(0o755)
+    key = subprocess.run(
+        'echo "$(pwd)  $(cat pyproject.toml requirements.txt | cksum)"', shell=True, cwd=ROOT, capture_output=True
+    )
+    (environment / "installed-base").write_bytes(key.stdout)  # nothing to install
+    calls = tmp_path / "calls"
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("LC_")}
+    variables |= {"LC_VENV": str(environment), "LC_OUTPUT": str(tmp_path / "out"), "CALLS": str(calls)}
+    variables |= {"REAL_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+
+    def run(script, *arguments, **more):
+        calls.write_text("")
+        command = ["bash", str(ROOT / "launch" / script), *arguments]
+        done = subprocess.run(command, env=variables | more, capture_output=True, text=True, cwd=tmp_path)
+        return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines()
+
+    return run
+
+
+def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
+    code, output, calls = launch("quickstart.sh")
+    assert code == 0, output
+    configs = [call.split("--config=configs/")[1].split()[0] for call in calls]
+    assert configs == [
+        f"{name}.py:mini"
+        for name in [
+            *["generate_data"] * 2, "sft_lc", "sft_factuality", *["generate_data"] * 4, "extract_answers",
+            "forecast_probs", "factuality_reward", "ppo", "ppo_factuality", *["evaluate_qa"] * 4, "report",
+        ]
+    ]  # fmt: skip
+    assert all("published" not in call for call in calls)
+    for folder in ("lc_sft", "factuality_rl", "evaluation/lc_rl"):
+        assert (tmp_path / "out" / folder).is_dir()
+    _, output, calls = launch("reproduce.sh", "--mini")  # the results are there
+    assert len(calls) == 1
+    assert output.count("done before") == 17
+
+
+def test_the_paper_in_order(launch):
+    code, output, calls = launch("reproduce.sh", LC_ANNOTATOR="")
+    assert code == 2
+    assert "LC_ANNOTATOR" in output
+    code, output, calls = launch("reproduce.sh", LC_ANNOTATOR="openai/judge", LC_LLAMA_2_7B="/models/llama")
+    assert code == 0, output
+    names = [call.split("configs/")[1].split(".py")[0] for call in calls]
+    assert names[:8] == [
+        "sft_lc", "sft_factuality", "sft_claude_distill", "extract_answers", "forecast_probs", "factuality_reward",
+        "ppo", "ppo_factuality",
+    ]  # fmt: skip
+    assert "--config.published=true" in calls[6]
+    assert "--config.model=/models/llama" in calls[0]
+    assert names[8:12] == ["evaluate_qa", "select_checkpoint"] * 2
+    assert "--config.questions.split=validation" in calls[8]
+    assert names[12:] == ["evaluate_qa"] * 32 + ["report"]
+    assert all("openai/judge" in call for call in calls[12:-1])
+
+
+@pytest.mark.parametrize("mini", [True, False])
+def test_a_plan_runs_nothing(launch, tmp_path, mini):
+    code, output, calls = launch("reproduce.sh", "--plan", *["--mini"] * mini)
+    assert code == 0, output
+    assert calls == []
+    assert not (tmp_path / "out").exists()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
+    table = {line[0]: line[1:] for line in lines}
+    assert table["LC RL"][0].count("(") == 2  # two models
+    assert ("select LC RL" in table) != mini
+    assert len(table) == (2 + 18 if mini else 2 + 43)
+    assert (table["all"][3] == "0.00") == mini  # dollars
+    if not mini:
+        assert float(table["evaluate LC RL on trivia_qa"][3]) > float(table["evaluate LC RL on bioasq"][3]) > 1
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")
+def test_hours_follow_from_the_benchmarks(tmp_path, capsys):
+    from lc_jax.tasks import plan
+    from tests.test_configs import config_of
+
+    figures = {
+        "sft_step": {"seconds": 1.0, "notes": {"TFLOP/s": 200.0}},
+        "generate": {"seconds": 1.0, "notes": {"tokens per second": 5000.0}},
+        "ppo_step": {"seconds": 10.0, "notes": {"episodes": 128, "layers": 8}},
+    }
+    for name, row in figures.items():
+        record = {"benchmark": name, "size": {"name": "7B"}, "rows": [row]}
+        (tmp_path / f"{name}-h100.json").write_text(json.dumps(record))
+    stages = tmp_path / "stages"
+    stages.write_text(
+        "SFT\t--config=configs/sft_lc.py\t\nRL\t--config=configs/ppo.py\t--config.ppo.num_steps=100\t\n"
+        "QA\t--config=configs/evaluate_qa.py:bioasq\t--config.model=x/y\t--config.annotator.name=anthropic/claude-haiku-4-5\t\n"
+    )
+    config = config_of("plan")
+    config.stages, config.figures, config.num_devices = str(stages), str(tmp_path), 2
+    plan.run(config, None)
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    hours = {row[1].strip(): float(row[4].replace(",", "")) for row in rows[1:]}
+    assert hours["SFT"] == pytest.approx(6 * 6.738e9 * 10_000 * 250 * 3 / 200e12 / 2 / 3600, abs=0.006)
+    assert hours["RL"] == pytest.approx(100 * 10 * (512 / 128) * (32 / 8) / 2 / 3600, abs=0.006)
+    assert hours["QA"] == pytest.approx(1515 * 200 / 5000 / 2 / 3600, abs=0.006)
+    assert hours["all"] == pytest.approx(hours["SFT"] + hours["RL"] + hours["QA"], abs=0.02)
+    stages.write_text("bad\t--config=configs/sft_lc.py\t--config.lr=1\t\n")
+    with pytest.raises((ValueError, AttributeError), match="lr"):
+        plan.run(config, None)
