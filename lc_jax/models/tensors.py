@@ -154,8 +154,10 @@ def write(folder: Path, specs: Sequence[Spec], values: Iterable[np.ndarray], max
     source, is_writer = iter(values), jax.process_index() == 0
     for name, shard in zip(names, shards, strict=True):
         with open(folder / name if is_writer else os.devnull, "wb") as file:
-            file.write(_header(shard))
+            header, starts = _header(shard)
+            file.write(header)
             for spec in shard:
+                file.seek(len(header) + starts[spec.key])
                 _write_tensor(file, spec, next(source))
     if len(shards) > 1 and is_writer:
         index = {
@@ -165,17 +167,19 @@ def write(folder: Path, specs: Sequence[Spec], values: Iterable[np.ndarray], max
         (folder / (SAFETENSORS + INDEX)).write_text(json.dumps(index, indent=2))
 
 
-def _header(shard: Sequence[Spec]) -> bytes:
-    """Length and JSON of a safetensors file, filled with spaces so that the data start at a multiple of eight."""
+def _header(shard: Sequence[Spec]) -> tuple[bytes, dict[str, int]]:
+    """The start of a safetensors file, and where each tensor's data begin after it.
+
+    Laid out as the safetensors library does it, wide dtypes first and then by name, so that files are equal to its own.
+    """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for spec in shard:
-        end = start + spec.nbytes
-        entries[spec.key] = {"dtype": CODES[spec.dtype], "shape": spec.shape, "data_offsets": [start, end]}
-        start = end
+    starts, end = {}, 0
+    for spec in sorted(shard, key=lambda spec: (-np.dtype(spec.dtype).itemsize, spec.key)):
+        starts[spec.key], end = end, end + spec.nbytes
+        entries[spec.key] = {"dtype": CODES[spec.dtype], "shape": spec.shape, "data_offsets": [starts[spec.key], end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return len(text).to_bytes(8, "little") + text, starts
 
 
 def _write_tensor(file: IO[bytes], spec: Spec, value: np.ndarray) -> None:

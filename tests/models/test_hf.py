@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from lc_jax import parallel
 from lc_jax.models import folders, hf
@@ -52,6 +52,14 @@ def test_shards_and_their_index(mesh, tmp_path, preset):
     assert index["metadata"]["total_size"] == sum(sizes.values())
     assert all(sizes[n] <= limit or len(held[n]) == 1 for n in files)
     assert_same(hf.load(tmp_path / "model", mesh), model)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_files_are_those_of_the_safetensors_library(mesh, tmp_path, dtype):
+    hf.save(tmp_path / "model", random_model(mesh, param_dtype=dtype))
+    written = tmp_path / "model" / "model.safetensors"
+    save_file(load_file(written), tmp_path / "again", metadata={"format": "pt"})
+    assert (tmp_path / "again").read_bytes() == written.read_bytes()
 
 
 def test_saving_in_place_of_an_older_folder(mesh, tmp_path):
