@@ -24,6 +24,6 @@ def get_config(mode: str = "") -> ConfigDict:
         config.policy = f"{base.root()}/lc_sft/model"
         config.critic = config.reader.forecaster = f"{base.root()}/forecast_probs/model"
         config.reader.extractor = f"{base.root()}/extract_answers/model"
-        config.output = f"{base.root()}/lc_rl"
+        config.output = f"{base.root()}/ppo"
         config.reward.normalization = 2.0  # at 5 the small reader's own errors in the sum outweigh the log score
     return config
