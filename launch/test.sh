@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every check of this project, from a fresh clone, offline but for the first install; what CI runs.
-#   launch/test.sh                      all of it
+# The checks of this project, from a fresh clone, offline but for the first install.
+#   launch/test.sh                      linters, types, import layers, and all tests but the slow ones
+#   launch/test.sh -m slow              the slow ones; CI runs both
 #   launch/test.sh tests/rl -k loss     arguments go to pytest
 #   PYTHON=python3.12 LC_VENV=/tmp/lc312 launch/test.sh      with another interpreter, in an environment of its own
 # LC_ACCELERATOR=cuda12|cuda13|tpu installs that jax; the tests themselves run on eight simulated CPU devices.
@@ -13,4 +14,4 @@ ruff check
 ruff format --check
 mypy
 lint-imports
-python -m pytest "$@"
+python -m pytest -m "not slow" "$@"
