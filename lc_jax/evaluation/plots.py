@@ -36,7 +36,8 @@ def _figure(width: float, height: float, **options: Any) -> Figure:
 def _styled() -> Any:
     import matplotlib
 
-    return matplotlib.rc_context(STYLE)
+    style: Any = STYLE
+    return matplotlib.rc_context(style)
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -109,7 +110,7 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
         figure.subplots_adjust(right=0.7, bottom=0.13, left=0.1, top=0.95)
         for row in rows:
             colour, marker = look(methods.index(row["method"]))
-            bars = {}
+            bars: dict[str, Any] = {}
             for bar, name in (("xerr", "ece"), ("yerr", "accuracy")):
                 # Near its noise floor an ECE may lie below its own interval: that side has no bar.
                 bars[bar] = np.maximum([[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]], 0)

@@ -84,7 +84,7 @@ def read_paragraphs(path: str, column: str) -> dict[str, str]:
 
 
 def _write_from_checkpoint(
-    config: ConfigDict, mesh: jax.sharding.Mesh | None, prompt: Prompt, questions: Sequence[Question]
+    config: ConfigDict, mesh: jax.sharding.Mesh, prompt: Prompt, questions: Sequence[Question]
 ) -> dict[str, Annotation]:
     """Paragraphs by question_id, kept in `<output>/paragraphs.jsonl` as they are written.
 
@@ -130,7 +130,7 @@ class Work:
         prompt = strategies.load(config.strategy, config.templates, config.prompt_dir, checkpoint=bool(config.model))
         if config.model and config.dry_run:
             return {q.question_id: Annotation("ok", EXPECTED) for q in self.questions}
-        if config.model:
+        if self.mesh is not None:
             return _write_from_checkpoint(config, self.mesh, prompt, self.questions)
         step = Step(prompt, config.temperature, MAX_TOKENS, lambda fields: EXPECTED)
         steps = Steps({"paragraph": step}, self.session.beside(config.writer), dry_run=config.dry_run)
