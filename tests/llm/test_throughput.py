@@ -16,9 +16,9 @@ def test_memory_does_not_grow_and_requests_overlap():
     done = subprocess.run(
         [sys.executable, "-m", "tests.llm.throughput", "500"], stdout=subprocess.PIPE, text=True, check=True
     )
-    for vendor, (short, long) in json.loads(done.stdout).items():
+    for vendor, (short, long, sdk) in json.loads(done.stdout).items():
         assert long["replies"] == 4 * short["replies"]
         assert long["resident_mb"] - short["resident_mb"] < 4, vendor  # of 2,000 more replies
-        assert long["cpu_ms"] < 4, vendor
+        assert long["cpu_ms"] < sdk["sdk_cpu_ms"], vendor
         if os.getloadavg()[0] < 2:
             assert long["per_second"] > 200, vendor  # one at a time would be 20

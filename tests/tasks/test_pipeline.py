@@ -64,7 +64,7 @@ def test_every_stage(tmp_path, monkeypatch):
         "reader__batch_size": 16,
         "optimizer__warmup_steps": 0,
     }
-    run("ppo", **ppo)
+    run("ppo", output=str(tmp_path / "lc_rl"), **ppo)
     run("ppo_factuality", policy=str(tmp_path / "lc_sft/model"), **ppo, **{"ppo__baseline": "critic_with_answer"})
     metrics = rows(tmp_path / "lc_rl" / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [0, 1]
