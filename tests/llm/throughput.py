@@ -2,9 +2,9 @@
 
 The server stands in another process, takes 50 ms for a reply and is asked 64 things at a time: 1,280 a second at most.
 The peer is the vendor's SDK alone, with its own transport: replies are neither stored nor read.
-From rows to stored annotations, on two cores of an AMD EPYC: at best 1,135 a second (anthropic) and 1,055 (openai), 0.8 to
-0.9 ms of processor time each. On a day when the cores were slower: 450 to 760 and 1.0 to 1.8 ms, where the SDKs gave 180 to
-440 and took 2.3 to 5.6 ms. 103 and 120 MB in use after 10,000 replies, 2 MB more than after 2,000.
+From rows to stored annotations, on two cores of an AMD EPYC: at best 1,135 a second (anthropic) and 1,055 (openai), 0.8
+to 0.9 ms of processor time each. On a day when the cores were slower: 450 to 760 and 1.0 to 1.8 ms, where the SDKs gave
+180 to 440 and took 2.3 to 5.6 ms. 103 and 120 MB in use after 10,000 replies, 2 MB more than after 2,000.
 """
 
 from __future__ import annotations
