@@ -190,6 +190,7 @@ def ppo(mode: str) -> ConfigDict:
         template="forecast_probs",
         temperature=0.3,
         top_k=50 * published.to_int(),  # 0 = any token
+        validation_top_p=1.0 - 0.1 * published.to_float(),  # 1 = any token
         max_new_tokens=300,
         max_answers=16,
         max_length=1024,

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 Tree = TypeVar("Tree")
+AnyMesh = Mesh | AbstractMesh  # an abstract one is enough for shapes and shardings
 
 nnx.use_eager_sharding(False)  # parameters are laid out once, by `shardings`, not while modules are built
 
@@ -56,24 +57,36 @@ def start() -> None:
         raise ValueError(f"The other hosts of this run were not found within a minute: {error}") from error
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices of all hosts; -1 (at most once) takes what the others leave.
+def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1) -> dict[str, int]:
+    """Devices along each axis of AXES; -1 (at most once) takes what the others leave.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
-    sizes, count = [data, fsdp, tensor], jax.device_count()
+    sizes = [data, fsdp, tensor]
     if -1 in sizes:
-        sizes[sizes.index(-1)] = max(1, count // abs(int(np.prod(sizes))))
-    if min(sizes) < 1 or np.prod(sizes) != count:
+        sizes[sizes.index(-1)] = max(1, num_devices // abs(int(np.prod(sizes))))
+    if min(sizes) < 1 or np.prod(sizes) != num_devices:
         raise ValueError(
-            f"Mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {count} devices: their product must be that "
-            "number, with at most one -1 (config.mesh)."
+            f"Mesh data={data}, fsdp={fsdp}, tensor={tensor} does not fit {num_devices} devices: their product must be "
+            "that number, with at most one -1 (config.mesh)."
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    return dict(zip(AXES, sizes, strict=True))
 
 
-def spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+def make_mesh(**sizes: int) -> Mesh:
+    """A mesh over all devices of all hosts; `sizes` as in `mesh_shape`."""
+    shape = mesh_shape(jax.device_count(), **sizes)
+    return jax.make_mesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def planned_mesh(num_devices: int, **sizes: int) -> AbstractMesh:
+    """A mesh over devices that are not there."""
+    shape = mesh_shape(num_devices, **sizes)
+    return AbstractMesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: AnyMesh) -> PartitionSpec:
     """Where an array with these logical axes lies; a dimension that the mesh axis does not divide stays whole."""
     parts: list[str | tuple[str, ...] | None] = []
     for size, axis in zip(shape, axes, strict=True):
@@ -83,7 +96,7 @@ def spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh | Abst
     return PartitionSpec(*parts)
 
 
-def shardings(params: nnx.State, mesh: Mesh) -> Any:
+def shardings(params: nnx.State, mesh: AnyMesh) -> Any:
     """A tree like `params` (abstract or not) of shardings, from the logical axes that each parameter carries."""
 
     def place(variable: Any) -> Any:

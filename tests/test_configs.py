@@ -127,15 +127,15 @@ def test_ppo_step_at_full_size(name):
 def test_one_switch_turns_the_published_arithmetic_on(name):
     def settings(config):
         where = [("loss", "masked"), ("advantage", "masked"), ("advantage", "clamp_kl"), ("advantage", "whiten_groups")]
-        where += [("ppo", "clean_up"), ("reader", "top_k")]
+        where += [("ppo", "clean_up"), ("reader", "top_k"), ("reader", "validation_top_p")]
         return [config[part][field] for part, field in where]
 
     config = config_of(name)
-    assert settings(config) == [True, True, False, 1, False, 0]
+    assert settings(config) == [True, True, False, 1, False, 0, 1.0]
     config.published = True
-    assert settings(config) == [False, False, True, 8, True, 50]
+    assert settings(config) == [False, False, True, 8, True, 50, 0.9]
     assert LossSettings(**config.loss) == LossSettings(masked=False)
     assert '"masked": false' in config.loss.to_json()
     config.loss.masked = True  # what is set by itself stays
-    assert settings(config) == [True, False, True, 8, True, 50]
+    assert settings(config) == [True, False, True, 8, True, 50, 0.9]
     assert config_of(name, "mini").published is False

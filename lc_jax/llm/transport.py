@@ -163,9 +163,17 @@ async def send(client: Any, path: str, body: dict[str, Any] | None = None) -> An
     """
     if body is None:
         return (await client.get(path, cast_to=httpx2.Response)).json()
-    # The SDKs draw a key for each request from the system's randomness, which is dear; a counter serves as well.
-    options: Any = {"idempotency_key": f"{_RUN}-{next(_COUNTER)}"}
-    return (await client.post(path, body=body, cast_to=httpx2.Response, options=options)).json()
+    # Cheap answers to what the SDKs would find out dearly for each request: they draw a key from the system's
+    # randomness (a counter serves as well), join the path to the server's address and copy each default.
+    options: Any = {
+        "idempotency_key": f"{_RUN}-{next(_COUNTER)}",
+        "headers": {},
+        "params": {},
+        "max_retries": 0,
+        "timeout": client.timeout,
+    }
+    url = f"{str(client.base_url).rstrip('/')}{path}"
+    return (await client.post(url, body=body, cast_to=httpx2.Response, options=options)).json()
 
 
 def without(secret: str | None, text: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 NATIVE = "params"  # the folder of a native checkpoint's arrays (native.py)
 REWARD_MODEL = "reward_model"  # model_type of a backbone with a scalar head
@@ -34,19 +37,31 @@ BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "at
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, together: bool = False) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` when all went well and vanishes otherwise.
 
-    On several hosts only process 0's becomes `path`.
+    On several hosts each has a folder of its own, and process 0's becomes `path`; with `together` they share one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    is_main = jax.process_index() == 0
+    if together and jax.process_count() > 1:
+        number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
+        temporary = path.with_name(f".{path.name}.{int(number):08x}")
+        temporary.mkdir(exist_ok=True)
+    else:
+        together = False
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        if jax.process_index() == 0:
+        if together:
+            multihost_utils.sync_global_devices(f"{path} is written")
+        if is_main:
             _replace(temporary, path)
+        if together:
+            multihost_utils.sync_global_devices(f"{path} is in place")
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if is_main or not together:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -52,9 +52,10 @@ def save(path: str | Path, model: Model, *, arrays: Iterable[jax.Array] | None =
       tokenizer: as in `hf.save`.
     """
     names = [name for name, _ in flat(model.params)]
-    with layout.new_folder(Path(path)) as folder, ocp.StandardCheckpointer() as checkpointer:
-        folders.write_configs(folder, model, model.config.param_dtype, tokenizer)
-        (folder / layout.NATIVE).mkdir()
+    with layout.new_folder(Path(path), together=True) as folder, ocp.StandardCheckpointer() as checkpointer:
+        if jax.process_index() == 0:
+            folders.write_configs(folder, model, model.config.param_dtype, tokenizer)
+        (folder / layout.NATIVE).mkdir(exist_ok=True)
         for name, array in zip(names, jax.tree.leaves(model.params) if arrays is None else arrays, strict=True):
             checkpointer.save(_place(folder, name), {"value": array})
             checkpointer.wait_until_finished()  # one parameter at a time: Orbax holds two copies of what it writes

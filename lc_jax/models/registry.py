@@ -29,7 +29,7 @@ def build(config: Config, kind: str, key: jax.Array) -> nnx.Module:
     return ScalarModel(config, key) if kind == "scalar" else config.build(key)
 
 
-def abstract(config: Config, kind: str = "causal", mesh: jax.sharding.Mesh | None = None) -> Model:
+def abstract(config: Config, kind: str = "causal", mesh: parallel.AnyMesh | None = None) -> Model:
     """The model as shapes, dtypes and (with a mesh) shardings: no memory, whatever the size."""
     model = jax.eval_shape(lambda: Model.of(build(config, kind, jax.random.key(0))))
     if mesh is None:

@@ -55,6 +55,23 @@ def ppo(models: Models, sizes: Sizes, tx: optax.GradientTransformation) -> tuple
     return dataclasses.replace(sizes, decode_batch_size=batch, update=settings), plan.Plan(rows, limit)
 
 
+def cache_bytes(model: Model, count: int, width: int, sampling: generate.Sampling) -> float:
+    """Keys and values on a device while `count` prompts of up to `width` tokens are continued."""
+    config, mesh = model.config, jax.tree.leaves(model.params)[0].sharding.mesh
+    slots = batches.bucket(width) + sampling.max_new_tokens
+    cache = 2.0 * config.num_layers * count * config.num_kv_heads * slots * config.head_dim
+    return cache * jnp.dtype(config.compute_dtype).itemsize / mesh.size
+
+
+def writing(model: Model, count: int, width: int, sampling: generate.Sampling) -> plan.Plan:
+    """The plan of one model that writes, `count` prompts of up to `width` tokens at a time."""
+    cache = cache_bytes(model, count, width, sampling)
+    work = plan.peak(generate.trace(model, count, width, sampling), plan.divide([model]))
+    held = plan.shard_bytes(model.params)
+    phase = plan.Phase("generate", held, 0.0, 0.0, cache, max(work - cache, 0.0), "lower batch_size")
+    return plan.Plan([phase], plan.device_bytes())
+
+
 def abstract_episodes(count: int, width: int, response: int) -> rollout.Episodes:
     """Episodes as shapes."""
 
@@ -85,11 +102,8 @@ class _Phases:
         )  # fmt: skip
 
     def _generation(self, name: str, model: Model, count: int, width: int, sampling: generate.Sampling) -> plan.Phase:
-        config, mesh = model.config, jax.tree.leaves(model.params)[0].sharding.mesh
-        slots = batches.bucket(width) + sampling.max_new_tokens
-        cache = 2.0 * config.num_layers * count * config.num_kv_heads * slots * config.head_dim
-        cache *= jnp.dtype(config.compute_dtype).itemsize / mesh.size
         lower = "lower reader.batch_size" if name == "extract" else "lower ppo.decode_batch_size"
+        cache = cache_bytes(model, count, width, sampling)
         return self.phase(name, generate.trace(model, count, width, sampling), lower, cache=cache)
 
     def generate(self, count: int) -> plan.Phase:

@@ -86,6 +86,13 @@ class Reader:
     extractor: Extractor | None
     forecaster: Part
 
+    def drawing(self, top_k: int, top_p: float) -> Reader:
+        """The same reader, whose extractor samples from other tokens."""
+        if self.extractor is None:
+            return self
+        sampling = dataclasses.replace(self.extractor.sampling, top_k=top_k, top_p=top_p)
+        return dataclasses.replace(self, extractor=dataclasses.replace(self.extractor, sampling=sampling))
+
     def read(self, questions: Sequence[Question], paragraphs: Sequence[str], seed: int) -> Reading:
         """Answers and their probability logits for every (question, paragraph)."""
         answers: list[list[str]] = [[] for _ in questions]

@@ -6,6 +6,7 @@ Hours follow from what one device was measured to reach (benchmarks/results), ta
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,12 +17,15 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from lc_jax import miniature
+from lc_jax import miniature, parallel
 from lc_jax.evaluation import qa
 from lc_jax.evaluation.table import markdown
+from lc_jax.inference import generate
 from lc_jax.llm import capabilities, cost
 from lc_jax.models import folders, registry
 from lc_jax.models.hub import DIFFERENCES
+from lc_jax.rl.plan import writing
+from lc_jax.training import plan
 from lc_jax.types import Request, Usage
 
 # Rows of the published sets (paper, appendix), and of the miniature's.
@@ -29,7 +33,7 @@ ROWS = {"sft": 10_000, "reward_model": 20_000, "TriviaQA": 11_313, "Jeopardy": 1
 MINIATURE_ROWS = 800
 MINIATURE_MODELS = Path(miniature.__file__).parent / "checkpoints"
 # Assumed of an average text, from the published data: tokens, and what else a row holds.
-SEQUENCE, PARAGRAPH = {"sft": 250, "reward_model": 350}, 200
+SEQUENCE, PARAGRAPH, PROMPT = {"sft": 250, "reward_model": 350}, 200, 128
 NUM_ANSWERS = 2  # that a paragraph offers
 STORY, ANSWER = "x" * 900, "an answer"  # as long as a paragraph, an answer
 
@@ -83,34 +87,65 @@ def _parse(name: str, given: list[str]) -> ConfigDict:
 
 
 def _stage(name: str, config: ConfigDict, figures: Mapping[str, Any], num_devices: int) -> Stage:
-    paths = [config.get(key) for key in ("model", "policy", "critic")]
-    paths += [config.reader.extractor, config.reader.forecaster] if config.task == "ppo" else []
-    models = list(dict.fromkeys(_shape(path, _is_miniature(config))[0] for path in paths if path))
+    paths = [part[key] for part, key in _model_fields(config)]
+    models = list(dict.fromkeys(_shape(path, _is_miniature(config))[0] for path in paths))
     seconds = _seconds(config, figures) / num_devices
-    return Stage(name, ", ".join(models), memory(config, num_devices), seconds / 3600, _dollars(config))
+    dollars = _dollars(config)
+    return Stage(name, ", ".join(models), memory(config, num_devices), seconds / 3600, dollars)
+
+
+def _model_fields(config: ConfigDict) -> list[tuple[ConfigDict, str]]:
+    """Where the config names models that work in this stage: (part of the config, field)."""
+    if config.get("what", "paragraphs") != "paragraphs":
+        return []
+    fields = [(config, key) for key in ("model", "policy", "critic")]
+    fields += [(config.reader, key) for key in ("extractor", "forecaster")] if config.task == "ppo" else []
+    return [(part, key) for part, key in fields if part.get(key)]
 
 
 def memory(config: ConfigDict, num_devices: int) -> float:
-    """GiB that a device holds at the peak of the stage; the memory planner's place. NaN until there is one."""
-    return math.nan
+    """GiB that a device holds at the peak of the stage, as its task plans it; 0 without a model."""
+    fields = _model_fields(config)
+    if not fields:
+        return 0.0
+    config = config.copy_and_resolve_references()
+    for part, key in _model_fields(config):
+        part[key] = _stand_in(part[key], _is_miniature(config))
+    mesh = parallel.planned_mesh(num_devices, **config.mesh)
+    task = importlib.import_module(f"lc_jax.tasks.{config.task}")
+    with jax.sharding.use_abstract_mesh(mesh):
+        found = task.planned(config, mesh) if hasattr(task, "planned") else _writing(config, mesh)
+    return max(phase.total for phase in found.phases) / 2**30
+
+
+def _writing(config: ConfigDict, mesh: jax.sharding.AbstractMesh) -> plan.Plan:
+    """The plan of a checkpoint that writes paragraphs."""
+    precision = dict(config.precision, param_dtype=config.precision.compute_dtype)
+    model = plan.outline(config.model, mesh, **precision)
+    return writing(model, config.batch_size, PROMPT, generate.Sampling(config.max_new_tokens, config.temperature))
 
 
 def _is_miniature(config: ConfigDict) -> bool:
     return config.precision.compute_dtype == "float32"
 
 
-def _shape(path: str, is_miniature: bool) -> tuple[str, float]:
-    """Name and parameters of a model: by its config.json where it is here, else by what its path says of it."""
+def _stand_in(path: str, is_miniature: bool) -> str:
+    """A folder or a preset of the same shape: the path itself where it is here, else what its name says of it."""
+    if Path(path).is_dir():
+        return path
     known = path.lower()
     is_reader = path not in DIFFERENCES and any(word in known for word in ("redpajama", "extract_answers", "extract-"))
-    if is_miniature and not Path(path).is_dir():  # not trained yet
-        path = str(MINIATURE_MODELS / ("gpt_neox" if is_reader else "llama"))
-    if Path(path).is_dir():
-        config = folders.config_of(path)[0]
-        name = type(config).__name__.removesuffix("Config")
-    else:
-        name = "redpajama-incite-3b" if is_reader else "llama-2-13b" if "13b" in known else "llama-2-7b"
-        config = registry.from_preset(name)
+    if is_miniature:  # not trained yet
+        return str(MINIATURE_MODELS / ("gpt_neox" if is_reader else "llama"))
+    return "redpajama-incite-3b" if is_reader else "llama-2-13b" if "13b" in known else "llama-2-7b"
+
+
+def _shape(path: str, is_miniature: bool) -> tuple[str, float]:
+    """Name and parameters of a model."""
+    found = _stand_in(path, is_miniature)
+    is_folder = Path(found).is_dir()
+    config = folders.config_of(found)[0] if is_folder else registry.from_preset(found)
+    name = type(config).__name__.removesuffix("Config") if is_folder else found
     params = float(sum(leaf.size for _, leaf in registry.flat(registry.abstract(config).params)))
     return f"{name} ({params / 1e6:,.0f}M)", params
 
@@ -153,7 +188,7 @@ def _seconds(config: ConfigDict, figures: Mapping[str, Any]) -> float:
         scale = config.ppo.rollout_batch_size / row["notes"]["episodes"] * layers / row["notes"]["layers"]
         return config.ppo.num_steps * scale * row["seconds"]
     row = figures.get(f"generate {size}")
-    if not config.get("model"):
+    if not _model_fields(config):
         return 0.0
     if row is None:
         return math.nan

@@ -14,7 +14,7 @@ import optax
 from absl import logging
 from ml_collections import ConfigDict
 
-from lc_jax import prompts
+from lc_jax import parallel, prompts
 from lc_jax.data import batches, examples
 from lc_jax.data.questions import check_disjoint, load_questions
 from lc_jax.data.tokenizer import decode, load_tokenizer
@@ -241,7 +241,8 @@ class Trainer:
         """Mean surrogate reward over the validation questions, without offset and KL; the same seed every time."""
         policy = self.learners.with_params(self.state.params).policy
         completions = self.writer.write(policy, self.validation, self.config.seed)
-        reading = self.reader.read(self.validation, self.writer.decode(completions), self.config.seed)
+        validating = self.reader.drawing(top_k=0, top_p=self.config.reader.validation_top_p)
+        reading = validating.read(self.validation, self.writer.decode(completions), self.config.seed)
         rewards = reward.compute(reading.forecasts, dataclasses.replace(self.reward, offset=0.0))
         stop_rate = float(np.mean([c.finished for c in completions]))
         return {f"eval_{k}": v for k, v in telemetry.of_reading(reading, rewards).items()} | {
@@ -263,7 +264,7 @@ class Trainer:
         self.kl = dataclasses.replace(self.kl, coefficient=float(saved["kl_coef"]))
 
 
-def planned(config: ConfigDict, mesh: jax.sharding.Mesh) -> plans.plan.Plan:
+def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
     """The memory plan; batch sizes of 0 in `config` are set to what fits."""
     ppo, read = config.ppo, config.reader
 

@@ -15,6 +15,7 @@ from absl import logging
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from lc_jax import parallel
 from lc_jax.data import batches, examples
 from lc_jax.data.questions import load_training_rows
 from lc_jax.data.tokenizer import fits, load_tokenizer
@@ -51,19 +52,25 @@ def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float]) -> loop
     return loop.Dataset(lengths, collate)
 
 
-def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Trains a reward model on the backbone `config.model` and leaves it in `<output>/model`."""
-    output = Path(config.output)
-    settings, planned = plan.supervised(
+def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
+    """The memory plan; a fit.microbatch_size of 0 is set to what fits."""
+    settings, found = plan.supervised(
         plan.outline(config.model, mesh, "scalar", **config.precision),
         loss_fn,
         dataset([[0] * config.data.max_length], [0.0]).collate(np.zeros(1, int)),
         loop.FitSettings(**config.fit, seed=config.seed),
         OptimizerSettings.from_ratio(1, **config.optimizer),
     )
-    planned.report()
+    config.fit.microbatch_size = settings.microbatch_size
+    return found
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Trains a reward model on the backbone `config.model` and leaves it in `<output>/model`."""
+    planned(config, mesh).report()
     if config.dry_run:
         return
+    output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model)
     rows = load_training_rows(**config.data.rows)

@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from lc_jax import parallel
 from lc_jax.data import examples
 from lc_jax.data.questions import load_training_rows
 from lc_jax.data.tokenizer import fits, load_tokenizer
@@ -22,20 +23,25 @@ from lc_jax.training.logging import Destination
 from lc_jax.training.optimizer import OptimizerSettings
 
 
-def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Trains `config.model` on `config.data` and leaves a Hugging Face checkpoint in `<output>/model`."""
-    output = Path(config.output)
-    longest = language_model.dataset([examples.Encoded((0,) * config.data.max_length, 1)]).collate(np.zeros(1, int))
-    settings, planned = plan.supervised(
+def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
+    """The memory plan; a fit.microbatch_size of 0 is set to what fits."""
+    settings, found = plan.supervised(
         plan.outline(config.model, mesh, **config.precision),
         language_model.loss_fn,
-        longest,
+        language_model.dataset([examples.Encoded((0,) * config.data.max_length, 1)]).collate(np.zeros(1, int)),
         loop.FitSettings(**config.fit, seed=config.seed),
         OptimizerSettings.from_ratio(1, **config.optimizer),
     )
-    planned.report()
+    config.fit.microbatch_size = settings.microbatch_size
+    return found
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Trains `config.model` on `config.data` and leaves a Hugging Face checkpoint in `<output>/model`."""
+    planned(config, mesh).report()
     if config.dry_run:
         return
+    output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model)
     rows = load_training_rows(**config.data.rows)

@@ -1,0 +1,85 @@
+"""Two processes on loopback, as two hosts: one mesh, one training run, folders that are whole."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lc_jax import parallel
+from lc_jax.models import hf, native, registry
+
+
+def together(*command, **variables):
+    """Runs `python COMMAND` twice, as processes 0 and 1 of one run."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    given = os.environ | variables | {"LC_COORDINATOR": address, "LC_NUM_PROCESSES": "2", "XLA_FLAGS": ""}
+    given |= {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=given | {"LC_PROCESS_ID": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output
+
+
+@pytest.mark.slow
+def test_folders_written_by_two_hosts(tmp_path):
+    program = """
+import sys, jax
+from lc_jax import parallel
+from lc_jax.models import hf, native, registry
+parallel.start()
+mesh = parallel.make_mesh(fsdp=2)
+with jax.set_mesh(mesh):
+    model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
+    hf.save(sys.argv[1] + "/hf", model)
+    native.save(sys.argv[1] + "/native", model)
+"""
+    together("-c", program, str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "native"]
+    mesh = parallel.make_mesh()
+    expected = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh).params
+    outline, arrays = native.read(tmp_path / "native", mesh, kind="causal")
+    stored = {"hf": jax.tree.leaves(hf.load(tmp_path / "hf", mesh).params), "native": list(arrays)}
+    assert len(stored["native"]) == len(jax.tree.leaves(outline.params))
+    for leaves in stored.values():
+        for a, b in zip(leaves, jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(jnp.asarray(a), jnp.asarray(b), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_hosts_train_as_one_does(tmp_path):
+    lines = []
+    for number in range(20):
+        prompt = f"Write about the country of city number {number}."
+        row = {"question_id": f"q{number}", "paragraph_generation_prompt": prompt, "claude_summary": f"It is {number}."}
+        lines.append(json.dumps(row))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    command = ["-m", "lc_jax.main", "--config=configs/sft_lc.py:mini", "--config.data.eval_size=4"]
+    command += [f"--config.data.rows.source={tmp_path}/rows.jsonl", "--config.fit.num_epochs=2"]
+    command += ["--config.fit.batch_size=4", "--config.fit.microbatch_size=4"]
+    together(*command, f"--config.output={tmp_path}/two")
+    subprocess.run(
+        [sys.executable, *command, f"--config.output={tmp_path}/one"], check=True, env=os.environ | {"XLA_FLAGS": ""}
+    )
+    losses = {}
+    for name in ("one", "two"):
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses["one"]) == 8
+    np.testing.assert_allclose(losses["two"], losses["one"], rtol=1e-5)
+    weights = [jax.tree.leaves(hf.load(tmp_path / n / "model", parallel.make_mesh()).params) for n in ("one", "two")]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(jnp.asarray(a), jnp.asarray(b), atol=2e-5)
