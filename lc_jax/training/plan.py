@@ -4,7 +4,7 @@ A program is walked in order with the arrays that are alive at each point, each 
 read, as XLA runs operations side by side. What XLA fuses away (element-wise results that are read once) takes no room.
 Each array is divided over the mesh as its parameter or activation is.
 
-Against compiled.memory_analysis() the totals are within 10 % at 7B; in the miniature within 15 % on one device, and up
+Against compiled.memory_analysis() the totals are within 10 % at 7B; in the miniature within 18 % on one device, and up
 to 31 % above it on eight (tests/test_plan.py).
 """
 
