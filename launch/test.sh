@@ -14,4 +14,4 @@ ruff check
 ruff format --check
 mypy
 lint-imports
-python -m pytest -m "not slow" "$@"
+python -m pytest --numprocesses 2 --dist loadfile -m "not slow" "$@"
