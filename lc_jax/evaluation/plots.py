@@ -120,7 +120,7 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
         for theirs in published:
             known = theirs.method in methods
             colour, marker = look(methods.index(theirs.method)) if known else (GREY, "o")
-            style = {"color": colour, "markerfacecolor": "white", "markersize": 6 if known else 4}
+            style: dict[str, Any] = {"color": colour, "markerfacecolor": "white", "markersize": 6 if known else 4}
             axes.plot(theirs.ece, theirs.accuracy, marker, zorder=4, **style)
         points = [
             max((max(row["ece"], row["ece_high"]), row["accuracy"]) for row in rows if row["method"] == method)
