@@ -7,6 +7,7 @@ at once, from how often each draws every confidence.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -41,8 +42,20 @@ class _Rows:
     right: Bool[np.ndarray, " N"]
     cluster: Int[np.ndarray, " N"]  # its number
 
+    @functools.cached_property
+    def table(self) -> Float[np.ndarray, "C V+V"]:
+        """What each cluster adds to the counts, then to the right ones, of every confidence."""
+        value = np.repeat(np.arange(len(self.values)), np.diff(self.starts, append=len(self.right)))
+        found = np.zeros((self.cluster.max() + 1, 2 * len(self.values)))
+        np.add.at(found, (self.cluster, value), 1)
+        np.add.at(found, (self.cluster, len(self.values) + value), self.right)
+        return found
+
     def tallies(self, weights: Int[np.ndarray, "B C"]) -> tuple[Int[np.ndarray, "B V"], Int[np.ndarray, "B V"]]:
         """(counts, right ones) of every confidence when cluster c is drawn weights[c] times."""
+        if len(self.values) * weights.shape[1] < len(self.right):  # many rows a cluster: a product, which is exact too
+            counts, rights = np.split((weights @ self.table).astype(np.int64), 2, axis=1)
+            return counts, rights
         drawn = weights[:, self.cluster]
         return np.add.reduceat(drawn, self.starts, axis=1), np.add.reduceat(drawn * self.right, self.starts, axis=1)
 

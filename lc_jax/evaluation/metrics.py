@@ -124,18 +124,11 @@ def batched_ece(
 ) -> Float[np.ndarray, " B"]:
     """`ece` over equal-count bins of many tallies of the same confidences; every tally holds at least one row."""
     cumulative = np.cumsum(counts, axis=1, dtype=np.int64)
-    totals = cumulative[:, -1].copy()
-    gaps = np.zeros((len(counts), len(values) + 1))  # right less confidence, summed up to each confidence
-    np.cumsum(rights - values * counts, axis=1, out=gaps[:, 1:])
-    cumulative += cumulative
-    cumulative -= counts  # twice the middle rank
-    least = -(2 * totals[:, None] * np.arange(1, num_bins) // -num_bins)  # that of the first row of each bin
-    edges = np.empty((len(counts), num_bins + 1), np.int64)
-    edges[:, 0], edges[:, -1] = 0, len(values)
-    for row, (middles, bounds) in enumerate(zip(cumulative, least, strict=True)):
-        edges[row, 1:-1] = np.searchsorted(middles, bounds)
-    sums = np.diff(np.take_along_axis(gaps, edges, axis=1), axis=1)
-    return np.abs(sums).sum(axis=1) / totals
+    totals, twice_middle = cumulative[:, -1:], 2 * cumulative - counts
+    bins = np.minimum(twice_middle * num_bins // (2 * totals), num_bins - 1)
+    bins += num_bins * np.arange(len(counts))[:, None]
+    gaps = np.bincount(bins.ravel(), (rights - values * counts).ravel(), len(counts) * num_bins)
+    return np.abs(gaps.reshape(-1, num_bins)).sum(axis=1) / totals[:, 0]
 
 
 def ece(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}
-LABEL_GAP = 15  # least distance of two labels, in pixels per 100 dpi
+LABEL_GAP = 13  # least distance of two labels, in pixels per 100 dpi
+GREY = "0.45"  # of what others measured
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]  # by method, the fields of qa.Record
 
@@ -81,7 +82,7 @@ def _spread(heights: Sequence[float], gap: float) -> np.ndarray:
 
 
 def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
-    """A name in its colour to the right of each point, moved up or down where names would overlap."""
+    """A name in its colour to the right of each point, moved up or down, on a leader, where names would overlap."""
     from matplotlib import patheffects
 
     axes.figure.canvas.draw()  # fixes the layout, which the pixels depend on
@@ -90,9 +91,10 @@ def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str
     halo = [patheffects.withStroke(linewidth=3, foreground="white")]
     for point, pixel, height, name, colour in zip(points, pixels, heights, names, colours, strict=True):
         offset = (height - pixel[1]) * 72 / axes.figure.dpi
+        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
         axes.annotate(
-            name, point, xytext=(7, offset), textcoords="offset points", va="center", color=colour,
-            path_effects=halo, annotation_clip=False,
+            name, point, xytext=(9, offset), textcoords="offset points", va="center", color=colour, path_effects=halo,
+            annotation_clip=False, fontsize=8 if colour == GREY else 10, arrowprops=leader,
         )  # fmt: skip
 
 
@@ -101,13 +103,13 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
 
     Args:
       rows: of one data set, the fields of Summary and the method's name; a method may stand in several (seeds).
-      published: rows that are drawn hollow and grey.
+      published: rows that are drawn hollow, in the colour of their method where that is among `rows`, else in grey.
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
     with _styled():
-        figure = _figure(7, 4.5)
+        figure = _figure(6, 4.2)
         axes = figure.subplots()
-        figure.subplots_adjust(right=0.7, bottom=0.13, left=0.1, top=0.95)
+        figure.subplots_adjust(right=0.68, bottom=0.13, left=0.11, top=0.97)
         for row in rows:
             colour, marker = look(methods.index(row["method"]))
             bars: dict[str, Any] = {}
@@ -116,19 +118,24 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
                 bars[bar] = np.maximum([[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]], 0)
             axes.errorbar(row["ece"], row["accuracy"], **bars, fmt=marker, color=colour, markersize=6, linewidth=1)
         for theirs in published:
-            axes.plot(theirs.ece, theirs.accuracy, "o", markerfacecolor="white", color="0.6", markersize=4)
+            known = theirs.method in methods
+            colour, marker = look(methods.index(theirs.method)) if known else (GREY, "o")
+            style: dict[str, Any] = {"color": colour, "markerfacecolor": "white", "markersize": 6 if known else 4}
+            axes.plot(theirs.ece, theirs.accuracy, marker, zorder=4, **style)
         points = [
             max((max(row["ece"], row["ece_high"]), row["accuracy"]) for row in rows if row["method"] == method)
             for method in methods
         ]
-        names, colours = list(methods), [look(i)[0] for i in range(len(methods))]
-        points += [(theirs.ece, theirs.accuracy) for theirs in published]
-        names += [f"{theirs.method} (paper)" for theirs in published]
-        colours += ["0.6"] * len(published)
+        others = [theirs for theirs in published if theirs.method not in methods]
+        points += [(theirs.ece, theirs.accuracy) for theirs in others]
+        names = [*methods, *(theirs.method for theirs in others)]
+        colours = [*(look(i)[0] for i in range(len(methods))), *[GREY] * len(others)]
         axes.set(xlabel="expected calibration error (less is better)", ylabel="accuracy (more is better)")
         axes.set_xlim(left=0)
         axes.grid(color="0.92", linewidth=0.8)
         axes.set_axisbelow(True)
+        if published:
+            axes.text(0.01, 0.02, "hollow: the paper's", transform=axes.transAxes, color=GREY, fontsize=8)
         _label(axes, points, names, colours)
     return figure
 
@@ -185,14 +192,18 @@ def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
 def risk_coverage(records: Records) -> Figure:
     """For each method the share of wrong ones among its most confident answers. Flat: confidence says nothing."""
     with _styled():
-        figure = _figure(5, 4, layout="constrained")
+        figure = _figure(6, 4.2, layout="constrained")
         axes = figure.subplots()
         for i, (method, rows) in enumerate(records.items()):
             confidence, right = _scored(rows)
             if len(right):
                 found = metrics.risk_coverage(confidence, right)
                 label = f"{method} (area {found.aurc:.3f})"
-                axes.plot(found.coverages, found.risks, color=look(i)[0], marker=look(i)[1], markevery=0.2, label=label)
+                # Some of the most confident, in random order, are wrong as often as all of them.
+                coverages, risks = (
+                    np.concatenate(ends) for ends in (([0], found.coverages), (found.risks[:1], found.risks))
+                )
+                axes.plot(coverages, risks, color=look(i)[0], marker=look(i)[1], markevery=0.2, label=label)
         axes.set(xlabel="share of questions answered, most confident first", ylabel="share of wrong answers")
         axes.set_xlim(0, 1.02)
         axes.set_ylim(bottom=0)

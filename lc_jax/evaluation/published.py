@@ -40,6 +40,11 @@ def tables() -> tuple[Published, ...]:
     )
 
 
+def has(data: str) -> bool:
+    """Whether there are rows of this data set."""
+    return any(row.data == data for row in tables())
+
+
 def beside(data: str) -> dict[str, Published]:
     """The published rows of a data set by method; those of FALLBACK where it has none."""
     known = {row.method: row for row in tables() if row.data == data}

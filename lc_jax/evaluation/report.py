@@ -145,27 +145,47 @@ def _method_row(entry: Entry, entries: Sequence[Entry], change: Mapping[str, Dif
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _paper_row(row: published.Published, num_columns: int) -> str:
+def _paper_row(row: published.Published, names: Sequence[str]) -> str:
+    """Its cells in the columns `names`, of which a published row has two."""
     cells = [f"<td>{_text(row.method)}<small>paper, {_text(row.data)}</small></td>"]
     shown = {
         "accuracy": _number(row.accuracy) + _interval(row.accuracy_low, row.accuracy_high),
         "ece": _number(row.ece) + _interval(row.ece_low, row.ece_high),
     }
-    cells += [f"<td>{shown.get(name, '')}</td>" for name, _, _ in COLUMNS]
-    return f'<tr class="paper">{"".join(cells)}{"<td></td>" * (num_columns - len(cells))}</tr>'
+    cells += [f"<td>{shown.get(name, '')}</td>" for name in names]
+    return f'<tr class="paper">{"".join(cells)}</tr>'
 
 
 def _results(data: str, group: Sequence[Entry], changes: Differences, baseline: str) -> str:
     base = baseline or group[0].method
     titles = ["method", *(title for _, title, _ in COLUMNS), f"accuracy less {base}", f"ECE less {base}"]
     rows = [_method_row(entry, group, changes.get((data, entry.method))) for entry in group]
-    rows += [_paper_row(row, len(titles)) for row in published.beside(data).values()]
+    theirs = list(published.beside(data).values())
+    if published.has(data):
+        rows += [_paper_row(row, [*(name for name, _, _ in COLUMNS), "", ""]) for row in theirs]
+        apart = ""
+    else:
+        table = _table(["method", "accuracy", "ECE"], [_paper_row(row, ["accuracy", "ece"]) for row in theirs])
+        apart = (
+            f"<details><summary>The paper's rows on {_text(theirs[0].data)}, for orientation</summary>{table}</details>"
+        )
     flags = [
         f'<li><span class="flag">{_text(label(entry, group))}</span>: {_text(note)}</li>'
         for entry in group
         for note in entry.result.get("notes", ())
     ]
-    return _table(titles, rows) + (f"<ul>{''.join(flags)}</ul>" if flags else "")
+    return _table(titles, rows) + (f"<ul>{''.join(flags)}</ul>" if flags else "") + apart
+
+
+def _settings(found: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every setting that says something as "name: value"; a dot stands between the names of nested ones."""
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            lines += _settings(value, f"{prefix}{name}.")
+        elif value not in ("", None):
+            lines.append(f"{prefix}{name}: {value}")
+    return lines
 
 
 def _provenance(entries: Sequence[Entry]) -> str:
@@ -175,12 +195,13 @@ def _provenance(entries: Sequence[Entry]) -> str:
         result = entry.result
         statuses = ", ".join(f"{name} {count:,}" for name, count in result.get("statuses", {}).items())
         dollars = result.get("cost", {}).get("dollars")
-        settings = "; ".join(f"{name}: {value}" for name, value in result.get("settings", {}).items())
+        settings = "; ".join(_settings(result.get("settings", {})))
         words = "".join(f'<td class="words">{_text(value)}</td>' for value in (result["judge"], statuses, settings))
         cost = "" if dollars is None else f"${dollars:,.2f}"
         where = f"{entry.data}, seed {result['seed']}"
         rows.append(f"<tr><td>{_text(entry.method)}<small>{_text(where)}</small></td>{words}<td>{cost}</td></tr>")
-    return _table(["method", "reader and judge", "rows by status", "settings", "cost"], rows)
+    table = _table(["method", "reader and judge", "rows by status", "settings", "cost"], rows)
+    return f'<div class="provenance">{table}</div>'
 
 
 def _figure(figure: Figure, caption: str) -> str:
@@ -194,9 +215,9 @@ def _figure(figure: Figure, caption: str) -> str:
 def figures(group: Sequence[Entry]) -> dict[str, Figure]:
     """The figures of one data set by name, all methods in each."""
     records = {label(entry, group): entry.records for entry in group}
-    theirs = [row for row in published.beside(group[0].data).values() if row.data == group[0].data]
+    theirs = published.beside(group[0].data).values() if published.has(group[0].data) else ()
     return {
-        "accuracy_against_ece": plots.accuracy_against_ece([entry.result for entry in group], theirs),
+        "accuracy_against_ece": plots.accuracy_against_ece([entry.result for entry in group], list(theirs)),
         "reliability": plots.reliability(records),
         "risk_coverage": plots.risk_coverage(records),
     }

@@ -34,6 +34,7 @@ def entry(method, lift=0.1, *, data="TriviaQA", seed=0, judge="openai/gpt-4.1", 
     found = summary.summarize([r["confidence"] for r in good], [r["correct"] for r in good])
     row = {"method": method, "seed": seed, "judge": judge, "data": data, "statuses": {"ok": count - 1, "failed": 1}}
     row |= {"cost": {"dollars": 1.5, "calls": 9}, "settings": {"temperature": 0.3, "writer": "<i>"}}
+    row["settings"] |= {"limit": 0, "prompt_dir": "", "questions": {"source": "mine.jsonl", "columns": None}}
     return Entry(json.loads(json.dumps(row | dataclasses.asdict(found))), json.loads(json.dumps(records)))
 
 
@@ -73,8 +74,17 @@ def test_numbers_of_the_page_are_those_of_the_results(page, entries):
     assert "0.647<small>0.639 to 0.656</small>" in page  # the paper's LC RL on TriviaQA
     assert "ok 119, failed 1" in page
     assert "openai/gpt-4.1" in page
-    assert "writer: &lt;i&gt;" in page
+    assert (
+        "temperature: 0.3; writer: &lt;i&gt;; limit: 0; questions.source: mine.jsonl<" in page
+    )  # what is empty is left out
     assert "one confidence for (nearly) everything" in page
+
+
+def test_the_papers_rows_stand_apart_where_they_are_of_other_data(page):
+    trivia, mine = page.split("<h2>mine</h2>")
+    assert "<details>" not in trivia
+    assert "LC RL<small>paper, TriviaQA</small></td><td></td><td>0.647" in trivia  # under the columns of ours
+    assert "<details><summary>The paper's rows on TriviaQA, for orientation</summary>" in mine
 
 
 def test_differences_are_paired_with_the_baseline(entries, page):
@@ -131,6 +141,9 @@ def test_in_a_browser(browser, page, entries, tmp_path):
     tab.on("pageerror", lambda error: problems.append(str(error)))
     tab.on("dialog", lambda dialog: problems.append(dialog.message))
     tab.goto((tmp_path / "report.html").as_uri())
+    assert tab.locator("details").count() == 1
+    tab.click("summary")  # the paper's rows beside data of one's own
+    assert tab.locator("details tr.paper").first.is_visible()
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390  # nothing is wider than the phone
     assert tab.evaluate("[...document.images].every((image) => image.naturalWidth > 100)")
 

@@ -107,6 +107,24 @@ def test_figures_are_written(tmp_path):
         assert b"<svg" in plots.svg(figure)
 
 
+def test_risk_starts_at_that_of_the_most_confident_answers():
+    rows = [{"confidence": c, "correct": right, "status": "ok"} for c, right in ((1, True), (1, False), (0.5, False))]
+    figure = plots.risk_coverage({"two": rows, "one": rows[:2]})
+    two, one = (line.get_xydata().tolist() for line in figure.axes[0].get_lines())
+    assert two == [[0, 0.5], [pytest.approx(2 / 3), 0.5], [1, pytest.approx(2 / 3)]]
+    assert one == [[0, 0.5], [1, 0.5]]  # a single confidence is a flat line
+
+
+def test_published_rows_are_hollow_and_in_the_colour_of_their_method():
+    figure = plots.accuracy_against_ece([FIRST, OTHER], list(published.beside("TriviaQA").values()))
+    lines = {line.get_xydata().tolist()[0][0]: line for line in figure.axes[0].get_lines()}
+    theirs, ours = lines[0.108], lines[FIRST["ece"]]
+    assert (theirs.get_markerfacecolor(), theirs.get_color()) == ("white", ours.get_color())
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert names.count("LC RL") == 1
+    assert {"LC SFT", "hollow: the paper's"} <= set(names)
+
+
 def test_labels_keep_their_order_and_their_distance():
     assert plots._spread([0, 100, 200], 10).tolist() == [0, 100, 200]
     assert plots._spread([5, 0, 100], 10).tolist() == [7.5, -2.5, 100]

@@ -12,10 +12,10 @@ import pytest
 from configs import base
 from lc_jax.evaluation import metrics
 from lc_jax.llm import AnnotatorError
-from lc_jax.prompts import equivalence, extract, forecast, in_context, paragraph, retry, strategies
+from lc_jax.prompts import equivalence, extract, forecast, in_context, retry, strategies
 from lc_jax.tasks import evaluate_qa
 from lc_jax.types import Reply
-from tests.llm.fake_server import KEY, FakeServer, Fault
+from tests.llm.fake_server import KEY, FakeServer
 from tests.tasks.test_pipeline import rows, run
 from tests.test_configs import config_of
 
@@ -66,26 +66,6 @@ def write(path, found):
     return str(path)
 
 
-@pytest.fixture
-def evaluate(tmp_path, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-    def go(server, **overrides):
-        config = config_of("evaluate_qa")
-        config.output, config.method, config.data = str(tmp_path / "out"), "mine", "mine"
-        config.annotator.name = "openai/gpt-4.1"
-        if server:
-            config.annotator.base_url = server.openai_url
-            config.writer.base_url = server.openai_url
-        config.questions.update(source="", split=None, answers=None, answers_split=None)
-        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
-        assert evaluate_qa.needs_devices(config) == bool(config.model)
-        evaluate_qa.run(config, None)
-        return json.loads((tmp_path / "out" / "result.json").read_text()), rows(tmp_path / "out" / "records.jsonl")
-
-    return go
-
-
 def counted(records):
     """(accuracy, ECE of ten values by a plain loop), counted from the records alone."""
     bins = {}
@@ -115,10 +95,11 @@ def test_300_real_questions_from_a_file(evaluate, questions, tmp_path):
         "",
     ]
     assert [r["confidence"] for r in records[:4]] == [0.7, 0.9, 0.8, 1.0]
-    accuracy, ece = counted(records)
-    assert accuracy == pytest.approx(0.5, abs=0.05)
-    assert (result["accuracy"], result["ece"]) == pytest.approx((accuracy, ece))
-    assert result["accuracy_low"] < accuracy < result["accuracy_high"]
+    written = [(0.7, True), (0.9, True), (0.8, False), (1.0, False)]  # what the texts say, and whether they are right
+    assert [(record["confidence"], record["correct"]) for record in records] == written * 75
+    assert counted(records) == pytest.approx((0.5, (0.3 + 0.1 + 0.8 + 1.0) / 4))
+    assert (result["accuracy"], result["ece"]) == pytest.approx((0.5, 0.55))
+    assert result["accuracy_low"] < 0.5 < result["accuracy_high"]
     assert (result["judge"], result["data"]) == ("openai/gpt-4.1", "TriviaQA")
     assert result["cost"]["calls"] == answered
     asked = [item for item in server.asked if equivalence.PROMPT.match(item.prompt)]
@@ -153,36 +134,6 @@ def test_a_provider_writes_by_a_strategy(evaluate, tmp_path):
     records = rows(tmp_path / "out" / "records.jsonl")
     assert {record["paragraph"] for record in records} == {"It is Mount Everest (70%) or K2 (30%)."}
     assert {record["confidence"] for record in records} == {0.7}
-
-
-def test_a_paragraph_that_was_refused_is_a_status(evaluate, tmp_path):
-    path = write(
-        tmp_path / "questions.jsonl",
-        [{k: row[k] for k in ("question_id", "question", "answers")} for row in invented(4)],
-    )
-
-    def fault(number, prompt):
-        return Fault("refusal") if "peak 2?" in prompt and paragraph.PROMPT.match(prompt) else None
-
-    with FakeServer(scripted, fault=fault) as server:
-        result, records = evaluate(server, questions__source=path, writer__name="openai/gpt-4.1", strategy="0-shot")
-    assert result["statuses"] == {"ok": 3, "refused": 1}
-    assert [record["status"] for record in records] == ["ok", "ok", "refused", "ok"]
-    assert result["num_questions"] == 3
-
-
-def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate, tmp_path):
-    def fault(number, prompt):
-        return Fault("status", 400) if "K3" in prompt and forecast.PROMPT.match(prompt) else None
-
-    path = write(tmp_path / "p.jsonl", invented(6))
-    with FakeServer(scripted, fault=fault) as server:
-        with pytest.raises(ValueError, match=r"1 of 6 questions failed.*run again.*accept_failed=true"):
-            evaluate(server, paragraphs=path)
-        assert not (tmp_path / "out" / "result.json").exists()
-        assert [record["status"] for record in rows(tmp_path / "out" / "records.jsonl")].count("failed") == 1
-        result, _ = evaluate(server, paragraphs=path, accept_failed=True)
-    assert result["statuses"] == {"ok": 5, "failed": 1}
 
 
 def test_a_dry_run_and_a_budget(evaluate, tmp_path, capsys):
@@ -300,7 +251,13 @@ def test_a_checkpoint_writes_on_real_questions(tmp_path, monkeypatch, questions)
         json.loads((tmp_path / "out" / "result.json").read_text()),
         rows(tmp_path / "out" / "records.jsonl"),
     )
-    assert len(rows(tmp_path / "out" / "paragraphs.jsonl")) == 300
+    last = [(row["paragraph"].split() or [""])[-1].strip(".;") for row in rows(tmp_path / "out" / "paragraphs.jsonl")]
+    right = [
+        word.casefold() in map(str.casefold, q["answers"]) or word.endswith(q["answers"][0])
+        for word, q in zip(last, questions, strict=True)
+    ]
+    assert [record["correct"] for record in records] == right
+    assert result["accuracy"] == pytest.approx(sum(right) / 300)
     assert (result["num_questions"], result["accuracy"], result["ece"]) == pytest.approx((300, *counted(records)))
     with pytest.raises(ValueError, match="written by another model or in another way"):
         run("evaluate_qa", output=str(tmp_path / "out"), method="base", **settings | {"temperature": 0.0})
