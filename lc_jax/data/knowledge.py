@@ -133,7 +133,9 @@ def _begin(path: Path, recipe: Mapping[str, Any]) -> sqlite3.Connection:
         begun = _get(database, "recipe", recipe)
         changed = [name for name in recipe if begun.get(name) != recipe[name]]
         if changed:
-            raise ValueError(f"{path} was begun with another {' and '.join(changed)}: remove it or name another output.")
+            raise ValueError(
+                f"{path} was begun with another {' and '.join(changed)}: remove it or name another output."
+            )
         with database:
             _put(database, recipe=recipe)
     except sqlite3.DatabaseError as error:
@@ -191,7 +193,9 @@ class Knowledge:
         if self.path.with_name(self.path.name + "-journal").exists():
             raise ValueError(f"{path} is being built, or was and was stopped: {_REMEDY}.")
         if _truncated(self.path):
-            raise ValueError(f"{path} is cut off or no knowledge store: copy it again, or remove it and build it again.")
+            raise ValueError(
+                f"{path} is cut off or no knowledge store: copy it again, or remove it and build it again."
+            )
         self.database = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
         try:
             complete = _get(self.database, "complete")

@@ -1,7 +1,7 @@
 """The passages of a page that speak most of a claim: by words (BM25) or by a sentence encoder (paper section 6).
 
-`load("bm25")` needs nothing; every other name is a sentence-transformers model, from the hub or a folder, on a CPU where
-there is no GPU.
+`load("bm25")` needs nothing; every other name is a sentence-transformers model, from the hub or a folder, on a CPU
+where there is no GPU.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def top(retriever: Retriever, page: Page, queries: Sequence[str], number: int = 
 
 
 class BM25:
-    """Okapi BM25 over the passages of one page, by rank_bm25; BM25+, as its weights are positive in small collections."""
+    """BM25+ over the passages of one page, by rank_bm25: of its kinds the one whose weights are never negative."""
 
     def scores(self, texts: Sequence[str], queries: Sequence[str]) -> Scores:
         from rank_bm25 import BM25Plus
@@ -86,7 +86,9 @@ class Encoder:
         try:
             self.cache = sqlite3.connect(cache)
             with self.cache:
-                self.cache.execute("create table if not exists vectors (key text primary key, vector blob) without rowid")
+                self.cache.execute(
+                    "create table if not exists vectors (key text primary key, vector blob) without rowid"
+                )
         except sqlite3.Error as error:
             raise ValueError(f"{cache} cannot keep vectors ({error}): remove it.") from error
 
