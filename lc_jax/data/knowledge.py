@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lc_jax.data.growing import fingerprint
-from lc_jax.data.rows import Row, stream_rows
+from lc_jax.data.rows import MINIATURE, Row, stream_rows
 
 PASSAGE_WORDS = 180  # of a passage: about the published 256 tokens
 BATCH = 1000  # rows a transaction
@@ -113,6 +113,8 @@ def _add(database: sqlite3.Connection, row: Row, num_words: int) -> str:
 
 def _known_by(source: Path) -> str:
     """What a source is recognised by: the names of its files and the beginning of the first."""
+    if str(source) == MINIATURE:
+        return MINIATURE
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
     if not files or not files[0].is_file():
         raise FileNotFoundError(f"No file or folder {source} to build a knowledge store from.")
@@ -147,12 +149,20 @@ def _begin(path: Path, recipe: Mapping[str, Any]) -> sqlite3.Connection:
     return database
 
 
+def _rows(source: Path) -> Iterator[Row]:
+    if str(source) != MINIATURE:
+        return stream_rows(source)
+    from lc_jax.miniature import world
+
+    return iter(world.build().pages())
+
+
 def build(source: str | Path, path: str | Path, *, passage_words: int = PASSAGE_WORDS) -> dict[str, int]:
     """Makes the store at `path`, or goes on with it; how many rows were pages, redirects or of no use, over all runs.
 
     Args:
       source: a file or folder of rows with `title` and `text` and, where there are any, `redirect` (a title) or
-        `redirects` (titles, or records with a title); a text "#REDIRECT [[...]]" is one as well.
+        `redirects` (titles, or records with a title); a text "#REDIRECT [[...]]" is one as well. Or "miniature".
 
     Raises:
       FileNotFoundError: there is no source.
@@ -165,7 +175,7 @@ def build(source: str | Path, path: str | Path, *, passage_words: int = PASSAGE_
         counts = collections.Counter(_get(database, "counts", {}))
         if _get(database, "complete"):
             return dict(counts)
-        rows: Iterable[Row] = itertools.islice(stream_rows(source), counts.total(), None)
+        rows: Iterable[Row] = itertools.islice(_rows(source), counts.total(), None)
         fresh = iter(tqdm(rows, desc=path.name, unit=" rows", initial=counts.total(), mininterval=5, delay=5))
         while batch := list(itertools.islice(fresh, BATCH)):
             with database:

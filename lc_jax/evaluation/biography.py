@@ -1,7 +1,7 @@
 """Checks biographies claim by claim against what is known of their subjects (paper section 6, after FActScore).
 
-take a biography apart into claims -> how confident is it of each objective one -> of alternatives only the most confident
-one counts -> is that one supported by the passages of the subject's page?
+take a biography apart into claims -> how confident is it of each objective one -> of alternatives only the most
+confident one counts -> is that one supported by the passages of the subject's page?
 Whatever could not be annotated keeps that status: it is counted, and is no score.
 """
 
@@ -55,10 +55,10 @@ class Biography:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What became of one claim, or of one group of alternatives; or of a biography without claims, whose `claims` is ().
+    """What became of one claim, or of one group of alternatives; or of a whole biography, where `claims` is ().
 
-    A claim's status is "not_objective" where no encyclopedia can decide it. A biography's is "unverifiable" where no page
-    is about its subject, and "no_claims" where it makes none.
+    A claim's status is "not_objective" where no encyclopedia can decide it. A biography's is "unverifiable" where no
+    page is about its subject, and "no_claims" where it makes none.
     """
 
     question_id: str  # the entity and the number of the claim in its biography
@@ -75,7 +75,6 @@ class Record:
     correct: bool  # it is supported
     status: Status  # anything but "ok" is counted, and left out of the metrics
     detail: str = ""  # why the status is not "ok"
-    passages: tuple[str, ...] = ()  # that it was held against
 
 
 def whole(biography: Biography, status: Status, detail: str = "") -> Record:
@@ -134,12 +133,11 @@ def _split(biography: Biography, groups: Sequence[Group], stated: list[Stated] |
         yield _record(biography, number, group, own if count else [])
 
 
-def _checked(record: Record, passages: Sequence[str], verdict: Annotation) -> Record:
+def _checked(record: Record, verdict: Annotation) -> Record:
     """The record with the annotator's verdict on the claim that counts."""
-    held = dataclasses.replace(record, passages=tuple(passages))
     if verdict.status != "ok":
-        return dataclasses.replace(held, confidence=math.nan, status=verdict.status, detail=verdict.detail)
-    return dataclasses.replace(held, correct=verdict.value, answer="supported" if verdict.value else "not supported")
+        return dataclasses.replace(record, confidence=math.nan, status=verdict.status, detail=verdict.detail)
+    return dataclasses.replace(record, correct=verdict.value, answer="supported" if verdict.value else "not supported")
 
 
 def evaluate(biographies: Sequence[Biography], find: Find, ask: Ask, *, uses_confidence: bool) -> list[Record]:
@@ -167,9 +165,8 @@ def evaluate(biographies: Sequence[Biography], find: Find, ask: Ask, *, uses_con
         {"entity": records[i].entity, "passages": join_paragraphs(texts), "claim": records[i].chosen}
         for i, texts in zip(open_ones, passages, strict=True)
     ]
-    verdicts = ask("support", questions)
-    for i, texts, verdict in zip(open_ones, passages, verdicts, strict=True):
-        records[i] = _checked(records[i], texts, verdict)
+    for i, verdict in zip(open_ones, ask("support", questions), strict=True):
+        records[i] = _checked(records[i], verdict)
     return records
 
 

@@ -130,4 +130,4 @@ class Writer:
             row = {"question_id": todo[place], "paragraph": prompt.parse(text), "recipe": recipe}
             done[row["question_id"]] = row["paragraph"]
             jsonl.append_jsonl(path, [row])
-        return {name: Annotation("ok", text) for name, text in done.items()}
+        return {name: Annotation("ok", done[name]) for name in prompts}
