@@ -24,7 +24,7 @@ from lc_jax.types import ReplyStatus
 
 NUM_BINS = 40  # of the calibration error, as published
 LONG_ENOUGH = 10  # claims; biographies with fewer are penalised (FActScore's gamma)
-_EXPECTED = ((Claim("a claim of about so many words", OBJECTIVE),) * 2,) + ((Claim("a claim", OBJECTIVE),),) * 12
+_EXPECTED = [[Claim("a claim of about so many words", OBJECTIVE)] for _ in range(15)]
 
 _CLAIMS = Step(claims.PROMPT, 0.2, 4096, lambda fields: _EXPECTED)
 # Under their published names, so that a folder of wordings can take their place; no file of the last was published.
@@ -35,7 +35,9 @@ STEPS = {
         confidence.PROMPT,
         0.2,
         4096,
-        lambda fields: [Stated("a claim", 0.5)] * len(confidence.split_statements(fields["statements"])),
+        lambda fields: (
+            [Stated("a claim of about so many words", 0.5)] * len(confidence.split_statements(fields["statements"]))
+        ),
     ),
     "support": Step(support.PROMPT, 0.0, 100, lambda fields: True),
 }
@@ -67,7 +69,7 @@ class Record:
     question: str  # the claim that counts, as the biography states it
     answer: str  # the verdict in words
     paragraph: str
-    claims: tuple[tuple[str, str], ...]  # (text, label) of all alternatives
+    claims: Sequence[Claim]  # all alternatives
     answers: tuple[str, ...]  # the objective alternatives, without words of doubt
     probs: tuple[float, ...]  # how confident the biography is of each
     chosen: str  # the most confident one, which counts (the first of equals)
@@ -98,7 +100,7 @@ def _record(biography: Biography, number: int, group: Group, stated: Sequence[St
         whole(biography, status, stated.detail if isinstance(stated, Annotation) else ""),
         question_id=f"{biography.entity}/{number}",
         question=(objective or [group[0].text])[best],
-        claims=tuple((claim.text, claim.label) for claim in group),
+        claims=group,
         answers=tuple(item.claim for item in found),
         probs=probs,
         chosen=found[best].claim if found else "",
@@ -179,6 +181,14 @@ class FActScore:
     claims_per_biography: float  # objective ones, alternatives counted once, of those that make any
     factscore: float  # mean share of supported claims over biographies with a judged one; NaN without any
     factscore_penalized: float  # the same, less for biographies with fewer than LONG_ENOUGH judged claims
+
+    def sentence(self) -> str:
+        """The figures in words, for a report."""
+        return (
+            f"{self.num_biographies} biographies, {self.respond_ratio:.1%} of which make claims, "
+            f"{self.claims_per_biography:.1f} each on average; FActScore {self.factscore:.3f}, with the penalty for "
+            f"short ones {self.factscore_penalized:.3f}"
+        )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lc_jax.prompts.literals import leading_list
 from lc_jax.prompts.objects import members
@@ -17,15 +16,14 @@ _KNOWN = {label.casefold(): label for label in LABELS}
 _HEADING = re.compile(r"\A\s*#[^\n]*\n")
 
 
-@dataclasses.dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One claim of a biography."""
 
     text: str  # with the words of doubt that the biography has for it, on one line
     label: str  # one of LABELS
 
 
-Group = tuple[Claim, ...]  # alternatives of which at most one can be true; most claims stand alone
+Group = list[Claim]  # alternatives of which at most one can be true; most claims stand alone
 
 
 def _pair(item: Any) -> bool:
@@ -44,7 +42,7 @@ def _claim(item: Any) -> Claim | None:
 
 def _group(item: Any) -> Group:
     alternatives = item if isinstance(item, (list, tuple)) and not _pair(item) else [item]
-    return tuple(claim for claim in map(_claim, alternatives) if claim)
+    return [claim for claim in map(_claim, alternatives) if claim]
 
 
 def _items(reply: str) -> list[Any]:
@@ -60,11 +58,11 @@ def _items(reply: str) -> list[Any]:
     return last if isinstance(last, list) else [[claim, label] for claim, label in found.items()]
 
 
-def _parse(reply: str, fields: Mapping[str, str]) -> tuple[Group, ...]:
-    """Groups of claims in order, () of a biography that makes none; blank claims and empty groups are left out."""
+def _parse(reply: str, fields: Mapping[str, str]) -> list[Group]:
+    """Groups of claims in order, [] of a biography that makes none; blank claims and empty groups are left out."""
     text = reply.strip()
     items = [] if text in ("{}", "[]") else _items(text)
-    return tuple(group for group in map(_group, items) if group)
+    return [group for group in map(_group, items) if group]
 
 
 def _shown(groups: Sequence[Sequence[tuple[str, str]]]) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lc_jax.prompts import forecast
 from lc_jax.prompts.literals import leading_list
@@ -18,8 +17,7 @@ _LINE = re.compile(r"Statement [0-9]+: (.*)")
 _STEPS = re.compile(r"Core Claim:[ \t]*(.+)|Classification:[ \t]*(.+)|Probability:[ \t]*(.+)", re.IGNORECASE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Stated:
+class Stated(NamedTuple):
     """A claim as such, and how sure its author is of it."""
 
     claim: str
@@ -37,9 +35,11 @@ def split_statements(joined: str) -> list[str]:
 
 
 def _stated(item: Any) -> Stated:
-    if not isinstance(item, dict) or not isinstance(item.get("claim"), str) or not item["claim"].strip():
+    """Of {"claim": ..., "probability": ...} or [claim, probability]."""
+    pair = [item.get("claim"), item.get("probability")] if isinstance(item, dict) else item
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str) or not pair[0].strip():
         raise Invalid(f"no claim with its probability: {str(item)[:60]}")
-    return Stated(" ".join(item["claim"].split()), forecast.PROMPT.parse(str(item.get("probability"))))
+    return Stated(" ".join(pair[0].split()), forecast.PROMPT.parse(str(pair[1])))
 
 
 def _worked_through(reply: str) -> list[dict[str, str]]:
@@ -57,7 +57,7 @@ def _worked_through(reply: str) -> list[dict[str, str]]:
     return found
 
 
-def _parse(reply: str, fields: Mapping[str, str]) -> tuple[Stated, ...]:
+def _parse(reply: str, fields: Mapping[str, str]) -> list[Stated]:
     """One Stated per statement of the request, in order. One too few or too many spoils the whole reply."""
     value = stated(reply)
     if isinstance(value, str):
@@ -70,7 +70,7 @@ def _parse(reply: str, fields: Mapping[str, str]) -> tuple[Stated, ...]:
     expected = len(split_statements(fields["statements"]))
     if len(value) != expected:
         raise Invalid(f"{expected} claims were asked for, the reply has {len(value)}")
-    return tuple(map(_stated, value))
+    return list(map(_stated, value))
 
 
 _EXAMPLES = (

@@ -45,5 +45,5 @@ they show that the claim is true?
     "Entity: {entity}\n\nPassages:\n{passages}\n\nClaim: {claim}\n\nVerdict:",
     SHOTS,
     _parse,
-    schema("verdict", {"type": "string", "enum": ["Supported", "Not supported"]}),
+    schema("supported", {"type": "boolean"}),
 )

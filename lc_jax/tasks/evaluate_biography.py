@@ -10,7 +10,6 @@ of questions. Replies are kept in a store, so that a rerun goes on. An entity wi
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -93,16 +92,12 @@ class Work:
     pages: Mapping[str, Page]  # by entity
     missing: Mapping[str, str]  # entities without a page, and why
     steps: Steps  # the questions to the annotator
-
-    @functools.cached_property
-    def retriever(self) -> Retriever:
-        """Of the config; its vectors lie beside the knowledge store."""
-        return retrieval.load(self.config.retriever, Path(f"{self.config.knowledge}.vectors"))
+    retriever: Retriever | None  # None in a dry run
 
     def passages(self, entity: str, claims: Sequence[str]) -> list[list[str]]:
         """For each claim the passages that it is held against; a dry run takes the first ones."""
         page, number = self.pages[entity], self.config.num_passages
-        if self.config.dry_run:
+        if self.retriever is None:
             return [list(page.passages[:number]) for _ in claims]
         return retrieval.top(self.retriever, page, [f"{entity} {claim}" for claim in claims], number)
 
@@ -159,8 +154,10 @@ def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
     )
     row = {"method": config.method, "seed": config.seed, "judge": session.name, "data": config.data}
     spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
-    figures = dataclasses.asdict(biography.factscore(records))
-    return row | dataclasses.asdict(summary) | {"factscore": figures, "statuses": dict(statuses), "cost": spent}
+    figures = biography.factscore(records)
+    summary = dataclasses.replace(summary, notes=(*summary.notes, figures.sentence()))
+    row |= dataclasses.asdict(summary) | {"factscore": dataclasses.asdict(figures)}
+    return row | {"statuses": dict(statuses), "cost": spent}
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
@@ -178,12 +175,14 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     with Knowledge(config.knowledge) as knowledge:
         pages, missing = look_up(knowledge, list(prompts))
     with open_configured(config.annotator, store, budget=config.budget, dry_run=config.dry_run) as session:
-        work = Work(config, prompts, pages, missing, Steps(biography.STEPS, session, config.prompt_dir, config.dry_run))
+        retriever = None  # loaded before anything is paid for
         if pages and not config.dry_run:
-            assert work.retriever  # before anything is paid for
+            retriever = retrieval.load(config.retriever, Path(f"{config.knowledge}.vectors"))
+        steps = Steps(biography.STEPS, session, config.prompt_dir, config.dry_run)
+        work = Work(config, prompts, pages, missing, steps, retriever)
         written, costs = writer.write({entity: prompts[entity] for entity in pages}, _entity, session, mesh)
         records = work.records(written)
-        costs += work.steps.costs
+        costs += steps.costs
         if config.dry_run:
             print(cost.render(costs))
             return
@@ -191,4 +190,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         logging.info("\n%s", cost.render(costs))
         row = _result(work, records) | {"settings": work.settings(writer)}
     (output / "result.json").write_text(json.dumps(row, indent=1))
-    logging.info("\n%s\n%s", table.render([row]), row["factscore"])
+    logging.info("\n%s", table.render([row]))
