@@ -35,9 +35,7 @@ STEPS = {
         confidence.PROMPT,
         0.2,
         4096,
-        lambda fields: (
-            [Stated("a claim of about so many words", 0.5)] * len(confidence.split_statements(fields["statements"]))
-        ),
+        lambda fields: [Stated(text, 0.5) for text in confidence.split_statements(fields["statements"])],
     ),
     "support": Step(support.PROMPT, 0.0, 100, lambda fields: True),
 }

@@ -85,12 +85,10 @@ def test_another_model_in_the_same_folder_is_another_one(tmp_path, library):
 
 
 def test_what_cannot_be_had_says_what_to_do(tmp_path, library, monkeypatch):
-    with pytest.raises(
-        ValueError, match=r"'none' is no sentence-transformers model .*\(none is not a folder\): give a"
-    ):
+    with pytest.raises(ValueError, match=r"'none' is no sentence-transformers model .*\(none is not a folder\): give"):
         retrieval.load("none", tmp_path / "v")
     (tmp_path / "v").write_bytes(b"\x80\x04pickle" * 100)
-    with pytest.raises(ValueError, match="cannot keep vectors .*: remove it"):
+    with pytest.raises(ValueError, match=r"cannot keep vectors .*: remove it"):
         retrieval.load("model", tmp_path / "v")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ValueError, match=r"pip install 'lc_jax\[retrieval\]'; or give --config.retriever=bm25"):
