@@ -15,6 +15,7 @@ import json
 import re
 import sqlite3
 import unicodedata
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -207,20 +208,19 @@ class Knowledge:
                 f"{path} is cut off or no knowledge store: copy it again, or remove it and build it again."
             )
         self.database = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
+        self._finalizer = weakref.finalize(self, self.database.close)
         try:
             complete = _get(self.database, "complete")
         except sqlite3.Error as error:
-            self.database.close()
             raise ValueError(f"{path} is no knowledge store ({error}): build one with {_BUILDER}.") from error
         if not complete:
-            self.database.close()
             raise ValueError(f"{path} is half built: {_REMEDY}.")
 
     def __enter__(self) -> Knowledge:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.database.close()
+        self._finalizer()
 
     def _column(self, query: str, value: str) -> list[str]:
         return [row[0] for row in self.database.execute(query, (value,))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -81,10 +82,11 @@ class Encoder:
                 f"folder, a name of the hub, or {BM25_NAME}."
             ) from error
         files = sorted(Path(model).rglob("*.safetensors")) if Path(model).is_dir() else []
-        self.name = fingerprint([model, *((str(file), *file.stat()[6:9:2]) for file in files)])
+        self.name = fingerprint([model, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)])
         cache.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.cache = sqlite3.connect(cache)
+            weakref.finalize(self, self.cache.close)
             with self.cache:
                 self.cache.execute(
                     "create table if not exists vectors (key text primary key, vector blob) without rowid"

@@ -1,5 +1,6 @@
 """The knowledge store: titles, redirects, passages, and builds that are killed, cut off or of another source."""
 
+import contextlib
 import gzip
 import json
 import sqlite3
@@ -108,7 +109,7 @@ def test_rows_without_use_are_counted_and_pages_cut_into_passages(tmp_path):
 
 
 def contents(path):
-    with sqlite3.connect(path) as database:
+    with contextlib.closing(sqlite3.connect(path)) as database:
         return {name: sorted(database.execute(f"select * from {name}")) for name in ("pages", "redirects", "meta")}
 
 
@@ -177,7 +178,7 @@ def test_stores_that_are_none_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no knowledge store"):
         knowledge.build(source, path)
     path.unlink()
-    with sqlite3.connect(path) as database:
+    with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("create table documents (title, text)")
     with pytest.raises(ValueError, match=r"no knowledge store \(no such table: meta\)"):
         Knowledge(path)

@@ -1,5 +1,6 @@
 """Passages of a page by their words and by an encoder; the encoder's vectors are kept as plain numbers."""
 
+import contextlib
 import sqlite3
 import sys
 import types
@@ -69,7 +70,7 @@ def test_vectors_are_kept_and_nothing_is_encoded_twice(tmp_path, library):
     other = retrieval.load("another model", tmp_path / "sub" / "v.sqlite")
     retrieval.top(other, page, ["t c"], 3)
     assert len(other.model.texts) == 5
-    with sqlite3.connect(tmp_path / "sub" / "v.sqlite") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "sub" / "v.sqlite")) as database:
         rows = [row[0] for row in database.execute("select vector from vectors")]
     assert {len(row) for row in rows} == {12}  # three float32 and nothing else: no pickle
 
