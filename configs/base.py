@@ -141,6 +141,20 @@ def asking(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def writing(config: ConfigDict) -> ConfigDict:
+    """Adds who writes the paragraphs that are evaluated, one of: a file of them, a checkpoint, a provider's model."""
+    config.paragraphs = ""  # a file ...
+    config.column = "generated_paragraph"  # of that file; claude_summary evaluates summaries directly
+    config.model = ""  # ... a checkpoint ...
+    config.max_new_tokens, config.batch_size = 300, 64
+    config.writer = annotator()  # ... or a provider's model
+    config.strategy = "finetuned"  # or 8-shot, summary-8-shot, llama-2-chat; of a writer 0-shot, uncertainty, ...
+    config.temperature = 0.3
+    config.uses_confidence = True  # False for methods that state none: the first answer counts, with confidence 1
+    config.limit = 0  # questions, or entities; 0 = all
+    return config
+
+
 def ppo(mode: str) -> ConfigDict:
     """PPO with the published settings (paper section 5 and appendix); the caller adds models and reward."""
     config = training(

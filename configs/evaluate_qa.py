@@ -17,21 +17,9 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     name = mode or "trivia_qa"
-    config = base.asking(base.base_config("evaluate_qa", "" if name in base.TESTS else mode))
+    config = base.writing(base.asking(base.base_config("evaluate_qa", "" if name in base.TESTS else mode)))
     config.method, config.output = "", ""
-    # Who wrote the paragraphs, one of: a file of them ...
-    config.paragraphs = ""
-    config.column = "generated_paragraph"  # of that file; claude_summary evaluates summaries directly
-    # ... a checkpoint ...
-    config.model = ""
-    config.max_new_tokens, config.batch_size = 300, 64
-    # ... or a provider's model.
-    config.writer = base.annotator()
-    config.strategy = "finetuned"  # or 8-shot, summary-8-shot, llama-2-chat; of a writer 0-shot, uncertainty, ...
-    config.temperature = 0.3
-    config.uses_confidence = True  # False for methods that state none: the first answer counts, with confidence 1
     config.forecast_truth = False  # forecast the true answer as well, for the records
-    config.limit = 0  # questions; 0 = all
     if mode == "mini":
         config.data, config.questions = "miniature", base.questions("test", mini=True)
         config.annotator.name = base.ANNOTATOR

@@ -37,7 +37,7 @@ CORE_MAY_IMPORT = {
     "tqdm",
 }
 OPTIONAL_ACCELERATORS = {"tokamax"}  # imported where they are used; lc_jax does without
-OPTIONAL_READERS = {"torch"}  # for checkpoints that are torch pickles
+OPTIONAL_READERS = {"torch", "sentence_transformers"}  # for checkpoints that are torch pickles; for passages
 FORBIDDEN_NAMES = {"utils.py", "common.py", "helpers.py"}
 PICKLES = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 

@@ -41,10 +41,8 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
 
         asked = [dataclasses.asdict(question) for question in world.build().questions(split or "")]
         return [{"paragraph_generation_prompt": row.pop("prompt"), **row} for row in asked]
-    if path.is_file():
-        return _file_rows(path)
-    if path.is_dir():
-        return [row for file in _split_files(path, split) for row in _file_rows(file)]
+    if path.is_file() or path.is_dir():
+        return list(stream_rows(path, split))
     text = str(source)
     local, _, config = text.partition(":")
     if config and Path(local).is_dir():
@@ -52,6 +50,12 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
     if path.is_absolute() or text.startswith(".") or text.endswith(_SUFFIXES) or not _HUB_NAME.fullmatch(text):
         raise FileNotFoundError(f"No file or folder {text}.")
     return _hub_rows(text, split)
+
+
+def stream_rows(path: Path, split: str | None = None) -> Iterator[dict[str, Any]]:
+    """`load_rows` of a file or folder, row by row: of JSON lines and CSV only one row is held at a time."""
+    for file in [path] if path.is_file() else _split_files(path, split):
+        yield from _file_rows(file)
 
 
 def _split_files(folder: Path, split: str | None, config: str = "") -> list[Path]:
@@ -86,13 +90,13 @@ def _open(path: Path) -> IO[str]:
     return open(path, encoding="utf-8-sig", newline="")
 
 
-def _file_rows(path: Path) -> list[dict[str, Any]]:
+def _file_rows(path: Path) -> Iterator[dict[str, Any]]:
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     readers = {"jsonl": _jsonl_rows, "json": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows}
     if kind not in readers:
         raise ValueError(f"{path}: not one of the file types {list(_SUFFIXES)}.")
     try:
-        return list(readers[kind](path))
+        yield from readers[kind](path)
     except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read and may be cut off; fetch it again. ({error})") from error
 

@@ -89,8 +89,13 @@ def differences(entries: Sequence[Entry], baseline: str) -> dict[tuple[str, str]
         base = next((entry for entry in group if entry.method == baseline), None if baseline else group[0])
         for entry in group if base else ():
             if base is not None and entry.method != base.method and (data, entry.method) not in found:
-                found[data, entry.method] = paired(entry.scored(), base.scored()) or {}
+                found[data, entry.method] = _paired(entry, base)
     return found
+
+
+def _paired(entry: Entry, base: Entry) -> Mapping[str, Difference]:
+    num_bins = int(entry.result.get("num_bins", metrics.NUM_BINS))
+    return paired(entry.scored(), base.scored(), num_bins=num_bins) or {}
 
 
 def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -287,8 +292,9 @@ def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 20
         "<h1>Linguistic calibration: evaluation</h1>"
         f"<p>{len(entries)} evaluations on {_text(', '.join(groups))}, read and judged by {_text(', '.join(judges))}."
         f"{warning} Intervals are 95&nbsp;% percentile bootstrap, differences paired on the same questions. ECE has "
-        f"{metrics.NUM_BINS} equal-count bins with equal confidences together. A forecaster that always says the same "
-        "can have a small ECE: compare Brier with that of a constant. The paper's rows were judged by other models.</p>"
+        f"{metrics.NUM_BINS} equal-count bins (of biographies 40) with equal confidences together. A forecaster that "
+        "always says the same can have a small ECE: compare Brier with that of a constant. The paper's rows were "
+        "judged by other models.</p>"
         f"{''.join(sections)}<h2>How it was made</h2>{_provenance(entries)}"
     )
     examples, shown = [], []

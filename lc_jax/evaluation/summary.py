@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lc_jax.evaluation import intervals, metrics, smooth
 from lc_jax.evaluation.metrics import KindRow
+
+
+class _HasStatus(Protocol):
+    @property
+    def status(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+
+
+Judged = TypeVar("Judged", bound=_HasStatus)  # a record of any kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +32,13 @@ class Summary:
     accuracy: float
     accuracy_low: float
     accuracy_high: float
-    ece: float  # 20 equal-count bins, ties together
+    num_bins: int  # of all that is binned
+    ece: float  # equal-count bins, ties together
     ece_low: float
     ece_high: float
     ece_noise_floor: float  # mean ECE of perfectly calibrated forecasters with these confidences
     ece_debiased: float  # without what noise adds to it
-    ece_equal_width: float  # 20 bins of equal width
+    ece_equal_width: float  # bins of equal width
     ece_smooth: float  # without bins
     ece_published: float  # as published, most confident remainder left out; NaN with fewer questions than bins
     max_error: float  # of a bin
@@ -52,9 +65,8 @@ class Summary:
 def _notes(summary: Summary) -> tuple[str, ...]:
     """Why numbers of a summary are NaN or mean little."""
     reasons = {
-        f"fewer questions ({summary.num_questions}) than bins ({metrics.NUM_BINS})": (
-            summary.num_questions < metrics.NUM_BINS
-        ),
+        f"fewer questions ({summary.num_questions}) than bins ({summary.num_bins})": summary.num_questions
+        < summary.num_bins,
         "one confidence for (nearly) everything": summary.collapsed,
         "no AUROC: all answers are right": summary.accuracy == 1,
         "no AUROC: all answers are wrong": summary.accuracy == 0,
@@ -65,18 +77,43 @@ def _notes(summary: Summary) -> tuple[str, ...]:
     return tuple(reason for reason, holds in reasons.items() if holds)
 
 
+def judged(records: Sequence[Judged], what: str, path: str, *, accept_failed: bool) -> list[Judged]:
+    """The records that count: those of status "ok".
+
+    Args:
+      what: the records are, in messages ("questions").
+      path: of their file, for messages.
+
+    Raises:
+      ValueError: requests failed, which is not accepted; or nothing could be judged.
+    """
+    statuses = collections.Counter(str(record.status) for record in records)
+    if statuses["failed"] and not accept_failed:
+        detail = next(record.detail for record in records if record.status == "failed")
+        raise ValueError(
+            f"{statuses['failed']} of {len(records)} {what} failed, for example: {detail} Nothing is lost: "
+            "run again to ask only for these, or leave them out with --config.accept_failed=true."
+        )
+    scored = [record for record in records if record.status == "ok"]
+    if not scored:
+        raise ValueError(f"None of the {what} could be judged ({dict(statuses)}); see {path}.")
+    return scored
+
+
 def summarize(
     confidences: ArrayLike,
     correct: ArrayLike,
     kinds: Sequence[str] | None = None,
     *,
     clusters: Sequence[str] | None = None,
+    num_bins: int = metrics.NUM_BINS,
     seed: int = 0,
 ) -> Summary:
     """All metrics of one method on one set of questions.
 
     Args:
       clusters: what each row belongs to, where rows are not independent (the claims of a biography).
+      num_bins: of everything that is binned (40 for biographies, as published).
       seed: of the resampling.
 
     Raises:
@@ -86,20 +123,21 @@ def summarize(
     accuracy = float(right.mean())
     shares = metrics.confidence_shares(confidence)
     table = metrics.by_kind(confidence, right, kinds) if kinds is not None else ()
-    parts = metrics.brier_parts(confidence, right)
-    ends = intervals.bootstrap(confidence, right, clusters, seed=seed)
+    parts = metrics.brier_parts(confidence, right, num_bins)
+    ends = intervals.bootstrap(confidence, right, clusters, num_bins=num_bins, seed=seed)
     lows_and_highs = {f"{name}_{end}": ends[name][i] for name in ends for i, end in enumerate(("low", "high"))}
-    enough = len(right) >= metrics.NUM_BINS
+    enough = len(right) >= num_bins
     summary = Summary(
         num_questions=len(right),
         accuracy=accuracy,
-        ece=metrics.ece(confidence, right),
-        ece_noise_floor=metrics.noise_floor(confidence, seed=seed),
-        ece_debiased=metrics.debiased_ece(confidence, right),
-        ece_equal_width=metrics.ece(confidence, right, equal_width=True),
+        num_bins=num_bins,
+        ece=metrics.ece(confidence, right, num_bins),
+        ece_noise_floor=metrics.noise_floor(confidence, num_bins=num_bins, seed=seed),
+        ece_debiased=metrics.debiased_ece(confidence, right, num_bins),
+        ece_equal_width=metrics.ece(confidence, right, num_bins, equal_width=True),
         ece_smooth=smooth.smooth_ece(confidence, right),
-        ece_published=metrics.ece(confidence, right, reference=True) if enough else float("nan"),
-        max_error=metrics.max_error(confidence, right),
+        ece_published=metrics.ece(confidence, right, num_bins, reference=True) if enough else float("nan"),
+        max_error=metrics.max_error(confidence, right, num_bins),
         brier=metrics.brier(confidence, right),
         brier_constant=parts.uncertainty,
         brier_reliability=parts.reliability,

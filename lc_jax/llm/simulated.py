@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from lc_jax.miniature import reader
-from lc_jax.prompts import NO_ANSWER, Prompt, correctness, equivalence, extract, forecast, paragraph, retry, summarize
+from lc_jax.prompts import (
+    NO_ANSWER,
+    Prompt,
+    claims,
+    confidence,
+    correctness,
+    equivalence,
+    extract,
+    forecast,
+    paragraph,
+    retry,
+    summarize,
+    support,
+)
 from lc_jax.types import Reply, Request
 
 
@@ -41,6 +55,21 @@ def _correctness(fields: Mapping[str, str]) -> str:
     return "1" if reader.equivalent(fields["answer"], favourite) else "0"
 
 
+def _claims(fields: Mapping[str, str]) -> str:
+    groups = reader.claims(fields["generated_paragraph"])
+    return json.dumps([[{"claim": claim, "label": claims.OBJECTIVE} for claim in group] for group in groups])
+
+
+def _confidence(fields: Mapping[str, str]) -> str:
+    found = map(reader.certain, confidence.split_statements(fields["statements"]))
+    return json.dumps([{"claim": claim, "probability": probability} for claim, probability in found])
+
+
+def _support(fields: Mapping[str, str]) -> str:
+    passages = summarize.split_paragraphs(fields["passages"])
+    return "Supported" if any(fields["claim"] in passage for passage in passages) else "Not supported"
+
+
 def _paragraph(fields: Mapping[str, str]) -> str:
     raise _Unanswerable("the simulated annotator reads paragraphs but knows no facts to write one from")
 
@@ -51,6 +80,9 @@ _RULES: tuple[tuple[Prompt, Callable[[Mapping[str, str]], str]], ...] = (
     (forecast.PROMPT, _forecast),
     (equivalence.PROMPT, _equivalence),
     (correctness.PROMPT, _correctness),
+    (claims.PROMPT, _claims),
+    (confidence.PROMPT, _confidence),
+    (support.PROMPT, _support),
     (paragraph.PROMPT, _paragraph),
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 from absl import logging
 
 from lc_jax import prompts
+from lc_jax.data.growing import fingerprint
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation, annotate
 from lc_jax.llm.session import Session
@@ -45,6 +46,10 @@ class Steps:
     def prompt(self, step: str) -> prompts.Prompt:
         """Ours, or the wording of `prompt_dir`."""
         return published.override(self.prompt_dir, step, self.steps[step].prompt)
+
+    def wordings(self) -> dict[str, str]:
+        """A short fingerprint of the wording of every step, for whoever compares results."""
+        return {step: fingerprint(self.prompt(step).template)[:8] for step in self.steps}
 
     def ask(self, step: str, rows: Sequence[Fields]) -> Iterator[Annotation]:
         """What the annotator made of each row's fields, in order.

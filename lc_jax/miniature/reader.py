@@ -89,6 +89,23 @@ def _normal(answer: str) -> str:
     return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 
+def claims(paragraph: str) -> list[list[str]]:
+    """The sentences of a paragraph as claims, each with one answer and its percentage; alternatives together."""
+    found = ((kind, statements(paragraph, kind)) for kind in text.SENTENCES)
+    groups = [
+        [text.SENTENCES[kind].format(f"{a} ({100 * p:.6g}%)") for a, p in zip(read.answers, read.probs, strict=True)]
+        for kind, read in found
+    ]
+    return [group for group in groups if group]
+
+
+def certain(claim: str) -> tuple[str, float]:
+    """A claim without its percentage, and what that says."""
+    found = ((kind, statements(claim, kind)) for kind in text.SENTENCES)
+    kind, read = next((kind, read) for kind, read in found if read.answers)
+    return text.SENTENCES[kind].format(read.answers[0]), read.probs[0]
+
+
 def tens(counts: Sequence[int]) -> list[int]:
     """Counts as percentages in tens that sum to 100 (largest remainders are rounded up first)."""
     exact = [10 * count / sum(counts) for count in counts]

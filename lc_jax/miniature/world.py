@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lc_jax.miniature import text
 from lc_jax.types import Question
 
 # People of a city, by how well known it is, and how many such cities there are.
@@ -106,6 +107,13 @@ class World:
     def questions(self, split: str) -> list[Question]:
         """One question for each fact of the split's subjects."""
         return [subject.question(fact) for subject in self.split(split) for fact in subject.facts]
+
+    def pages(self) -> list[dict[str, str]]:
+        """What an encyclopedia of this world says: title and text of a page for every subject."""
+        return [
+            {"title": s.described, "text": text.plain({fact.kind: fact.truth for fact in s.facts})}
+            for s in self.subjects
+        ]
 
     def values(self, kind: str) -> tuple[str, ...]:
         """Every answer of a kind that anybody gives."""

@@ -1,8 +1,8 @@
 """Every text that a model or an annotator is asked, each beside the parser of its replies.
 
 One module per question to an annotator, each with its PROMPT: query, paragraph, summarize, extract, forecast,
-equivalence, correctness. in_context is for base models; what the fine-tuned ones are asked stands in files, see
-`load_templates`.
+equivalence, correctness; for biographies biography, claims, confidence, support. in_context is for base models; what
+the fine-tuned ones are asked stands in files, see `load_templates`.
 A folder of files under the published names takes the place of any of them: `published`.
 """
 

@@ -16,13 +16,14 @@ _FENCE = re.compile(r"\A\s*```[A-Za-z]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 
 
 def _value(node: ast.expr) -> Any:
-    """The value of a literal's syntax tree: lists of numbers, strings and the names above."""
+    """The value of a literal's syntax tree: lists and tuples of numbers, strings and the names above."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None))):
         return node.value
     if isinstance(node, ast.Name) and node.id in _NAMES:
         return _NAMES[node.id]
-    if isinstance(node, ast.List):
-        return [_value(item) for item in node.elts]
+    if isinstance(node, (ast.List, ast.Tuple)):
+        items = [_value(item) for item in node.elts]
+        return tuple(items) if isinstance(node, ast.Tuple) else items
     if isinstance(node, ast.Dict):
         return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True) if key}
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -67,16 +68,17 @@ def leading_list(reply: str) -> list[Any]:
     """The list that a reply opens with; a code fence around it and prose after it are ignored.
 
     Raises:
-      ValueError: the reply does not open with a list.
+      ValueError: the reply does not open with a list, or the list cannot be written as UTF-8.
     """
     text = unfence(reply)
     if not text.startswith("["):
         raise ValueError(f"no list at the start of {text[:60]!r}")
     try:
         value, _ = json.JSONDecoder().raw_decode(text)
-        return value
     except (ValueError, RecursionError):
-        return parse_list(text[: text.rfind("]") + 1])
+        value = parse_list(text[: text.rfind("]") + 1])
+    json.dumps(value, ensure_ascii=False).encode()  # an escape may have made half of a surrogate pair
+    return value
 
 
 def parse_object(text: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z_]*)\}")
 # Placeholder names of the published template files.
-_ALIASES = {"ground_truth_top_answer": "answer", "formatted_paragraphs": "paragraphs"}
+_ALIASES = {"ground_truth_top_answer": "answer", "formatted_paragraphs": "paragraphs", "claims_list": "statements"}
 
 Parser = Callable[[str, Mapping[str, str]], Any]
 
@@ -35,7 +35,8 @@ class Shot:
 class Prompt:
     """Template text with {placeholders} of lower-case letters and underscores; any other brace is plain text.
 
-    The published placeholders {ground_truth_top_answer} and {formatted_paragraphs} are read as {answer}, {paragraphs}.
+    The published placeholders {ground_truth_top_answer}, {formatted_paragraphs} and {claims_list} are read as {answer},
+    {paragraphs} and {statements}.
     """
 
     template: str

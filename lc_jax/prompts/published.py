@@ -33,6 +33,9 @@ FILES = {
     "uncertainty": "paragraph_generation/generate_paragraphs_chatml_jafu_0shot.txt",
     "eval_extract": "eval/extract_answers_claude_10shot.txt",
     "eval_forecast": "eval/forecast_probs_claude_0shot.txt",
+    "claims": "biography_generation_eval/confidence_decompose_claims_claude_8shot.txt",
+    "plain_claims": "biography_generation_eval/nonconfidence_decompose_claims_claude_8shot.txt",
+    "confidence": "biography_generation_eval/confidence_filter_claude_1shot.txt",
     "correctness": "train/score_binary_correctness_claude_0shot.txt",
 }
 _HUMAN = re.compile(r"\A\s*Human:\s*")

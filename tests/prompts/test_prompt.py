@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from lc_jax.prompts import (
     Invalid,
     Prompt,
+    claims,
+    confidence,
     correctness,
     equivalence,
     extract,
@@ -19,6 +21,7 @@ from lc_jax.prompts import (
     postprocess_answers,
     query,
     summarize,
+    support,
 )
 from lc_jax.prompts.literals import leading_list, parse_list
 
@@ -47,12 +50,13 @@ NASTY = st.text() | st.sampled_from(
 ANNOTATOR = {
     module.__name__.rpartition(".")[2]: module.PROMPT
     for module in (correctness, equivalence, extract, forecast, paragraph, query, summarize)
-} | {"clue": query.CLUE}
+} | {"clue": query.CLUE, "claims": claims.PROMPT, "confidence": confidence.PROMPT, "support": support.PROMPT}
 MODELS = {f"{name}/{field.name}": getattr(load_templates(name), field.name)
           for name in ("full", "short") for field in dataclasses.fields(load_templates(name))}  # fmt: skip
 PROMPTS = ANNOTATOR | {"in_context": in_context.PROMPT} | MODELS
 FORMS = query.asked("Who?", ["Rembrandt van Rijn", "Rembrandt"])
 REQUEST = {"comparisons": equivalence.join_comparisons([equivalence.Comparison("", "", "")]), "category": "ART"} | FORMS
+REQUEST["statements"] = confidence.join_statements(["She sang."])
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -239,10 +243,12 @@ def test_shots_follow_their_own_prompt_in_text_and_as_objects(name):
     for shot in prompt.shots:
         assert f" {shot.reply}\n\n---" in prompt.template
         value = prompt.parse(shot.reply, shot.fields)
-        assert isinstance(value, {"array": list, "number": float, "integer": int, "string": str}[kind["type"]])
+        assert isinstance(
+            value, {"array": list, "number": float, "integer": int, "string": str, "boolean": bool}[kind["type"]]
+        )
         for ascii_only in (True, False):
             written = json.dumps({member: value}, ensure_ascii=ascii_only)
-            for reply in (written, f"```json\n{written}\n```", f"{written}\n\nThat is all.", repr({member: value})):
+            for reply in (written, f"```json\n{written}\n```", f"{written}\n\nThat is all.", repr(json.loads(written))):
                 assert prompt.parse(reply, shot.fields) == value
 
 

@@ -1,0 +1,22 @@
+"""The knowledge store that biographies are checked against: Wikipedia, or any rows of title and text.
+
+  python -m lc_jax.main --config=configs/build_knowledge.py --config.source=wikipedia.jsonl.gz
+
+`source` is a file (.jsonl, .json, .csv, each also .gz; .parquet) or a folder of such files. Columns: title, text, and
+where there are any `redirect` (the title that this one leads to) or `redirects` (the titles that lead here). Stopped,
+it goes on where it was. ":mini" holds the cities of the miniature world.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from lc_jax.data import knowledge
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    config = base.base_config("build_knowledge", mode)
+    config.source, config.output = "", "runs/knowledge.sqlite"
+    config.passage_words = knowledge.PASSAGE_WORDS  # about the published 256 tokens
+    if mode == "mini":
+        config.source, config.output = "miniature", f"{base.root()}/knowledge.sqlite"
+    return config

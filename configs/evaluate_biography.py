@@ -1,0 +1,38 @@
+"""Accuracy and calibration of biographies, claim by claim, against Wikipedia or any pages of one's own (section 6).
+
+  python -m lc_jax.main --config=configs/build_knowledge.py --config.source=wikipedia.jsonl.gz
+  python -m lc_jax.main --config=configs/evaluate_biography.py --config.paragraphs=mine.jsonl --config.method=mine \\
+      --config.annotator.name=anthropic/claude-haiku-4-5 --config.retriever=bm25 --config.dry_run=true
+
+`mine.jsonl` has entity and generated_paragraph; without it a checkpoint (--config.model) or a provider's model
+(--config.writer.name) writes about the entities of a file. The second command says what it would cost and stops; a
+rerun goes on where the last one stopped. In ":mini" the cities of the miniature world are what is written about:
+
+  python -m lc_jax.main --config=configs/build_knowledge.py:mini
+  python -m lc_jax.main --config=configs/evaluate_biography.py:mini --config.model=runs/miniature/lc_rl/model \\
+      --config.method="LC RL" --config.output=runs/miniature/biographies/lc_rl
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from lc_jax.evaluation import retrieval
+from lc_jax.prompts import biography
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    config = base.writing(base.asking(base.base_config("evaluate_biography", mode)))
+    config.method, config.data, config.output = "", "biographies", "runs/evaluation/biographies"
+    config.entities = ""  # file of those written about: lines of text, or rows with entity or title; "": of paragraphs
+    config.entities_split = ""  # of a folder of such files
+    config.query = biography.PROMPT.template  # what a writer is asked for
+    config.knowledge = "runs/knowledge.sqlite"  # what configs/build_knowledge.py left
+    config.retriever = "sentence-transformers/gtr-t5-large"  # or another such model or folder of one, or "bm25"
+    config.num_passages = retrieval.NUM_PASSAGES
+    if mode == "mini":
+        config.data, config.entities, config.entities_split = "miniature biographies", "miniature", "test"
+        config.query = "Write about the population of {entity}."
+        config.knowledge, config.retriever = f"{base.root()}/knowledge.sqlite", "bm25"
+        config.annotator.name = base.ANNOTATOR
+        config.max_new_tokens, config.batch_size = 32, 256
+    return config

@@ -1,0 +1,125 @@
+"""The passages of a page that speak most of a claim: by words (BM25) or by a sentence encoder (paper section 6).
+
+`load("bm25")` needs nothing; every other name is a sentence-transformers model, from the hub or a folder, on a CPU
+where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from lc_jax.data.growing import fingerprint
+from lc_jax.data.knowledge import Page, normal
+
+NUM_PASSAGES = 5  # for each claim, as published
+BM25_NAME = "bm25"
+
+Scores = Float[np.ndarray, "Q P"]
+
+
+class Retriever(Protocol):
+    """Whoever says how much texts speak of queries."""
+
+    def scores(self, texts: Sequence[str], queries: Sequence[str]) -> Scores:
+        """More is better; the scales of different queries need not agree."""
+        ...
+
+
+def top(retriever: Retriever, page: Page, queries: Sequence[str], number: int = NUM_PASSAGES) -> list[list[str]]:
+    """The `number` passages of a page that speak most of each query, best first; the earlier of equals first."""
+    if not queries:
+        return []
+    scores = retriever.scores([f"{page.title} {passage}" for passage in page.passages], queries)
+    return [[page.passages[i] for i in row[:number]] for row in np.argsort(-scores, axis=1, kind="stable")]
+
+
+class BM25:
+    """BM25+ over the passages of one page, by rank_bm25: of its kinds the one whose weights are never negative."""
+
+    def scores(self, texts: Sequence[str], queries: Sequence[str]) -> Scores:
+        from rank_bm25 import BM25Plus
+
+        index = BM25Plus([_words(text) or [""] for text in texts])
+        return np.stack([index.get_scores(_words(query)) for query in queries])
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", normal(text))
+
+
+class Encoder:
+    """Inner products of a sentence-transformers model's vectors, which are kept in a SQLite file.
+
+    Kept vectors make a rerun choose the same passages to the last bit, so that it pays for no new reply.
+
+    Raises:
+      ValueError: the library, the model or the file cannot be used.
+    """
+
+    def __init__(self, model: str, cache: Path) -> None:
+        try:
+            import sentence_transformers
+        except ImportError as error:
+            raise ValueError(
+                f"--config.retriever={model!r} needs sentence-transformers: pip install 'lc_jax[retrieval]'; or give "
+                f"--config.retriever={BM25_NAME}, which needs nothing."
+            ) from error
+        try:
+            self.model = sentence_transformers.SentenceTransformer(model)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"--config.retriever={model!r} is no sentence-transformers model that can be had ({reason}): give a "
+                f"folder, a name of the hub, or {BM25_NAME}."
+            ) from error
+        files = sorted(Path(model).rglob("*.safetensors")) if Path(model).is_dir() else []
+        self.name = fingerprint([model, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)])
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.cache = sqlite3.connect(cache)
+            weakref.finalize(self, self.cache.close)
+            with self.cache:
+                self.cache.execute(
+                    "create table if not exists vectors (key text primary key, vector blob) without rowid"
+                )
+        except sqlite3.Error as error:
+            raise ValueError(f"{cache} cannot keep vectors ({error}): remove it.") from error
+
+    def _key(self, text: str) -> str:
+        return hashlib.sha256(f"{self.name} {text}".encode()).hexdigest()
+
+    def _kept(self, text: str) -> Float[np.ndarray, " D"] | None:
+        row = self.cache.execute("select vector from vectors where key = ?", (self._key(text),)).fetchone()
+        return np.frombuffer(row[0], "<f4") if row else None
+
+    def vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:
+        """float32, as the model gives them."""
+        missing = [text for text in dict.fromkeys(texts) if self._kept(text) is None]
+        if missing:
+            found = self.model.encode(missing, show_progress_bar=False, convert_to_numpy=True)
+            rows = [(self._key(text), row.astype("<f4").tobytes()) for text, row in zip(missing, found, strict=True)]
+            with self.cache:
+                self.cache.executemany("insert or ignore into vectors values (?, ?)", rows)
+        kept = (self._kept(text) for text in texts)
+        return np.stack([vector for vector in kept if vector is not None])
+
+    def scores(self, texts: Sequence[str], queries: Sequence[str]) -> Scores:
+        return self.vectors(queries) @ self.vectors(texts).T
+
+
+def load(name: str, cache: Path) -> Retriever:
+    """The retriever `name`; `cache` is the file of an encoder's vectors.
+
+    Raises:
+      ValueError: see `Encoder`.
+    """
+    return BM25() if name == BM25_NAME else Encoder(name, cache)

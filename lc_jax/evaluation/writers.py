@@ -1,0 +1,133 @@
+"""Who writes the paragraphs under evaluation: a file of them, a checkpoint, or a provider's model (paper section 6)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lc_jax.data import jsonl
+from lc_jax.data.growing import fingerprint
+from lc_jax.data.rows import Row, load_rows
+from lc_jax.llm import cost
+from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.session import Session
+from lc_jax.llm.steps import Step, Steps
+from lc_jax.prompts import Prompt, strategies
+
+EXPECTED = "word " * 150  # a paragraph, for the estimate of what reading it costs
+MAX_TOKENS = 512  # of a paragraph that a provider's model writes
+
+Costs = list[tuple[str, cost.Estimate, cost.Meter | None]]  # by step
+
+
+def read_paragraphs(path: str, column: str, key: Callable[[Row], Any]) -> dict[str, str]:
+    """Paragraphs by what `key` finds in their rows, or by row where it finds nothing (None).
+
+    Raises:
+      ValueError: no row has the column.
+    """
+    rows = load_rows(path)
+    found = {}
+    for index, row in enumerate(rows):
+        if isinstance(row.get(column), str):
+            name = key(row)
+            found[str(index if name is None else name)] = row[column]
+    if not found:
+        names = sorted({name for row in rows for name in row})
+        raise ValueError(f"{path}: no row has text in {column!r}; name its column with --config.column, of {names}.")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """Exactly one of `paragraphs`, `model` and `writer`, and how it is asked. The fields are those of the configs.
+
+    Raises:
+      ValueError: none of the three is given, or several.
+    """
+
+    paragraphs: str  # a file
+    column: str  # of that file
+    model: str  # a checkpoint
+    max_new_tokens: int
+    batch_size: int
+    precision: Mapping[str, Any]
+    writer: Mapping[str, Any]  # a provider's model, as in `session.open_configured`
+    strategy: str
+    templates: str
+    prompt_dir: str
+    temperature: float
+    seed: int
+    output: str  # folder of paragraphs.jsonl, where a checkpoint's are kept
+    dry_run: bool
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("paragraphs", "model") if getattr(self, name)]
+        given += ["writer.name"] * bool(self.writer["name"])
+        if len(given) != 1:
+            raise ValueError(
+                "Who writes the paragraphs? Give one of --config.paragraphs=FILE, --config.model=FOLDER and "
+                f"--config.writer.name=provider/model; given: {given}."
+            )
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Writer:
+        """The writer that a config names."""
+        return cls(**{field.name: settings[field.name] for field in dataclasses.fields(cls)})
+
+    @property
+    def name(self) -> str:
+        """The file, folder or model, for results."""
+        return str(self.paragraphs or self.model or self.writer["name"])
+
+    def write(
+        self, prompts: Mapping[str, str], key: Callable[[Row], Any], session: Session, mesh: Any
+    ) -> tuple[dict[str, Annotation], Costs]:
+        """Paragraphs by id, and what they cost; those that a file has not are left out.
+
+        Args:
+          prompts: what is asked for, by id.
+          key: finds the id in a row of a file.
+          session: whose store and budget a provider's model shares.
+          mesh: of a checkpoint; None where none writes.
+        """
+        if self.paragraphs:
+            texts = read_paragraphs(self.paragraphs, self.column, key)
+            return {name: Annotation("ok", texts[name]) for name in prompts if name in texts}, []
+        prompt = strategies.load(self.strategy, self.templates, self.prompt_dir, checkpoint=bool(self.model))
+        if self.model and self.dry_run:
+            return {name: Annotation("ok", EXPECTED) for name in prompts}, []
+        if self.model:
+            return self._write_from_checkpoint(prompts, prompt, mesh), []
+        step = Step(prompt, self.temperature, MAX_TOKENS, lambda fields: EXPECTED)
+        steps = Steps({"paragraph": step}, session.beside(self.writer), dry_run=self.dry_run)
+        found = steps.ask("paragraph", [{"paragraph_generation_prompt": text} for text in prompts.values()])
+        return dict(zip(prompts, found, strict=True)), steps.costs
+
+    def _write_from_checkpoint(self, prompts: Mapping[str, str], prompt: Prompt, mesh: Any) -> dict[str, Annotation]:
+        """Paragraphs by id, kept in `<output>/paragraphs.jsonl` as they are written.
+
+        Raises:
+          ValueError: that file was begun by another model or in another way.
+        """
+        from lc_jax.inference import writing
+
+        path = Path(self.output) / "paragraphs.jsonl"
+        how = (self.model, self.strategy, self.temperature, self.max_new_tokens, self.seed)
+        recipe = fingerprint([prompt.template, *how])
+        kept = jsonl.repair(path)
+        if any(row.get("recipe") != recipe for row in kept):
+            raise ValueError(
+                f"{path} was written by another model or in another way: remove it or name another output."
+            )
+        done = {row["question_id"]: row["paragraph"] for row in kept}
+        todo = [name for name in prompts if name not in done]
+        decoding = writing.Decoding(self.max_new_tokens, self.temperature, self.seed, self.batch_size)
+        texts = [prompt.render(paragraph_generation_prompt=prompts[name]) for name in todo]
+        for place, text, _ in writing.write(self.model, mesh, texts, decoding, self.precision):
+            row = {"question_id": todo[place], "paragraph": prompt.parse(text), "recipe": recipe}
+            done[row["question_id"]] = row["paragraph"]
+            jsonl.append_jsonl(path, [row])
+        return {name: Annotation("ok", done[name]) for name in prompts}

@@ -1,0 +1,193 @@
+"""Evaluates biographies claim by claim against a knowledge store (paper section 6, after FActScore).
+
+  entities -> biographies: from a file, a checkpoint or a provider's model -> claims, alternatives together
+           -> the confidence in each -> passages of the entity's page -> supported or not -> metrics
+
+Leaves `records.jsonl` (one row a claim) and `result.json` in the output folder, which a report takes as it takes those
+of questions. Replies are kept in a store, so that a rerun goes on. An entity without a page costs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from lc_jax.data import jsonl
+from lc_jax.data.growing import code_version
+from lc_jax.data.knowledge import Knowledge, NoPage, Page
+from lc_jax.data.rows import MINIATURE, Row, load_rows
+from lc_jax.evaluation import biography, retrieval, table
+from lc_jax.evaluation.biography import Biography, Record
+from lc_jax.evaluation.retrieval import Retriever
+from lc_jax.evaluation.summary import judged, summarize
+from lc_jax.evaluation.writers import Writer
+from lc_jax.llm import cost
+from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.session import open_configured
+from lc_jax.llm.steps import Steps
+from lc_jax.miniature import world
+from lc_jax.prompts import Prompt
+
+if TYPE_CHECKING:
+    import jax
+
+
+def needs_devices(config: ConfigDict) -> bool:
+    """Whether a checkpoint writes."""
+    return bool(config.model) and not config.dry_run
+
+
+def _entity(row: Row) -> Any:
+    """Whom a row is about."""
+    return row.get("entity") or row.get("title")
+
+
+def load_entities(config: ConfigDict) -> list[str]:
+    """Distinct entities in order: the lines of a .txt file, or column `entity` (or `title`) of rows.
+
+    Raises:
+      ValueError: there are none.
+    """
+    source = config.entities or config.paragraphs
+    if not source:
+        raise ValueError("--config.entities is empty: give a file of them, or --config.paragraphs with an entity each.")
+    names: list[Any]
+    if source == MINIATURE:
+        names = [subject.described for subject in world.build().split(config.entities_split)]
+    elif source.endswith(".txt"):
+        names = Path(source).read_text(encoding="utf-8-sig").splitlines()
+    else:
+        names = [_entity(row) for row in load_rows(source, config.entities_split or None)]
+    entities = list(dict.fromkeys(name.strip() for name in names if isinstance(name, str) and name.strip()))
+    if not entities:
+        raise ValueError(f"{source}: no row has an 'entity' or a 'title'.")
+    return entities[: config.limit or None]
+
+
+def look_up(knowledge: Knowledge, entities: Sequence[str]) -> tuple[dict[str, Page], dict[str, str]]:
+    """Pages by entity; and, of entities without a page, why."""
+    pages: dict[str, Page] = {}
+    missing: dict[str, str] = {}
+    for entity in entities:
+        try:
+            pages[entity] = knowledge.find(entity)
+        except NoPage as error:
+            missing[entity] = str(error)
+    return pages, missing
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one evaluation works with."""
+
+    config: ConfigDict
+    prompts: Mapping[str, str]  # what is asked for, by entity
+    pages: Mapping[str, Page]  # by entity
+    missing: Mapping[str, str]  # entities without a page, and why
+    steps: Steps  # the questions to the annotator
+    retriever: Retriever | None  # None in a dry run
+
+    def passages(self, entity: str, claims: Sequence[str]) -> list[list[str]]:
+        """For each claim the passages that it is held against; a dry run takes the first ones."""
+        page, number = self.pages[entity], self.config.num_passages
+        if self.retriever is None:
+            return [list(page.passages[:number]) for _ in claims]
+        return retrieval.top(self.retriever, page, [f"{entity} {claim}" for claim in claims], number)
+
+    def records(self, written: Mapping[str, Annotation]) -> list[Record]:
+        """Those of all entities in order; of `written` (by entity) those that have a text are read."""
+        good = [
+            Biography(entity, self.prompts[entity], found.value)
+            for entity, found in written.items()
+            if found.status == "ok"
+        ]
+        read: dict[str, list[Record]] = {}
+        for record in biography.evaluate(
+            good, self.passages, self.steps.ask, uses_confidence=self.config.uses_confidence
+        ):
+            read.setdefault(record.entity, []).append(record)
+        for entity, prompt in self.prompts.items():
+            empty = Biography(entity, prompt, "")
+            if entity in self.missing:
+                read[entity] = [biography.whole(empty, "unverifiable", self.missing[entity])]
+            elif entity in written and entity not in read:
+                read[entity] = [biography.whole(empty, written[entity].status, written[entity].detail)]
+        return [record for entity in self.prompts for record in read.get(entity, ())]
+
+    def settings(self, writer: Writer) -> dict[str, Any]:
+        """What the numbers depend on, for whoever reads the report."""
+        names = ["entities", "knowledge", "retriever", "num_passages", "query", "strategy", "temperature"]
+        names += ["uses_confidence", "limit", "prompt_dir", "templates"]
+        asked = {name: self.config[name] for name in names}
+        return {"writer": writer.name, **asked, "prompts": self.steps.wordings(), "code": code_version()}
+
+
+def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
+    """The row of results but for its settings.
+
+    Raises:
+      ValueError: nothing could be judged, or requests failed.
+    """
+    config, session = work.config, work.steps.session
+    statuses = Counter(str(record.status) for record in records)
+    absent = len(work.prompts) - len({record.entity for record in records})
+    if absent:
+        statuses["missing"] = absent
+        logging.warning("%s has no biography of %d of %d entities.", config.paragraphs, absent, len(work.prompts))
+    if work.missing:
+        logging.warning("%d of %d entities are unverifiable: %s.", len(work.missing), len(work.prompts),
+                        "; ".join(list(work.missing.values())[:3]))  # fmt: skip
+    scored = judged(records, "claims", f"{config.output}/records.jsonl", accept_failed=config.accept_failed)
+    summary = summarize(
+        [record.confidence for record in scored],
+        [record.correct for record in scored],
+        clusters=[record.entity for record in scored],
+        num_bins=biography.NUM_BINS,
+        seed=config.seed,
+    )
+    row = {"method": config.method, "seed": config.seed, "judge": session.name, "data": config.data}
+    spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
+    figures = biography.factscore(records)
+    summary = dataclasses.replace(summary, notes=(*summary.notes, figures.sentence()))
+    row |= dataclasses.asdict(summary) | {"factscore": dataclasses.asdict(figures)}
+    return row | {"statuses": dict(statuses), "cost": spent}
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
+    """Evaluates the biographies of one method.
+
+    Raises:
+      FileNotFoundError, ValueError: no store of knowledge that is whole, not exactly one writer, entities, biographies
+        or a retriever that cannot be had, failed requests.
+      AnnotatorError: no request can be answered, or the budget is spent.
+    """
+    writer, output = Writer.from_settings(config), Path(config.output)
+    store = Path(config.store) if config.store else output / "replies.sqlite"
+    query = Prompt(config.query)
+    prompts = {entity: query.render(entity=entity) for entity in load_entities(config)}
+    with Knowledge(config.knowledge) as knowledge:
+        pages, missing = look_up(knowledge, list(prompts))
+    with open_configured(config.annotator, store, budget=config.budget, dry_run=config.dry_run) as session:
+        retriever = None  # loaded before anything is paid for
+        if pages and not config.dry_run:
+            retriever = retrieval.load(config.retriever, Path(f"{config.knowledge}.vectors"))
+        steps = Steps(biography.STEPS, session, config.prompt_dir, config.dry_run)
+        work = Work(config, prompts, pages, missing, steps, retriever)
+        written, costs = writer.write({entity: prompts[entity] for entity in pages}, _entity, session, mesh)
+        records = work.records(written)
+        costs += steps.costs
+        if config.dry_run:
+            print(cost.render(costs))
+            return
+        jsonl.write_jsonl(output / "records.jsonl", map(dataclasses.asdict, records))
+        logging.info("\n%s", cost.render(costs))
+        row = _result(work, records) | {"settings": work.settings(writer)}
+    (output / "result.json").write_text(json.dumps(row, indent=1))
+    logging.info("\n%s", table.render([row]))

@@ -1,0 +1,210 @@
+"""The knowledge store: titles, redirects, passages, and builds that are killed, cut off or of another source."""
+
+import contextlib
+import gzip
+import json
+import sqlite3
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from lc_jax.data import knowledge
+from lc_jax.data.knowledge import Knowledge, NoPage
+from lc_jax.tasks import build_knowledge
+from tests.test_configs import config_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write(path, rows):
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def pages(number):
+    return [{"title": f"Page {i}", "text": " ".join(f"w{i}x{j}" for j in range(400))} for i in range(number)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    def go(rows, **settings):
+        path = tmp_path / "knowledge.sqlite"
+        knowledge.build(write(tmp_path / "pages.jsonl", rows), path, **settings)
+        return Knowledge(path)
+
+    return go
+
+
+def test_titles_are_found_in_any_case_and_unicode_form(store):
+    composed = unicodedata.normalize("NFC", "Béla Bartók")
+    found = store(
+        [
+            {"title": composed, "text": "A composer."},
+            {"title": "ＡＢＢＡ", "text": "A band."},
+            {"title": "Straße", "text": "A road."},
+            {"title": "Turkey", "text": "A country."},
+            {"title": "TURKEY", "text": "A film."},
+        ]
+    )
+    for name in (composed, unicodedata.normalize("NFD", composed), "BÉLA  BARTÓK", "béla_bartók"):
+        assert found.find(name) == knowledge.Page(composed, ("A composer.",))
+    assert found.find("ABBA").passages == ("A band.",)
+    assert found.find("STRASSE").title == "Straße"
+    assert found.find("Turkey").passages == ("A country.",)  # the very title wins
+    assert found.find("TURKEY").passages == ("A film.",)
+    with pytest.raises(NoPage, match=r"'turkey' may be any of \['TURKEY', 'Turkey'\]"):
+        found.find("turkey")
+
+
+def test_redirects_are_followed_and_never_for_ever(store):
+    found = store(
+        [
+            {"title": "JFK", "redirect": "Jack Kennedy"},
+            {"title": "Jack Kennedy", "text": "#REDIRECT [[John F. Kennedy#Youth]] {{R}}"},
+            {"title": "John F. Kennedy", "text": "A president.", "redirects": ["Kennedy", {"title": "J. F. K."}]},
+            {"title": "Kennedy", "text": "A surname."},
+            {"title": "A", "redirect": "B"},
+            {"title": "B", "redirect": "a"},
+            {"title": "C", "redirect": "nowhere"},
+            {"title": "D", "redirect": "A"},
+            {"title": "d", "redirect": "JFK"},
+            {"title": "Mercury (planet)", "text": "A planet."},
+            {"title": "Mercury (element)", "text": "A metal."},
+        ]
+    )
+    for name in ("jfk", "Jack Kennedy", "John F. Kennedy", "j. f. k."):
+        assert found.find(name).title == "John F. Kennedy"
+    assert found.find("Kennedy").passages == ("A surname.",)  # a page of its own comes before a redirect
+    for name, why in (
+        ("A", "'A' go in a circle"),
+        ("C", "no page 'C'"),
+        ("D", r"'D' may be any of \['A', 'JFK'\]"),
+        ("Mercury", r"no page 'Mercury'; there are \['Mercury \(element\)', 'Mercury \(planet\)'\]"),
+        ("'; drop table pages; --", "no page"),
+        ("", "no page ''"),
+    ):
+        with pytest.raises(NoPage, match=why):
+            found.find(name)
+
+
+def test_rows_without_use_are_counted_and_pages_cut_into_passages(tmp_path):
+    rows = [
+        *pages(2),
+        {"title": "Page 1", "text": "again"},
+        {"title": " ", "text": "x"},
+        {"text": "x"},
+        {"title": "Empty", "text": " "},
+        {"title": "R", "redirect": "Page 1"},
+    ]
+    path = tmp_path / "k.sqlite"
+    counts = knowledge.build(write(tmp_path / "pages.jsonl.gz", rows), path, passage_words=150)
+    assert counts == {"pages": 2, "same title again": 1, "without title": 2, "without text": 1, "redirects": 1}
+    passages = Knowledge(path).find("R").passages
+    assert [len(passage.split()) for passage in passages] == [150, 150, 100]
+    assert " ".join(passages) == rows[1]["text"]
+
+
+def contents(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return {name: sorted(database.execute(f"select * from {name}")) for name in ("pages", "redirects", "meta")}
+
+
+KILLED = """
+import os, signal, sys
+from lc_jax.data import knowledge
+add, seen = knowledge._add, []
+def count(*args):
+    seen.append(1)
+    if len(seen) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return add(*args)
+knowledge._add, knowledge.BATCH = count, 100
+knowledge.build(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_killed_build_goes_on_where_it_was(tmp_path, monkeypatch):
+    source, path = write(tmp_path / "pages.jsonl.gz", pages(500)), tmp_path / "killed.sqlite"
+    for row in (250, 120):  # rows of the first run, and of the second
+        done = subprocess.run([sys.executable, "-c", KILLED, source, path, str(row)], cwd=ROOT, check=False)
+        assert done.returncode == -9
+        with pytest.raises(ValueError, match=r"killed.sqlite is .*goes on where it was stopped"):
+            Knowledge(path)
+    read, add = [], knowledge._add
+    monkeypatch.setattr(knowledge, "_add", lambda *args: read.append(args[1]["title"]) or add(*args))
+    assert knowledge.build(source, path) == {"pages": 500}
+    assert (read[0], len(read)) == ("Page 300", 200)
+    knowledge.build(source, tmp_path / "whole.sqlite")
+    assert contents(path) == contents(tmp_path / "whole.sqlite")
+    read.clear()
+    assert knowledge.build(source, path) == {"pages": 500}  # nothing is left to do
+    assert not read
+
+
+def test_a_source_that_is_cut_off_can_be_mended(tmp_path, monkeypatch):
+    monkeypatch.setattr(knowledge, "BATCH", 50)
+    source, path = write(tmp_path / "pages.jsonl.gz", pages(400)), tmp_path / "k.sqlite"
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) * 3 // 4])
+    monkeypatch.setattr(knowledge, "_HEAD", 100)  # a small file's beginning
+    with pytest.raises(ValueError, match=r"pages.jsonl.gz cannot be read and may be cut off; fetch it again"):
+        knowledge.build(source, path)
+    with pytest.raises(ValueError, match=r"is half built: run configs/build_knowledge.py with the same output"):
+        Knowledge(path)
+    source.write_bytes(whole)
+    assert knowledge.build(source, path) == {"pages": 400}
+    assert Knowledge(path).find("page 399").title == "Page 399"
+
+
+def test_stores_that_are_none_are_refused(tmp_path):
+    source, path = write(tmp_path / "pages.jsonl", pages(300)), tmp_path / "k.sqlite"
+    with pytest.raises(FileNotFoundError, match=r"No knowledge store .*: build it with configs/build_knowledge.py"):
+        Knowledge(path)
+    knowledge.build(source, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="is cut off or no knowledge store: copy it again, or remove it and build it"):
+        Knowledge(path)
+    with pytest.raises(ValueError, match="is cut off or no knowledge store: remove it and build it again"):
+        knowledge.build(source, path)
+    for bad in (b"", b"pickle" * 1000):
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match="no knowledge store"):
+            Knowledge(path)
+    with pytest.raises(ValueError, match="no knowledge store"):
+        knowledge.build(source, path)
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("create table documents (title, text)")
+    with pytest.raises(ValueError, match=r"no knowledge store \(no such table: meta\)"):
+        Knowledge(path)
+
+
+def test_another_source_needs_another_store(tmp_path):
+    source, path = write(tmp_path / "pages.jsonl", pages(3)), tmp_path / "k.sqlite"
+    knowledge.build(source, path)
+    with pytest.raises(ValueError, match="begun with another passage_words: remove it or name another output"):
+        knowledge.build(source, path, passage_words=7)
+    with pytest.raises(ValueError, match="begun with another source"):
+        knowledge.build(write(tmp_path / "others.jsonl", pages(2)), path)
+    with pytest.raises(FileNotFoundError, match="No file or folder"):
+        knowledge.build(tmp_path / "none.jsonl", path)
+    with pytest.raises(ValueError, match=r"has no row with a title and a text: \{'without title': 1\}"):
+        knowledge.build(write(tmp_path / "bad.jsonl", [{"name": "x"}]), tmp_path / "bad.sqlite")
+
+
+def test_the_command_builds_from_a_folder(tmp_path, capsys):
+    folder = tmp_path / "wikipedia"
+    folder.mkdir()
+    write(folder / "train-00000.jsonl", pages(2))
+    write(folder / "train-00001.jsonl.gz", [{"title": "Last", "text": "one"}])
+    config = config_of("build_knowledge")
+    config.source, config.output = str(folder), str(tmp_path / "k.sqlite")
+    assert not build_knowledge.needs_devices(config)
+    build_knowledge.run(config, None)
+    assert "k.sqlite: 3 pages" in capsys.readouterr().out
+    assert Knowledge(config.output).find("last").passages == ("one",)

