@@ -159,7 +159,6 @@ def test_cudnn_lowers_for_gpus(monkeypatch):
         ("gpu", "float32", 128, "portable"),
         ("gpu", "bfloat16", 160, "portable"),
         ("tpu", "bfloat16", 80, "splash"),
-        ("rocm", "bfloat16", 128, "portable"),
     ],
 )
 def test_choice(monkeypatch, platform, dtype, head_dim, expected):
