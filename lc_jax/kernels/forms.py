@@ -1,13 +1,13 @@
 """Which form of each kernel runs: by platform and dtype, or as `kernels` says (config.kernels).
 
-| form     | of                     | what it is                                                | chosen by "auto"             |
-| -------- | ---------------------- | --------------------------------------------------------- | ---------------------------- |
-| portable | both                   | plain XLA, gradients by automatic differentiation         | attention elsewhere          |
-| blocked  | attention              | XLA by blocks of queries, nothing above the diagonal      | on CPUs (measured there)     |
-| cudnn    | attention              | NVIDIA's fused kernel, bfloat16 and float16               | on GPUs in these dtypes      |
-| splash   | attention              | the TPU's fused kernel                                    | on TPUs                      |
-| analytic | log-probabilities      | plain XLA with a gradient of its own                      | everywhere                   |
-| pallas   | log-probabilities      | our own kernel for the forward pass, GPU and TPU          | never: not measured          |
+| form     | of                | what it is                                           | chosen by "auto"         |
+| -------- | ----------------- | ---------------------------------------------------- | ------------------------ |
+| portable | both              | plain XLA, gradients by automatic differentiation    | attention elsewhere      |
+| blocked  | attention         | XLA by blocks of queries, nothing above the diagonal | on CPUs (measured there) |
+| cudnn    | attention         | NVIDIA's fused kernel, bfloat16 and float16          | on GPUs in these dtypes  |
+| splash   | attention         | the TPU's fused kernel                               | on TPUs                  |
+| analytic | log-probabilities | plain XLA with a gradient of its own                 | everywhere               |
+| pallas   | log-probabilities | our own kernel for the forward pass, GPU and TPU     | never: not measured      |
 
 A name that is of one kernel leaves the other to "auto". cudnn and splash are what the field uses on these platforms;
 they take rows that begin at slot 0, so that left-padded prompts go through the portable form. Attention of one new

@@ -110,7 +110,7 @@ def read(
     Raises:
       ValueError: on a GPU, the hidden size is no multiple of 16.
     """
-    (count, width), vocab = hidden.shape, head.shape[1]
+    count, vocab = len(hidden), head.shape[1]
     tokens, columns = (GPU_TILE if platform == "gpu" else TPU_TILE)[:2]
     hidden = jnp.pad(hidden, ((0, -count % tokens), (0, 0)))
     targets = jnp.pad(targets.astype(jnp.int32), (0, -count % tokens))[:, None]

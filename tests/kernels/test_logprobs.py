@@ -62,9 +62,7 @@ def test_against_float64(chunk_tokens, form, outputs):
     # So that no position can hide behind another.
     weights = np.random.default_rng(1).normal(size=(2, *targets.shape)).astype(np.float32)
     used = {"both": (0, 1), "logprobs": (0,), "entropies": (1,)}[outputs]
-    expected, slopes = in_float64(
-        hidden, head, targets, temperature, [w * (i in used) for i, w in enumerate(weights)]
-    )
+    expected, slopes = in_float64(hidden, head, targets, temperature, [w * (i in used) for i, w in enumerate(weights)])
 
     @jax.jit
     def gradients(hidden, head, temperature):
