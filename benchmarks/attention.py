@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks import models, report
 from lc_jax.kernels.attention import attention, decode_attention
+from lc_jax.kernels.forms import attention_form
 
 
 def exact(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
@@ -77,19 +78,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     spans = jnp.tile(jnp.array([[0, length]], jnp.int32), (batch, 1))
     # The cache as generation keeps it, the query the last token's.
     keys, values, starts = k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.zeros(batch, jnp.int32)
-    forward = jax.jit(lambda q, k, v: attention(q, k, v, spans, scale))
-    backward = jax.jit(jax.grad(lambda q, k, v: forward(q, k, v).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
     decode = jax.jit(lambda q, keys, values: decode_attention(q, keys, values, starts, jnp.int32(length), scale))
-    ours = {
-        "forward": lambda: jax.block_until_ready(forward(q, k, v)),
-        "backward": lambda: jax.block_until_ready(backward(q, k, v)),
-        "decode": lambda: jax.block_until_ready(decode(q[:, -1], keys, values)),
-    }
     expected = exact(*(np.asarray(x[:1], np.float64) for x in (q, k, v)), scale)
-    errors = {
-        "forward": check(np.asarray(forward(q, k, v))[:1], expected, size.dtype),
-        "decode": check(np.asarray(decode(q[:, -1], keys, values))[:1], expected[:, -1], size.dtype),
-    }
+    ours: dict[tuple[str, str], Callable[[], Any]] = {}
+    errors: dict[tuple[str, str], float] = {}
+    # The form that is chosen here and the plain one, so that the choice can be judged.
+    for form in dict.fromkeys((attention_form("auto", q.dtype, config.head_dim), "portable")):
+        forward = jax.jit(lambda q, k, v, form=form: attention(q, k, v, spans, scale, form))
+        backward = jax.jit(jax.grad(lambda *x, f=forward: f(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
+        ours[form, "forward"] = lambda f=forward: jax.block_until_ready(f(q, k, v))
+        ours[form, "backward"] = lambda f=backward: jax.block_until_ready(f(q, k, v))
+        errors[form, "forward"] = check(np.asarray(forward(q, k, v))[:1], expected, size.dtype)
+    ours["portable", "decode"] = lambda: jax.block_until_ready(decode(q[:, -1], keys, values))
+    last = np.asarray(decode(q[:, -1], keys, values))[:1]
+    errors["portable", "decode"] = check(last, expected[:, -1], size.dtype)
     machine, theirs = report.Machine.measured(size), peers(q, k, v, scale)
     causal = 2.0 * batch * config.num_heads * config.head_dim * length**2  # half of the 4 of all pairs
     moved = 4.0 * q.nbytes
@@ -99,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "decode": machine.floor(4.0 * batch * config.num_heads * config.head_dim * length, moved / 2),
     }
     rows = []
-    for name in ours:
-        seconds: Any = report.measure({"ours": ours[name], "peer": theirs[name]}, size.repeats)
-        notes = {"largest error against float64": errors[name]} if name in errors else {}
-        rows.append(report.Row(name, seconds["ours"], "torch", seconds["peer"], floors[name], notes))
+    for (form, name), call in ours.items():
+        seconds: Any = report.measure({"ours": call, "peer": theirs[name]}, size.repeats)
+        notes = {"largest error against float64": errors[form, name]} if (form, name) in errors else {}
+        rows.append(report.Row(f"{name} ({form})", seconds["ours"], "torch", seconds["peer"], floors[name], notes))
     report.finish("attention", args, machine, rows)
 
 

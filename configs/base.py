@@ -42,7 +42,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
     if mode not in ("", "mini"):
         raise ValueError(f"Unknown mode {mode!r}: give the config file alone, or with ':mini'.")
     mini = mode == "mini"
-    return ConfigDict(
+    config = ConfigDict(
         {
             "task": task,
             "published": False,  # True: the arithmetic of the published code, row by row in docs/published.md
@@ -53,11 +53,14 @@ def base_config(task: str, mode: str) -> ConfigDict:
                 "compute_dtype": "float32" if mini else "bfloat16",
                 "remat": "none" if mini else "full",
             },
+            "kernels": "auto",  # "portable": every fast path off; or a form's name (lc_jax/kernels/forms.py)
             "templates": "short" if mini else "full",  # or a folder of text files
             "dry_run": False,  # training: says how much memory the run would take, and stops
             "prompt_dir": "",  # a folder of wordings under the published names, in place of any of ours
         }
     )
+    config.precision.kernels = config.get_ref("kernels")  # the models' own setting, as the rest of `precision`
+    return config
 
 
 def training(config: ConfigDict, **optimizer: object) -> ConfigDict:

@@ -7,6 +7,7 @@ G key/value heads, K head size, N rows, P prompt tokens.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -113,6 +114,26 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, spec(x.shape, axes, mesh))
+
+
+def per_device(function: Callable[..., jax.Array], sizes: tuple[int, int]) -> Callable[..., jax.Array]:
+    """`function` of arrays [B T H K] (and spans [B 2] or None last), run by each device of the mesh on its own rows and
+    heads: for kernels that the compiler cannot divide.
+
+    Args:
+      sizes: rows, and the heads of which the mesh must have whole ones (those of keys and values).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function
+    rows, heads = spec(sizes, ("batch", "heads"), mesh)
+    whole = PartitionSpec(rows, None, heads, None)
+
+    def call(*args: jax.Array | None) -> jax.Array:
+        specs = tuple(None if x is None else whole if x.ndim == 4 else PartitionSpec(rows) for x in args)
+        return jax.shard_map(function, in_specs=specs, out_specs=whole, check_vma=False)(*args)
+
+    return call
 
 
 def put_batch(tree: Tree) -> Tree:

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
 from lc_jax.data import batches
-from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.models.transformer import Model
 
 
@@ -31,7 +30,7 @@ def sequence_logprobs(
     """Log-probability (nats) of each token after the first, and the entropy there; right-padded rows."""
     module = model.bind()
     hidden = module(tokens, spans)
-    return token_logprobs(hidden[:, :-1], module.head_matrix(), tokens[:, 1:], temperature)
+    return module.logprobs(hidden[:, :-1], tokens[:, 1:], temperature)
 
 
 @jax.jit

@@ -1,28 +1,115 @@
-"""Log-probabilities and entropies straight from hidden states, without an array of B x T x V."""
+"""Log-probabilities and entropies straight from hidden states, without an array of B x T x V.
+
+Tokens go in chunks; the logits of one exist at a time, forward and backward. Sums over the vocabulary are written as
+reductions, so that under a mesh whose tensor axis divides it each device reads its own columns of the head.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-CHUNK_TOKENS = 8192  # tokens whose logits exist at once
+from lc_jax.kernels import logprobs_pallas
+
+CHUNK_LOGITS = 2**26  # logits that exist at once on each device: 256 MiB in float32
+
+Read = tuple[Float[Array, " N"], Float[Array, " N"], Float[Array, " N"]]  # log-probability, entropy, log-normaliser
 
 
-def _chunk(
-    hidden: Float[Array, "B C D"],
-    targets: Int[Array | np.ndarray, "B C"],
+def _logits(hidden: Float[Array, "N D"], head: Float[Array, "D V"], temperature: Float[Array, ""]) -> jax.Array:
+    return jnp.matmul(hidden, head, preferred_element_type=jnp.float32) / temperature
+
+
+def _read(logits: Float[Array, "N V"], targets: Int[Array, " N"]) -> Read:
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    mean = jnp.sum(jnp.exp(logits - normalizer[:, None]) * logits, axis=-1)
+    return chosen - normalizer, normalizer - mean, normalizer
+
+
+# --- by automatic differentiation ---
+
+
+def _portable(
+    hidden: Float[Array, "C N D"], targets: Int[Array, "C N"], head: Float[Array, "D V"], temperature: Float[Array, ""]
+) -> tuple[Float[Array, "C N"], Float[Array, "C N"]]:
+    @jax.checkpoint
+    def part(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _read(_logits(hidden, head, temperature), targets)[:2]
+
+    return jax.lax.scan(lambda carry, xs: (carry, part(*xs)), None, (hidden, targets))[1]
+
+
+# --- with a gradient of its own: one pass over the logits in place of several, the head's summed in float32 ---
+
+
+def _read_all(hidden: jax.Array, targets: jax.Array, head: jax.Array, temperature: jax.Array, form: str) -> Read:
+    def part(_: None, xs: tuple[jax.Array, jax.Array]) -> tuple[None, Read]:
+        if form == "pallas":
+            platform = "gpu" if jax.default_backend() == "gpu" else "tpu"
+            return None, logprobs_pallas.read(*xs, head, temperature, platform)
+        return None, _read(_logits(xs[0], head, temperature), xs[1])
+
+    return jax.lax.scan(part, None, (hidden, targets))[1]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _analytic(
+    hidden: Float[Array, "C N D"],
+    targets: Int[Array, "C N"],
     head: Float[Array, "D V"],
     temperature: Float[Array, ""],
-) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
-    logits = jnp.einsum("bcd,dv->bcv", hidden, head, preferred_element_type=jnp.float32) / temperature
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    entropy = normalizer - jnp.sum(jnp.exp(logits - normalizer[..., None]) * logits, axis=-1)
-    return chosen - normalizer, entropy
+    form: str,
+) -> tuple[Float[Array, "C N"], Float[Array, "C N"]]:
+    return _read_all(hidden, targets, head, temperature, form)[:2]
+
+
+def _analytic_forward(hidden: Any, targets: Any, head: Any, temperature: Any, form: str) -> tuple[tuple, tuple]:
+    """What is kept: two numbers a token, and the logits where there is one chunk alone."""
+    hidden, targets, head, temperature = (x.value for x in (hidden, targets, head, temperature))
+    kept = None
+    if form == "analytic" and len(hidden) == 1:
+        kept = _logits(hidden[0], head, temperature)
+        logprobs, entropies, normalizers = (x[None] for x in _read(kept, targets[0]))
+    else:
+        logprobs, entropies, normalizers = _read_all(hidden, targets, head, temperature, form)
+    return (logprobs, entropies), (hidden, targets, head, temperature, entropies, normalizers, kept)
+
+
+def _analytic_backward(form: str, saved: tuple, given: tuple[Any, Any]) -> tuple[jax.Array | None, ...]:
+    """d log p[y] / dz = 1[v = y] - p and d entropy / dz = -p (z - E z), chunk by chunk."""
+    hidden, targets, head, temperature, entropies, normalizers, kept = saved
+    without_entropy = isinstance(given[1], SymbolicZero)  # the usual case in training
+    by_logprobs, by_entropies = (jnp.zeros_like(g) if isinstance(g, SymbolicZero) else g for g in given)
+
+    def part(sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]) -> tuple[tuple, jax.Array]:
+        x, target, entropy, normalizer, by_logprob, by_entropy = xs
+        logits = _logits(x, head, temperature) if kept is None else kept
+        slope = by_logprob[:, None]
+        if not without_entropy:
+            slope = slope + by_entropy[:, None] * (logits - (normalizer - entropy)[:, None])
+        here = jnp.arange(logits.shape[1]) == target[:, None]
+        by_logit = jnp.where(here, by_logprob[:, None], 0.0) - jnp.exp(logits - normalizer[:, None]) * slope
+        by_temperature = -jnp.sum(by_logit * logits) / temperature
+        by_logit = (by_logit / temperature).astype(x.dtype)
+        by_hidden = jnp.matmul(by_logit, head.T, preferred_element_type=jnp.float32)
+        by_head = jnp.matmul(x.T, by_logit, preferred_element_type=jnp.float32)
+        return (sums[0] + by_head, sums[1] + by_temperature), by_hidden.astype(x.dtype)
+
+    zeros = jnp.zeros(head.shape, jnp.float32), jnp.float32(0.0)
+    parts = (hidden, targets, entropies, normalizers, by_logprobs, by_entropies)
+    (by_head, by_temperature), by_hidden = jax.lax.scan(part, zeros, parts)
+    return by_hidden, None, by_head.astype(head.dtype), by_temperature
+
+
+_analytic.defvjp(_analytic_forward, _analytic_backward, symbolic_zeros=True)
 
 
 def token_logprobs(
@@ -30,22 +117,31 @@ def token_logprobs(
     head: Float[Array, "D V"],
     targets: Int[Array | np.ndarray, "B T"],
     temperature: Float[Array, ""],
+    form: str = "analytic",
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """log softmax(hidden @ head / temperature)[target] and the entropy of that distribution, both float32 nats.
 
-    The matmul runs in the inputs' dtype and accumulates in float32. Logits exist for one chunk of about CHUNK_TOKENS
-    tokens at a time, forward and backward (each chunk is computed again for its gradient).
+    The matmul runs in the inputs' dtype and accumulates in float32. Logits exist for one chunk of tokens at a time,
+    about CHUNK_LOGITS of them on each device, forward and backward (each chunk is computed again for its gradient).
+
+    Args:
+      form: as `forms.logprobs_form` gives it. The gradient of "pallas" is that of "analytic".
+
+    Raises:
+      ValueError: "pallas" on a mesh of several devices, over which its kernel cannot be divided.
     """
-    batch, length, _ = hidden.shape
-    count = min(length, -(-batch * length // CHUNK_TOKENS))
-    if count <= 1:
-        return _chunk(hidden, targets, head, temperature)
-    size = -(-length // count)  # as even as can be, so that little padding is computed
+    devices = max(1, math.prod(jax.sharding.get_abstract_mesh().axis_sizes))
+    if form == "pallas" and devices > 1:
+        raise ValueError("kernels='pallas' runs on one device; set config.kernels=auto on a mesh of several.")
+    batch, length, width = hidden.shape
+    count = min(length, -(-batch * length * head.shape[1] // (CHUNK_LOGITS * devices)))
+    size = -(-length // max(1, count))  # as even as can be, so that little padding is computed
     count = -(-length // size)
     padding = ((0, 0), (0, count * size - length))
-    hidden = jnp.pad(hidden, (*padding, (0, 0))).reshape(batch, count, size, -1).swapaxes(0, 1)
-    targets = jnp.pad(targets, padding).reshape(batch, count, size).swapaxes(0, 1)
-    part = jax.checkpoint(functools.partial(_chunk, head=head, temperature=temperature))
-    _, outs = jax.lax.scan(lambda carry, xs: (carry, part(*xs)), None, (hidden, targets))
-    logprobs, entropies = (x.swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in outs)
+    parts = jnp.pad(hidden, (*padding, (0, 0))).reshape(batch, count, size, width).swapaxes(0, 1)
+    ids = jnp.pad(jnp.asarray(targets), padding).reshape(batch, count, size).swapaxes(0, 1)
+    # Token by token as one matrix: on CPUs the backward pass is much faster.
+    parts, ids = parts.reshape(count, batch * size, width), ids.reshape(count, batch * size)
+    outs = (_portable if form == "portable" else functools.partial(_analytic, form=form))(parts, ids, head, temperature)
+    logprobs, entropies = (x.reshape(count, batch, size).swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in outs)
     return logprobs, entropies

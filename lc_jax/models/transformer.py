@@ -6,6 +6,7 @@ A family (llama.py, gpt_neox.py) brings a config, a block and a table of its Hug
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -16,7 +17,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
+from lc_jax.kernels import forms
 from lc_jax.kernels.attention import attention, decode_attention
+from lc_jax.kernels.logprobs import token_logprobs
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
 UNROLL = 8  # up to this many layers the loop over layers is unrolled: faster, and still quick to compile
@@ -48,10 +51,13 @@ class Config:
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     remat: str = "none"  # "none", "full" (keep block inputs only) or "dots" (keep matmul outputs too)
+    kernels: str = "auto"  # kernels/forms.py
 
     def __post_init__(self) -> None:
         if self.remat not in ("none", *REMAT):
             raise ValueError(f"remat={self.remat!r}: give one of {['none', *REMAT]}.")
+        if self.kernels not in forms.KERNELS:
+            raise ValueError(f"kernels={self.kernels!r}: give one of {forms.KERNELS}.")
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -173,6 +179,13 @@ class CausalLM(nnx.Module):
         """Float32 logits."""
         return jnp.matmul(hidden, self.head_matrix(), preferred_element_type=jnp.float32)
 
+    def logprobs(
+        self, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], temperature: Float[Array, ""]
+    ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+        """Log-probability of each target and the entropy where it stands; see `token_logprobs`."""
+        form = forms.logprobs_form(self.config.kernels)
+        return token_logprobs(hidden, self.head_matrix(), targets, temperature, form)
+
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
         return parallel.constrain(x, "batch", None, None)
@@ -187,17 +200,20 @@ class CausalLM(nnx.Module):
         spans: Int[Array, "B 2"] | None = None,
         positions: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Hidden states after the final norm, compute dtype. Slots outside a span never influence slots inside."""
+        """Hidden states after the final norm, compute dtype. Slots outside a span never influence slots inside.
+
+        Fused kernels (forms.FUSED) need spans that begin at slot 0.
+        """
         if positions is None:
             everything = jnp.array([[0, tokens.shape[1]]], jnp.int32)
             positions = positions_of(everything if spans is None else spans, tokens.shape[1])
             positions = jnp.broadcast_to(positions, tokens.shape)
         cos, sin = self._angles(positions)
-        scale = self.config.head_dim**-0.5
         graphdef, stacked = nnx.split(self.layers)
+        form = forms.attention_form(self.config.kernels, self.config.dtype, self.config.head_dim)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return attention(rotate(q, cos, sin), rotate(k, cos, sin), v, spans, scale)
+            return self._attention(rotate(q, cos, sin), rotate(k, cos, sin), v, spans, form)
 
         def body(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
             return parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None), None
@@ -206,6 +222,15 @@ class CausalLM(nnx.Module):
             body = jax.checkpoint(body, policy=REMAT[self.config.remat], prevent_cse=self.config.num_layers <= UNROLL)
         x, _ = jax.lax.scan(body, self._embed(tokens), stacked, unroll=self._unroll())
         return self.norm(x)
+
+    def _attention(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, spans: Int[Array, "B 2"] | None, form: str
+    ) -> Float[Array, "B T H K"]:
+        call = functools.partial(attention, scale=self.config.head_dim**-0.5, form=form)
+        # The compiler divides the others over the mesh by itself.
+        if form == "splash":
+            call = parallel.per_device(call, (q.shape[0], self.config.num_kv_heads))
+        return call(q, k, v, spans)
 
     def _unroll(self) -> int:
         return self.config.num_layers if self.config.num_layers <= UNROLL else 1
@@ -252,10 +277,11 @@ class CausalLM(nnx.Module):
         self, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"], cache: Cache
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Hidden states of prompts, and the cache with their keys and values in slots 0 to T."""
-        scale = self.config.head_dim**-0.5
+        form = forms.attention_form(self.config.kernels, self.config.dtype, self.config.head_dim)
+        form = "portable" if form in forms.FUSED else form  # prompts are padded on the left
 
         def read(q: jax.Array, k: jax.Array, v: jax.Array, *_: jax.Array) -> jax.Array:
-            return attention(q, k, v, spans, scale)
+            return self._attention(q, k, v, spans, form)
 
         positions = positions_of(spans, tokens.shape[1])
         return self._through_cache(self._embed(tokens), positions, cache, 0, read)

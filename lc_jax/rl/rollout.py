@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int
 from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.inference.generate import Completion
-from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.models.transformer import Model
 
 
@@ -118,7 +117,7 @@ def policy_outputs(
     """Log-probability of each response token (0 past its end) and the entropy where it was drawn, nats."""
     module = policy.bind()
     hidden = episodes.before_response(module(episodes.tokens, episodes.spans))
-    logprobs, entropies = token_logprobs(hidden, module.head_matrix(), episodes.responses, temperature)
+    logprobs, entropies = module.logprobs(hidden, episodes.responses, temperature)
     return jnp.where(episodes.mask, logprobs, 0.0), entropies
 
 

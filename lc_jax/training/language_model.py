@@ -10,7 +10,6 @@ from jaxtyping import Array
 
 from lc_jax.data import batches
 from lc_jax.data.examples import Encoded
-from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.models.transformer import Model
 from lc_jax.training.loop import Arrays, Dataset, Sums
 from lc_jax.training.losses import next_token_loss
@@ -37,7 +36,7 @@ def loss_fn(model: Model, batch: Mapping[str, Array]) -> Sums:
     """Cross-entropy (nats) summed over target tokens, end of sequence included, and their number."""
     module = model.bind()
     hidden = module(batch["tokens"], batch["spans"])
-    logprobs, _ = token_logprobs(hidden[:, :-1], module.head_matrix(), batch["tokens"][:, 1:], jnp.float32(1.0))
+    logprobs, _ = module.logprobs(hidden[:, :-1], batch["tokens"][:, 1:], jnp.float32(1.0))
     slots = jnp.arange(1, batch["tokens"].shape[1])
     mask = (slots >= batch["first_targets"][:, None]) & (slots < batch["spans"][:, 1:])
     loss, weight = next_token_loss(logprobs, mask)
