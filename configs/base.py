@@ -173,6 +173,7 @@ def ppo(mode: str) -> ConfigDict:
         microbatch_size=32,  # episodes whose activations are held at once
         look_batch_size=64,  # episodes a forward pass of policy, reference and critic
         decode_batch_size=128,
+        frozen_on_host=False,  # keep reference and reader in the host's memory while policy and critic are trained
         query_length=128,  # tokens; questions with longer prompts are left out of training
         response_length=300,
         temperature=0.7,

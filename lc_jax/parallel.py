@@ -87,23 +87,31 @@ def planned_mesh(num_devices: int, **sizes: int) -> AbstractMesh:
     return AbstractMesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: AnyMesh) -> PartitionSpec:
-    """Where an array with these logical axes lies; a dimension that the mesh axis does not divide stays whole."""
+def spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: AnyMesh, whole: str = "") -> PartitionSpec:
+    """Where an array with these logical axes lies; a dimension that the mesh axis does not divide stays whole.
+
+    Args:
+      whole: a logical axis that is not split either.
+    """
     parts: list[str | tuple[str, ...] | None] = []
     for size, axis in zip(shape, axes, strict=True):
-        target = RULES[axis] if axis else None
+        target = RULES[axis] if axis and axis != whole else None
         names = (target,) if isinstance(target, str) else target or ()
         parts.append(target if names and size % np.prod([mesh.shape[n] for n in names]) == 0 else None)
     return PartitionSpec(*parts)
 
 
-def shardings(params: nnx.State, mesh: AnyMesh) -> Any:
-    """A tree like `params` (abstract or not) of shardings, from the logical axes that each parameter carries."""
+def shardings(params: nnx.State, mesh: AnyMesh, whole: str = "") -> Any:
+    """A tree like `params` (abstract or not) of shardings, from the logical axes that each parameter carries.
+
+    Args:
+      whole: as in `spec`.
+    """
 
     def place(variable: Any) -> Any:
         value = variable.get_raw_value()
         axes = variable.get_metadata().get("out_sharding") or (None,) * value.ndim
-        return variable.replace(NamedSharding(mesh, spec(value.shape, axes, mesh)))
+        return variable.replace(NamedSharding(mesh, spec(value.shape, axes, mesh, whole)))
 
     return jax.tree.map(place, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
@@ -150,6 +158,11 @@ def put_batch(tree: Tree) -> Tree:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(put, tree)
+
+
+def into_memory(tree: Tree, kind: str | None) -> Tree:
+    """The arrays in another kind of memory ("pinned_host" is the host's, None the device's own), laid out as before."""
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
 
 
 def to_host(x: jax.Array) -> np.ndarray:

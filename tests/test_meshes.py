@@ -1,5 +1,7 @@
 """One device and eight (fsdp 4 x tensor 2) train alike: SFT, reward model and PPO, five steps each."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jax.sharding import AxisType, Mesh
 
 from lc_jax import parallel
 from lc_jax.data.examples import Encoded
+from lc_jax.inference import generate
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
 from lc_jax.rl import advantage, rollout, update
@@ -93,6 +96,39 @@ def test_ppo():
     expected = ppo_losses(one)
     assert expected[-1] < expected[0]
     np.testing.assert_allclose(ppo_losses(eight), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_generation():
+    """The same greedy tokens; the weights that the loop reads are whole on the fsdp axis, in the compute dtype."""
+    prompts, found = sequences(np.random.default_rng(0), 8, 9), []
+    for mesh in meshes():
+        with jax.set_mesh(mesh):
+            model = model_on(mesh, "causal")
+            sampling = generate.Sampling(8, temperature=0.0)
+            found.append([c.tokens for c in generate.generate(model, prompts, sampling, seed=0, batch_size=8)])
+            low = dataclasses.replace(model.config, compute_dtype="bfloat16")
+            copy = generate.for_decoding(dataclasses.replace(model, config=low))
+    assert found[0] == found[1]
+    for name, (whole, leaf) in {
+        "matrix": (model.bind().layers.up.kernel[...], copy.bind().layers.up.kernel[...]),
+        "embedding": (model.bind().embedding[...], copy.bind().embedding[...]),
+    }.items():
+        assert leaf.dtype == jnp.bfloat16, name
+        assert "fsdp" in str(whole.sharding.spec), name
+        assert "fsdp" not in str(leaf.sharding.spec), name
+        assert "tensor" in str(leaf.sharding.spec), name
+    assert copy.bind().norm.scale[...].dtype == jnp.float32
+
+
+def test_into_the_hosts_memory_and_back():
+    _, mesh = meshes()
+    params = model_on(mesh, "causal").params
+    away = parallel.into_memory(params, "pinned_host")
+    back = parallel.into_memory(away, None)
+    for before, there, after in zip(*map(jax.tree.leaves, (params, away, back)), strict=True):
+        assert there.sharding.memory_kind == "pinned_host"
+        assert after.sharding.is_equivalent_to(before.sharding, before.ndim)
+        np.testing.assert_array_equal(before, after)
 
 
 def test_born_in_shards():

@@ -1,5 +1,6 @@
 """The memory plan against what the compiler says of the same programs, and a step's collectives on eight devices."""
 
+import dataclasses
 import re
 from collections import Counter
 
@@ -173,3 +174,35 @@ def test_collectives_of_a_ppo_update():
             "gradients": {"all-gather": 63, "all-reduce": 23, "all-to-all": 4, "collective-permute": 2},
             "optimizer step": {"all-reduce": 3},
         }
+
+
+@counted
+def test_collectives_of_a_rollout():
+    mesh = parallel.make_mesh(1, 4, 2)
+    with jax.set_mesh(mesh):
+        models, sizes, tx = ppo(eight(), mesh, sizes_of(16, 16, 16, 16, 16, 32, 16))
+        models = dataclasses.replace(models, extractor=None)  # its program is the one that generates
+        phases, found = plans._Phases(models, sizes, states.abstract(models.learners.params(), tx), tx), {}
+        object.__setattr__(phases, "phase", lambda name, traced, *_, **__: found.update({name: collectives(traced)}))
+        phases.generate(16)
+        phases.read()
+        phases.look()
+        # One model in "forecast", three in "look", their matrices gathered once. Generation gathers pairs alone, the
+        # largest logit and its place: no matrix, which would be gathered for every token.
+        assert found == {
+            "generate": {"all-gather": 4, "all-reduce": 13, "collective-permute": 2},
+            "forecast": {"all-gather": 17, "all-reduce": 5, "all-to-all": 1, "collective-permute": 1},
+            "look": {"all-gather": 51, "all-reduce": 17, "all-to-all": 3, "collective-permute": 3},
+        }
+
+
+def test_no_matrix_is_gathered_in_the_decode_loop():
+    mesh = parallel.make_mesh(1, 4, 2)
+    with jax.set_mesh(mesh):
+        model = plan.outline(eight()[0], mesh, **eight()[1])
+        text = generate.trace(model, 16, 16, generate.Sampling(16)).lower().compile().as_text()
+    lines = [line for line in text.splitlines() if re.search(r" all-gather(-start)?\(", line)]
+    sizes = [np.prod([int(n) for n in re.search(r"\[([\d,]*)\]", line)[1].split(",")]) for line in lines]
+    smallest = min(leaf.size for leaf in jax.tree.leaves(model.params) if leaf.ndim == 3) // model.config.num_layers
+    assert lines
+    assert max(sizes) < smallest / 8  # not even one device's share of a matrix

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from lc_jax import parallel
@@ -79,6 +80,23 @@ def _truncate(logits: Float[Array, "B V"], top_p: Float[Array, ""], top_k: int, 
     return logits
 
 
+def _categorical(keys: jax.Array, logits: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """A draw from softmax(logits) for each key [B], never one whose logit is -inf.
+
+    First a block of the vocabulary, then a token of it, each by the largest of logits + Gumbel noise: about 2 sqrt(V)
+    random numbers a row instead of V, which were a third of the time on a CPU.
+    """
+    batch, size = logits.shape
+    width = 2 ** round(np.log2(size) / 2)
+    padding = ((0, 0), (0, -size % width))
+    blocks = jnp.pad(logits, padding, constant_values=-jnp.inf).reshape(batch, -1, width)
+    count = blocks.shape[1]
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, (count + width,)))(keys)
+    block = jnp.argmax(jax.nn.logsumexp(blocks, axis=-1) + noise[:, :count], axis=-1)
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    return block * width + jnp.argmax(inside + noise[:, count:], axis=-1)
+
+
 def _unfinished(end: int, loop: _Loop) -> Bool[Array, ""]:
     return (loop.index < end) & ~jnp.all(loop.done)
 
@@ -113,7 +131,7 @@ def _generate(
             if sampling.top_k or sampling.top_p < 1:
                 allowed = _truncate(allowed, top_p, sampling.top_k, sampling.top_p < 1)
             row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, loop.index)
-            token = jnp.argmax(allowed + jax.vmap(lambda k: jax.random.gumbel(k, allowed.shape[1:]))(row_keys), axis=-1)
+            token = _categorical(row_keys, allowed)
         chosen = jnp.take_along_axis(scaled, token[:, None], axis=-1)[:, 0]
         return token.astype(jnp.int32), chosen - jax.nn.logsumexp(scaled, axis=-1)
 
@@ -161,6 +179,27 @@ def _static(sampling: Sampling) -> Sampling:
     )
 
 
+def for_decoding(model: Model) -> Model:
+    """The copy of `model` (abstract or not) that the decode loop reads; `model` itself on a mesh without fsdp.
+
+    Its matrices are in the compute dtype and whole on the fsdp axis: split, they would be gathered for every token.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or mesh.shape["fsdp"] == 1:
+        return model
+
+    def spread(variable: Any, target: Any) -> Any:
+        value, sharding = variable.get_raw_value(), target.get_raw_value()
+        split = "embed" in (variable.get_metadata().get("out_sharding") or ())
+        dtype = model.config.dtype if split else value.dtype
+        if isinstance(value, jax.ShapeDtypeStruct):
+            return variable.replace(jax.ShapeDtypeStruct(value.shape, dtype, sharding=sharding))
+        return variable.replace(jax.device_put(value.astype(dtype), sharding))
+
+    targets = parallel.shardings(model.params, mesh, whole="embed")
+    return model.with_params(jax.tree.map(spread, model.params, targets, is_leaf=lambda x: isinstance(x, nnx.Variable)))
+
+
 def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.stages.Traced:
     """The program of one batch of prompts up to `width` tokens long; `model` may be abstract."""
 
@@ -170,7 +209,13 @@ def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.
     keys, number = array(batch_size, dtype=jax.random.key(0).dtype), array(dtype=jnp.float32)
     width = batches.bucket(width)
     return _generate.trace(
-        model, array(batch_size, width), array(batch_size, 2), keys, number, number, sampling=_static(sampling)
+        for_decoding(model),
+        array(batch_size, width),
+        array(batch_size, 2),
+        keys,
+        number,
+        number,
+        sampling=_static(sampling),
     )
 
 
@@ -197,7 +242,7 @@ def stream(
     if empty:
         raise ValueError(f"Prompt {empty[0]} has no tokens (and {len(empty) - 1} more); a prompt needs at least one.")
     ids = np.arange(len(prompts)) if row_ids is None else np.asarray(row_ids)
-    key = jax.random.key(seed)
+    model, key = for_decoding(model), jax.random.key(seed)
     for rows in batches.by_length([len(p) for p in prompts], batch_size):
         chosen = [prompts[i] for i in rows] + [[]] * (batch_size - len(rows))
         padded = batches.pad(chosen, batches.bucket(max(map(len, chosen))), side="left")

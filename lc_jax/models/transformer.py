@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -85,15 +86,22 @@ class Config:
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of the slots so far."""
+    """Keys and values of the slots so far.
 
-    keys: Float[Array, "L B G S K"]
-    values: Float[Array, "L B G S K"]
+    Shallow models have an array [B G S K] for each layer: CPUs would copy a layer out of a larger one for every token.
+    Deep ones have a single [L B G S K].
+    """
+
+    keys: tuple[Float[Array, "*L B G S K"], ...]
+    values: tuple[Float[Array, "*L B G S K"], ...]
 
     def grow(self, length: int) -> Cache:
         """The same slots with room for `length` in all."""
-        extra = [(0, 0)] * 3 + [(0, length - self.keys.shape[3]), (0, 0)]
-        return self if not extra[3][1] else Cache(jnp.pad(self.keys, extra), jnp.pad(self.values, extra))
+
+        def wider(x: jax.Array) -> jax.Array:
+            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, length - x.shape[-2]), (0, 0)])
+
+        return self if length == self.keys[0].shape[-2] else jax.tree.map(wider, self)
 
 
 class Linear(nnx.Module):
@@ -226,7 +234,7 @@ class CausalLM(nnx.Module):
     def _attention(
         self, q: jax.Array, k: jax.Array, v: jax.Array, spans: Int[Array, "B 2"] | None, form: str
     ) -> Float[Array, "B T H K"]:
-        call = functools.partial(attention, scale=self.config.head_dim**-0.5, form=form)
+        call: Callable[..., jax.Array] = functools.partial(attention, scale=self.config.head_dim**-0.5, form=form)
         # The compiler divides the others over the mesh by itself.
         if form == "splash":
             call = parallel.per_device(call, (q.shape[0], self.config.num_kv_heads))
@@ -237,10 +245,12 @@ class CausalLM(nnx.Module):
 
     def init_cache(self, batch: int, length: int) -> Cache:
         """An empty cache of `length` slots a row."""
-        config = self.config
-        shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
-        empty = parallel.constrain(jnp.zeros(shape, config.dtype), None, "batch", "heads", None, None)
-        return Cache(empty, empty)
+        config, shallow = self.config, self._unroll() > 1
+        shape = (batch, config.num_kv_heads, length, config.head_dim)
+        axes, lead = ("batch", "heads", None, None), () if shallow else (config.num_layers,)
+        empty = parallel.constrain(jnp.zeros(lead + shape, config.dtype), *(None,) * len(lead), *axes)
+        arrays = (empty,) * (config.num_layers if shallow else 1)
+        return Cache(arrays, arrays)
 
     def _through_cache(
         self, x: jax.Array, positions: Int[Array, "B T"], cache: Cache, slot: Any, read: Callable[..., jax.Array]
@@ -253,25 +263,33 @@ class CausalLM(nnx.Module):
         graphdef, stacked = nnx.split(self.layers)
 
         def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
-            (x, cache), (layer, index) = carry, inputs
+            (x, kept), (layer, index) = carry, inputs
+
+            def store(whole: jax.Array, part: Float[Array, "B T G K"]) -> jax.Array:
+                part, place = part.swapaxes(1, 2).astype(whole.dtype), (0, 0, slot, 0)
+                if index is None:
+                    return jax.lax.dynamic_update_slice(whole, part, place)
+                return jax.lax.dynamic_update_slice(whole, part[None], (index, *place))
 
             def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-                nonlocal cache
+                nonlocal kept
                 q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-                place = (index, 0, 0, slot, 0)
-                keys, values = (
-                    jax.lax.dynamic_update_slice(whole, part.swapaxes(1, 2)[None].astype(whole.dtype), place)
-                    for whole, part in ((cache.keys, k), (cache.values, v))
-                )
-                cache = Cache(keys, values)
-                return read(q, k, v, keys[index], values[index])
+                kept = store(kept[0], k), store(kept[1], v)
+                return read(q, k, v, *(kept if index is None else (kept[0][index], kept[1][index])))
 
             x = parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None)
-            return (x, cache), None
+            return (x, kept), None
 
-        layers = (stacked, jnp.arange(self.config.num_layers))
-        (x, cache), _ = jax.lax.scan(body, (x, cache), layers, unroll=self._unroll())
-        return self.norm(x), cache
+        arrays = list(zip(cache.keys, cache.values, strict=True))
+        if len(arrays) == 1:
+            layers = (stacked, jnp.arange(self.config.num_layers))
+            (x, arrays[0]), _ = jax.lax.scan(body, (x, arrays[0]), layers)
+        else:
+            for i, kept in enumerate(arrays):
+                layer = jax.tree.map(operator.itemgetter(i), stacked)
+                (x, arrays[i]), _ = body((x, kept), (layer, None))
+        keys, values = zip(*arrays, strict=True)
+        return self.norm(x), Cache(keys, values)
 
     def prefill(
         self, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"], cache: Cache

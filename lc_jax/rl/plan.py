@@ -39,6 +39,7 @@ class Sizes:
     reader_length: int
     extracting: generate.Sampling | None
     reader_batch_size: int
+    frozen_on_host: bool = False  # while policy and critic are trained
 
 
 def ppo(models: Models, sizes: Sizes, tx: optax.GradientTransformation) -> tuple[Sizes, plan.Plan]:
@@ -88,23 +89,32 @@ class _Phases:
     state: states.TrainState
     tx: optax.GradientTransformation
 
-    def phase(self, name: str, traced: Any, lower: str, *, donated: Any = (), **kinds: float) -> plan.Phase:
-        """A phase in which all models and moments are there, and what `traced` makes beyond `kinds`."""
+    def phase(
+        self, name: str, traced: Any, lower: str, *, donated: Any = (), copy: Any = None, **kinds: float
+    ) -> plan.Phase:
+        """A phase in which all models and moments are there, and what `traced` makes beyond `kinds`.
+
+        Args:
+          copy: the model that `traced` reads in place of one of them.
+        """
         models = self.models
         frozen = [m.params for m in (models.reference, models.extractor, models.forecaster) if m is not None]
         everyone = [m for m in (models.learners.policy, models.learners.critic, models.reference, models.extractor,
                                 models.forecaster) if m is not None]  # fmt: skip
-        work = plan.peak(traced, plan.divide(everyone), donated)
+        if "gradients" in kinds and self.sizes.frozen_on_host:
+            frozen = []
+        work = plan.peak(traced, plan.divide([*everyone, *([copy] if copy else [])]), donated)
         kinds = {"gradients": 0.0, "cache": 0.0} | kinds
         return plan.Phase(
-            name, plan.shard_bytes((self.state.params, frozen)), plan.shard_bytes(self.state.opt_state),
+            name, plan.shard_bytes((self.state.params, frozen, copy)), plan.shard_bytes(self.state.opt_state),
             activations=max(work - kinds["cache"], 0.0), lower=lower, **kinds,
         )  # fmt: skip
 
     def _generation(self, name: str, model: Model, count: int, width: int, sampling: generate.Sampling) -> plan.Phase:
         lower = "lower reader.batch_size" if name == "extract" else "lower ppo.decode_batch_size"
-        cache = cache_bytes(model, count, width, sampling)
-        return self.phase(name, generate.trace(model, count, width, sampling), lower, cache=cache)
+        copy = generate.for_decoding(model)
+        traced, cache = generate.trace(model, count, width, sampling), cache_bytes(model, count, width, sampling)
+        return self.phase(name, traced, lower, cache=cache, copy=None if copy is model else copy)
 
     def generate(self, count: int) -> plan.Phase:
         """The policy writes."""

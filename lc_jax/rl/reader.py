@@ -8,7 +8,7 @@ become [B, K] with a mask.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,6 +92,15 @@ class Reader:
             return self
         sampling = dataclasses.replace(self.extractor.sampling, top_k=top_k, top_p=top_p)
         return dataclasses.replace(self, extractor=dataclasses.replace(self.extractor, sampling=sampling))
+
+    def with_models(self, change: Callable[[Model], Model]) -> Reader:
+        """The same reader around changed models."""
+
+        def changed(part: Part) -> Part:
+            return dataclasses.replace(part, model=change(part.model))
+
+        extractor = self.extractor and dataclasses.replace(self.extractor, part=changed(self.extractor.part))
+        return Reader(extractor, changed(self.forecaster))
 
     def read(self, questions: Sequence[Question], paragraphs: Sequence[str], seed: int) -> Reading:
         """Answers and their probability logits for every (question, paragraph)."""

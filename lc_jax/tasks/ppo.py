@@ -192,10 +192,12 @@ class Trainer:
             estimate = advantage.estimate(seen, scores, self.kl.coefficient, self.advantage, self._groups(reading))
         with phases.measure("update"):
             del models  # the update donates the parameters
+            self._move_frozen("pinned_host")
             minibatch = updates.Minibatch(seen, estimate.advantages, estimate.returns)
             self.state, updated = updates.update(
                 self.state, self.learners, minibatch, tx=self.tx, settings=self.update, seed=seed
             )
+            self._move_frozen(None)
         self._check(updated, seen, completions)
         stats = telemetry.of_rollout(seen, [c.finished for c in completions])
         self.kl = self.kl.observe(stats["kl"])
@@ -204,6 +206,12 @@ class Trainer:
         stats |= {"kl_coef": self.kl.coefficient, "advantage/explained_variance": float(estimate.explained_variance)}
         stats |= means | telemetry.of_reading(reading, rewards) | phases.report(num_tokens)
         return stats, (questions, paragraphs, reading, rewards)
+
+    def _move_frozen(self, kind: str | None) -> None:
+        """Moves the models that are not trained into the host's memory, or (None) back, where the config says so."""
+        if self.ppo.frozen_on_host:
+            self.reference = parallel.into_memory(self.reference, kind)
+            self.reader = self.reader.with_models(lambda model: parallel.into_memory(model, kind))
 
     def _response_width(self) -> int | None:
         """The published statistics count padding up to the response length; ours need no padding beyond the longest."""
@@ -289,6 +297,7 @@ def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
         read.max_length,
         generate.Sampling(read.max_new_tokens, read.temperature) if read.extractor else None,
         read.batch_size,
+        ppo.frozen_on_host,
     )
     settings = OptimizerSettings.from_ratio(1, **config.optimizer)
     sizes, plan = plans.ppo(models, sizes, make_optimizer(settings, trainable(models.learners.params())))

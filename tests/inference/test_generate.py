@@ -99,6 +99,21 @@ def test_draws_follow_the_distribution(model):
     assert chi_squared < common.sum() + 5 * np.sqrt(2 * common.sum())
 
 
+def test_blocks_of_the_vocabulary_are_drawn_from_as_the_whole():
+    """A vocabulary that no block divides, tokens that must not come, and a block of nothing else."""
+    logits = (
+        jnp.asarray(np.random.default_rng(0).normal(size=37), jnp.float32).at[8:16].set(-jnp.inf).at[36].set(-jnp.inf)
+    )
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    counts = np.bincount(generate._categorical(keys, jnp.tile(logits, (len(keys), 1))), minlength=37)
+    assert len(counts) == 37
+    expected = np.asarray(jax.nn.softmax(logits)) * len(keys)
+    assert counts[expected == 0].sum() == 0
+    common = expected > 5
+    chi_squared = ((counts - expected) ** 2 / np.maximum(expected, 1e-9))[common].sum()
+    assert chi_squared < common.sum() + 5 * np.sqrt(2 * common.sum())
+
+
 def test_a_new_temperature_compiles_nothing(model):
     run(model)
     before = generate._generate._cache_size()

@@ -21,12 +21,12 @@ SIZES |= {"look_batch_size": 16, "decode_batch_size": 16, "response_length": 32,
 SIZES |= {"num_candidates": 1, "first_candidate": 3}
 
 
-def run(output):
+def run(output, **ppo):
     """Three small steps of the miniature's LC RL, from its base models: the forecaster's head is still zero."""
     config = config_of("ppo", "mini")
     config.policy = config.reader.forecaster = base.LLAMA
     config.reader.extractor, config.reader.batch_size = base.GPT_NEOX, 16
-    config.ppo.update(SIZES)
+    config.ppo.update(SIZES | ppo)
     config.output = str(output)
     mesh = parallel.make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
@@ -39,7 +39,7 @@ def rows(path, but=()):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    run(tmp_path / "whole")
+    run(tmp_path / "whole", frozen_on_host=True)  # where they wait changes nothing
     write = telemetry.RolloutLog.write
 
     def write_and_be_told_to_stop(self, step, *args):
