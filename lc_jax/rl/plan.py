@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from lc_jax.data import batches
 from lc_jax.inference import generate, score
@@ -15,6 +14,7 @@ from lc_jax.models.transformer import Model
 from lc_jax.rl import rollout, update
 from lc_jax.training import plan
 from lc_jax.training import state as states
+from lc_jax.training.optimizer import Optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Sizes:
     reader_batch_size: int
 
 
-def ppo(models: Models, sizes: Sizes, tx: optax.GradientTransformation) -> tuple[Sizes, plan.Plan]:
+def ppo(models: Models, sizes: Sizes, tx: Optimizer) -> tuple[Sizes, plan.Plan]:
     """The sizes with those that were left open chosen, and the plan; in force must be the mesh of the models."""
     phases = _Phases(models, sizes, states.abstract(models.learners.params(), tx), tx)
     limit = plan.device_bytes()
@@ -69,7 +69,7 @@ class _Phases:
     models: Models
     sizes: Sizes
     state: states.TrainState
-    tx: optax.GradientTransformation
+    tx: Optimizer
 
     def phase(self, name: str, traced: Any, lower: str, *, donated: Any = (), **kinds: float) -> plan.Phase:
         """A phase in which all models and moments are there, and what `traced` makes beyond `kinds`."""
