@@ -183,18 +183,22 @@ def _step(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
         new, low = split(new)
     elif held.parameter.dtype == jnp.bfloat16:
         new = round_stochastically(new, parts[0])
-    changed = Held(new, quantise(first, parts[1], FIRST), quantise(second, parts[2], SECOND), low)
-    return jax.tree.map(lambda a, b: jnp.where(u.wanted, a, b), changed, held)
+    return Held(new, quantise(first, parts[1], FIRST), quantise(second, parts[2], SECOND), low)
+
+
+def _step_if_wanted(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
+    # A branch, not a selection: without it XLA reads a whole stack where it writes a layer, and so copies it each time.
+    return jax.lax.cond(u.wanted, _step, lambda held, *_: held, held, gradient, key, u)
 
 
 def _step_by_layer(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
     """`_step` for the layers of a stack one after the other, so that float32 arrays exist for one of them only."""
     if gradient.ndim < STACKED:
-        return _step(held, gradient, key, u)
+        return _step_if_wanted(held, gradient, key, u)
 
     def body(layer: Array, held: Held) -> Held:
-        parts, one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), (held, gradient))
-        new = _step(parts, one, jax.random.fold_in(key, layer), u)
+        parts = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), (held, gradient))
+        new = _step_if_wanted(*parts, jax.random.fold_in(key, layer), u)
         return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, layer, 0), held, new)
 
     return jax.lax.fori_loop(0, gradient.shape[0], body, held)
