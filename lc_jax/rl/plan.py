@@ -138,7 +138,7 @@ class _Phases:
         """One step on the parameters of policy and critic."""
         grads = self._gradients()
         traced = update.apply_gradients.trace(self.state, grads, tx=self.tx)
-        lower = "give the mesh more devices"
+        lower = 'set optimizer.kind="adamw_int8", precision.param_dtype="bfloat16", or give the mesh more devices'
         return self.phase("optimizer step", traced, lower, donated=self.state, gradients=plan.shard_bytes(grads))
 
     def _gradients(self) -> Any:

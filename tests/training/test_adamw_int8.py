@@ -56,7 +56,7 @@ def gradients(params, step):
 # --- codes ---
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(1, 300), st.integers(0, 2**31), st.floats(-30, 10))
 def test_codes_err_by_less_than_the_distance_to_the_next(length, seed, magnitude):
     rng = np.random.default_rng(seed)
