@@ -1,6 +1,7 @@
 """int8 AdamW against float32 AdamW; codes, rounding, freezing, memory, meshes and resuming."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -56,23 +57,31 @@ def gradients(params, step):
 # --- codes ---
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(1, 300), st.integers(0, 2**31), st.floats(-30, 10))
+@functools.partial(jax.jit, static_argnames="kind")
+def coded(value, seed, kind):
+    """Codes, and what they stand for."""
+    bits = adamw_int8.random_bits(jax.random.key(seed), value.shape) >> 16
+    moment = adamw_int8.quantise(value, bits, kind)
+    return moment, adamw_int8.dequantise(moment, kind)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from((1, 128, 300)), st.integers(0, 2**31), st.floats(-6, 8))
 def test_codes_err_by_less_than_the_distance_to_the_next(length, seed, magnitude):
     rng = np.random.default_rng(seed)
     x = jnp.asarray(rng.normal(size=(2, length)) * 10.0 ** rng.uniform(-6, 0, (2, length)) * 10.0**magnitude, "float32")
-    bits = adamw_int8.random_bits(jax.random.key(seed), x.shape) >> 16
     for value, kind in ((x, FIRST), (jnp.square(x), SECOND)):
-        moment = adamw_int8.quantise(value, bits, kind)
+        moment, read = coded(value, seed, kind)
         power, levels = kind
         assert moment.codes.shape == value.shape
         size = adamw_int8.block_size(length)
         scale = np.repeat(np.asarray(moment.scales), size, axis=1)[:, :length]
+        value = np.asarray(value)
         root = np.minimum((np.abs(value) / np.maximum(scale, 1e-45)) ** (1 / power) * levels, levels - 1)
         gap = (((np.floor(root) + 1) / levels) ** power - (np.floor(root) / levels) ** power) * scale
-        error = np.abs(np.asarray(adamw_int8.dequantise(moment, kind)) - value)
-        assert np.all(error <= gap * (1 + 1e-4) + 1e-37)
-        if kind == SECOND and magnitude > -10:
+        error = np.abs(np.asarray(read) - np.asarray(value))
+        assert np.all(error <= gap * (1 + 1e-4))
+        if kind == SECOND:
             assert np.all((np.asarray(moment.codes) > 0) == (np.asarray(value) > 0))
 
 
