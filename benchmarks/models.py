@@ -116,7 +116,7 @@ def to_torch(model: Model) -> Any:
     config = transformers.AutoConfig.for_model(**model.config.to_hf())
     with torch.device(device):
         peer = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, model.config.compute_dtype))
-    tensors = {key: _tensor(value) for key, value in hf.tensors_of(model)}
+    tensors = {key: tensor(value) for key, value in hf.tensors_of(model)}
     missing, unexpected = peer.load_state_dict(tensors, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise ValueError(f"transformers names other tensors: {missing} {unexpected}")
@@ -124,7 +124,8 @@ def to_torch(model: Model) -> Any:
     return peer
 
 
-def _tensor(value: np.ndarray) -> Any:
+def tensor(value: np.ndarray) -> Any:
+    """The same as torch has it."""
     import torch
 
     if value.dtype == jnp.bfloat16:

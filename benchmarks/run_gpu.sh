@@ -17,7 +17,7 @@ flag=--full
 if [ -n "${LC_DRY:-}" ]; then flag=--dry-run; fi
 
 limit=${LC_SECONDS:-530} failed=()
-for name in attention logprobs generate score sft_step ppo_step; do
+for name in attention logprobs generate score optimizer sft_step ppo_step; do
   left=$((limit - SECONDS))
   if [ "$left" -le 5 ]; then
     failed+=("$name (no time left)")

@@ -75,6 +75,7 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
             "eps": 1e-8,
             "weight_decay": 0.0,
             "clip_norm": 1.0,
+            "kind": "adamw",  # or "adamw_int8", "adamw_int8_master": with precision.param_dtype="bfloat16"
         }
         | optimizer
     )

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import models, quickstart, report
 
-NAMES = ["attention", "logprobs", "sft_step", "generate", "score", "ppo_step"]
+NAMES = ["attention", "logprobs", "sft_step", "generate", "score", "ppo_step", "optimizer"]
 
 
 @pytest.mark.slow

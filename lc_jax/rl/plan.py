@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from lc_jax.data import batches
 from lc_jax.inference import generate, score
@@ -15,6 +14,7 @@ from lc_jax.models.transformer import Model
 from lc_jax.rl import rollout, update
 from lc_jax.training import plan
 from lc_jax.training import state as states
+from lc_jax.training.optimizer import Optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Sizes:
     frozen_on_host: bool = False  # while policy and critic are trained
 
 
-def ppo(models: Models, sizes: Sizes, tx: optax.GradientTransformation) -> tuple[Sizes, plan.Plan]:
+def ppo(models: Models, sizes: Sizes, tx: Optimizer) -> tuple[Sizes, plan.Plan]:
     """The sizes with those that were left open chosen, and the plan; in force must be the mesh of the models."""
     phases = _Phases(models, sizes, states.abstract(models.learners.params(), tx), tx)
     limit = plan.device_bytes()
@@ -87,7 +87,7 @@ class _Phases:
     models: Models
     sizes: Sizes
     state: states.TrainState
-    tx: optax.GradientTransformation
+    tx: Optimizer
 
     def phase(
         self, name: str, traced: Any, lower: str, *, donated: Any = (), copy: Any = None, **kinds: float
@@ -162,7 +162,7 @@ class _Phases:
         """One step on the parameters of policy and critic."""
         grads = self._gradients()
         traced = update.apply_gradients.trace(self.state, grads, tx=self.tx)
-        lower = "give the mesh more devices"
+        lower = 'set optimizer.kind="adamw_int8", precision.param_dtype="bfloat16", or give the mesh more devices'
         return self.phase("optimizer step", traced, lower, donated=self.state, gradients=plan.shard_bytes(grads))
 
     def _gradients(self) -> Any:

@@ -13,7 +13,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
@@ -21,6 +20,7 @@ from lc_jax.models.transformer import Model
 from lc_jax.rl import loss as losses
 from lc_jax.rl.rollout import Rollout, critic_values, policy_outputs
 from lc_jax.training import state as states
+from lc_jax.training.optimizer import Optimizer
 
 Sums = dict[str, Float[Array, ""]]
 
@@ -112,7 +112,7 @@ def add_gradients(
 
 @functools.partial(jax.jit, static_argnames=("tx",), donate_argnames=("state",))
 def apply_gradients(
-    state: states.TrainState, grads: dict[str, Any], *, tx: optax.GradientTransformation
+    state: states.TrainState, grads: dict[str, Any], *, tx: Optimizer
 ) -> tuple[states.TrainState, Float[Array, ""]]:
     """One optimiser step. Returns the new state and the gradient norm before clipping."""
     return states.apply_gradients(state, grads, tx)
@@ -123,7 +123,7 @@ def ppo_step(
     learners: Learners,
     minibatch: Minibatch,
     *,
-    tx: optax.GradientTransformation,
+    tx: Optimizer,
     settings: UpdateSettings,
 ) -> tuple[states.TrainState, Sums]:
     """One optimiser step on a minibatch (host arrays). Returns the new state and the step's mean statistics."""
@@ -144,7 +144,7 @@ def update(
     learners: Learners,
     batch: Minibatch,
     *,
-    tx: optax.GradientTransformation,
+    tx: Optimizer,
     settings: UpdateSettings,
     seed: int,
 ) -> tuple[states.TrainState, list[dict[str, float]]]:

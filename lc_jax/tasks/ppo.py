@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -29,7 +28,7 @@ from lc_jax.training import state as states
 from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import Destination, Run
-from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+from lc_jax.training.optimizer import Optimizer, OptimizerSettings, make_optimizer
 from lc_jax.types import Question
 
 MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
@@ -153,7 +152,7 @@ class Trainer:
         self.learners = learners.with_params(None)  # the parameters are the state's from here on
         self.kl = kl.make(coefficient=self.ppo.kl_coef, **config.kl)
 
-    def _optimizer(self, learners: updates.Learners) -> optax.GradientTransformation:
+    def _optimizer(self, learners: updates.Learners) -> Optimizer:
         num_updates = self.ppo.num_epochs * (self.ppo.rollout_batch_size // self.ppo.minibatch_size)
         settings = OptimizerSettings.from_ratio(self.ppo.num_steps * num_updates, **self.config.optimizer)
         return make_optimizer(settings, trainable=trainable(learners.params()))

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import logging
 from jaxtyping import Array, Float
 
@@ -63,7 +62,7 @@ def train_step(
     batch: Mapping[str, Array],
     *,
     loss_fn: LossFn,
-    tx: optax.GradientTransformation,
+    tx: optimizers.Optimizer,
     microbatches: int,
 ) -> tuple[states.TrainState, Sums]:
     """One optimiser step on one batch, its micro-batches in turn.
@@ -91,8 +90,7 @@ def train_step(
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (state.params, shapes))
         (grads, totals), _ = jax.lax.scan(add, zeros, parts)
     weight = jnp.maximum(totals["weight"], 1e-8)
-    grads = jax.tree.map(lambda g: g / weight, grads)
-    state, norm = states.apply_gradients(state, grads, tx)
+    state, norm = states.apply_gradients(state, grads, tx, weight)
     return state, {k: v / weight for k, v in totals.items() if k != "weight"} | {
         "grad_norm": norm,
         "skipped_in_a_row": state.skipped,

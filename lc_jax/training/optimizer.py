@@ -10,7 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from lc_jax.training import adamw_int8
+
 SCHEDULES = ("cosine", "linear", "constant")
+KINDS = ("adamw", "adamw_int8", "adamw_int8_master")
+
+Optimizer = optax.GradientTransformation | adamw_int8.InPlace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +31,13 @@ class OptimizerSettings:
     eps: float
     weight_decay: float  # of every trained parameter, norms and biases too
     clip_norm: float  # of the gradient of all parameters together
+    kind: str = "adamw"  # "adamw_int8": moments in 2 bytes; "adamw_int8_master": and bfloat16 parameters kept exactly
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"optimizer.schedule={self.schedule!r}: give one of {SCHEDULES}.")
+        if self.kind not in KINDS:
+            raise ValueError(f"optimizer.kind={self.kind!r}: give one of {KINDS}.")
 
     @classmethod
     def from_ratio(
@@ -63,17 +71,19 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def make_optimizer(settings: OptimizerSettings, trainable: Any) -> optax.GradientTransformation:
+def make_optimizer(settings: OptimizerSettings, trainable: Any) -> Optimizer:
     """Clipping and AdamW over the parameters that `trainable` (a tree of booleans) marks; the others never change.
 
-    Arithmetic and moments are float32 whatever the parameters' dtype: bfloat16 second moments would freeze.
+    Arithmetic is float32 whatever the parameters' dtype, and so are the moments of kind "adamw". bfloat16 parameters
+    want another kind: rounded to the nearest, they stand still where a step is below 1/256 of them.
     """
-    adamw = optax.chain(
-        clip_by_global_norm(settings.clip_norm),
-        optax.adamw(
-            settings.learning_rate_at, settings.b1, settings.b2, settings.eps, weight_decay=settings.weight_decay
-        ),
-    )
+    rate, b1, b2, eps, decay = (
+        settings.learning_rate_at, settings.b1, settings.b2, settings.eps, settings.weight_decay
+    )  # fmt: skip
+    if settings.kind != "adamw":
+        master = settings.kind == "adamw_int8_master"
+        return adamw_int8.adamw_int8(rate, (b1, b2), eps, decay, settings.clip_norm, trainable, master)
+    adamw = optax.chain(clip_by_global_norm(settings.clip_norm), optax.adamw(rate, b1, b2, eps, weight_decay=decay))
     labels = jax.tree.map(lambda t: "train" if t else "keep", trainable)
     return optax.multi_transform({"train": _in_float32(adamw), "keep": optax.set_to_zero()}, labels)
 

@@ -49,6 +49,7 @@ _FUSED = _FREE | {
 }
 _FUSED |= {"rsqrt", "sqrt", "pow", "integer_pow", "square", "max", "min", "abs", "select_n", "convert_element_type"}
 _FUSED |= {"clamp", "copy", "sin", "cos", "floor", "rem", "xor", "reshape", "squeeze", "sharding_constraint"}
+_FUSED |= {"shift_right_logical", "bitcast_convert_type"}
 _READS = _FUSED | {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "argmax", "gather"}
 
 Bytes = Callable[[Any], float]  # of an array's shape and dtype on one device

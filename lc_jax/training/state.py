@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.struct
@@ -10,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
+
+from lc_jax.training import adamw_int8
+from lc_jax.training.optimizer import Optimizer
 
 PyTree = Any
 
@@ -24,25 +28,35 @@ class TrainState:
     skipped: Int[Array, ""]  # steps in a row whose gradients were not finite
 
 
-def _layout(params: PyTree, tx: optax.GradientTransformation) -> PyTree:
+def _dividing(sharding: Any, shape: tuple[int, ...]) -> Any:
+    """`sharding` with those dimensions whole that it does not divide: a short axis may have few scales."""
+    if not isinstance(sharding, jax.NamedSharding):
+        return sharding
+    parts = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+    sizes = [math.prod(sharding.mesh.shape[n] for n in ((p,) if isinstance(p, str) else p or ())) for p in parts]
+    kept = [part if length % size == 0 else None for part, length, size in zip(parts, shape, sizes, strict=True)]
+    return jax.NamedSharding(sharding.mesh, jax.P(*kept))
+
+
+def _layout(params: PyTree, tx: Optimizer) -> PyTree:
     """The optimiser's state as shapes, and beside it the sharding of each leaf: a moment's is its parameter's."""
     by_path = {path: p.sharding for path, p in jax.tree_util.tree_flatten_with_path(params)[0]}
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # A moment stands in the optimiser's tree under the path of its parameter.
         sharding = next((by_path[path[i:]] for i in range(len(path)) if path[i:] in by_path), None)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_dividing(sharding, leaf.shape))
 
     return jax.tree_util.tree_map_with_path(place, jax.eval_shape(tx.init, params))
 
 
-def abstract(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
+def abstract(params: PyTree, tx: Optimizer) -> TrainState:
     """What `create` would give for abstract parameters, without any memory."""
     number: Any = jax.ShapeDtypeStruct((), jnp.int32)
     return TrainState(number, params, _layout(params, tx), number)
 
 
-def create(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
+def create(params: PyTree, tx: Optimizer) -> TrainState:
     """A fresh state; each moment is born with the sharding of its parameter, never whole on one device."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, _layout(params, tx))
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
@@ -50,12 +64,18 @@ def create(params: PyTree, tx: optax.GradientTransformation) -> TrainState:
 
 
 def apply_gradients(
-    state: TrainState, grads: PyTree, tx: optax.GradientTransformation
+    state: TrainState, grads: PyTree, tx: Optimizer, weight: float | Float[Array, ""] = 1.0
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One optimiser step. Returns the new state and the gradient norm before clipping.
+    """One optimiser step with gradients that are sums over `weight`. Returns the new state and their norm, not clipped.
 
     A gradient that is not finite changes nothing but `skipped`; whoever drives the loop stops after several in a row.
     """
+    if isinstance(tx, adamw_int8.InPlace):
+        norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads)) / weight
+        finite = jnp.isfinite(norm)
+        params, opt_state = tx.apply(grads, state.opt_state, state.params, jnp.float32(weight), finite)
+        return TrainState(state.step + 1, params, opt_state, jnp.where(finite, 0, state.skipped + 1)), norm
+    grads = jax.tree.map(lambda g: g / weight, grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
