@@ -75,15 +75,15 @@ def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1)
     return dict(zip(AXES, sizes, strict=True))
 
 
-def make_mesh(**sizes: int) -> Mesh:
-    """A mesh over all devices of all hosts; `sizes` as in `mesh_shape`."""
-    shape = mesh_shape(jax.device_count(), **sizes)
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
+    """A mesh over all devices of all hosts; sizes as in `mesh_shape`."""
+    shape = mesh_shape(jax.device_count(), data, fsdp, tensor)
     return jax.make_mesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def planned_mesh(num_devices: int, **sizes: int) -> AbstractMesh:
+def planned_mesh(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1) -> AbstractMesh:
     """A mesh over devices that are not there."""
-    shape = mesh_shape(num_devices, **sizes)
+    shape = mesh_shape(num_devices, data, fsdp, tensor)
     return AbstractMesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
