@@ -133,10 +133,13 @@ def test_blocks_of_the_models_axes():
 
 
 @pytest.mark.parametrize(("kind", "dtype", "tolerance"), [
-    ("adamw_int8", "float32", 0.03), ("adamw_int8_master", "bfloat16", 0.03), ("adamw_int8", "bfloat16", 0.12),
+    ("adamw_int8", "float32", 0.03), ("adamw_int8_master", "bfloat16", 0.03), ("adamw_int8", "bfloat16", 0.3),
 ])  # fmt: skip
 def test_forty_steps_as_float32(kind, dtype, tolerance):
-    """The way that parameters have come is float32 AdamW's but for `tolerance` of its length."""
+    """The way that parameters have come is float32 AdamW's but for `tolerance` of its length.
+
+    Rounding parameters at random is a walk of its own, about sqrt(steps x step x distance of two bfloat16).
+    """
     start = trees("bfloat16")  # values that both dtypes have
     reference, ours = (jax.tree.map(lambda p, d=d: jnp.array(p, d), start) for d in ("float32", dtype))
     plain, tx = made(reference, "adamw"), made(ours, kind)
@@ -261,7 +264,7 @@ def one_device():
 
 def on_eight(params):
     mesh = parallel.make_mesh(1, 4, 2)
-    axes = {"stack": jax.P(None, "fsdp", "tensor"), "table": jax.P("tensor", "fsdp")}
+    axes = {"stack": jax.P(None, "tensor", "fsdp"), "table": jax.P("tensor")}
     return {k: jax.device_put(p, jax.NamedSharding(mesh, axes.get(k, jax.P()))) for k, p in params.items()}
 
 
