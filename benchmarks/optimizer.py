@@ -38,12 +38,13 @@ class Ours:
 
     def __init__(self, config: Config, mesh: jax.sharding.Mesh, kind: str, grads: Any) -> None:
         params = registry.initialize(config, jax.random.key(0), mesh).params
-        self.tx, self.grads = make_optimizer(settings(kind), trainable(params)), grads
-        self.step = jax.jit(functools.partial(states.apply_gradients, tx=self.tx), donate_argnames="state")
-        self.state = states.create(params, self.tx)
+        tx = make_optimizer(settings(kind), trainable(params))
+        self.state, self.grads = states.create(params, tx), grads
         count = sum(x.size for x in jax.tree.leaves(params))
         held = plan.shard_bytes((self.state.params, self.state.opt_state))
-        memory = self.step.lower(self.state, grads).compile().memory_analysis()
+        step = jax.jit(functools.partial(states.apply_gradients, tx=tx), donate_argnames="state")
+        self.step = step.lower(self.state, grads).compile()
+        memory = self.step.memory_analysis()
         work = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
         self.moved = 2.0 * held + plan.shard_bytes(grads)
         self.notes = {"parameters": count, "bytes a parameter": held / count, "work space a parameter": work / count}

@@ -1,6 +1,5 @@
 """int8 AdamW against float32 AdamW; codes, rounding, freezing, memory, meshes and resuming."""
 
-import dataclasses
 import functools
 import math
 import re
@@ -134,12 +133,15 @@ def test_blocks_of_the_models_axes():
 
 
 @pytest.mark.parametrize(("kind", "dtype", "tolerance"), [
-    ("adamw_int8", "float32", 0.04), ("adamw_int8_master", "bfloat16", 0.04), ("adamw_int8", "bfloat16", 0.12),
+    ("adamw_int8", "float32", 0.03), ("adamw_int8_master", "bfloat16", 0.03), ("adamw_int8", "bfloat16", 0.3),
 ])  # fmt: skip
 def test_forty_steps_as_float32(kind, dtype, tolerance):
-    """The way that parameters have come is float32 AdamW's but for `tolerance` of its length."""
+    """The way that parameters have come is float32 AdamW's but for `tolerance` of its length.
+
+    Rounding parameters at random is a walk of its own, about sqrt(steps x step x distance of two bfloat16).
+    """
     start = trees("bfloat16")  # values that both dtypes have
-    reference, ours = (jax.tree.map(lambda p, d=d: p.astype(d), start) for d in ("float32", dtype))
+    reference, ours = (jax.tree.map(lambda p, d=d: jnp.array(p, d), start) for d in ("float32", dtype))
     plain, tx = made(reference, "adamw"), made(ours, kind)
     expected, state = states.create(reference, plain), states.create(ours, tx)
     step_plain, step = stepper(plain), stepper(tx)
@@ -206,12 +208,15 @@ def test_bfloat16_parameters_do_not_freeze():
     def loss(params):
         return jnp.mean(jnp.square(inputs @ params["w"].astype(jnp.float32) - targets))
 
-    def left(kind, dtype):
+    def at_bfloat16(params):
+        return loss(jax.tree.map(lambda p: p.astype(jnp.bfloat16), params))
+
+    def left(kind, dtype, seen=loss):
         params = jax.tree.map(lambda p: p.astype(dtype), weights)
         tx = made(params, kind, learning_rate=3e-5, weight_decay=0.0, schedule="constant", b2=0.999)
 
         def body(_, state):
-            return states.apply_gradients(state, jax.grad(loss)(state.params), tx)[0]
+            return states.apply_gradients(state, jax.grad(seen)(state.params), tx)[0]
 
         state = jax.jit(lambda state: jax.lax.fori_loop(0, 300, body, state))(states.create(params, tx))
         value = state.params
@@ -219,12 +224,11 @@ def test_bfloat16_parameters_do_not_freeze():
             value = {"w": adamw_int8.join(value["w"], state.opt_state.low["w"])}
         return float(loss(value) / loss(weights))
 
-    float32 = left("adamw", "float32")
-    assert float32 < 0.5
     assert left("adamw", "bfloat16") > 0.8
-    assert left("adamw_int8_master", "bfloat16") == pytest.approx(float32, abs=0.02)
-    # At the end it is as far as float32, plus the noise of rounding to bfloat16 once.
-    assert left("adamw_int8", "bfloat16") < 0.8
+    # The low half is as good as float32 parameters whose gradients are taken where bfloat16 has put them.
+    reference = left("adamw", "float32", at_bfloat16)
+    assert left("adamw_int8_master", "bfloat16") == pytest.approx(reference, abs=0.01)
+    assert left("adamw_int8", "bfloat16") < 0.25
 
 
 # --- memory ---
@@ -260,7 +264,7 @@ def one_device():
 
 def on_eight(params):
     mesh = parallel.make_mesh(1, 4, 2)
-    axes = {"stack": jax.P(None, "fsdp", "tensor"), "table": jax.P("tensor", "fsdp")}
+    axes = {"stack": jax.P(None, "tensor", "fsdp"), "table": jax.P("tensor")}
     return {k: jax.device_put(p, jax.NamedSharding(mesh, axes.get(k, jax.P()))) for k, p in params.items()}
 
 
@@ -269,9 +273,9 @@ def test_eight_devices_as_one(kind):
     """Bit for bit but for the sum in the clipping norm; moments lie where their parameters do; one norm to talk of."""
     params = trees("bfloat16", (2, 24, 2048))
     tx = made(params, kind, clip_norm=1e9, warmup_steps=0)
-    one, eight = states.create(params, tx), states.create(on_eight(params), tx)
-    step = stepper(tx)
     grads = [gradients(params, n) for n in range(3)]
+    one, eight = states.create(params, tx), states.create(on_eight(trees("bfloat16", (2, 24, 2048))), tx)
+    step = stepper(tx)
     text = step.lower(eight, on_eight(grads[0])).compile().as_text()
     for grad in grads:
         one, eight = step(one, grad), step(eight, on_eight(grad))
@@ -289,24 +293,25 @@ def test_eight_devices_as_one(kind):
 
 @pytest.mark.parametrize("kind", INT8)
 def test_resumed_bit_for_bit(kind, tmp_path):
-    params = on_eight(trees("bfloat16", (2, 24, 1024)))
+    def fresh():
+        return states.create(on_eight(trees("bfloat16", (2, 24, 1024))), tx)
+
+    params = trees("bfloat16", (2, 24, 1024))
     tx = made(params, kind)
     step = stepper(tx)
     destination = Destination(tmp_path, {}, ConfigDict({"project": "", "mode": "offline"}))
-    checkpoints = Checkpoints(destination, every=2)
-    state = states.create(params, tx)
-    for number in range(4):
+    checkpoints, state = Checkpoints(destination, every=2), fresh()
+    for number in range(3):
         state = step(state, on_eight(gradients(params, number)))
-        checkpoints.save(number + 1, state if number < 3 else dataclasses.replace(state))
-        if number == 1:
-            checkpoints.close()
-            checkpoints = Checkpoints(destination, every=100)
-    again, first = Checkpoints(destination, every=100).restore(states.create(params, tx))
+        checkpoints.save(number + 1, state)
+    checkpoints.close()
+    checkpoints = Checkpoints(destination, every=2)
+    again, first = checkpoints.restore(fresh())
     assert first == 2
-    for number in range(first, 4):
-        again = step(again, on_eight(gradients(params, number)))
+    again = step(again, on_eight(gradients(params, 2)))
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(one, other)
+        assert one.sharding == other.sharding
     checkpoints.close()
 
 
