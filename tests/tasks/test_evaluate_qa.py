@@ -251,7 +251,8 @@ def test_a_checkpoint_writes_on_real_questions(tmp_path, monkeypatch, questions)
         json.loads((tmp_path / "out" / "result.json").read_text()),
         rows(tmp_path / "out" / "records.jsonl"),
     )
-    last = [(row["paragraph"].split() or [""])[-1].strip(".;") for row in rows(tmp_path / "out" / "paragraphs.jsonl")]
+    written = {row["question_id"]: row["paragraph"] for row in rows(tmp_path / "out" / "paragraphs.jsonl")}
+    last = [(written[record["question_id"]].split() or [""])[-1].strip(".;") for record in records]
     right = [
         word.casefold() in map(str.casefold, q["answers"]) or word.endswith(q["answers"][0])
         for word, q in zip(last, questions, strict=True)

@@ -73,9 +73,9 @@ def test_episodes_are_as_wide_as_the_longest_response():
     completions = [Completion(list(range(5, 5 + n)), [0.0] * n, True) for n in (3, 17, 0)]
     prompts = [[1, 2], [1, 2, 3], [1]]
     short, full = rollout.pack(prompts, completions), rollout.pack(prompts, completions, 64)
-    assert (short.responses.shape, full.responses.shape) == ((3, 24), (3, 64))
+    assert (short.responses.shape, full.responses.shape) == ((3, 20), (3, 64))
     assert short.lengths.tolist() == full.lengths.tolist() == [3, 17, 1]
-    np.testing.assert_array_equal(short.responses, full.responses[:, :24])
+    np.testing.assert_array_equal(short.responses, full.responses[:, :20])
     np.testing.assert_array_equal(short.tokens, full.tokens[:, : short.tokens.shape[1]])
 
 
