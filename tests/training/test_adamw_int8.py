@@ -21,8 +21,6 @@ from lc_jax.training.adamw_int8 import FIRST, SECOND
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import Destination
 
-INT8 = ("adamw_int8", "adamw_int8_master")
-
 
 def made(params, kind, **changes):
     base = dict(learning_rate=1e-2, num_steps=100, warmup_steps=2, schedule="cosine", b1=0.9, b2=0.95, eps=1e-8)
@@ -133,7 +131,7 @@ def test_blocks_of_the_models_axes():
 
 
 @pytest.mark.parametrize(("kind", "dtype", "tolerance"), [
-    ("adamw_int8", "float32", 0.03), ("adamw_int8_master", "bfloat16", 0.03), ("adamw_int8", "bfloat16", 0.3),
+    ("adamw_int8", "float32", 0.03), ("adamw_int8_master", "bfloat16", 0.03), ("adamw_int8", "bfloat16", 0.2),
 ])  # fmt: skip
 def test_forty_steps_as_float32(kind, dtype, tolerance):
     """The way that parameters have come is float32 AdamW's but for `tolerance` of its length.
@@ -268,51 +266,50 @@ def on_eight(params):
     return {k: jax.device_put(p, jax.NamedSharding(mesh, axes.get(k, jax.P()))) for k, p in params.items()}
 
 
-@pytest.mark.parametrize("kind", INT8)
-def test_eight_devices_as_one(kind):
-    """Bit for bit but for the sum in the clipping norm; moments lie where their parameters do; one norm to talk of."""
-    params = trees("bfloat16", (2, 24, 2048))
-    tx = made(params, kind, clip_norm=1e9, warmup_steps=0)
+def wide():
+    """Parameters of which two devices and more share an axis without cutting a block."""
+    found = trees("bfloat16", (2, 24, 2048))
+    return {name: found[name] for name in ("stack", "table")}
+
+
+def test_eight_devices_as_one():
+    """Bit for bit, clipping aside; moments lie where their parameters do; nothing is sent but the sum of the norm."""
+    params = wide()
+    tx = made(params, "adamw_int8", clip_norm=1e9, warmup_steps=0)
     grads = [gradients(params, n) for n in range(3)]
-    one, eight = states.create(params, tx), states.create(on_eight(trees("bfloat16", (2, 24, 2048))), tx)
+    one, eight = states.create(params, tx), states.create(on_eight(wide()), tx)
     step = stepper(tx)
     text = step.lower(eight, on_eight(grads[0])).compile().as_text()
+    assert not re.findall(r" (?:all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", text)
     for grad in grads:
         one, eight = step(one, grad), step(eight, on_eight(grad))
-    for name, p in eight.params.items():
-        np.testing.assert_array_equal(p, one.params[name])
-        moments = [eight.opt_state.first, eight.opt_state.second]
-        for x in (m.codes[name] for m in moments):
-            assert x.sharding.is_equivalent_to(p.sharding, p.ndim)
-    stack = eight.opt_state.first.scales["stack"]
-    assert stack.addressable_shards[0].data.size * 8 == stack.size
-    for x, y in zip(jax.tree.leaves(eight.opt_state), jax.tree.leaves(one.opt_state), strict=True):
+    for x, y in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
         np.testing.assert_array_equal(x, y)
-    assert not re.findall(r" (?:all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", text)
+    for name, p in eight.params.items():
+        for moment in (eight.opt_state.first, eight.opt_state.second):
+            assert moment.codes[name].sharding.is_equivalent_to(p.sharding, p.ndim)
+    scales = eight.opt_state.first.scales["stack"]
+    assert scales.addressable_shards[0].data.size * 8 == scales.size
 
 
-@pytest.mark.parametrize("kind", INT8)
-def test_resumed_bit_for_bit(kind, tmp_path):
-    def fresh():
-        return states.create(on_eight(trees("bfloat16", (2, 24, 1024))), tx)
-
-    params = trees("bfloat16", (2, 24, 1024))
-    tx = made(params, kind)
+def test_resumed_bit_for_bit(tmp_path):
+    params = wide()
+    tx = made(params, "adamw_int8_master")
     step = stepper(tx)
     destination = Destination(tmp_path, {}, ConfigDict({"project": "", "mode": "offline"}))
-    checkpoints, state = Checkpoints(destination, every=2), fresh()
-    for number in range(3):
-        state = step(state, on_eight(gradients(params, number)))
-        checkpoints.save(number + 1, state)
-    checkpoints.close()
-    checkpoints = Checkpoints(destination, every=2)
-    again, first = checkpoints.restore(fresh())
-    assert first == 2
-    again = step(again, on_eight(gradients(params, 2)))
+    with jax.set_mesh(parallel.make_mesh(1, 4, 2)):
+        checkpoints, state = Checkpoints(destination, every=2), states.create(on_eight(wide()), tx)
+        for number in range(3):
+            state = step(state, on_eight(gradients(params, number)))
+            checkpoints.save(number + 1, state)
+        checkpoints.close()
+        checkpoints = Checkpoints(destination, every=2)
+        again, first = checkpoints.restore(states.create(on_eight(wide()), tx))
+        checkpoints.close()
+        assert first == 2
+        again = step(again, on_eight(gradients(params, 2)))
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(one, other)
-        assert one.sharding == other.sharding
-    checkpoints.close()
 
 
 def test_unknown_kinds_and_dtypes_are_refused():
