@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from lc_jax.training import adamw_int8
 SCHEDULES = ("cosine", "linear", "constant")
 KINDS = ("adamw", "adamw_int8", "adamw_int8_master")
 
-Optimizer = optax.GradientTransformation | adamw_int8.InPlace
+Optimizer: TypeAlias = optax.GradientTransformation | adamw_int8.InPlace
 
 
 @dataclasses.dataclass(frozen=True)
