@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import models, report
+from benchmarks import models, optimizer_curves, report
 from lc_jax import parallel
 from lc_jax.models import registry
 from lc_jax.models.transformer import Config, trainable
@@ -24,7 +24,6 @@ from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 # Of a 7B model where the device is an accelerator, so that float32 AdamW of three implementations fits side by side.
 LAYERS = 2
-PARAM_DTYPE = {"adamw": "float32", "adamw_int8": "bfloat16", "adamw_int8_master": "bfloat16"}
 TOLERANCE = 1e-6  # between float32 AdamW's first steps
 
 
@@ -105,8 +104,12 @@ def main(argv: Sequence[str] | None = None) -> None:
       ArithmeticError: the first steps of float32 AdamW differ.
     """
     args = report.arguments(__doc__ or "", argv)
-    shapes = {kind: models.config_of(args.size, param_dtype=dtype) for kind, dtype in PARAM_DTYPE.items()}
-    if args.size is report.LARGE:
+    shapes = {
+        kind: models.config_of(args.size, param_dtype=dtype) for kind, dtype in optimizer_curves.PARAM_DTYPE.items()
+    }
+    if args.size is report.MINIATURE:  # so small a step would time the calls
+        shapes = {kind: optimizer_curves.config_of("10M", kind) for kind in optimizer_curves.PARAM_DTYPE}
+    elif args.size is report.LARGE:
         shapes = {kind: models.with_layers(config, LAYERS) for kind, config in shapes.items()}
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh):

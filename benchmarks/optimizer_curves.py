@@ -1,6 +1,6 @@
 """Learning curves of the three kinds of AdamW: the miniature's shape and one of 10 million parameters, from scratch.
 
-python -m benchmarks.optimizer_curves                 1,000 steps, three seeds: CPU_MINUTES minutes of one core
+python -m benchmarks.optimizer_curves                 1,000 steps, three seeds
 python -m benchmarks.optimizer_curves --plot          only draws what there is
 
 Every kind sees the same batches from the same weights. Finished runs are kept in

@@ -43,7 +43,7 @@ class Moment(NamedTuple):
 class State(NamedTuple):
     """What the optimiser remembers; nothing of parameters that are not trained."""
 
-    num_updates: Int[Array, ""]  # done
+    updates: Int[Array, ""]  # done so far
     first: Moment
     second: Moment
     low: Tree  # int16: master value less parameter, in units of the last place of float32; nothing unless kept
@@ -197,8 +197,8 @@ def _step_by_layer(held: Held, gradient: Array, key: Key[Array, ""], u: Update) 
         return _step_if_wanted(held, gradient, key, u)
 
     def body(layer: Array, held: Held) -> Held:
-        part, slope = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), (held, gradient))
-        new = _step_if_wanted(part, slope, jax.random.fold_in(key, layer), u)
+        part, one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), (held, gradient))
+        new = _step_if_wanted(part, one, jax.random.fold_in(key, layer), u)
         return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, layer, 0), held, new)
 
     return jax.lax.fori_loop(0, gradient.shape[0], body, held)
@@ -215,18 +215,14 @@ def _fresh(parameter: Array, master: bool) -> Held:
     return Held(parameter, first, second, low)
 
 
-def _flatten(tree: Tree) -> tuple[list[Array], Any]:
-    return jax.tree.flatten(tree)
-
-
-def _state(count: Array, structure: Any, held: list[Held | None]) -> State:
+def _state(updates: Array, structure: Any, held: list[Held | None]) -> State:
     def tree(pick: Callable[[Held], Array | None]) -> Tree:
         found = [None if one is None else pick(one) for one in held]
         return structure.unflatten([optax.MaskedNode() if x is None else x for x in found])
 
     first = Moment(tree(lambda one: one.first.codes), tree(lambda one: one.first.scales))
     second = Moment(tree(lambda one: one.second.codes), tree(lambda one: one.second.scales))
-    return State(count, first, second, tree(lambda one: one.low))
+    return State(updates, first, second, tree(lambda one: one.low))
 
 
 def _held(state: State, structure: Any, leaves: list[Array], trained: list[bool]) -> list[Held | None]:
@@ -262,25 +258,27 @@ def adamw_int8(
     """
 
     def init(params: Tree) -> State:
-        leaves, structure = _flatten(params)
+        structure: Any = jax.tree.structure(params)
+        leaves = structure.flatten_up_to(params)
         trained = structure.flatten_up_to(trainable)
         held = [_fresh(leaf, master) if t else None for leaf, t in zip(leaves, trained, strict=True)]
         return _state(jnp.int32(0), structure, held)
 
     def apply(gradients: Tree, state: State, params: Tree, weight: Array, wanted: Array) -> tuple[Tree, State]:
-        leaves, structure = _flatten(params)
+        structure: Any = jax.tree.structure(params)
+        leaves = structure.flatten_up_to(params)
         trained, grads = structure.flatten_up_to(trainable), structure.flatten_up_to(gradients)
         counted = [g.astype(jnp.float32) for g, t in zip(grads, trained, strict=True) if t]
         clip = jnp.minimum(1.0, clip_norm / (optax.tree.norm(counted) / weight + 1e-6))
-        count = state.num_updates + 1
-        u = Update(learning_rate(state.num_updates), *betas, eps, weight_decay, clip / weight, count, wanted)
-        key = jax.random.fold_in(jax.random.key(0), count)
+        number = state.updates + 1
+        u = Update(learning_rate(state.updates), *betas, eps, weight_decay, clip / weight, number, wanted)
+        key = jax.random.fold_in(jax.random.key(0), number)
         held = _held(state, structure, leaves, trained)
-        for number, (one, gradient) in enumerate(zip(held, grads, strict=True)):
+        for place, (one, gradient) in enumerate(zip(held, grads, strict=True)):
             if one is not None:
-                held[number] = _step_by_layer(one, gradient, jax.random.fold_in(key, number), u)
+                held[place] = _step_by_layer(one, gradient, jax.random.fold_in(key, place), u)
         new = [leaf if one is None else one.parameter for one, leaf in zip(held, leaves, strict=True)]
-        return structure.unflatten(new), _state(jnp.where(wanted, count, state.num_updates), structure, held)
+        return structure.unflatten(new), _state(jnp.where(wanted, number, state.updates), structure, held)
 
     def update(gradients: Tree, state: State, params: Tree) -> tuple[Tree, State]:
         new, state = apply(gradients, state, params, jnp.float32(1), jnp.bool_(True))
