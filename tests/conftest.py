@@ -1,4 +1,4 @@
-"""Eight simulated devices for every test; the folder of recorded numbers where there is one."""
+"""Eight simulated devices and one cache of compiled programs for every test; recorded numbers where there are any."""
 
 import os
 
@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+# Most of the suite's time is compiling, and many tests compile the same programs.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 @pytest.fixture(scope="session")

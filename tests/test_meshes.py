@@ -91,6 +91,7 @@ def ppo_losses(mesh):
     return losses
 
 
+@pytest.mark.slow
 def test_ppo():
     one, eight = meshes()
     expected = ppo_losses(one)
