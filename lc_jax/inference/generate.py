@@ -84,7 +84,7 @@ def _categorical(keys: jax.Array, logits: Float[Array, "B V"]) -> Int[Array, " B
     """A draw from softmax(logits) for each key [B], never one whose logit is -inf.
 
     First a block of the vocabulary, then a token of it, each by the largest of logits + Gumbel noise: about 2 sqrt(V)
-    random numbers a row instead of V, which were a third of the time on a CPU.
+    random numbers a row instead of V.
     """
     batch, size = logits.shape
     width = 2 ** round(np.log2(size) / 2)
