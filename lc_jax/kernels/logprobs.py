@@ -142,6 +142,9 @@ def token_logprobs(
     ids = jnp.pad(jnp.asarray(targets), padding).reshape(batch, count, size).swapaxes(0, 1)
     # Token by token as one matrix: on CPUs the backward pass is much faster.
     parts, ids = parts.reshape(count, batch * size, width), ids.reshape(count, batch * size)
-    outs = (_portable if form == "portable" else functools.partial(_analytic, form=form))(parts, ids, head, temperature)
+    if form == "portable":
+        outs = _portable(parts, ids, head, temperature)
+    else:
+        outs = _analytic(parts, ids, head, temperature, form)
     logprobs, entropies = (x.reshape(count, batch, size).swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in outs)
     return logprobs, entropies
