@@ -42,6 +42,7 @@ def losses(output):
     return [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_resumed_bit_for_bit(tmp_path):
     whole = train(tmp_path / "whole")
 
@@ -71,6 +72,7 @@ def test_resumed_bit_for_bit(tmp_path):
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing(tmp_path):
     whole = train(tmp_path / "one")
     parts = train(tmp_path / "many", dataclasses.replace(SETTINGS, microbatch_size=8))
@@ -79,6 +81,7 @@ def test_microbatches_change_nothing(tmp_path):
         np.testing.assert_allclose(one, other, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_bad_gradient_is_skipped_and_many_stop_the_run(tmp_path):
     def poisoned(model, batch):
         sums = language_model.loss_fn(model, batch)
