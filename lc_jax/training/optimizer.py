@@ -75,7 +75,7 @@ def make_optimizer(settings: OptimizerSettings, trainable: Any) -> Optimizer:
     """Clipping and AdamW over the parameters that `trainable` (a tree of booleans) marks; the others never change.
 
     Arithmetic is float32 whatever the parameters' dtype, and so are the moments of kind "adamw". bfloat16 parameters
-    want another kind: rounded to the nearest, they stand still where a step is below 1/256 of them.
+    want another kind: rounded to the nearest, they stand still where a step is below 1/512 of them.
     """
     rate, b1, b2, eps, decay = (
         settings.learning_rate_at, settings.b1, settings.b2, settings.eps, settings.weight_decay
