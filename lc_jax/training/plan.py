@@ -4,8 +4,9 @@ A program is walked in order with the arrays that are alive at each point, each 
 read, as XLA runs operations side by side. What XLA fuses away (element-wise results that are read once) takes no room.
 Each array is divided over the mesh as its parameter or activation is.
 
-Against compiled.memory_analysis() the totals of a float32 AdamW run are within 10 % at 7B (tests/test_plan.py). In the
-miniature they are too high: by up to 18 % on one device, 31 % on eight, and 48 % in a step of int8 AdamW.
+Against compiled.memory_analysis() the totals are within 10 % at 7B, but for PPO's optimiser step, which is 16 % too
+high (tests/test_plan.py). In the miniature they are within 25 %, but 31 % too high on eight devices and 48 % in a step
+of int8 AdamW.
 """
 
 from __future__ import annotations

@@ -64,18 +64,23 @@ def create(params: PyTree, tx: Optimizer) -> TrainState:
 
 
 def apply_gradients(
-    state: TrainState, grads: PyTree, tx: Optimizer, weight: float | Float[Array, ""] = 1.0
+    state: TrainState, grads: PyTree, tx: Optimizer, weight: Float[Array, ""] | None = None
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One optimiser step with gradients that are sums over `weight`. Returns the new state and their norm, not clipped.
+    """One optimiser step. Returns the new state and the norm of the gradients before clipping.
 
     A gradient that is not finite changes nothing but `skipped`; whoever drives the loop stops after several in a row.
+
+    Args:
+      weight: what the gradients are still to be divided by; None: nothing.
     """
     if isinstance(tx, adamw_int8.InPlace):
+        weight = jnp.float32(1) if weight is None else weight
         norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads)) / weight
         finite = jnp.isfinite(norm)
-        params, opt_state = tx.apply(grads, state.opt_state, state.params, jnp.float32(weight), finite)
+        params, opt_state = tx.apply(grads, state.opt_state, state.params, weight, finite)
         return TrainState(state.step + 1, params, opt_state, jnp.where(finite, 0, state.skipped + 1)), norm
-    grads = jax.tree.map(lambda g: g / weight, grads)
+    if weight is not None:
+        grads = jax.tree.map(lambda g: g / weight, grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
