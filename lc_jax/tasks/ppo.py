@@ -313,33 +313,27 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     trainer = Trainer(config, mesh)
     names = ("ppo", "reward", "reader", "loss", "advantage", "optimizer")
     destination = Destination(output, {name: config[name].to_json() for name in names}, config.wandb)
-    checkpoints = Checkpoints(destination, every=ppo.save_every, keep=ppo.keep)
-    saved, first = checkpoints.restore(trainer.checkpoint())
-    trainer.restore(saved)
-    log, rollouts = (
-        Run(destination, ppo.num_steps, first),
-        telemetry.RolloutLog(output / "rollouts.jsonl", first),
-    )
-    best = Candidates(output, ppo.num_candidates, ppo.first_candidate)
-    questions, alarms = (
-        queries(trainer.within_query_length(), ppo, config.seed, first),
-        telemetry.Alarms(**config.alarms),
-    )
-    for step in range(first, ppo.num_steps):
-        stats, episodes = trainer.step(next(questions), seed=config.seed * 1_000_003 + step)
-        if (step + 1) % ppo.eval_every == 0 or step + 1 == ppo.num_steps:
-            stats |= trainer.evaluate()
-            best.offer(Candidate(step + 1, stats["eval_reward"]), trainer.save)
-        rollouts.write(step, *episodes)
-        log.log(step, stats)
-        log.advance()
-        checkpoints.save(step + 1, trainer.checkpoint())
-        raised = alarms.of(stats)
-        for words in raised:
-            logging.warning("Step %d: %s (alarms in the config)", step, words)
-        if raised and alarms.stop:
-            checkpoints.close()
-            raise FloatingPointError(f"Stopped at step {step}: {'; '.join(raised)}. Checkpoints: {output}/checkpoints.")
-    checkpoints.close()
+    with Checkpoints(destination, every=ppo.save_every, keep=ppo.keep) as checkpoints:
+        saved, first = checkpoints.restore(trainer.checkpoint())
+        trainer.restore(saved)
+        log, rollouts = Run(destination, ppo.num_steps, first), telemetry.RolloutLog(output / "rollouts.jsonl", first)
+        best, alarms = Candidates(output, ppo.num_candidates, ppo.first_candidate), telemetry.Alarms(**config.alarms)
+        questions = queries(trainer.within_query_length(), ppo, config.seed, first)
+        for step in range(first, ppo.num_steps):
+            stats, episodes = trainer.step(next(questions), seed=config.seed * 1_000_003 + step)
+            if (step + 1) % ppo.eval_every == 0 or step + 1 == ppo.num_steps:
+                stats |= trainer.evaluate()
+                best.offer(Candidate(step + 1, stats["eval_reward"]), trainer.save)
+            rollouts.write(step, *episodes)
+            log.log(step, stats)
+            log.advance()
+            checkpoints.save(step + 1, trainer.checkpoint())
+            raised = alarms.of(stats)
+            for words in raised:
+                logging.warning("Step %d: %s (alarms in the config)", step, words)
+            if raised and alarms.stop:
+                raise FloatingPointError(
+                    f"Stopped at step {step}: {'; '.join(raised)}. Checkpoints: {output}/checkpoints."
+                )
     log.close()
     trainer.save(output / "model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -17,7 +17,7 @@ RESUMABLE = 75  # exit code (EX_TEMPFAIL) of a run that was preempted after it s
 
 
 class Checkpoints:
-    """Checkpoints of one run under its output folder.
+    """Checkpoints of one run under its output folder; within its `with`, SIGTERM asks for a last one.
 
     Raises:
       ValueError: the directory holds a run with other settings; the message names them.
@@ -38,7 +38,18 @@ class Checkpoints:
                 raise ValueError(
                     f"{directory} holds a run with other settings ({what}). Use another output or delete it."
                 )
+
+    def __enter__(self) -> Self:
         self._handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Waits until everything is on disk; SIGTERM ends the process again."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        finally:
+            signal.signal(signal.SIGTERM, self._handler)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         self._preempted = True
@@ -64,12 +75,6 @@ class Checkpoints:
         if (force or self._preempted or step % self._every == 0) and self._manager.latest_step() != step:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
         if self._preempted:
-            self.close()
+            self._manager.wait_until_finished()
             logging.warning("Stopped by SIGTERM; step %d is saved, run the same command to go on", step)
             raise SystemExit(RESUMABLE)
-
-    def close(self) -> None:
-        """Waits until everything is on disk; SIGTERM ends the process again."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-        signal.signal(signal.SIGTERM, self._handler)

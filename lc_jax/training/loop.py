@@ -136,32 +136,31 @@ def fit(
     order = batches.Order(train.lengths, settings.batch_size, settings.seed)
     num_steps = settings.num_steps(len(train.lengths))
     tx = optimizers.make_optimizer(optimizer, trainable=trainable(model.params))
-    checkpoints = Checkpoints(destination, every=settings.save_every)
-    state, first = checkpoints.restore(states.create(model.params, tx))
-    run = Run(destination, num_steps, first)
-    step_fn = functools.partial(
-        train_step, loss_fn=loss_fn, tx=tx, microbatches=settings.batch_size // settings.microbatch_size
-    )
-    # From here on the state owns the parameters: each step donates them. `skeleton` only carries the structure.
-    skeleton = model.with_params(None)
-    for step in range(first, num_steps):
-        started = time.monotonic()
-        rows = order(step)
-        state, metrics = step_fn(state, skeleton, parallel.put_batch(dict(train.collate(rows))))
-        row: dict[str, Any] = {k: float(v) for k, v in metrics.items()}
-        row["tokens_per_second"] = float(train.lengths[rows].sum()) / (time.monotonic() - started)
-        if row["skipped_in_a_row"]:
-            logging.warning("Step %d: the gradient is not finite, skipped", step)
-        if row["skipped_in_a_row"] >= MAX_SKIPPED:
-            raise FloatingPointError(
-                f"{MAX_SKIPPED} gradients in a row were not finite at step {step} of {destination.output}; the "
-                f"rows were {rows.tolist()}. Lower learning_rate, or look at these examples."
-            )
-        if held_out is not None and ((step + 1) % settings.eval_every == 0 or step + 1 == num_steps):
-            row |= evaluate(model.with_params(state.params), held_out, loss_fn, settings.microbatch_size)
-        run.log(step, row)
-        run.advance()
-        checkpoints.save(step + 1, state)
-    checkpoints.close()
+    with Checkpoints(destination, every=settings.save_every) as checkpoints:
+        state, first = checkpoints.restore(states.create(model.params, tx))
+        run = Run(destination, num_steps, first)
+        step_fn = functools.partial(
+            train_step, loss_fn=loss_fn, tx=tx, microbatches=settings.batch_size // settings.microbatch_size
+        )
+        # From here on the state owns the parameters: each step donates them. `skeleton` only carries the structure.
+        skeleton = model.with_params(None)
+        for step in range(first, num_steps):
+            started = time.monotonic()
+            rows = order(step)
+            state, metrics = step_fn(state, skeleton, parallel.put_batch(dict(train.collate(rows))))
+            row: dict[str, Any] = {k: float(v) for k, v in metrics.items()}
+            row["tokens_per_second"] = float(train.lengths[rows].sum()) / (time.monotonic() - started)
+            if row["skipped_in_a_row"]:
+                logging.warning("Step %d: the gradient is not finite, skipped", step)
+            if row["skipped_in_a_row"] >= MAX_SKIPPED:
+                raise FloatingPointError(
+                    f"{MAX_SKIPPED} gradients in a row were not finite at step {step} of {destination.output}; the "
+                    f"rows were {rows.tolist()}. Lower learning_rate, or look at these examples."
+                )
+            if held_out is not None and ((step + 1) % settings.eval_every == 0 or step + 1 == num_steps):
+                row |= evaluate(model.with_params(state.params), held_out, loss_fn, settings.microbatch_size)
+            run.log(step, row)
+            run.advance()
+            checkpoints.save(step + 1, state)
     run.close()
     return model.with_params(state.params)

@@ -39,6 +39,7 @@ def rows(path, but=()):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGTERM)
     run(tmp_path / "whole", frozen_on_host=True)  # where they wait changes nothing
     write = telemetry.RolloutLog.write
 
@@ -54,7 +55,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert stopped.value.code == 75
     assert not (tmp_path / "cut" / "model").exists()
     run(tmp_path / "cut")
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler
     whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     kept = load_file(tmp_path / "cut" / "candidates" / "step-000003" / "model" / "model.safetensors")

@@ -298,14 +298,13 @@ def test_resumed_bit_for_bit(tmp_path):
     step = stepper(tx)
     destination = Destination(tmp_path, {}, ConfigDict({"project": "", "mode": "offline"}))
     with jax.set_mesh(parallel.make_mesh(1, 4, 2)):
-        checkpoints, state = Checkpoints(destination, every=2), states.create(on_eight(wide()), tx)
-        for number in range(3):
-            state = step(state, on_eight(gradients(params, number)))
-            checkpoints.save(number + 1, state)
-        checkpoints.close()
-        checkpoints = Checkpoints(destination, every=2)
-        again, first = checkpoints.restore(states.create(on_eight(wide()), tx))
-        checkpoints.close()
+        state = states.create(on_eight(wide()), tx)
+        with Checkpoints(destination, every=2) as checkpoints:
+            for number in range(3):
+                state = step(state, on_eight(gradients(params, number)))
+                checkpoints.save(number + 1, state)
+        with Checkpoints(destination, every=2) as checkpoints:
+            again, first = checkpoints.restore(states.create(on_eight(wide()), tx))
         assert first == 2
         again = step(again, on_eight(gradients(params, 2)))
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
