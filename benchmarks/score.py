@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         both: dict[str, Any] = {
             "logprobs": (logprobs, lambda: peer_logprobs(network, sequences, batch)),
             "rewards": (
-                lambda: score.rewards(reward, sequences, batch_size=batch),
+                lambda: dict(score.stream_rewards(reward, sequences, batch_size=batch)),
                 lambda: peer_rewards(network, sequences, batch),
             ),
         }

@@ -36,6 +36,13 @@ def pad(sequences: Sequence[Tokens], length: int, *, pad_id: int = 0, side: str 
     return Padded(tokens, spans)
 
 
+def common_beginning(sequences: Sequence[Tokens]) -> int:
+    """How many tokens all sequences begin with, so that each has at least one more."""
+    shortest = min(map(len, sequences))
+    same = [len({s[i] for s in sequences}) == 1 for i in range(shortest - 1)]
+    return next((i for i, here in enumerate(same) if not here), shortest - 1)
+
+
 def bucket(length: int) -> int:
     """The smallest width >= `length` among 16, 24, 32, 48, 64, 96, ... (at most a third of a row is padding).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -68,9 +69,45 @@ def stream_rewards(
         yield from ((int(index), float(values[place])) for place, index in enumerate(rows))
 
 
-def rewards(model: Model, sequences: Sequence[batches.Tokens], *, batch_size: int) -> Float[np.ndarray, " N"]:
-    """Reward logits in the order of `sequences`, float32."""
-    result = np.zeros(len(sequences), np.float32)
-    for index, value in stream_rewards(model, sequences, batch_size=batch_size):
-        result[index] = value
+@jax.jit
+def branch_rewards(
+    model: Model,
+    tokens: Int[Array, "B W"],
+    spans: Int[Array, "B 2"],
+    tails: Int[Array, "B U"],
+    branches: Int[Array, "B U"],
+) -> Float[Array, "B U"]:
+    """The scalar head at every token of the continuations of each row, float32; see `CausalLM.branch`."""
+    return model.bind().branch(tokens, spans, tails, branches)
+
+
+def rewards(
+    model: Model, groups: Sequence[Sequence[batches.Tokens]], *, batch_size: int
+) -> list[Float[np.ndarray, " K"]]:
+    """Reward logits of sequences in groups, float32; what all sequences of a group begin with is computed once.
+
+    Args:
+      groups: for example one paragraph with one answer after the other.
+      batch_size: groups at once.
+    """
+    cuts = [batches.common_beginning(group) for group in groups]
+    lengths = [cut + sum(len(s) - cut for s in group) for group, cut in zip(groups, cuts, strict=True)]
+    result: list[np.ndarray] = [np.zeros(0, np.float32)] * len(groups)
+    for rows in batches.by_length(lengths, batch_size):
+        dummies = batch_size - len(rows)
+        beginnings = [groups[i][0][: cuts[i]] for i in rows] + [[0]] * dummies
+        tails = [[s[cuts[i] :] for s in groups[i]] for i in rows] + [[]] * dummies
+        joined = [list(itertools.chain(*parts)) for parts in tails]
+        ids = [np.repeat(np.arange(len(parts)), [len(p) for p in parts]).tolist() for parts in tails]
+        common = batches.pad(beginnings, batches.bucket(max(map(len, beginnings))))
+        width = batches.bucket(max(map(len, joined)))
+        arrays = (
+            common.tokens,
+            common.spans,
+            batches.pad(joined, width).tokens,
+            batches.pad(ids, width, pad_id=-1).tokens,
+        )
+        values = parallel.to_host(branch_rewards(model, *parallel.put_batch(arrays)))
+        for place, index in enumerate(rows):
+            result[index] = values[place, np.cumsum([len(part) for part in tails[place]]) - 1]
     return result

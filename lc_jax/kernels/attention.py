@@ -31,18 +31,23 @@ def _mask(spans: Int[Array, "B 2"] | None, start: int, end: int) -> Bool[Array, 
     return causal if spans is None else causal & ((keys >= spans[:, :1]) & (keys < spans[:, 1:]))[:, None, :]
 
 
-def _portable(
+def masked_attention(
     q: Float[Array, "B T H K"],
-    k: Float[Array, "B T G K"],
-    v: Float[Array, "B T G K"],
-    spans: Int[Array, "B 2"] | None,
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    mask: Bool[Array, "#B T S"],
     scale: float,
 ) -> Float[Array, "B T H K"]:
+    """Attention with grouped heads over the keys that `mask` allows; plain XLA on every platform."""
     (batch, length, heads, size), groups = q.shape, k.shape[2]
     q = q.reshape(batch, length, groups, heads // groups, size)
     scores = jnp.einsum("btgrk,bsgk->bgrts", q, k, preferred_element_type=jnp.float32) * scale
-    probs = _weigh(scores, _mask(spans, 0, length)[:, None, None], v.dtype)
+    probs = _weigh(scores, mask[:, None, None], v.dtype)
     return jnp.einsum("bgrts,bsgk->btgrk", probs, v).reshape(batch, length, heads, size)
+
+
+def _portable(q: jax.Array, k: jax.Array, v: jax.Array, spans: jax.Array | None, scale: float) -> jax.Array:
+    return masked_attention(q, k, v, _mask(spans, 0, q.shape[1]), scale)
 
 
 # --- by blocks of queries: scores above the diagonal are not computed, and none is kept for the backward pass ---

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
 from lc_jax.kernels import forms
-from lc_jax.kernels.attention import attention, decode_attention
+from lc_jax.kernels.attention import attention, decode_attention, masked_attention
 from lc_jax.kernels.logprobs import token_logprobs
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
@@ -216,12 +216,45 @@ class CausalLM(nnx.Module):
             everything = jnp.array([[0, tokens.shape[1]]], jnp.int32)
             positions = positions_of(everything if spans is None else spans, tokens.shape[1])
             positions = jnp.broadcast_to(positions, tokens.shape)
-        cos, sin = self._angles(positions)
-        graphdef, stacked = nnx.split(self.layers)
+        form = forms.attention_form(self.config.kernels, self.config.dtype, self.config.head_dim)
+        return self._through(tokens, positions, lambda q, k, v: self._attention(q, k, v, spans, form))
+
+    def branch(
+        self,
+        tokens: Int[Array, "B W"],
+        spans: Int[Array, "B 2"],
+        tails: Int[Array, "B U"],
+        branches: Int[Array, "B U"],
+    ) -> Float[Array, "B U D"]:
+        """Hidden states of several continuations of each row, as if each stood behind it alone.
+
+        Args:
+          tokens, spans: what the continuations of a row have in common, from slot 0 on; it is computed once.
+          tails, branches: their tokens, one continuation after the other, and which one each token belongs to.
+        """
+        width, length = tokens.shape[1], tails.shape[1]
+        own = (branches[:, :, None] == branches[:, None, :]) & jnp.tri(length, dtype=bool)
+        before = (jnp.arange(width) >= spans[:, :1]) & (jnp.arange(width) < spans[:, 1:])
+        mask = jnp.concatenate([jnp.broadcast_to(before[:, None], (*own.shape[:2], width)), own], axis=2)
+        positions = jnp.concatenate([positions_of(spans, width), jnp.sum(mask, axis=2) - 1], axis=1)
         form = forms.attention_form(self.config.kernels, self.config.dtype, self.config.head_dim)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return self._attention(rotate(q, cos, sin), rotate(k, cos, sin), v, spans, form)
+            common = self._attention(q[:, :width], k[:, :width], v[:, :width], spans, form)
+            tail = masked_attention(q[:, width:], k, v, mask, self.config.head_dim**-0.5)
+            return jnp.concatenate([common, tail], axis=1)
+
+        return self._through(jnp.concatenate([tokens, tails], axis=1), positions, attend)[:, width:]
+
+    def _through(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], attention: Attend
+    ) -> Float[Array, "B T D"]:
+        """Runs embedding, blocks and final norm; attention gets rotated queries and keys."""
+        cos, sin = self._angles(positions)
+        graphdef, stacked = nnx.split(self.layers)
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            return attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
 
         def body(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
             return parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None), None

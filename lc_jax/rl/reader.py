@@ -1,8 +1,8 @@
 """The surrogate reader: trained models that read a paragraph and forecast answers, as an API reader would (section 3).
 
 ExtractAnswers lists the answers that a paragraph offers to a question; ForecastProbs gives each, and the true one, a
-probability. Text passes between the models, so that each may have a tokenizer of its own. Here, once, ragged answers
-become [B, K] with a mask.
+probability; it reads a paragraph once, and every answer behind it. Text passes between the models, so that each may
+have a tokenizer of its own. Here, once, ragged answers become [B, K] with a mask.
 """
 
 from __future__ import annotations
@@ -123,11 +123,15 @@ class Reader:
         return Reading(answers, AnswerForecasts(logits[: len(questions)], answer_logits, mask), dropped)
 
     def _forecast(self, triples: Sequence[tuple[Question, str, str]]) -> np.ndarray:
-        """Logits of P(answer | question, paragraph), [N] float32; equal texts are scored once."""
-        encoded = [tuple(self.forecaster.encode(*triple)) for triple in triples]
-        unique = list(dict.fromkeys(encoded))
-        if not unique:
-            return np.zeros(0, np.float32)
-        logits = score.rewards(self.forecaster.model, unique, batch_size=self.forecaster.batch_size)
-        place = {sequence: i for i, sequence in enumerate(unique)}
-        return logits[[place[sequence] for sequence in encoded]]
+        """Logits of P(answer | question, paragraph), [N] float32; a paragraph and an equal answer are read once."""
+        groups: dict[tuple[str, str], dict[tuple[int, ...], int]] = {}
+        places = []
+        for question, paragraph, answer in triples:
+            group = groups.setdefault((question.question, paragraph), {})
+            tokens = tuple(self.forecaster.encode(question, paragraph, answer))
+            places.append(((question.question, paragraph), group.setdefault(tokens, len(group))))
+        found = score.rewards(
+            self.forecaster.model, [list(group) for group in groups.values()], batch_size=self.forecaster.batch_size
+        )
+        logits = dict(zip(groups, found, strict=True))
+        return np.asarray([logits[key][place] for key, place in places], np.float32)
