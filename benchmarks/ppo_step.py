@@ -1,7 +1,7 @@
 """A whole PPO step on random weights, phase by phase: generate, look, read, update; against TRL's where it installs.
 
 On a CPU the reader is one reward model over prompt and response, as TRL has it. With an accelerator's settings it is
-the method's: an extractor writes answers to each response, and the reward model reads (1 + 2) sequences for each.
+the method's: an extractor writes answers to each response, and the reward model reads it once with two behind it.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ class Step:
 
     def _read(self, completions: Sequence[generate.Completion]) -> np.ndarray:
         texts = [prompt + c.tokens for prompt, c in zip(self.prompts, completions, strict=True)]
-        sequences = texts
+        groups = [[text] for text in texts]
         if self.extractor is not None:
             sampling = generate.Sampling(min(ANSWER_TOKENS, self.response))
             found = generate.generate(self.extractor, texts, sampling, seed=1, batch_size=self.decode_batch)
             third = len(texts[0]) // 8
-            sequences = texts + [t + c.tokens[:third] for c, t in zip(found, texts, strict=True)] * ANSWERS
-        return score.rewards(self.reward, sequences, batch_size=self.sizes.microbatch_size)[: len(texts)]
+            groups = [[t, *[t + c.tokens[:third]] * ANSWERS] for c, t in zip(found, texts, strict=True)]
+        found_rewards = score.rewards(self.reward, groups, batch_size=self.sizes.microbatch_size)
+        return np.asarray([values[0] for values in found_rewards])
 
     def _look(self, completions: Sequence[generate.Completion]) -> rollout.Rollout:
         models_ = self.learners.with_params(self.state.params)
@@ -129,7 +130,9 @@ def floors(step: Step, size: report.Size, machine: report.Machine) -> dict[str, 
     if step.extractor is not None:
         answer = min(ANSWER_TOKENS, size.response)
         tail = min(answer, width // 8)
-        found["read"] += forward(count, width, count) + ANSWERS * forward(count, width + tail, 0)
+        found["read"] += (
+            forward(count, width, count) + forward(count, width + ANSWERS * tail, 0) - forward(count, width, 0)
+        )
         found["read"] += waves * models.decode_floor(machine, config, step.decode_batch, width, answer)
     return found
 

@@ -238,6 +238,7 @@ def miniature_ppo(config: ConfigDict) -> None:
         num_validation=100,
         num_candidates=0,
         max_sampling_gap=1e-2,
+        kl_coef=0.02,
     )
     config.reader.update(max_new_tokens=24, max_answers=4, max_length=160, batch_size=256)
     config.optimizer.learning_rate = 3e-4

@@ -36,6 +36,6 @@ def get_config(mode: str = "llama") -> ConfigDict:
     config.vocab_size, config.max_length = 2048, 128
     # Shares of paragraphs, surveys and reading exercises. The GPT-NeoX only has to read.
     config.mix = (0.375, 0.325, 0.3) if mode == "llama" else (0.05, 0.05, 0.9)
-    config.num_documents = 110_000 if mode == "llama" else 80_000
+    config.num_documents = 160_000 if mode == "llama" else 80_000
     config.fit = dict(num_epochs=1, batch_size=32, microbatch_size=32, eval_every=2000, save_every=2000)
     return config

@@ -100,7 +100,7 @@ def rewards(
         joined = [list(itertools.chain(*parts)) for parts in tails]
         ids = [np.repeat(np.arange(len(parts)), [len(p) for p in parts]).tolist() for parts in tails]
         common = batches.pad(beginnings, batches.bucket(max(map(len, beginnings))))
-        width = batches.bucket(max(map(len, joined)))
+        width = -(-max(map(len, joined)) // 8) * 8  # often few: the buckets begin at 16
         arrays = (
             common.tokens,
             common.spans,

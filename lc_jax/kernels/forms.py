@@ -4,7 +4,7 @@
 | -------- | ----------------- | ---------------------------------------------------- | ------------------------ |
 | portable | both              | plain XLA, gradients by automatic differentiation    | attention elsewhere      |
 | blocked  | attention         | XLA by blocks of queries, nothing above the diagonal | on CPUs (measured there) |
-| cudnn    | attention         | NVIDIA's fused kernel, bfloat16 and float16          | on GPUs in these dtypes  |
+| cudnn    | attention         | NVIDIA's fused kernel, bfloat16 and float16          | on NVIDIA, these dtypes  |
 | splash   | attention         | the TPU's fused kernel                               | on TPUs                  |
 | analytic | log-probabilities | plain XLA with a gradient of its own                 | everywhere               |
 | pallas   | log-probabilities | our own kernel for the forward pass, GPU and TPU     | never: not measured      |
@@ -40,7 +40,7 @@ def attention_form(kernels: str, dtype: jnp.dtype, head_dim: int) -> str:
     if kernels in ("portable", "blocked", "cudnn", "splash"):
         return kernels
     platform = jax.default_backend()
-    if platform == "gpu" and fits:
+    if platform == "gpu" and fits and "rocm" not in jax.devices()[0].client.platform_version:
         return "cudnn"
     return {"cpu": "blocked", "tpu": "splash"}.get(platform, "portable")
 

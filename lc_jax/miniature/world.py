@@ -1,9 +1,9 @@
 """The miniature world: real facts about cities, and how often its writers get them right.
 
-Every fact has two candidate answers, the truth one of them, and a share of writers for each. Within a group (a
-kind of fact and how well known its subject is) the share that the most common answer gets is systematically too high or
-too low against the chance that it is true: a model that repeats the writers is miscalibrated in a way that can be
-learned from feedback and that shows in the prompt. This is what linguistic calibration has to find out.
+Every fact has two candidate answers, the truth one of them, and a share of writers for each. That share, and the chance
+that the most common answer is true, follow the kind of fact and how well known its subject is, and the two differ: a
+model that repeats the writers is miscalibrated in a way that can be learned from feedback and that shows in the prompt.
+This is what linguistic calibration has to find out.
 """
 
 from __future__ import annotations
@@ -23,20 +23,18 @@ from lc_jax.types import Question
 FAMES = {"metropolis": (1_000_000, 10**9), "city": (300_000, 1_000_000), "town": (100_000, 300_000)}
 NUM_SUBJECTS = {"metropolis": 400, "city": 450, "town": 550}
 NUM_PLACES = 60  # countries, and clocks: few enough for a tiny model to learn to read them all
-TOP_SHARES = (0.55, 0.75, 0.95)  # how many writers agree on a fact's most common answer
-
-# P(most common answer is true) - its share, by (kind, fame): negative where writers are too sure of themselves. On some
-# kinds of fact about towns the most common answer is a myth more often than not.
-SHIFT = {
-    ("country", "metropolis"): 0.25,
-    ("country", "city"): 0.10,
-    ("country", "town"): -0.10,
-    ("population", "metropolis"): 0.05,
-    ("population", "city"): -0.20,
-    ("population", "town"): -0.30,
-    ("clock", "metropolis"): 0.20,
-    ("clock", "city"): -0.05,
-    ("clock", "town"): -0.25,
+# The share of writers who agree on a fact's most common answer, and P(that answer is true), by kind of fact and fame:
+# they are a little too unsure of the best known and far too sure of the least.
+WRITERS = {
+    ("country", "metropolis"): (0.95, 0.98),
+    ("clock", "metropolis"): (0.90, 0.95),
+    ("population", "metropolis"): (0.85, 0.90),
+    ("country", "city"): (0.90, 0.80),
+    ("clock", "city"): (0.85, 0.72),
+    ("population", "city"): (0.75, 0.60),
+    ("country", "town"): (0.80, 0.50),
+    ("clock", "town"): (0.75, 0.50),
+    ("population", "town"): (0.65, 0.45),
 }
 # Shares of the subjects of each fame; a subject's questions are all in one split, so that nothing leaks between them.
 SPLITS = {"sft": 0.13, "reward_model": 0.16, "ppo": 0.42, "ppo_validation": 0.04, "test": 0.25}
@@ -194,11 +192,11 @@ class _Gazetteer:
 
 
 def _fact(kind: str, fame: str, truth: str, wrong: list[str], rng: np.random.Generator) -> Fact:
-    """Draws how many writers give which answer."""
-    top = float(rng.choice(TOP_SHARES))
+    """Draws the wrong answer, and which of the two is the more common one."""
+    share, chance = WRITERS[kind, fame]
     other = str(rng.choice(wrong[:4]))
-    is_true = rng.random() < np.clip(top + SHIFT[kind, fame], 0.05, 0.97)
-    return Fact(kind, truth, (truth, other) if is_true else (other, truth), (top, 1 - top))
+    candidates = (truth, other) if rng.random() < chance else (other, truth)
+    return Fact(kind, truth, candidates, (share, 1 - share))
 
 
 @functools.cache

@@ -129,14 +129,17 @@ def ppo_step(
     """One optimiser step on a minibatch (host arrays). Returns the new state and the step's mean statistics."""
     episodes = minibatch.rollout.episodes
     denominator = losses.num_positions(episodes.mask, settings.loss)
-    temperature, grads, parts = jnp.float32(settings.temperature), None, []
+    temperature, grads, parts, computed = jnp.float32(settings.temperature), None, [], 0
     for rows in episodes.groups(settings.microbatch_size):
-        part = parallel.put_batch(minibatch.take(rows))
+        taken = minibatch.take(rows)
+        computed += taken.rollout.episodes.tokens.size
+        part = parallel.put_batch(taken)
         grads, stats = add_gradients(grads, state.params, learners, part, denominator, temperature, settings=settings)
         parts.append(jax.device_get(stats))  # waits: one micro-batch at a time is under way
     state, norm = apply_gradients(state, grads, tx=tx)
     stats = jax.tree.map(lambda *shares: sum(shares), *parts)
-    return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped}
+    padding = computed / np.sum(episodes.prompt_lengths + episodes.lengths)  # tokens computed for each real one
+    return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped, "padding": padding}
 
 
 def update(

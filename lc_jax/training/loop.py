@@ -147,9 +147,11 @@ def fit(
         for step in range(first, num_steps):
             started = time.monotonic()
             rows = order(step)
-            state, metrics = step_fn(state, skeleton, parallel.put_batch(dict(train.collate(rows))))
+            batch, num_tokens = dict(train.collate(rows)), float(train.lengths[rows].sum())
+            state, metrics = step_fn(state, skeleton, parallel.put_batch(batch))
             row: dict[str, Any] = {k: float(v) for k, v in metrics.items()}
-            row["tokens_per_second"] = float(train.lengths[rows].sum()) / (time.monotonic() - started)
+            row["tokens_per_second"] = num_tokens / (time.monotonic() - started)
+            row["padding"] = batch["tokens"].size / num_tokens  # tokens computed for each real one
             if row["skipped_in_a_row"]:
                 logging.warning("Step %d: the gradient is not finite, skipped", step)
             if row["skipped_in_a_row"] >= MAX_SKIPPED:

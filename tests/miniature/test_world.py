@@ -20,12 +20,13 @@ def test_truth_is_a_candidate_and_groups_are_as_designed():
         for fact in subject.facts:
             assert fact.truth in fact.candidates
             assert fact.candidates[0] != fact.candidates[1]
-            assert sum(fact.shares) == pytest.approx(1)
-            designed = np.clip(fact.shares[0] + world.SHIFT[fact.kind, subject.fame], 0.05, 0.97)
-            groups[fact.kind, subject.fame].append((fact.candidates[0] == fact.truth, designed))
-    for group, pairs in groups.items():
-        found, designed = np.mean(pairs, axis=0)
-        assert abs(found - designed) < 3.5 * np.sqrt(0.25 / len(pairs)), group
+            share, _ = world.WRITERS[fact.kind, subject.fame]
+            assert fact.shares == pytest.approx((share, 1 - share))
+            groups[fact.kind, subject.fame].append(fact.candidates[0] == fact.truth)
+    assert groups.keys() == world.WRITERS.keys()
+    for group, true in groups.items():
+        chance = world.WRITERS[group][1]
+        assert abs(np.mean(true) - chance) < 3.5 * np.sqrt(chance * (1 - chance) / len(true)), group
 
 
 def test_splits_share_no_subject():
