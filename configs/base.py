@@ -227,7 +227,7 @@ def miniature_ppo(config: ConfigDict) -> None:
         rollout_batch_size=256,
         num_samples=8,
         minibatch_size=64,
-        microbatch_size=64,
+        microbatch_size=16,
         look_batch_size=128,
         decode_batch_size=256,
         query_length=32,
