@@ -241,4 +241,4 @@ def miniature_ppo(config: ConfigDict) -> None:
         kl_coef=0.02,
     )
     config.reader.update(max_new_tokens=24, max_answers=4, max_length=160, batch_size=256)
-    config.optimizer.learning_rate = 3e-4
+    config.optimizer.learning_rate = 1e-4
