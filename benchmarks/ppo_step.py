@@ -55,9 +55,9 @@ class Step:
         if self.extractor is not None:
             sampling = generate.Sampling(min(ANSWER_TOKENS, self.response))
             found = generate.generate(self.extractor, texts, sampling, seed=1, batch_size=self.decode_batch)
-            third = len(texts[0]) // 8
-            groups = [[t, *[t + c.tokens[:third]] * ANSWERS] for c, t in zip(found, texts, strict=True)]
-        found_rewards = score.rewards(self.reward, groups, batch_size=self.sizes.microbatch_size)
+            most = len(texts[0]) // 8
+            groups = [[t, *[t + c.tokens[:most]] * ANSWERS] for c, t in zip(found, texts, strict=True)]
+        found_rewards = score.group_rewards(self.reward, groups, batch_size=self.sizes.microbatch_size)
         return np.asarray([values[0] for values in found_rewards])
 
     def _look(self, completions: Sequence[generate.Completion]) -> rollout.Rollout:

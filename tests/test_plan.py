@@ -90,7 +90,7 @@ def sizes_of(query, response, decode, look, micro, reader_length, reader):
 @pytest.mark.parametrize(
     ("shape", "sizes", "tolerance"),
     [
-        (MINIATURE, sizes_of(32, 64, 256, 128, 64, 160, 256), 0.33),
+        (MINIATURE, sizes_of(32, 64, 256, 128, 64, 160, 256), 0.25),
         (LARGE, sizes_of(128, 300, 128, 64, 32, 1024, 64), 0.10),
     ],
 )
@@ -109,10 +109,13 @@ def test_every_phase_of_ppo(shape, sizes, tolerance, monkeypatch):
         assert len(found.phases) == len(seen) == 6
         for phase, (traced, work) in zip(found.phases, seen.values(), strict=True):
             actual = phase.total - work + work_space(traced)
-            # Of optax's updates the compiler fuses more than the plan allows for: it errs on the safe side there.
-            allowed = max(tolerance, 0.17) if phase.name == "optimizer step" else tolerance
-            assert phase.total == pytest.approx(actual, rel=allowed), phase.name
-            assert phase.total > (1 - tolerance) * actual, phase.name
+            # Of optax's updates the compiler fuses more than the plan allows for: it errs on the safe side there. On
+            # the CPU it keeps more copies where the forecaster reads.
+            above, below = {"optimizer step": (0.17, 0.0), "forecast": (0.0, 0.32 if tolerance > 0.1 else 0.0)}.get(
+                phase.name, (0.0, 0.0)
+            )
+            assert phase.total < (1 + max(tolerance, above)) * actual, phase.name
+            assert phase.total > (1 - max(tolerance, below)) * actual, phase.name
 
 
 def test_open_sizes_are_the_largest_that_fit(monkeypatch):

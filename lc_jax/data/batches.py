@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -37,10 +38,9 @@ def pad(sequences: Sequence[Tokens], length: int, *, pad_id: int = 0, side: str 
 
 
 def common_beginning(sequences: Sequence[Tokens]) -> int:
-    """How many tokens all sequences begin with, so that each has at least one more."""
-    shortest = min(map(len, sequences))
-    same = [len({s[i] for s in sequences}) == 1 for i in range(shortest - 1)]
-    return next((i for i, here in enumerate(same) if not here), shortest - 1)
+    """How many tokens all sequences (of at least one) begin with, so that each has at least one more."""
+    same = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*sequences, strict=False))
+    return min(sum(1 for _ in same), min(map(len, sequences)) - 1)
 
 
 def bucket(length: int) -> int:
@@ -52,6 +52,12 @@ def bucket(length: int) -> int:
     while width < length:
         width = width * 3 // 2 if width & (width - 1) == 0 else width * 4 // 3
     return width
+
+
+def snug(length: int) -> int:
+    """The next multiple of 4, or of an eighth of the power of two below: more widths, at most an eighth of padding."""
+    step = max(4, 2 ** (length.bit_length() - 1) // 8)
+    return -(-length // step) * step
 
 
 def widths(lengths: Int[np.ndarray, " N"], spare: float = 0.05) -> Int[np.ndarray, " W"]:

@@ -81,33 +81,44 @@ def branch_rewards(
     return model.bind().branch(tokens, spans, tails, branches)
 
 
-def rewards(
+def group_rewards(
     model: Model, groups: Sequence[Sequence[batches.Tokens]], *, batch_size: int
 ) -> list[Float[np.ndarray, " K"]]:
     """Reward logits of sequences in groups, float32; what all sequences of a group begin with is computed once.
 
     Args:
-      groups: for example one paragraph with one answer after the other.
+      groups: for example one paragraph with one answer after the other; each sequence has at least one token.
       batch_size: groups at once.
     """
-    cuts = [batches.common_beginning(group) for group in groups]
-    lengths = [cut + sum(len(s) - cut for s in group) for group, cut in zip(groups, cuts, strict=True)]
-    result: list[np.ndarray] = [np.zeros(0, np.float32)] * len(groups)
-    for rows in batches.by_length(lengths, batch_size):
+    parts = [(index, part) for index, group in enumerate(groups) for part in _together(group)]
+    cuts = [batches.common_beginning(part) for _, part in parts]
+    found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(parts)
+    for rows in batches.by_length(
+        [cut + _tail(part, cut) for (_, part), cut in zip(parts, cuts, strict=True)], batch_size
+    ):
         dummies = batch_size - len(rows)
-        beginnings = [groups[i][0][: cuts[i]] for i in rows] + [[0]] * dummies
-        tails = [[s[cuts[i] :] for s in groups[i]] for i in rows] + [[]] * dummies
-        joined = [list(itertools.chain(*parts)) for parts in tails]
-        ids = [np.repeat(np.arange(len(parts)), [len(p) for p in parts]).tolist() for parts in tails]
+        beginnings = [parts[i][1][0][: cuts[i]] for i in rows] + [[0]] * dummies
+        tails = [[s[cuts[i] :] for s in parts[i][1]] for i in rows] + [[]] * dummies
+        joined = [list(itertools.chain(*several)) for several in tails]
+        ids = [np.repeat(np.arange(len(several)), list(map(len, several))).tolist() for several in tails]
         common = batches.pad(beginnings, batches.bucket(max(map(len, beginnings))))
-        width = -(-max(map(len, joined)) // 8) * 8  # often few: the buckets begin at 16
-        arrays = (
-            common.tokens,
-            common.spans,
-            batches.pad(joined, width).tokens,
-            batches.pad(ids, width, pad_id=-1).tokens,
-        )
-        values = parallel.to_host(branch_rewards(model, *parallel.put_batch(arrays)))
+        width = batches.snug(max(map(len, joined)))
+        branches = batches.pad(joined, width).tokens, batches.pad(ids, width, pad_id=-1).tokens
+        arrays = parallel.put_batch((common.tokens, common.spans, *branches))
+        values = parallel.to_host(branch_rewards(model, *arrays))
         for place, index in enumerate(rows):
-            result[index] = values[place, np.cumsum([len(part) for part in tails[place]]) - 1]
-    return result
+            found[index] = values[place, np.cumsum(list(map(len, tails[place]))) - 1]
+    result: list[list[np.ndarray]] = [[] for _ in groups]
+    for (index, _), values in zip(parts, found, strict=True):
+        result[index].append(values)
+    return [np.concatenate(values) for values in result]
+
+
+def _tail(group: Sequence[batches.Tokens], cut: int) -> int:
+    return sum(len(sequence) - cut for sequence in group)
+
+
+def _together(group: Sequence[batches.Tokens]) -> list[Sequence[batches.Tokens]]:
+    """The group, or each sequence for itself where they have less in common than they differ in."""
+    cut = batches.common_beginning(group)
+    return [group] if _tail(group, cut) <= max(cut, 16) else [[sequence] for sequence in group]

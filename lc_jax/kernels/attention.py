@@ -1,6 +1,7 @@
 """Attention over rows whose real tokens are one contiguous span: the whole sequence, or one new token over a cache.
 
-The whole sequence's has several forms behind one function; forms.py says which runs where.
+The whole sequence's has several forms behind one function; forms.py says which runs where. Any other mask goes through
+`masked_attention`.
 """
 
 from __future__ import annotations

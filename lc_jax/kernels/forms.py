@@ -11,13 +11,14 @@
 
 A name that is of one kernel leaves the other to "auto". cudnn and splash are what the field uses on these platforms;
 they take rows that begin at slot 0, so that left-padded prompts go through the portable form. Attention of one new
-token over the cache has one form.
+token over the cache, and of the answers behind a paragraph, has one form.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.extend import backend
 
 KERNELS = ("auto", "portable", "blocked", "cudnn", "splash", "analytic", "pallas")
 FUSED = ("cudnn", "splash")
@@ -40,7 +41,7 @@ def attention_form(kernels: str, dtype: jnp.dtype, head_dim: int) -> str:
     if kernels in ("portable", "blocked", "cudnn", "splash"):
         return kernels
     platform = jax.default_backend()
-    if platform == "gpu" and fits and "rocm" not in jax.devices()[0].client.platform_version:
+    if platform == "gpu" and fits and "rocm" not in backend.get_backend().platform_version:
         return "cudnn"
     return {"cpu": "blocked", "tpu": "splash"}.get(platform, "portable")
 

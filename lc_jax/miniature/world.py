@@ -24,7 +24,7 @@ FAMES = {"metropolis": (1_000_000, 10**9), "city": (300_000, 1_000_000), "town":
 NUM_SUBJECTS = {"metropolis": 400, "city": 450, "town": 550}
 NUM_PLACES = 60  # countries, and clocks: few enough for a tiny model to learn to read them all
 # The share of writers who agree on a fact's most common answer, and P(that answer is true), by kind of fact and fame:
-# they are a little too unsure of the best known and far too sure of the least.
+# they are about right on the best known cities and far too sure of the least known.
 WRITERS = {
     ("country", "metropolis"): (0.95, 0.98),
     ("clock", "metropolis"): (0.90, 0.95),

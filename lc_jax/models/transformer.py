@@ -230,7 +230,8 @@ class CausalLM(nnx.Module):
 
         Args:
           tokens, spans: what the continuations of a row have in common, from slot 0 on; it is computed once.
-          tails, branches: their tokens, one continuation after the other, and which one each token belongs to.
+          tails, branches: their tokens, one continuation after the other, and which one each token belongs to; what is
+            behind the last one is padding and has a number of its own.
         """
         width, length = tokens.shape[1], tails.shape[1]
         own = (branches[:, :, None] == branches[:, None, :]) & jnp.tri(length, dtype=bool)
@@ -246,15 +247,13 @@ class CausalLM(nnx.Module):
 
         return self._through(jnp.concatenate([tokens, tails], axis=1), positions, attend)[:, width:]
 
-    def _through(
-        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], attention: Attend
-    ) -> Float[Array, "B T D"]:
-        """Runs embedding, blocks and final norm; attention gets rotated queries and keys."""
+    def _through(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], over: Attend) -> Float[Array, "B T D"]:
+        """Runs embedding, blocks and final norm; `over` attends with rotated queries and keys."""
         cos, sin = self._angles(positions)
         graphdef, stacked = nnx.split(self.layers)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
+            return over(rotate(q, cos, sin), rotate(k, cos, sin), v)
 
         def body(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
             return parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None), None

@@ -16,7 +16,7 @@ from lc_jax.training import plan
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import Optimizer
 
-ANSWERS = 4  # the forecaster reads a paragraph once, and behind it answers of a fourth of its length in all
+TAIL = 4  # the forecaster reads a paragraph once, and behind it answers of a fourth of its length in all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Phases:
         count, width = sizes.reader_batch_size, sizes.reader_length
         if self.models.extractor is not None and sizes.extracting is not None:
             found.append(self._generation("extract", self.models.extractor, count, width, sizes.extracting))
-        tails = batches.bucket(width // ANSWERS)
+        tails = batches.bucket(width // TAIL)
         rows = [jax.ShapeDtypeStruct((count, n), jnp.int32) for n in (batches.bucket(width), 2, tails, tails)]
         traced = score.branch_rewards.trace(self.models.forecaster, *rows)
         return [*found, self.phase("forecast", traced, "lower reader.batch_size")]

@@ -33,7 +33,7 @@ class Part:
     tokenizer: PreTrainedTokenizerBase
     template: Prompt
     max_length: int  # tokens of a prompt; a longer one has its paragraph cut, never its question or answer
-    batch_size: int  # sequences, over all devices
+    batch_size: int  # paragraphs, over all devices
 
     def encode(self, question: Question, paragraph: str, answer: str = "") -> list[int]:
         """Token ids of the template filled in."""
@@ -130,7 +130,7 @@ class Reader:
             group = groups.setdefault((question.question, paragraph), {})
             tokens = tuple(self.forecaster.encode(question, paragraph, answer))
             places.append(((question.question, paragraph), group.setdefault(tokens, len(group))))
-        found = score.rewards(
+        found = score.group_rewards(
             self.forecaster.model, [list(group) for group in groups.values()], batch_size=self.forecaster.batch_size
         )
         logits = dict(zip(groups, found, strict=True))

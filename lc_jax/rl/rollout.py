@@ -61,15 +61,9 @@ class Episodes:
             x[rows] for x in (self.tokens, self.prompt_lengths, self.responses, self.lengths)
         )
         if self.trimmable:
-            tokens = tokens[:, : _width(int((starts + lengths).max()))]
-            responses = responses[:, : _width(int(lengths.max()))]
+            tokens = tokens[:, : batches.snug(int((starts + lengths).max()))]
+            responses = responses[:, : batches.snug(int(lengths.max()))]
         return Episodes(tokens, starts, responses, lengths, self.trimmable)
-
-
-def _width(length: int) -> int:
-    """The next multiple of 4, or of an eighth of the power of two below: few widths, at most an eighth of padding."""
-    step = max(4, 2 ** (length.bit_length() - 1) // 8)
-    return -(-length // step) * step
 
 
 @flax.struct.dataclass
@@ -97,9 +91,9 @@ def pack(
     responses = [c.tokens or [0] for c in completions]
     joined = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
     trimmable = response_length is None
-    width = _width(max(map(len, joined)))
+    width = batches.snug(max(map(len, joined)))
     if response_length is None:
-        response_length = _width(max(map(len, responses)))
+        response_length = batches.snug(max(map(len, responses)))
     else:
         width = batches.bucket(max(map(len, prompts))) + response_length
     return Episodes(

@@ -138,7 +138,7 @@ def ppo_step(
         parts.append(jax.device_get(stats))  # waits: one micro-batch at a time is under way
     state, norm = apply_gradients(state, grads, tx=tx)
     stats = jax.tree.map(lambda *shares: sum(shares), *parts)
-    padding = computed / np.sum(episodes.prompt_lengths + episodes.lengths)  # tokens computed for each real one
+    padding = computed / np.sum(episodes.prompt_lengths + episodes.lengths) - 1  # slots for each real token
     return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped, "padding": padding}
 
 

@@ -44,12 +44,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Waits until everything is on disk; SIGTERM ends the process again."""
+        """Waits until everything is on disk; SIGTERM ends the process again, one that came meanwhile too."""
         try:
-            self._manager.wait_until_finished()
             self._manager.close()
         finally:
             signal.signal(signal.SIGTERM, self._handler)
+        if self._preempted and raised[0] is None:  # after the last save: the same command does what is left
+            signal.raise_signal(signal.SIGTERM)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         self._preempted = True

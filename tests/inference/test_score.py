@@ -1,11 +1,15 @@
 """Rewards of sequences that begin alike: what is computed once changes nothing."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from lc_jax import parallel
+from lc_jax.data import batches
 from lc_jax.inference import score
+from lc_jax.models import registry
 from tests.models.conftest import PRESETS, random_model
 
 RNG = np.random.default_rng(0)
@@ -19,23 +23,37 @@ COMMON = [tokens(n) for n in (20, 1, 9, 33)]
 GROUPS = [
     [COMMON[0] + tail for tail in ([7], [7, 8, 9], tokens(12), [9])],
     [COMMON[1] + [5]],  # one sequence
-    [COMMON[2], COMMON[2] + [4, 4]],  # one is the beginning of the other
+    [COMMON[2], COMMON[2] + [4, 4], COMMON[2]],  # one is the beginning of the other, and comes twice
     [[3], [4, 5, 6]],  # nothing in common
+    [COMMON[0] + tokens(30), COMMON[0] + tokens(30)],  # less in common than not
     [COMMON[3] + tail for tail in (tokens(3), tokens(5))],
 ]
 
 
+def model_of(preset, mesh, kernels):
+    model = random_model(mesh, preset, "scalar")
+    config = dataclasses.replace(model.config, kernels=kernels)
+    return registry.abstract(config, "scalar", mesh).with_params(model.params)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
-def test_each_sequence_has_the_reward_it_has_alone(preset, shape):
+@pytest.mark.parametrize(("shape", "kernels"), [((4, 2, 1), "auto"), ((2, 2, 2), "auto"), ((2, 2, 2), "splash")])
+def test_each_sequence_has_the_reward_it_has_alone(preset, shape, kernels):
     mesh = parallel.make_mesh(*shape)
     with jax.set_mesh(mesh):
-        model = random_model(mesh, preset, "scalar")
-        together = score.rewards(model, GROUPS, batch_size=8)
-        alone = dict(score.stream_rewards(model, [s for group in GROUPS for s in group], batch_size=8))
+        together = score.group_rewards(model_of(preset, mesh, kernels), GROUPS, batch_size=4 if shape[0] < 4 else 8)
+        flat = [s for group in GROUPS for s in group]
+        alone = dict(score.stream_rewards(model_of(preset, mesh, "portable"), flat, batch_size=8))
     expected = np.asarray([alone[i] for i in range(len(alone))])
     assert np.ptp(expected) > 0.1
     assert [len(found) for found in together] == [len(group) for group in GROUPS]
-    np.testing.assert_allclose(
-        np.concatenate(together), expected, rtol=1e-4, atol=1e-4
-    )  # weights this large magnify rounding
+    np.testing.assert_allclose(np.concatenate(together), expected, rtol=1e-4, atol=1e-4)  # large weights magnify
+
+
+def test_no_groups():
+    assert score.group_rewards(None, [], batch_size=4) == []
+
+
+def test_what_is_common_leaves_each_a_token():
+    counts = [batches.common_beginning(group) for group in GROUPS]
+    assert counts == [20, 1, 8, 0, 20, 33]

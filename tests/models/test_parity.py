@@ -278,7 +278,7 @@ def test_recorded_rewards(recorded, mesh):
     values = score.sequence_rewards(model, tokens, spans_of(mask))
     np.testing.assert_allclose(values, tensors["left.rewards"], rtol=1e-5, atol=2e-5)
     sequences = [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
-    actual = score.rewards(model, [sequences], batch_size=4)
+    actual = score.group_rewards(model, [sequences], batch_size=4)
     np.testing.assert_allclose(actual[0], tensors["left.rewards"], rtol=1e-5, atol=2e-5)
 
 
