@@ -14,6 +14,7 @@ import functools
 import itertools
 import json
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--figure", type=Path, default=report.ROOT / "docs" / "images" / "optimizer.png")
     args = parser.parse_args(argv)
     path = args.output / "optimizer-curves.json"
-    result = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
+    corpus_number = zlib.crc32(str(sequences(HELD_OUT, 1000)).encode())
+    what = f"{args.steps} steps on corpus {corpus_number:08x}"
+    result = json.loads(path.read_text()) if path.is_file() else {"what": what, "runs": {}}
+    if result["what"] != what:
+        parser.error(f"{path} holds runs of {result['what']}, not of {what}: remove it, or give another --output")
     runs = result["runs"]
     for name, seed, kind in itertools.product(args.shapes, range(args.seeds), PARAM_DTYPE):
         key = f"{name}/{kind}/{seed}"
@@ -173,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs[key] = curve(name, kind, seed, args.steps)
         print(f"{key}: held-out loss {runs[key]['held_out']:.4f}, {runs[key]['cpu_seconds']} s", flush=True)
         result |= {"command": "python -m benchmarks.optimizer_curves", "hardware": report.hardware(),
-                   "versions": report.versions(), "steps": args.steps}  # fmt: skip
+                   "versions": report.versions()}  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=None, separators=(",", ":")) + "\n")
     print("\n".join(summary(runs)))

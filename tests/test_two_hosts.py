@@ -15,8 +15,8 @@ from lc_jax import parallel
 from lc_jax.models import hf, native, registry
 
 
-def together(*command, **variables):
-    """Runs `python COMMAND` twice, as processes 0 and 1 of one run."""
+def together(*command, code=0, **variables):
+    """Runs `python COMMAND` twice, as processes 0 and 1 of one run; both must end with `code`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -31,7 +31,7 @@ def together(*command, **variables):
     ]  # fmt: skip
     for process in processes:
         output, _ = process.communicate(timeout=500)
-        assert process.returncode == 0, output
+        assert process.returncode == code, output
 
 
 @pytest.mark.slow
@@ -59,27 +59,55 @@ with jax.set_mesh(mesh):
             np.testing.assert_allclose(jnp.asarray(a), jnp.asarray(b), rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_two_hosts_train_as_one_does(tmp_path):
+def supervised(folder, *flags):
+    """The command of a run of eight steps."""
     lines = []
     for number in range(20):
         prompt = f"Write about the country of city number {number}."
         row = {"question_id": f"q{number}", "paragraph_generation_prompt": prompt, "claude_summary": f"It is {number}."}
         lines.append(json.dumps(row))
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    command = ["-m", "lc_jax.main", "--config=configs/sft_lc.py:mini", "--config.data.eval_size=4"]
-    command += [f"--config.data.rows.source={tmp_path}/rows.jsonl", "--config.fit.num_epochs=2"]
-    command += ["--config.fit.batch_size=4", "--config.fit.microbatch_size=4"]
-    together(*command, f"--config.output={tmp_path}/two")
-    subprocess.run(
-        [sys.executable, *command, f"--config.output={tmp_path}/one"], check=True, env=os.environ | {"XLA_FLAGS": ""}
-    )
-    losses = {}
-    for name in ("one", "two"):
-        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        losses[name] = [row["loss"] for row in rows if "loss" in row]
-    assert len(losses["one"]) == 8
-    np.testing.assert_allclose(losses["two"], losses["one"], rtol=1e-5)
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    return [
+        "lc_jax.main", "--config=configs/sft_lc.py:mini", "--config.data.eval_size=4",
+        f"--config.data.rows.source={folder}/rows.jsonl", "--config.fit.num_epochs=2", "--config.fit.batch_size=4",
+        "--config.fit.microbatch_size=4", *flags,
+    ]  # fmt: skip
+
+
+def losses(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.mark.slow
+def test_two_hosts_train_as_one_does(tmp_path):
+    together("-m", *supervised(tmp_path, f"--config.output={tmp_path}/two"))
+    alone = [sys.executable, "-m", *supervised(tmp_path, f"--config.output={tmp_path}/one")]
+    subprocess.run(alone, check=True, env=os.environ | {"XLA_FLAGS": ""})
+    assert len(losses(tmp_path / "one")) == 8
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
     weights = [jax.tree.leaves(hf.load(tmp_path / n / "model", parallel.make_mesh()).params) for n in ("one", "two")]
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(jnp.asarray(a), jnp.asarray(b), atol=2e-5)
+
+
+@pytest.mark.slow
+def test_one_host_is_told_to_stop_and_both_do_after_the_same_step(tmp_path):
+    program = """
+import os, runpy, signal, sys
+from lc_jax.training.checkpoint import Checkpoints
+save = Checkpoints.save
+def told(self, step, state, **options):
+    if step == 3 and os.environ["LC_PROCESS_ID"] == "1":
+        signal.raise_signal(signal.SIGTERM)
+    save(self, step, state, **options)
+Checkpoints.save = told
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+    command = supervised(tmp_path, f"--config.output={tmp_path}/cut")
+    together("-c", program, *command, code=75)
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir() if path.name.isdigit()] == ["3"]
+    together("-m", *command)
+    assert len(losses(tmp_path / "cut")) == 8
+    assert (tmp_path / "cut" / "model" / "model.safetensors").exists()

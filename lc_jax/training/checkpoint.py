@@ -7,8 +7,10 @@ from types import FrameType
 from typing import Any, Self, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 from lc_jax.training.logging import Destination
 
@@ -55,6 +57,12 @@ class Checkpoints:
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         self._preempted = True
 
+    def _stop(self) -> bool:
+        """Whether any process was told to stop: all must save the same step."""
+        if jax.process_count() == 1:
+            return self._preempted
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(self._preempted))))
+
     def restore(self, state: State) -> tuple[State, int]:
         """The newest valid checkpoint laid out as `state` is (its shapes, dtypes and shardings), and its step.
 
@@ -73,9 +81,10 @@ class Checkpoints:
         Raises:
           SystemExit: with code 75 after SIGTERM, the state saved: the same command resumes.
         """
-        if (force or self._preempted or step % self._every == 0) and self._manager.latest_step() != step:
+        stop = self._stop()
+        if (force or stop or step % self._every == 0) and self._manager.latest_step() != step:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
-        if self._preempted:
+        if stop:
             self._manager.wait_until_finished()
             logging.warning("Stopped by SIGTERM; step %d is saved, run the same command to go on", step)
             raise SystemExit(RESUMABLE)
