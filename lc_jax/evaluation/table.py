@@ -63,7 +63,7 @@ def _cells(row: Row) -> list[str]:
         _number(row["brier"]),
         _number(row["brier_constant"]),
         _number(row["auroc"]),
-        f"{row['num_confidence_values']:g}",
+        f"{row['num_confidence_values']:.3g}",
         _number(paper.accuracy) if paper else "",
         _number(paper.ece) if paper else "",
     ]
