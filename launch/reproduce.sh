@@ -42,12 +42,16 @@ else
 fi
 export LC_OUTPUT="$out"
 data="$out/data"
+if $mini && [ "$(cat "$out/seed" 2>/dev/null || echo "$LC_SEED")" != "$LC_SEED" ]; then
+  echo "$out is of seed $(cat "$out/seed"); give another LC_OUTPUT for seed $LC_SEED" >&2; exit 2
+fi
 if $plan; then
   LC_PLAN=$(mktemp)
   export LC_PLAN
   trap 'rm -f "$LC_PLAN"' EXIT
 else
   mkdir -p "$data"
+  if $mini; then echo "$LC_SEED" >"$out/seed"; fi
 fi
 config() { echo "--config=configs/$1.py$mode"; }
 

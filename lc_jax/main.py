@@ -39,6 +39,9 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected argument {argv[1]!r}; settings are given as --config.name=value.")
     config = _CONFIG.value
+    for name in ("output", "method"):
+        if config.get(name) == "":
+            sys.exit(f"error: give --config.{name}=...")
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= stdlib_logging.WARNING or "lc_jax" in r.pathname)
     try:
         task = importlib.import_module(f"lc_jax.tasks.{config.task}")
@@ -49,6 +52,15 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"error: {error}")
 
 
+def _parse(argv: Sequence[str]) -> list[str]:
+    """The command line; an override that the config does not take ends with one message."""
+    try:
+        return app.parse_flags_with_usage(list(argv))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        words = str(error).replace("\\n", " ").translate({ord(mark): None for mark in "\\'"})
+        sys.exit(f"error: a setting that the config does not take: {words}")
+
+
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=_parse)

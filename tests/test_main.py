@@ -21,8 +21,12 @@ def command(*arguments):
         (["--config=configs/ppo.py:mini", "--config.ppo.kl_coeff=0.05"], 'Did you mean "kl_coef"'),
         (["--config=configs/ppo.py:mini", "--config.policy=/no/such/model"], "No checkpoint folder /no/such/model"),
         (["--config=configs/ppo.py:tiny"], "give the config file alone, or with ':mini'"),
-        (["--config=configs/generate.py:mini", "--config.prompts=none.jsonl"], "No JSONL file 'none.jsonl'"),
+        (
+            ["--config=configs/generate.py:mini", "--config.prompts=none.jsonl", "--config.output=o"],
+            "No JSONL file 'none.jsonl'",
+        ),
         (["--config=configs/ppo.py:mini", "--config.mesh.fsdp=3"], "mesh"),
+        (["--config=configs/evaluate_qa.py:mini"], "give --config.output=..."),
     ],
 )
 def test_mistakes_are_named(arguments, message):

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL file; a last line torn by a crash is left out.
+def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
+    """Rows of a JSONL file.
+
+    Args:
+      torn: leave out a last line that a killed writer has torn.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: another line is not JSON.
+      ValueError: a line is no JSON object.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No JSONL file {str(path)!r}; give one in the config.")
@@ -23,11 +26,14 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
-            if number == len(lines):  # no newline after it: the writer was killed here
+            if torn and number == len(lines):  # no newline after it: the writer was killed here
                 break
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: a row is a JSON object, {{...}}")
+        rows.append(row)
     return rows
 
 
@@ -50,8 +56,27 @@ def repair(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return []
-    rows = read_jsonl(path)
+    rows = read_jsonl(path, torn=True)
     write_jsonl(path, rows)
+    return rows
+
+
+def resume(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a former run with the same settings left, as `repair` does; they are noted in PATH.settings.json.
+
+    Raises:
+      ValueError: that run had other settings.
+    """
+    beside, now = path.with_name(path.name + ".settings.json"), json.loads(json.dumps(settings))
+    rows = repair(path)
+    if rows and beside.exists():
+        before = json.loads(beside.read_text())
+        changed = [
+            f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in now if before.get(name) != now[name]
+        ]
+        if changed:
+            raise ValueError(f"{path} holds rows of other settings: {'; '.join(changed)}. Remove it, or name another.")
+    write_jsonl(beside, [now])
     return rows
 
 

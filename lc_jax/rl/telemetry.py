@@ -109,7 +109,7 @@ class RolloutLog:
 
     def __init__(self, path: Path, first_step: int) -> None:
         self._path = path
-        kept = [row for row in read_jsonl(path) if row["step"] < first_step] if path.exists() else []
+        kept = [row for row in read_jsonl(path, torn=True) if row["step"] < first_step] if path.exists() else []
         write_jsonl(path, kept)
 
     def write(

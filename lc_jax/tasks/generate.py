@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from lc_jax.data import examples, jsonl
+from lc_jax.data.growing import fingerprint
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
@@ -19,7 +20,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Writes `config.output`, a row as soon as its batch is done; a rerun asks only for what is missing.
 
     Raises:
-      ValueError: a row has neither `prompt` nor `prompt_tokens`.
+      ValueError: a row has neither `prompt` nor `prompt_tokens`, or the output was begun with other settings.
     """
     rows = jsonl.read_jsonl(Path(config.prompts))
     folders.check(config.model)
@@ -31,7 +32,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             raise ValueError(f"{config.prompts}, line {number}: give `prompt` (text) or `prompt_tokens` (ids).")
         prompts.append(row.get("prompt_tokens") or examples.encode_prompt(tokenizer, row["prompt"]))
     output = Path(config.output)
-    done = {(row["row"], row["sample"]) for row in jsonl.repair(output)}
+    names = ("model", "num_samples", "max_new_tokens", "temperature", "top_p", "top_k", "seed")
+    settings = {name: config[name] for name in names} | {"prompts": fingerprint(rows)}
+    done = {(row["row"], row["sample"]) for row in jsonl.resume(output, settings)}
     todo = [(i, s) for i in range(len(rows)) for s in range(config.num_samples) if (i, s) not in done]
     logging.info("%d completions to write, %d already in %s", len(todo), len(done), output)
 

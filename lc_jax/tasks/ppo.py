@@ -311,8 +311,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if config.dry_run:
         return
     trainer = Trainer(config, mesh)
-    names = ("ppo", "reward", "reader", "loss", "advantage", "optimizer")
-    destination = Destination(output, {name: config[name].to_json() for name in names}, config.wandb)
+    names = ("policy", "critic", "seed", "questions", "ppo", "kl", "reward", "reader", "loss", "advantage", "optimizer")
+    destination = Destination.of(config.to_dict(), *names, "precision")
     with Checkpoints(destination, every=ppo.save_every, keep=ppo.keep) as checkpoints:
         saved, first = checkpoints.restore(trainer.checkpoint())
         trainer.restore(saved)
@@ -327,7 +327,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             rollouts.write(step, *episodes)
             log.log(step, stats)
             log.advance()
-            checkpoints.save(step + 1, trainer.checkpoint())
+            checkpoints.save(step + 1, trainer.checkpoint(), force=step + 1 == ppo.num_steps)
             raised = alarms.of(stats)
             for words in raised:
                 logging.warning("Step %d: %s (alarms in the config)", step, words)

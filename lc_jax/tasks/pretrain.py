@@ -58,6 +58,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(encoded)), **config.optimizer),
-        Destination(output, {name: config[name].to_json() for name in ("shape", "fit", "optimizer")}, config.wandb),
+        Destination.of(config.to_dict(), "seed", "shape", "mix", "num_documents", "fit", "optimizer", "precision"),
     )
     hf.save(output / "model", model, tokenizer=directory)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from lc_jax.data import examples, jsonl
+from lc_jax.data.growing import fingerprint
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import score
 from lc_jax.models import folders, hf
@@ -40,17 +41,24 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Writes `config.output`, a row as soon as its batch is done; a rerun scores only what is missing.
 
     Raises:
-      ValueError: `config.kind` is unknown, or a row holds nothing to score.
+      ValueError: `config.kind` is unknown or not the model's, a row holds nothing to score, or the output was begun
+        with other settings.
     """
     if config.kind not in KINDS:
         raise ValueError(f"--config.kind={config.kind!r}: give one of {sorted(KINDS)}.")
     rows = jsonl.read_jsonl(Path(config.input))
     folders.check(config.model)
+    kind = folders.config_of(config.model)[1]
+    if kind != KINDS[config.kind]:
+        raise ValueError(
+            f"{config.model} is a {kind} model; --config.kind={config.kind} needs a {KINDS[config.kind]} one."
+        )
     needs_text = any("completion_tokens" not in row for row in rows)
     tokenizer = load_tokenizer(config.model) if needs_text else None
     encoded = [_encode(row, f"{config.input}, line {n}", tokenizer) for n, row in enumerate(rows, 1)]
     output = Path(config.output)
-    done = {row["row"] for row in jsonl.repair(output)}
+    settings = {name: config[name] for name in ("model", "kind", "temperature")} | {"input": fingerprint(rows)}
+    done = {row["row"] for row in jsonl.resume(output, settings)}
     todo = [i for i in range(len(rows)) if i not in done]
     logging.info("%d rows to score, %d already in %s", len(todo), len(done), output)
 

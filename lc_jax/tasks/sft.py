@@ -61,6 +61,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         language_model.dataset(held_out) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
-        Destination(output, {name: config[name].to_json() for name in ("data", "fit", "optimizer")}, config.wandb),
+        Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),
     )
     hf.save(output / "model", model, tokenizer=tokenizer)

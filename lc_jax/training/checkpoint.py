@@ -36,9 +36,9 @@ class Checkpoints:
         if self._manager.latest_step() is not None:
             changed = [k for k, v in describe.items() if k in kept and kept[k] != v]
             if changed:
-                what = "; ".join(f"{k}: was {kept[k]!r}, now {describe[k]!r}" for k in changed)
+                what = "; ".join(f"{k} was {kept[k]}, is {describe[k]}" for k in changed)
                 raise ValueError(
-                    f"{directory} holds a run with other settings ({what}). Use another output or delete it."
+                    f"{directory} holds a run with other settings ({what}). Give another --config.output, or delete it."
                 )
 
     def __enter__(self) -> Self:

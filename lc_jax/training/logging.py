@@ -6,9 +6,9 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 from absl import logging
@@ -27,6 +27,21 @@ class Destination:
     describe: Mapping[str, Any]  # settings that must stay the same when the run is resumed, by name
     wandb: Mapping[str, Any] | None = None  # arguments of wandb.init; W&B is off without a project
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], *names: str) -> Self:
+        """That of a run with these settings; those under `names` must stay the same."""
+        described = dict(pair for name in names for pair in _leaves(name, settings[name]))
+        return cls(Path(settings["output"]), described, settings["wandb"])
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """(dotted name, value in JSON) of every field."""
+    if not isinstance(value, Mapping):
+        yield name, json.dumps(value)
+        return
+    for key, inner in value.items():
+        yield from _leaves(f"{name}.{key}", inner)
+
 
 class Run:
     """The log of one run: `metrics.jsonl` in the output directory, one row a step, written by process 0 only.
@@ -42,7 +57,11 @@ class Run:
         if not self.is_main:
             return
         output.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_jsonl(self._path) if row["step"] < first_step] if self._path.exists() else []
+        kept = (
+            [row for row in read_jsonl(self._path, torn=True) if row["step"] < first_step]
+            if self._path.exists()
+            else []
+        )
         write_jsonl(self._path, kept)
         self._bar = tqdm(total=num_steps, initial=first_step, desc=output.name, unit="step", mininterval=2)
         if wandb and wandb.get("project"):

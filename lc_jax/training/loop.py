@@ -163,6 +163,6 @@ def fit(
                 row |= evaluate(model.with_params(state.params), held_out, loss_fn, settings.microbatch_size)
             run.log(step, row)
             run.advance()
-            checkpoints.save(step + 1, state)
+            checkpoints.save(step + 1, state, force=step + 1 == num_steps)
     run.close()
     return model.with_params(state.params)

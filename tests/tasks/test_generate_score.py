@@ -57,6 +57,34 @@ def test_a_cut_off_run_goes_on(prompts, tmp_path, monkeypatch):
     assert len(asked) == 5  # two batches were there already
 
 
+def test_a_file_of_other_settings_is_refused_and_kept(prompts, tmp_path):
+    output = tmp_path / "out.jsonl"
+    generate(prompts, output)
+    before = output.read_bytes()
+    with pytest.raises(ValueError, match=r"temperature was 0\.3, is 0\.9"):
+        generate(prompts, output, temperature=0.9)
+    prompts.write_text(prompts.read_text().replace("Chad", "Niger"))
+    with pytest.raises(ValueError, match="prompts was"):
+        generate(prompts, output)
+    assert output.read_bytes() == before
+
+
+def test_an_input_is_read_whole_or_not_at_all(prompts, tmp_path):
+    prompts.write_text(prompts.read_text() + '{"prompt": "torn')
+    with pytest.raises(ValueError, match=r"prompts\.jsonl, line 5: not JSON"):
+        generate(prompts, tmp_path / "out.jsonl")
+    prompts.write_text('"a string"\n')
+    with pytest.raises(ValueError, match="line 1: a row is a JSON object"):
+        generate(prompts, tmp_path / "out.jsonl")
+
+
+def test_a_language_model_gives_no_rewards(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": "It lies in Chad."}\n')
+    with pytest.raises(ValueError, match=r"is a causal model; --config\.kind=reward needs a scalar one"):
+        run("score", model=MODEL, input=str(source), output=str(tmp_path / "o.jsonl"), kind="reward")
+
+
 def score(tmp_path, name, scored):
     source, output = tmp_path / f"{name}.jsonl", tmp_path / f"{name}_scored.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in scored))

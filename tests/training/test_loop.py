@@ -99,8 +99,20 @@ def test_a_bad_gradient_is_skipped_and_many_stop_the_run(tmp_path):
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
     train(tmp_path)
-    with pytest.raises(ValueError, match=r"other settings .*fit: was 'a', now 'b'"):
+    with pytest.raises(ValueError, match=r"other settings \(fit was a, is b\).*--config\.output"):
         train(tmp_path, description={"fit": "b"})
+
+
+def test_a_run_is_known_by_every_field_of_what_must_stay():
+    settings = {
+        "output": "runs/x",
+        "wandb": None,
+        "model": "m",
+        "optimizer": {"kind": "adamw", "b": {"c": 2}},
+        "eta": 1,
+    }
+    destination = Destination.of(settings, "model", "optimizer")
+    assert destination.describe == {"model": '"m"', "optimizer.kind": '"adamw"', "optimizer.b.c": "2"}
 
 
 def test_microbatch_must_divide_the_batch(tmp_path):
