@@ -155,7 +155,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _hub_rows(source: str, split: str | None) -> list[dict[str, Any]]:
-    remedy = "Download its files and pass a local path instead."
+    remedy = "Pass a local path instead; where the rows hold their questions, --config.questions.source= (empty)."
     try:
         import datasets
     except ImportError as error:
