@@ -44,7 +44,7 @@ class Stage:
 
     name: str
     models: str
-    memory: float  # GiB a device at the peak
+    memory: float  # GB a device at the peak
     hours: float
     dollars: float
 
@@ -60,7 +60,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     for line in Path(config.stages).read_text().splitlines():
         name, *given = line.strip("\t").split("\t")
         stages.append(_stage(name, _parse(name, given), figures, config.num_devices))
-    header = ["stage", "models", "GiB a device", "hours", "API $"]
+    header = ["stage", "models", "GB a device", "hours", "API $"]
     total = Stage("all", "", math.nan, sum(s.hours for s in stages), sum(s.dollars for s in stages))
     cells = [[s.name, s.models, _number(s.memory), _number(s.hours), _number(s.dollars)] for s in [*stages, total]]
     print(markdown([header, *cells]))
@@ -104,7 +104,7 @@ def _model_fields(config: ConfigDict) -> list[tuple[ConfigDict, str]]:
 
 
 def memory(config: ConfigDict, num_devices: int) -> float:
-    """GiB that a device holds at the peak of the stage, as its task plans it; 0 without a model."""
+    """GB (1e9 bytes) that a device holds at the peak of the stage, as its task plans it; 0 without a model."""
     fields = _model_fields(config)
     if not fields:
         return 0.0
@@ -115,7 +115,7 @@ def memory(config: ConfigDict, num_devices: int) -> float:
     task = importlib.import_module(f"lc_jax.tasks.{config.task}")
     with jax.sharding.use_abstract_mesh(mesh):
         found = task.planned(config, mesh) if hasattr(task, "planned") else _writing(config, mesh)
-    return max(phase.total for phase in found.phases) / 2**30
+    return max(phase.total for phase in found.phases) / plan.GB
 
 
 def _writing(config: ConfigDict, mesh: jax.sharding.AbstractMesh) -> plan.Plan:
