@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper in order: models, readers, reinforcement learning, evaluation of all methods, tables and figures.
 #
-#   launch/reproduce.sh --plan         what it would take: stages, models, memory, hours, API cost; runs nothing
+#   launch/reproduce.sh --plan         what it would take: stages, models, memory, API cost; runs no stage
 #   launch/reproduce.sh                with the published settings and arithmetic (eight 80 GB GPUs)
 #   launch/reproduce.sh --mini         the same script on the miniature world; what launch/quickstart.sh runs
 #

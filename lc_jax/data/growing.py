@@ -61,13 +61,9 @@ class Growing:
         recipe = json.loads(json.dumps(recipe))
         old = json.loads(self.manifest_path.read_text()) if self.manifest_path.exists() and self.part.exists() else {}
         before = old.get("recipe", recipe)
-        changed = [name for name in {**before, **recipe} if before.get(name) != recipe.get(name)]
+        changed = jsonl.changes(before, recipe)
         if changed:
-            raise ValueError(
-                f"{self.part} was begun with another {', '.join(changed)}: "
-                f"{[before.get(name) for name in changed]}, now {[recipe.get(name) for name in changed]}. "
-                "Remove it or name another output."
-            )
+            raise ValueError(f"{self.part} was begun otherwise: {changed}. Remove it or name another output.")
         self.added = {row["row"]: row for row in jsonl.repair(self.part)}
         self.part.touch()
         spent = old.get("cost", {}).get("dollars", 0.0)

@@ -61,6 +61,12 @@ def repair(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which settings are not what they were, in words; "" for none."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+
+
 def resume(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows that a former run with the same settings left, as `repair` does; they are noted in PATH.settings.json.
 
@@ -70,12 +76,9 @@ def resume(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     beside, now = path.with_name(path.name + ".settings.json"), json.loads(json.dumps(settings))
     rows = repair(path)
     if rows and beside.exists():
-        before = json.loads(beside.read_text())
-        changed = [
-            f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in now if before.get(name) != now[name]
-        ]
+        changed = changes(json.loads(beside.read_text()), now)
         if changed:
-            raise ValueError(f"{path} holds rows of other settings: {'; '.join(changed)}. Remove it, or name another.")
+            raise ValueError(f"{path} holds rows of other settings: {changed}. Remove it, or name another.")
     write_jsonl(beside, [now])
     return rows
 

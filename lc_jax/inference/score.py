@@ -78,7 +78,8 @@ def branch_rewards(
     branches: Int[Array, "B U"],
 ) -> Float[Array, "B U"]:
     """The scalar head at every token of the continuations of each row, float32; see `CausalLM.branch`."""
-    return model.bind().branch(tokens, spans, tails, branches)
+    module = model.bind()
+    return module.reward_head(module.backbone_model.branch(tokens, spans, tails, branches))
 
 
 def group_rewards(
@@ -121,4 +122,4 @@ def _tail(group: Sequence[batches.Tokens], cut: int) -> int:
 def _together(group: Sequence[batches.Tokens]) -> list[Sequence[batches.Tokens]]:
     """The group, or each sequence for itself where they have less in common than they differ in."""
     cut = batches.common_beginning(group)
-    return [group] if _tail(group, cut) <= max(cut, 16) else [[sequence] for sequence in group]
+    return [group] if _tail(group, cut) <= max(cut, batches.bucket(1)) else [[sequence] for sequence in group]

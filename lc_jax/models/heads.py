@@ -38,13 +38,3 @@ class ScalarModel(nnx.Module):
     ) -> Float[Array, "B T"]:
         """The scalar at every position, float32. A sequence's reward is the one at its last real token."""
         return self.reward_head(self.backbone_model(tokens, spans, positions))
-
-    def branch(
-        self,
-        tokens: Int[Array, "B W"],
-        spans: Int[Array, "B 2"],
-        tails: Int[Array, "B U"],
-        branches: Int[Array, "B U"],
-    ) -> Float[Array, "B U"]:
-        """The scalar at every token of several continuations of each row; see `CausalLM.branch`."""
-        return self.reward_head(self.backbone_model.branch(tokens, spans, tails, branches))

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from lc_jax.data.jsonl import changes
 from lc_jax.training.logging import Destination
 
 State = TypeVar("State")
@@ -34,11 +35,11 @@ class Checkpoints:
         # Orbax keeps the metadata of the first run: what differs now is a changed setting.
         kept = self._manager.metadata().custom_metadata or {}
         if self._manager.latest_step() is not None:
-            changed = [k for k, v in describe.items() if k in kept and kept[k] != v]
+            changed = changes(kept, describe)
             if changed:
-                what = "; ".join(f"{k} was {kept[k]}, is {describe[k]}" for k in changed)
                 raise ValueError(
-                    f"{directory} holds a run with other settings ({what}). Give another --config.output, or delete it."
+                    f"{directory} holds a run with other settings ({changed}). Give another --config.output, or delete "
+                    "it."
                 )
 
     def __enter__(self) -> Self:

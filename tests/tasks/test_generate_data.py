@@ -162,7 +162,7 @@ def test_failed_requests_stop_the_run_and_the_next_asks_only_for_them(run, tmp_p
             run("queries", server)
         assert not (tmp_path / "out.jsonl").exists()
         assert len(read(tmp_path / "out.jsonl.part")) == 11
-        with pytest.raises(ValueError, match=r"out.jsonl.part was begun with another num_rows, data: \[12"):
+        with pytest.raises(ValueError, match=r"out.jsonl.part was begun otherwise: num_rows was 12"):
             run("queries", server, limit=3)
         answered = server.num_answered
         down["on"] = False
@@ -276,5 +276,5 @@ def test_published_wordings_take_the_place_of_ours(run, tmp_path):
         assert "response_format" not in server.asked[0].body
         (tmp_path / "out.jsonl").unlink()
         (tmp_path / "out.jsonl.part").touch()
-        with pytest.raises(ValueError, match="was begun with another prompts"):
+        with pytest.raises(ValueError, match="was begun otherwise: prompts was"):
             run("queries", server)

@@ -1,7 +1,9 @@
 """fit(): resumed bit for bit, indifferent to micro-batches, unharmed by a bad gradient, strict about its settings."""
 
+import contextlib
 import dataclasses
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from lc_jax import parallel
 from lc_jax.data.examples import Encoded
 from lc_jax.models import registry
 from lc_jax.training import language_model, loop
+from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import Destination
 from lc_jax.training.optimizer import OptimizerSettings
 
@@ -99,7 +102,7 @@ def test_a_bad_gradient_is_skipped_and_many_stop_the_run(tmp_path):
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
     train(tmp_path)
-    with pytest.raises(ValueError, match=r"other settings \(fit was a, is b\).*--config\.output"):
+    with pytest.raises(ValueError, match=r"other settings \(fit was 'a', is 'b'\).*--config\.output"):
         train(tmp_path, description={"fit": "b"})
 
 
@@ -113,6 +116,23 @@ def test_a_run_is_known_by_every_field_of_what_must_stay():
     }
     destination = Destination.of(settings, "model", "optimizer")
     assert destination.describe == {"model": '"m"', "optimizer.kind": '"adamw"', "optimizer.b.c": "2"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_sigterm_that_no_save_saw_is_passed_on(tmp_path, monkeypatch, fails):
+    seen = []
+    former = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    try:
+        with contextlib.suppress(KeyError), Checkpoints(Destination(tmp_path, {}), every=2):
+            signal.raise_signal(signal.SIGTERM)
+            assert not seen
+            if fails:
+                raise KeyError
+        assert seen == ([] if fails else [1])
+        signal.raise_signal(signal.SIGTERM)
+        assert len(seen) == (1 if fails else 2)  # the handler is back
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def test_microbatch_must_divide_the_batch(tmp_path):

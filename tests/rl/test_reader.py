@@ -1,0 +1,34 @@
+"""The surrogate reader: every forecast goes back to the answer it is of."""
+
+import types
+
+import numpy as np
+
+from lc_jax.inference import score
+from lc_jax.rl.reader import Reader
+from lc_jax.types import Question
+
+
+def test_equal_readings_are_made_once_and_found_again(monkeypatch):
+    asked = []
+
+    def rewards(model, groups, *, batch_size):
+        asked.extend(groups)
+        return [np.asarray([sum(sequence) for sequence in group], np.float32) for group in groups]
+
+    monkeypatch.setattr(score, "group_rewards", rewards)
+    questions = [Question(f"q{i}", "", f"Q{i}?", "truth") for i in range(2)]
+    forecaster = types.SimpleNamespace(
+        encode=lambda question, paragraph, answer: [ord(c) for c in question.question + paragraph + answer],
+        model=None,
+        batch_size=4,
+    )
+    # The same paragraph twice, an answer that is the truth, the same paragraph under another question.
+    triples = [
+        (questions[0], "z", "truth"), (questions[0], "y", "truth"), (questions[0], "z", "truth"),
+        (questions[1], "z", "truth"), (questions[0], "z", "other"), (questions[0], "y", "other"),
+    ]  # fmt: skip
+    found = Reader(None, forecaster)._forecast(triples)
+    np.testing.assert_array_equal(found, [sum(forecaster.encode(*triple)) for triple in triples])
+    assert [len(group) for group in asked] == [2, 2, 1]
+    assert Reader(None, forecaster)._forecast([]).shape == (0,)
