@@ -73,12 +73,12 @@ class FakeServer:
         keep: bool = True,
     ) -> None:
         self.answer, self.latency, self.fault, self.batch_delay, self.keep = answer, latency, fault, batch_delay, keep
-        self.asked: list[Asked] = []  # requests for a reply, in the order in which they were finished with
+        self.asked: list[Asked] = []  # requests for a reply, in the order in which they were answered
         self.calls: list[str] = []  # "METHOD /path" of everything else
         self.headers: list[dict[str, str]] = []  # of everything else
         self.call_fault: Callable[[str], int] = lambda call: 0  # the status that such a call is refused with, or 0
         self.num_asked = 0
-        self.num_answered = 0  # replies that went out whole, the paid ones
+        self.num_answered = 0  # replies sent whole, the paid ones
         self.in_flight = self.max_in_flight = 0
         self.vendors = (Anthropic(self), OpenAI(self))
         self.port = 0
@@ -191,44 +191,52 @@ class Connection(asyncio.Protocol):
         number, server.num_asked = server.num_asked, server.num_asked + 1
         server.in_flight += 1
         server.max_in_flight = max(server.max_in_flight, server.in_flight)
-        status = 0
+
+        def note(status: int) -> None:
+            """Before anything goes out: who has an answer finds it noted."""
+            if server.keep:
+                server.asked.append(Asked(request.prompt, body, status, time.monotonic()))
+            server.num_answered += status == 200
+
         try:
             fault = server.fault(number, request.prompt)
             if server.latency:
                 await asyncio.sleep(server.latency)
-            status = await self.respond(vendor, body, request, fault)
+            await self.respond(vendor, body, request, fault, note)
         except Refused as error:
-            status = error.status
+            note(error.status)
             raise
         finally:
-            if server.keep:
-                server.asked.append(Asked(request.prompt, body, status, time.monotonic()))
-            server.in_flight -= 1  # last: who sees 0 sees everything that was asked
+            server.in_flight -= 1
 
-    async def respond(self, vendor: Any, body: dict[str, Any], request: Request, fault: Fault | None) -> int:
-        """Sends the reply, or what the fault makes of it; the HTTP status, 0 where there is none."""
+    async def respond(
+        self, vendor: Any, body: dict[str, Any], request: Request, fault: Fault | None, note: Callable[[int], None]
+    ) -> None:
+        """Notes the HTTP status, 0 where there is none, and sends the reply or what the fault makes of it."""
         kind = fault.kind if fault else ""
         if kind == "status":
+            note(fault.status)
             headers = {"retry-after": fault.retry_after} if fault.retry_after else {}
             self.send(fault.status, vendor.error(fault.status, fault.error), headers)
-            return fault.status
-        if kind == "reset":
+            return
+        if kind in ("reset", "stall"):
+            note(0)
+            if kind == "stall":
+                await asyncio.sleep(3600)
             self.transport.abort()
-            return 0
-        if kind == "stall":
-            await asyncio.sleep(3600)
+            return
         vendor.check(body)
         payload = vendor.write(body, request, self.server.reply(request, fault))
         if kind == "garbage":
             payload = b"<html>502</html>"
         if kind in ("trickle", "cut"):
+            note(0)
             await self.dribble(payload, kind)
-            return 0
-        if self.transport.is_closing():
-            return 0
-        self.send(200, payload)
-        self.server.num_answered += 1
-        return 200
+        elif self.transport.is_closing():
+            note(0)
+        else:
+            note(200)
+            self.send(200, payload)
 
     async def dribble(self, payload: bytes, kind: str) -> None:
         self.transport.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(payload)}\r\n\r\n".encode())
