@@ -1,4 +1,7 @@
-"""Sampling with a key/value cache, against transformers' generate: the same weights, prompts and numbers of tokens."""
+"""Sampling with a key/value cache, against transformers' generate: the same weights, prompts and numbers of tokens.
+
+Prompts have nothing in common, then begin with the same tokens, as behind instructions or examples.
+"""
 
 from __future__ import annotations
 
@@ -63,39 +66,56 @@ def agreement(model: Model, network: Any, tokens: np.ndarray, response: int) -> 
     return share
 
 
+def timed(
+    model: Model, network: Any, tokens: np.ndarray, common: int, size: report.Size, machine: report.Machine
+) -> report.Row:
+    """A row of the report; `common` of the tokens are the same in all rows."""
+    batch, width = tokens.shape
+    sampling = generate.Sampling(size.response)
+    share = agreement(model, network, tokens[: min(8, batch)], min(16, size.response))
+
+    def write(tokens: np.ndarray) -> Any:
+        return generate.generate(model, tokens.tolist(), sampling, seed=0, batch_size=batch)
+
+    def peer() -> Any:
+        return peer_tokens(network, tokens, size.response, sample=True)
+
+    functions = {"ours": lambda: write(tokens), "peer": None if network is None else models.synchronised(peer)}
+    if common:
+        apart = tokens.copy()
+        apart[0, 0] += 1
+        functions["apart"] = lambda: write(apart)
+    seconds: Any = report.measure(functions, size.repeats)
+    prompt, config = width - common, model.config
+    floor = machine.floor(models.forward_flops(config, batch, prompt, batch))
+    floor += machine.floor(models.forward_flops(config, 1, common, 0)) if common else 0.0
+    notes = {
+        "tokens per second": batch * size.response / seconds["ours"],
+        "ms a step": 1e3 * seconds["ours"] / size.response,
+        f"greedy tokens as by {'transformers' if network is not None else 'full passes'}": share,
+    } | ({"seconds where the first token differs": seconds["apart"]} if common else {})
+    return report.Row(
+        f"{batch} rows of {prompt} + {size.response}" + (f", {common} before all" if common else ""),
+        seconds["ours"], "transformers", seconds["peer"],
+        floor + models.decode_floor(machine, config, batch, prompt, size.response), notes,
+    )  # fmt: skip
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and reports."""
     args = report.arguments(__doc__ or "", argv)
     size, config = args.size, models.config_of(args.size)
-    mesh = parallel.make_mesh()
+    mesh, common = parallel.make_mesh(), 4 * size.prompt
     with jax.set_mesh(mesh):
         model = models.random_model(config, mesh)
         network = models.to_torch(model)
-        tokens = models.random_tokens(config, size.batch, size.prompt)
-        few = min(8, size.batch)
-        share = agreement(model, network, tokens[:few], min(16, size.response))
-        prompts = [row.tolist() for row in tokens]
-        sampling = generate.Sampling(size.response)
-
-        def ours() -> Any:
-            return generate.generate(model, prompts, sampling, seed=0, batch_size=size.batch)
-
-        def theirs() -> Any:
-            return peer_tokens(network, tokens, size.response, sample=True)
-
-        machine, peer = report.Machine.measured(size), None if network is None else models.synchronised(theirs)
-        seconds: Any = report.measure({"ours": ours, "peer": peer}, size.repeats)
-    prefill = machine.floor(models.forward_flops(config, size.batch, size.prompt, size.batch))
-    floor = prefill + models.decode_floor(machine, config, size.batch, size.prompt, size.response)
-    notes = {
-        "tokens per second": size.batch * size.response / seconds["ours"],
-        "ms a step": 1e3 * seconds["ours"] / size.response,
-        f"greedy tokens as by {'transformers' if network is not None else 'full passes'}": share,
-    }
-    name = f"{size.batch} rows of {size.prompt} + {size.response}"
-    report.finish("generate", args, machine, [
-        report.Row(name, seconds["ours"], "transformers", seconds["peer"], floor, notes)
-    ])  # fmt: skip
+        tokens = models.random_tokens(config, size.batch, common + size.prompt)
+        machine = report.Machine.measured(size)
+        rows = [timed(model, network, tokens[:, common:], 0, size, machine)]
+        tokens[:, :common] = tokens[0, :common]
+        peer = None if size is report.LARGE else network  # whose cache would need four times the memory
+        rows.append(timed(model, peer, tokens, common, size, machine))
+    report.finish("generate", args, machine, rows)
 
 
 if __name__ == "__main__":

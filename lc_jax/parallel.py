@@ -7,7 +7,7 @@ G key/value heads, K head size, N rows, P prompt tokens.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 Tree = TypeVar("Tree")
+Item = TypeVar("Item")
 AnyMesh = Mesh | AbstractMesh  # an abstract one is enough for shapes and shardings
 
 nnx.use_eager_sharding(False)  # parameters are laid out once, by `shardings`, not while modules are built
@@ -158,6 +159,15 @@ def put_batch(tree: Tree) -> Tree:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(put, tree)
+
+
+def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Each item once the next one was asked for: a device has work while the host makes something of what it did."""
+    waiting: list[Item] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
 
 
 def into_memory(tree: Tree, kind: str | None) -> Tree:

@@ -1,7 +1,7 @@
 """Text generation: prefill of left-padded prompts, then one jitted decode loop over a static key/value cache.
 
-What is promised: a row's random numbers depend only on (seed, row id, token index). Batch size, batch order, padding
-and the number of devices change a sample only where they change the logits in their last digits.
+What is promised: a row's random numbers depend only on (seed, row id, token index). Batch size, batch order, padding,
+the other prompts and the number of devices change a sample only where they change the logits in their last digits.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lc_jax.models.transformer import Cache, Model
 
 MIN_SEGMENT = 64  # new cache slots below which growing the cache costs more than it saves
 MAX_SEGMENTS = 4
+COMMON = 32  # what all prompts begin with is computed and kept once, in multiples of so many tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +110,13 @@ def _generate(
     keys: jax.Array,
     temperature: Float[Array, ""],
     top_p: Float[Array, ""],
+    common: Cache | None,
     sampling: Sampling,
 ) -> tuple[Int[Array, "B T"], Float[Array, "B T"], Int[Array, " B"], Bool[Array, " B"]]:
     """Returns tokens, logprobs, lengths and whether each row reached an end-of-sequence token.
 
-    Only shapes and switches of `sampling` are read here (see `_static`): its numbers come as arrays.
+    Only shapes and switches of `sampling` are read here (see `_static`): its numbers come as arrays. `common` is of
+    what stands before all `tokens`.
     """
     module = model.bind()
     (batch, width), limit = tokens.shape, sampling.max_new_tokens
@@ -142,7 +145,7 @@ def _generate(
         lengths = loop.lengths + ~loop.done
         done = loop.done | jnp.isin(token, eos)
         slot = width + loop.index
-        hidden, cache = module.decode(token, slot - spans[:, 0], spans[:, 0], slot, loop.cache)
+        hidden, cache = module.decode(token, spans[:, 0], slot, loop.cache)
         return _Loop(
             loop.index + 1,
             module.logits(hidden),
@@ -156,7 +159,8 @@ def _generate(
     # A short cache makes early tokens cheap: it grows a few times instead of being full-size from the start.
     segments = max(1, min(MAX_SEGMENTS, limit // MIN_SEGMENT))
     ends = [limit * (i + 1) // segments for i in range(segments)]
-    hidden, cache = module.prefill(tokens, spans, module.init_cache(batch, width + ends[0]))
+    cache = dataclasses.replace(module.init_cache(batch, width + ends[0]), common=common)
+    hidden, cache = module.prefill(tokens, spans, cache)
     loop = _Loop(
         jnp.int32(0),
         module.logits(hidden[:, -1]),
@@ -170,6 +174,13 @@ def _generate(
         loop = dataclasses.replace(loop, cache=loop.cache.grow(width + end))
         loop = jax.lax.while_loop(functools.partial(_unfinished, end), step, loop)
     return loop.tokens, loop.logprobs, loop.lengths, jnp.any(jnp.isin(loop.tokens, eos), axis=1)
+
+
+@jax.jit
+def _common(model: Model, tokens: Int[Array, "1 C"]) -> Cache:
+    """Keys and values of what all prompts begin with."""
+    module, length = model.bind(), tokens.shape[1]
+    return module.prefill(tokens, jnp.asarray([[0, length]]), module.init_cache(1, length))[1]
 
 
 def _static(sampling: Sampling) -> Sampling:
@@ -215,6 +226,7 @@ def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.
         keys,
         number,
         number,
+        None,
         sampling=_static(sampling),
     )
 
@@ -230,6 +242,9 @@ def stream(
 ) -> Iterator[tuple[int, Completion]]:
     """Yields (index into `prompts`, completion) as batches finish, prompts of similar length together.
 
+    What all prompts begin with, instructions or examples, is computed and held once. While the caller works on the
+    completions of a batch, the next one is under way.
+
     Args:
       prompts: token ids, each at least one.
       row_ids: names the rows for the random numbers; default their places in `prompts`. Give several samples of one
@@ -243,16 +258,21 @@ def stream(
         raise ValueError(f"Prompt {empty[0]} has no tokens (and {len(empty) - 1} more); a prompt needs at least one.")
     ids = np.arange(len(prompts)) if row_ids is None else np.asarray(row_ids)
     model, key = for_decoding(model), jax.random.key(seed)
-    for rows in batches.by_length([len(p) for p in prompts], batch_size):
-        chosen = [prompts[i] for i in rows] + [[]] * (batch_size - len(rows))
-        padded = batches.pad(chosen, batches.bucket(max(map(len, chosen))), side="left")
-        row_keys = jax.vmap(jax.random.fold_in, (None, 0))(
-            key, jnp.asarray(np.resize(ids[rows], batch_size), jnp.uint32)
-        )
-        # Greedy logprobs are reported at temperature 1.
-        temperature, top_p = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
-        arrays = parallel.put_batch((padded.tokens, padded.spans, row_keys))
-        out = _generate(model, *arrays, temperature, top_p, _static(sampling))
+    # Greedy logprobs are reported at temperature 1.
+    temperature, top_p = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
+    cut = batches.common_beginning(prompts) // COMMON * COMMON if prompts else 0
+    common = _common(model, parallel.put_batch(np.asarray([prompts[0][:cut]], np.int32))) if cut else None
+
+    def dispatch() -> Iterator[tuple[np.ndarray, tuple[jax.Array, ...]]]:
+        for rows in batches.by_length([len(p) for p in prompts], batch_size):
+            chosen = [prompts[i][cut:] for i in rows] + [[]] * (batch_size - len(rows))
+            padded = batches.pad(chosen, batches.bucket(max(map(len, chosen))), side="left")
+            names = jnp.asarray(np.resize(ids[rows], batch_size), jnp.uint32)
+            row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, names)
+            arrays = parallel.put_batch((padded.tokens, padded.spans, row_keys))
+            yield rows, _generate(model, *arrays, temperature, top_p, common, _static(sampling))
+
+    for rows, out in parallel.one_ahead(dispatch()):
         tokens, logprobs, lengths, finished = map(parallel.to_host, out)
         for place, index in enumerate(rows):
             n = int(lengths[place])

@@ -53,8 +53,10 @@ def stream_logprobs(
     model: Model, sequences: Sequence[batches.Tokens], *, batch_size: int, temperature: float = 1.0
 ) -> Iterator[tuple[int, TokenScores]]:
     """Yields (index, scores) as batches finish."""
-    for rows, arrays in _in_batches(sequences, batch_size):
-        logprobs, entropies = map(parallel.to_host, sequence_logprobs(model, *arrays, jnp.float32(temperature)))
+    given = _in_batches(sequences, batch_size)
+    scored = ((rows, sequence_logprobs(model, *arrays, jnp.float32(temperature))) for rows, arrays in given)
+    for rows, out in parallel.one_ahead(scored):
+        logprobs, entropies = map(parallel.to_host, out)
         for place, index in enumerate(rows):
             n = max(len(sequences[index]) - 1, 0)
             yield int(index), TokenScores(logprobs[place, :n].tolist(), entropies[place, :n].tolist())
@@ -64,8 +66,9 @@ def stream_rewards(
     model: Model, sequences: Sequence[batches.Tokens], *, batch_size: int
 ) -> Iterator[tuple[int, float]]:
     """Yields (index, reward logit) as batches finish."""
-    for rows, arrays in _in_batches(sequences, batch_size):
-        values = parallel.to_host(sequence_rewards(model, *arrays))
+    given = _in_batches(sequences, batch_size)
+    for rows, out in parallel.one_ahead((rows, sequence_rewards(model, *arrays)) for rows, arrays in given):
+        values = parallel.to_host(out)
         yield from ((int(index), float(values[place])) for place, index in enumerate(rows))
 
 
@@ -93,22 +96,26 @@ def group_rewards(
     """
     parts = [(index, part) for index, group in enumerate(groups) for part in _together(group)]
     cuts = [batches.common_beginning(part) for _, part in parts]
+    lengths = [cut + _tail(part, cut) for (_, part), cut in zip(parts, cuts, strict=True)]
+
+    def dispatch() -> Iterator[tuple[np.ndarray, list[np.ndarray], jax.Array]]:
+        for rows in batches.by_length(lengths, batch_size):
+            dummies = batch_size - len(rows)
+            beginnings = [parts[i][1][0][: cuts[i]] for i in rows] + [[0]] * dummies
+            tails = [[s[cuts[i] :] for s in parts[i][1]] for i in rows] + [[]] * dummies
+            joined = [list(itertools.chain(*several)) for several in tails]
+            ids = [np.repeat(np.arange(len(several)), list(map(len, several))).tolist() for several in tails]
+            common = batches.pad(beginnings, batches.bucket(max(map(len, beginnings))))
+            width = batches.snug(max(map(len, joined)))
+            branches = batches.pad(joined, width).tokens, batches.pad(ids, width, pad_id=-1).tokens
+            arrays = parallel.put_batch((common.tokens, common.spans, *branches))
+            yield rows, [np.cumsum(list(map(len, several))) - 1 for several in tails], branch_rewards(model, *arrays)
+
     found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(parts)
-    for rows in batches.by_length(
-        [cut + _tail(part, cut) for (_, part), cut in zip(parts, cuts, strict=True)], batch_size
-    ):
-        dummies = batch_size - len(rows)
-        beginnings = [parts[i][1][0][: cuts[i]] for i in rows] + [[0]] * dummies
-        tails = [[s[cuts[i] :] for s in parts[i][1]] for i in rows] + [[]] * dummies
-        joined = [list(itertools.chain(*several)) for several in tails]
-        ids = [np.repeat(np.arange(len(several)), list(map(len, several))).tolist() for several in tails]
-        common = batches.pad(beginnings, batches.bucket(max(map(len, beginnings))))
-        width = batches.snug(max(map(len, joined)))
-        branches = batches.pad(joined, width).tokens, batches.pad(ids, width, pad_id=-1).tokens
-        arrays = parallel.put_batch((common.tokens, common.spans, *branches))
-        values = parallel.to_host(branch_rewards(model, *arrays))
+    for rows, ends, out in parallel.one_ahead(dispatch()):
+        values = parallel.to_host(out)
         for place, index in enumerate(rows):
-            found[index] = values[place, np.cumsum(list(map(len, tails[place]))) - 1]
+            found[index] = values[place, ends[place]]
     result: list[list[np.ndarray]] = [[] for _ in groups]
     for (index, _), values in zip(parts, found, strict=True):
         result[index].append(values)

@@ -189,6 +189,44 @@ def attention(
     return FORMS[form](q, k, v, spans, scale)
 
 
+# --- over a cache; `common` is what all rows stand behind, held once ---
+
+Common = tuple[Float[Array, "1 G C K"], Float[Array, "1 G C K"]]  # keys and values
+
+
+def _over(
+    q: Float[Array, "B T G R K"],
+    keys: Float[Array, "B G S K"],
+    values: Float[Array, "B G S K"],
+    mask: Bool[Array, "#B T S"],
+    scale: float,
+    common: Common | None,
+) -> Float[Array, "B T G R K"]:
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scores, mask = product("btgrk,bgsk->bgrts", q, keys) * scale, mask[:, None, None]
+    if common is None:
+        return jnp.einsum("bgrts,bgsk->btgrk", _weigh(scores, mask, values.dtype), values)
+    before = product("btgrk,gck->bgrtc", q, common[0][0]) * scale
+    count = before.shape[-1]
+    mask = jnp.pad(mask, [(0, 0)] * 4 + [(count, 0)], constant_values=True)
+    probs = _weigh(jnp.concatenate([before, scores], axis=-1), mask, values.dtype)
+    out = product("bgrtc,gck->btgrk", probs[..., :count], common[1][0])
+    return (out + product("bgrts,bgsk->btgrk", probs[..., count:], values)).astype(values.dtype)
+
+
+def prefill_attention(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T G K"],
+    v: Float[Array, "B T G K"],
+    spans: Int[Array, "B 2"],
+    scale: float,
+    common: Common,
+) -> Float[Array, "B T H K"]:
+    """`attention` of rows that all stand behind the same tokens."""
+    grouped, mask = q.reshape(*k.shape[:3], -1, k.shape[3]), _mask(spans, 0, q.shape[1])
+    return _over(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale, common).reshape(q.shape)
+
+
 def decode_attention(
     q: Float[Array, "B H K"],
     keys: Float[Array, "B G S K"],
@@ -196,12 +234,10 @@ def decode_attention(
     starts: Int[Array, " B"],
     end: Int[Array, ""],
     scale: float,
+    common: Common | None = None,
 ) -> Float[Array, "B H K"]:
-    """One query a row over the cache slots starts[b] <= s < end."""
-    (batch, heads, size), groups = q.shape, keys.shape[1]
-    q = q.reshape(batch, groups, heads // groups, size)
-    scores = jnp.einsum("bgrk,bgsk->bgrs", q, keys, preferred_element_type=jnp.float32) * scale
+    """One query a row over the cache slots starts[b] <= s < end, and over everything that is `common`."""
     slots = jnp.arange(keys.shape[2])
-    mask = (slots >= starts[:, None]) & (slots < end)
-    probs = _weigh(scores, mask[:, None, None], values.dtype)
-    return jnp.einsum("bgrs,bgsk->bgrk", probs, values).reshape(batch, heads, size)
+    mask = ((slots >= starts[:, None]) & (slots < end))[:, None]
+    grouped = q.reshape(len(q), 1, keys.shape[1], -1, q.shape[2])
+    return _over(grouped, keys, values, mask, scale, common).reshape(q.shape)

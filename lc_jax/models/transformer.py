@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
 from lc_jax.kernels import forms
-from lc_jax.kernels.attention import attention, decode_attention, masked_attention
+from lc_jax.kernels.attention import attention, decode_attention, masked_attention, prefill_attention
 from lc_jax.kernels.logprobs import token_logprobs
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
@@ -94,14 +94,28 @@ class Cache:
 
     keys: tuple[Float[Array, "*L B G S K"], ...]
     values: tuple[Float[Array, "*L B G S K"], ...]
+    common: Cache | None = None  # of the tokens that stand before slot 0 of every row; B = 1, all its slots are real
+
+    @property
+    def length(self) -> int:
+        """Slots of a row."""
+        return self.keys[0].shape[-2]
+
+    @property
+    def num_common(self) -> int:
+        """Tokens before slot 0."""
+        return self.common.length if self.common else 0
 
     def grow(self, length: int) -> Cache:
         """The same slots with room for `length` in all."""
 
         def wider(x: jax.Array) -> jax.Array:
-            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, length - x.shape[-2]), (0, 0)])
+            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, length - self.length), (0, 0)])
 
-        return self if length == self.keys[0].shape[-2] else jax.tree.map(wider, self)
+        if length == self.length:
+            return self
+        keys, values = jax.tree.map(wider, (self.keys, self.values))
+        return Cache(keys, values, self.common)
 
 
 class Linear(nnx.Module):
@@ -287,7 +301,8 @@ class CausalLM(nnx.Module):
     def _through_cache(
         self, x: jax.Array, positions: Int[Array, "B T"], cache: Cache, slot: Any, read: Callable[..., jax.Array]
     ) -> tuple[jax.Array, Cache]:
-        """Runs the blocks; each stores keys and values from `slot` on, then attends by read(q, k, v, keys, values).
+        """Runs the blocks; each stores keys and values from `slot` on, then attends by read(q, k, v, keys, values,
+        common), the last one a pair or None.
 
         The cache is carried and updated in place: as inputs and outputs of the scan it would be copied for every token.
         """
@@ -295,7 +310,7 @@ class CausalLM(nnx.Module):
         graphdef, stacked = nnx.split(self.layers)
 
         def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
-            (x, kept), (layer, index) = carry, inputs
+            (x, kept), (layer, index, common) = carry, inputs
 
             def store(whole: jax.Array, part: Float[Array, "B T G K"]) -> jax.Array:
                 part, place = part.swapaxes(1, 2).astype(whole.dtype), (0, 0, slot, 0)
@@ -307,21 +322,22 @@ class CausalLM(nnx.Module):
                 nonlocal kept
                 q, k = rotate(q, cos, sin), rotate(k, cos, sin)
                 kept = store(kept[0], k), store(kept[1], v)
-                return read(q, k, v, *(kept if index is None else (kept[0][index], kept[1][index])))
+                return read(q, k, v, *(kept if index is None else (kept[0][index], kept[1][index])), common)
 
             x = parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None)
             return (x, kept), None
 
-        arrays = list(zip(cache.keys, cache.values, strict=True))
+        arrays, common = list(zip(cache.keys, cache.values, strict=True)), cache.common
+        before = list(zip(common.keys, common.values, strict=True)) if common else [None] * len(arrays)
         if len(arrays) == 1:
-            layers = (stacked, jnp.arange(self.config.num_layers))
+            layers = (stacked, jnp.arange(self.config.num_layers), before[0])
             (x, arrays[0]), _ = jax.lax.scan(body, (x, arrays[0]), layers)
         else:
             for i, kept in enumerate(arrays):
                 layer = jax.tree.map(operator.itemgetter(i), stacked)
-                (x, arrays[i]), _ = body((x, kept), (layer, None))
+                (x, arrays[i]), _ = body((x, kept), (layer, None, before[i]))
         keys, values = zip(*arrays, strict=True)
-        return self.norm(x), Cache(keys, values)
+        return self.norm(x), Cache(keys, values, common)
 
     def prefill(
         self, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"], cache: Cache
@@ -330,27 +346,28 @@ class CausalLM(nnx.Module):
         form = forms.attention_form(self.config.kernels, self.config.dtype, self.config.head_dim)
         form = "portable" if form in forms.FUSED else form  # prompts are padded on the left
 
-        def read(q: jax.Array, k: jax.Array, v: jax.Array, *_: jax.Array) -> jax.Array:
-            return self._attention(q, k, v, spans, form)
+        def read(q: jax.Array, k: jax.Array, v: jax.Array, _: Any, __: Any, common: Any) -> jax.Array:
+            if common is None:
+                return self._attention(q, k, v, spans, form)
+            return prefill_attention(q, k, v, spans, self.config.head_dim**-0.5, common)
 
-        positions = positions_of(spans, tokens.shape[1])
+        positions = positions_of(spans, tokens.shape[1]) + cache.num_common
         return self._through_cache(self._embed(tokens), positions, cache, 0, read)
 
     def decode(
         self,
         token: Int[Array, " B"],
-        position: Int[Array, " B"],
         starts: Int[Array, " B"],
         slot: Int[Array, ""],
         cache: Cache,
     ) -> tuple[Float[Array, "B D"], Cache]:
         """Hidden state of one more token a row, written to `slot`; it sees the slots starts[b] <= s <= slot."""
-        scale = self.config.head_dim**-0.5
+        scale, positions = self.config.head_dim**-0.5, slot - starts + cache.num_common
 
-        def read(q: jax.Array, k: jax.Array, v: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-            return decode_attention(q[:, 0], keys, values, starts, slot + 1, scale)[:, None]
+        def read(q: jax.Array, k: Any, v: Any, keys: jax.Array, values: jax.Array, common: Any) -> jax.Array:
+            return decode_attention(q[:, 0], keys, values, starts, slot + 1, scale, common)[:, None]
 
-        hidden, cache = self._through_cache(self._embed(token[:, None]), position[:, None], cache, slot, read)
+        hidden, cache = self._through_cache(self._embed(token[:, None]), positions[:, None], cache, slot, read)
         return hidden[:, 0], cache
 
 

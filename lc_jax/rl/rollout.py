@@ -156,9 +156,13 @@ def look(
     if total % microbatch_size:
         raise ValueError(f"microbatch_size {microbatch_size} does not divide the rollout's {total} episodes.")
     seen = np.zeros((4, *episodes.responses.shape), np.float32)
-    for rows in episodes.groups(microbatch_size):
-        part = parallel.put_batch((episodes.take(rows), critic_episodes.take(rows)))
-        out = forward(policy, reference, critic, *part, jnp.float32(temperature))
+
+    def dispatch() -> Iterator[tuple[np.ndarray, tuple[jax.Array, ...]]]:
+        for rows in episodes.groups(microbatch_size):
+            part = parallel.put_batch((episodes.take(rows), critic_episodes.take(rows)))
+            yield rows, forward(policy, reference, critic, *part, jnp.float32(temperature))
+
+    for rows, out in parallel.one_ahead(dispatch()):
         for whole, values in zip(seen, map(parallel.to_host, out), strict=True):
             whole[rows, : values.shape[1]] = values
     return Rollout(episodes, critic_episodes, *seen)

@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from lc_jax import parallel
-from lc_jax.inference import generate
-from tests.models.conftest import random_model
+from lc_jax.inference import generate, score
+from lc_jax.models import transformer
+from lc_jax.models.transformer import CausalLM
+from tests.models.conftest import PRESETS, random_model
 
 EOS, PAD = 5, 7
 PROMPTS = [[3, 9, 4], [11] * 12, [2, 8, 6, 1, 30, 31, 12], [40], [17, 21, 3, 3, 9]]
@@ -57,6 +60,35 @@ def test_logprobs_are_those_of_the_full_forward_pass(model):
         logprobs = jax.nn.log_softmax(module.logits(module(tokens, spans))[0] / 0.7)
         expected = logprobs[np.arange(len(prompt) - 1, tokens.shape[1] - 1), tokens[0, len(prompt) :]]
         np.testing.assert_allclose(found.logprobs, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_all_prompts_begin_with_is_computed_once(preset, unrolled, monkeypatch):
+    """Each token drawn behind it has the probability of the full forward pass, on one device and on eight."""
+    beginning = np.random.default_rng(0).integers(8, 96, 70).tolist()
+    prompts = [beginning + prompt for prompt in [*PROMPTS, [3]]]
+    monkeypatch.setattr(transformer, "UNROLL", 8 if unrolled else 0)
+    jax.clear_caches()
+    widths, prefill = [], CausalLM.prefill
+    monkeypatch.setattr(
+        CausalLM, "prefill", lambda self, tokens, *rest: widths.append(tokens.shape) or prefill(self, tokens, *rest)
+    )
+    found = []
+    one = jax.make_mesh((1, 1, 1), parallel.AXES, (AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    for mesh in (one, parallel.make_mesh(2, 2, 2)):
+        with jax.set_mesh(mesh):
+            model = logits_scaled(random_model(mesh, preset), 0.3)
+            found.append(run(model, prompts))
+            scores = dict(
+                score.stream_logprobs(
+                    model, [p + c.tokens for p, c in zip(prompts, found[-1], strict=True)], batch_size=8
+                )
+            )
+        for i, completion in enumerate(found[-1]):
+            np.testing.assert_allclose(completion.logprobs, scores[i].logprobs[len(prompts[i]) - 1 :], atol=1e-4)
+    assert [c.tokens for c in found[0]] == [c.tokens for c in found[1]]
+    assert widths == [(1, 64), (8, 24)] * 2  # 70 // 32 * 32, and the 6 + 12 tokens that are left
 
 
 def test_ends_at_end_of_sequence_and_never_draws_padding(model):

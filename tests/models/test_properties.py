@@ -145,7 +145,7 @@ def test_cached_decode_is_the_full_forward_pass(model):
         if index == 4:
             cache = cache.grow(12 + new)
         slot = jnp.int32(12 + index)
-        hidden, cache = decode(jnp.asarray(continuation[:, index]), slot - spans[:, 0], spans[:, 0], slot, cache)
+        hidden, cache = decode(jnp.asarray(continuation[:, index]), spans[:, 0], slot, cache)
         for row, prompt in enumerate(prompts):
             np.testing.assert_allclose(hidden[row], expected[row, len(prompt) + index], atol=2e-5)
 
