@@ -173,12 +173,18 @@ def hardware() -> dict[str, Any]:
     return {"device": device.device_kind, "devices": jax.device_count(), "memory": memory, "cpu": cpu, "cores": cores}
 
 
+def _allocator() -> str:
+    """What is set of the C library's allocator, which matters to both sides on a CPU."""
+    tunables = os.environ.get("GLIBC_TUNABLES")
+    return f"GLIBC_TUNABLES={tunables} " if tunables else ""
+
+
 def finish(name: str, args: argparse.Namespace, machine: Machine | None, rows: Sequence[Row]) -> dict[str, Any]:
     """Prints the table, writes the JSON, and gives its contents."""
     records = [row.record() for row in rows]
     result = {
         "benchmark": name,
-        "command": f"python -m benchmarks.{name}" + " --full" * args.full + " --dry-run" * args.dry_run,
+        "command": _allocator() + f"python -m benchmarks.{name}" + " --full" * args.full + " --dry-run" * args.dry_run,
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
         "versions": versions(),

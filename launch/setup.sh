@@ -34,6 +34,8 @@ install_package() {  # install_package [extras]; a registry may fail for a momen
 
 setup() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
+  # Large arrays come and go all the time; huge pages make that cheaper on CPUs (glibc 2.35 and newer; others ignore it).
+  export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
   local kind=$1 accelerator=${LC_ACCELERATOR:-} venv=${LC_VENV:-.venv} extras python key
   case "$kind" in
     base) extras=${accelerator:-train} ;;
