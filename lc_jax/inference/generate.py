@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lc_jax import parallel
 from lc_jax.data import batches
-from lc_jax.models.transformer import Cache, Model
+from lc_jax.models.cache import Cache
+from lc_jax.models.transformer import Model
 
 MIN_SEGMENT = 64  # new cache slots below which growing the cache costs more than it saves
 MAX_SEGMENTS = 4
@@ -108,18 +109,17 @@ def _generate(
     tokens: Int[Array, "B P"],
     spans: Int[Array, "B 2"],
     keys: jax.Array,
-    temperature: Float[Array, ""],
-    top_p: Float[Array, ""],
+    numbers: tuple[Float[Array, ""], Float[Array, ""]],
     common: Cache | None,
     sampling: Sampling,
 ) -> tuple[Int[Array, "B T"], Float[Array, "B T"], Int[Array, " B"], Bool[Array, " B"]]:
     """Returns tokens, logprobs, lengths and whether each row reached an end-of-sequence token.
 
-    Only shapes and switches of `sampling` are read here (see `_static`): its numbers come as arrays. `common` is of
-    what stands before all `tokens`.
+    Only shapes and switches of `sampling` are read here (see `_static`): temperature and top-p come as arrays in
+    `numbers`. `common` is of what stands before all `tokens`.
     """
     module = model.bind()
-    (batch, width), limit = tokens.shape, sampling.max_new_tokens
+    (batch, width), limit, (temperature, top_p) = tokens.shape, sampling.max_new_tokens, numbers
     greedy = sampling.temperature == 0
     eos = jnp.asarray(sampling.eos_ids, jnp.int32)
 
@@ -224,8 +224,7 @@ def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.
         array(batch_size, width),
         array(batch_size, 2),
         keys,
-        number,
-        number,
+        (number, number),
         None,
         sampling=_static(sampling),
     )
@@ -259,7 +258,7 @@ def stream(
     ids = np.arange(len(prompts)) if row_ids is None else np.asarray(row_ids)
     model, key = for_decoding(model), jax.random.key(seed)
     # Greedy logprobs are reported at temperature 1.
-    temperature, top_p = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
+    numbers = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
     cut = batches.common_beginning(prompts) // COMMON * COMMON if prompts else 0
     common = _common(model, parallel.put_batch(np.asarray([prompts[0][:cut]], np.int32))) if cut else None
 
@@ -270,7 +269,7 @@ def stream(
             names = jnp.asarray(np.resize(ids[rows], batch_size), jnp.uint32)
             row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, names)
             arrays = parallel.put_batch((padded.tokens, padded.spans, row_keys))
-            yield rows, _generate(model, *arrays, temperature, top_p, common, _static(sampling))
+            yield rows, _generate(model, *arrays, numbers, common, _static(sampling))
 
     for rows, out in parallel.one_ahead(dispatch()):
         tokens, logprobs, lengths, finished = map(parallel.to_host, out)
