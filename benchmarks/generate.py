@@ -83,7 +83,7 @@ def timed(
     functions = {"ours": lambda: write(tokens), "peer": None if network is None else models.synchronised(peer)}
     if common:
         apart = tokens.copy()
-        apart[0, 0] += 1
+        apart[0, 0] ^= 1
         functions["apart"] = lambda: write(apart)
     seconds: Any = report.measure(functions, size.repeats)
     prompt, config = width - common, model.config
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         machine = report.Machine.measured(size)
         rows = [timed(model, network, tokens[:, common:], 0, size, machine)]
         tokens[:, :common] = tokens[0, :common]
-        peer = None if size is report.LARGE else network  # whose cache would need four times the memory
+        peer = None if size is report.LARGE else network  # whose cache would need more than twice the memory
         rows.append(timed(model, peer, tokens, common, size, machine))
     report.finish("generate", args, machine, rows)
 
