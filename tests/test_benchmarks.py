@@ -16,6 +16,7 @@ NAMES = ["attention", "logprobs", "sft_step", "generate", "score", "ppo_step", "
 @pytest.mark.filterwarnings("ignore")  # the peers' own
 def test_benchmark_at_small_size(name, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "SMALL", report.dataclasses.replace(report.SMALL, repeats=1))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     importlib.import_module(f"benchmarks.{name}").main(["--output", str(tmp_path)])
     record = json.loads((tmp_path / f"{name}-cpu.json").read_text())
     assert record["command"] == f"python -m benchmarks.{name}"
