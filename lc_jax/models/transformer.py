@@ -123,15 +123,25 @@ class Norm(nnx.Module):
         return (y if self.bias is None else y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
 
+@jax.custom_vjp
 def rotate(
     x: Float[Array, "B T H K"], cos: Float[Array, "B T R"], sin: Float[Array, "B T R"]
 ) -> Float[Array, "B T H K"]:
-    """Rotary position embedding of the first 2R dimensions of each head (planes i and i + R), float32 inside."""
+    """Rotary position embedding of the first 2R dimensions of each head (planes i and i + R), float32 inside.
+
+    Its gradient is the rotation back; angles have none.
+    """
     half = cos.shape[-1]
     cos, sin = cos[:, :, None], sin[:, :, None]
     a, b, rest = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32), x[..., 2 * half :]
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
     return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
+
+
+rotate.defvjp(
+    lambda x, cos, sin: (rotate(x, cos, sin), (cos, sin)),
+    lambda angles, by_y: (rotate(by_y, angles[0], -angles[1]), None, None),
+)
 
 
 def positions_of(spans: Int[Array, "B 2"], length: int) -> Int[Array, "B T"]:
