@@ -12,7 +12,7 @@ from flax import nnx
 from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.models import registry
-from lc_jax.models.transformer import trainable
+from lc_jax.models.transformer import rotate, trainable
 from lc_jax.training import language_model, loop, optimizer, state
 
 VOCAB = 64
@@ -40,6 +40,22 @@ def build(name, **precision):
     config = registry.FAMILIES[raw["model_type"]][1].from_hf(raw, **precision)
     model = registry.initialize(config, jax.random.key(0), ONE_DEVICE)
     return model.with_params(jax.tree.map(lambda x: 5.0 * x if x.ndim > 1 else x, model.params))
+
+
+@pytest.mark.parametrize("planes", [2, 4])
+def test_the_gradient_of_a_rotation_is_that_of_its_formula(planes):
+    """Complex numbers are the second opinion: plane i is x[i] + 1j x[i + planes], what is behind the planes stays."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, by_y = (jax.random.normal(key, (2, 3, 2, 8)) for key in keys[:2])
+    angles = jax.random.normal(keys[2], (2, 3, planes))
+
+    def formula(x):
+        turned = jax.lax.complex(x[..., :planes], x[..., planes : 2 * planes]) * jnp.exp(1j * angles)[:, :, None]
+        return jnp.concatenate([turned.real, turned.imag, x[..., 2 * planes :]], axis=-1)
+
+    outs = [jax.vjp(f, x) for f in (formula, lambda x: rotate(x, jnp.cos(angles), jnp.sin(angles)))]
+    np.testing.assert_allclose(outs[1][0], outs[0][0], atol=1e-6)
+    np.testing.assert_allclose(outs[1][1](by_y)[0], outs[0][1](by_y)[0], atol=1e-6)
 
 
 def with_config(model, **changes):
