@@ -81,23 +81,24 @@ def timed(
         return peer_tokens(network, tokens, size.response, sample=True)
 
     functions = {"ours": lambda: write(tokens), "peer": None if network is None else models.synchronised(peer)}
-    if common:
+    if common and network is not None:  # as the peer, it needs a cache of the whole length
         apart = tokens.copy()
         apart[0, 0] ^= 1
         functions["apart"] = lambda: write(apart)
     seconds: Any = report.measure(functions, size.repeats)
     prompt, config = width - common, model.config
-    floor = machine.floor(models.forward_flops(config, batch, prompt, batch))
-    floor += machine.floor(models.forward_flops(config, 1, common, 0)) if common else 0.0
+    across = 4.0 * config.num_layers * config.num_heads * config.head_dim * batch * prompt * common
+    floor = machine.floor(models.forward_flops(config, batch, prompt, batch) + across)
+    floor += machine.floor(models.forward_flops(config, 1, common, 0))
     notes = {
         "tokens per second": batch * size.response / seconds["ours"],
         "ms a step": 1e3 * seconds["ours"] / size.response,
         f"greedy tokens as by {'transformers' if network is not None else 'full passes'}": share,
-    } | ({"seconds where the first token differs": seconds["apart"]} if common else {})
+    } | ({"seconds where the first token differs": seconds["apart"]} if "apart" in seconds else {})
     return report.Row(
         f"{batch} rows of {prompt} + {size.response}" + (f", {common} before all" if common else ""),
         seconds["ours"], "transformers", seconds["peer"],
-        floor + models.decode_floor(machine, config, batch, prompt, size.response), notes,
+        floor + models.decode_floor(machine, config, batch, prompt, size.response, common), notes,
     )  # fmt: skip
 
 

@@ -149,13 +149,17 @@ def forward_flops(config: Config, batch: int, length: int, head_tokens: int) -> 
     return 2.0 * block_params(config) * batch * length + attention + head
 
 
-def decode_floor(machine: Machine, config: Config, batch: int, prompt: int, response: int) -> float:
-    """Seconds of `response` steps for `batch` rows: weights and cache are read in each, and every row is computed."""
+def decode_floor(machine: Machine, config: Config, batch: int, prompt: int, response: int, common: int = 0) -> float:
+    """Seconds of `response` steps for `batch` rows: weights and cache are read in each, and every row is computed.
+
+    Args:
+      common: tokens before all rows, whose keys and values are read once.
+    """
     width, bytes_each = config.num_heads * config.head_dim, jnp.dtype(config.compute_dtype).itemsize
     weights = block_params(config) + config.vocab_size * config.hidden_size
     cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * bytes_each
     total = 0.0
     for slots in range(prompt, prompt + response):
-        flops = batch * (2.0 * weights + 4.0 * config.num_layers * width * slots)
-        total += machine.floor(flops, float(weights * bytes_each + batch * slots * cache))
+        flops = batch * (2.0 * weights + 4.0 * config.num_layers * width * (common + slots))
+        total += machine.floor(flops, float(weights * bytes_each + (common + batch * slots) * cache))
     return total

@@ -162,11 +162,18 @@ def put_batch(tree: Tree) -> Tree:
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Each item once the next one was asked for: a device has work while the host makes something of what it did."""
+    """Each item once the next one is there: a device has work while the host makes something of what it did.
+
+    An item is not lost where there is an exception instead of the next one, which is raised behind it.
+    """
     waiting: list[Item] = []
-    for item in items:
+    try:
+        for item in items:
+            ready, waiting = waiting, [item]
+            yield from ready
+    except Exception:
         yield from waiting
-        waiting = [item]
+        raise
     yield from waiting
 
 

@@ -43,15 +43,18 @@ def common_beginning(sequences: Sequence[Tokens]) -> int:
     return min(sum(1 for _ in same), min(map(len, sequences)) - 1)
 
 
-def bucket(length: int) -> int:
-    """The smallest width >= `length` among 16, 24, 32, 48, 64, 96, ... (at most a third of a row is padding).
+def buckets() -> Iterator[int]:
+    """16, 24, 32, 48, 64, 96, ...: few widths mean few compilations."""
+    for power in itertools.count(4):
+        yield from (2**power, 3 * 2 ** (power - 1))
 
-    Few distinct widths mean few compilations; where all lengths are known beforehand, `widths` leaves less padding.
+
+def bucket(length: int) -> int:
+    """The smallest of `buckets` that is >= `length`: at most a third of a row is padding.
+
+    Where all lengths are known beforehand, `widths` leaves less padding.
     """
-    width = 16
-    while width < length:
-        width = width * 3 // 2 if width & (width - 1) == 0 else width * 4 // 3
-    return width
+    return next(width for width in buckets() if width >= length)
 
 
 def snug(length: int) -> int:

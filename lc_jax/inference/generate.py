@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from lc_jax.models.transformer import Model
 
 MIN_SEGMENT = 64  # new cache slots below which growing the cache costs more than it saves
 MAX_SEGMENTS = 4
-COMMON = 32  # what all prompts begin with is computed and kept once, in multiples of so many tokens
+COMMON = 32  # tokens that prompts must begin with in common at the least to be computed and kept once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +231,15 @@ def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.
     )
 
 
+def _cut(prompts: Sequence[batches.Tokens]) -> int:
+    """How many tokens of all prompts to compute once: a bucket, and no less than what is left of any; 0 for none."""
+    if len(prompts) < 2:
+        return 0
+    same = batches.common_beginning(prompts)
+    cut = max(itertools.takewhile(lambda width: width <= same, batches.buckets()), default=0)
+    return cut if cut >= max(COMMON, max(map(len, prompts)) - cut) else 0
+
+
 def stream(
     model: Model,
     prompts: Sequence[batches.Tokens],
@@ -239,10 +249,10 @@ def stream(
     batch_size: int,
     row_ids: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Yields (index into `prompts`, completion) as batches finish, prompts of similar length together.
+    """Yields (index into `prompts`, completion), batch by batch, prompts of similar length together.
 
-    What all prompts begin with, instructions or examples, is computed and held once. While the caller works on the
-    completions of a batch, the next one is under way.
+    What all prompts begin with, instructions or examples, is computed and held once where it is the longer part of
+    each. While the caller works on the completions of a batch, the next one is under way.
 
     Args:
       prompts: token ids, each at least one.
@@ -259,7 +269,7 @@ def stream(
     model, key = for_decoding(model), jax.random.key(seed)
     # Greedy logprobs are reported at temperature 1.
     numbers = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
-    cut = batches.common_beginning(prompts) // COMMON * COMMON if prompts else 0
+    cut = _cut(prompts)
     common = _common(model, parallel.put_batch(np.asarray([prompts[0][:cut]], np.int32))) if cut else None
 
     def dispatch() -> Iterator[tuple[np.ndarray, tuple[jax.Array, ...]]]:

@@ -52,7 +52,7 @@ def _in_batches(sequences: Sequence[batches.Tokens], batch_size: int) -> Iterato
 def stream_logprobs(
     model: Model, sequences: Sequence[batches.Tokens], *, batch_size: int, temperature: float = 1.0
 ) -> Iterator[tuple[int, TokenScores]]:
-    """Yields (index, scores) as batches finish."""
+    """Yields (index, scores), batch by batch."""
     given = _in_batches(sequences, batch_size)
     scored = ((rows, sequence_logprobs(model, *arrays, jnp.float32(temperature))) for rows, arrays in given)
     for rows, out in parallel.one_ahead(scored):
@@ -65,7 +65,7 @@ def stream_logprobs(
 def stream_rewards(
     model: Model, sequences: Sequence[batches.Tokens], *, batch_size: int
 ) -> Iterator[tuple[int, float]]:
-    """Yields (index, reward logit) as batches finish."""
+    """Yields (index, reward logit), batch by batch."""
     given = _in_batches(sequences, batch_size)
     for rows, out in parallel.one_ahead((rows, sequence_rewards(model, *arrays)) for rows, arrays in given):
         values = parallel.to_host(out)

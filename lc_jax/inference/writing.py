@@ -33,7 +33,7 @@ def write(
     precision: Mapping[str, Any],
     row_ids: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, str, bool]]:
-    """(place in `prompts`, text, whether it came to its end) as batches finish; no model is loaded for no prompts.
+    """(place in `prompts`, text, whether it came to its end), batch by batch; no model is loaded for no prompts.
 
     Args:
       precision: what `hf.load` takes.

@@ -1,7 +1,7 @@
 """Attention over rows whose real tokens are one contiguous span: the whole sequence, or one new token over a cache.
 
-The whole sequence's has several forms behind one function; forms.py says which runs where. Any other mask goes through
-`masked_attention`.
+The whole sequence's has several forms behind one function; forms.py says which runs where. Any other mask, and rows
+that all stand behind the same tokens, go through plain XLA.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Bool, Float, Int
 
+Common = tuple[Float[Array, "1 G C K"], Float[Array, "1 G C K"]]  # keys and values
+
 MASKED = -1e30  # finite, so that a row without any key has no NaN
 BLOCK, MAX_BLOCKS = 32, 8  # queries of a block at the least, and blocks of a sequence at the most: they are unrolled
 LANES = 128  # of a TPU: splash attention's blocks
@@ -23,6 +25,27 @@ def _weigh(scores: Float[Array, "*A S"], mask: Bool[Array, "*#A S"], dtype: jnp.
     """Softmax over allowed keys in float32; all zeros where there is none."""
     probs = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1)
     return jnp.where(mask, probs, 0.0).astype(dtype)
+
+
+def _over(
+    q: Float[Array, "B T G R K"],
+    keys: Float[Array, "B G S K"],
+    values: Float[Array, "B G S K"],
+    mask: Bool[Array, "#B T S"],
+    scale: float,
+    common: Common | None,
+) -> Float[Array, "B T G R K"]:
+    """Over the keys that `mask` allows, and everything that is `common`: what all rows stand behind, held once."""
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scores, mask = product("btgrk,bgsk->bgrts", q, keys) * scale, mask[:, None, None]
+    if common is None:
+        return jnp.einsum("bgrts,bgsk->btgrk", _weigh(scores, mask, values.dtype), values)
+    before = product("btgrk,gck->bgrtc", q, common[0][0]) * scale
+    count = before.shape[-1]
+    mask = jnp.pad(mask, [(0, 0)] * 4 + [(count, 0)], constant_values=True)
+    probs = _weigh(jnp.concatenate([before, scores], axis=-1), mask, values.dtype)
+    out = product("bgrtc,gck->btgrk", probs[..., :count], common[1][0])
+    return (out + product("bgrts,bgsk->btgrk", probs[..., count:], values)).astype(values.dtype)
 
 
 def _mask(spans: Int[Array, "B 2"] | None, start: int, end: int) -> Bool[Array, "#B t s"]:
@@ -40,11 +63,8 @@ def masked_attention(
     scale: float,
 ) -> Float[Array, "B T H K"]:
     """Attention with grouped heads over the keys that `mask` allows; plain XLA on every platform."""
-    (batch, length, heads, size), groups = q.shape, k.shape[2]
-    q = q.reshape(batch, length, groups, heads // groups, size)
-    scores = jnp.einsum("btgrk,bsgk->bgrts", q, k, preferred_element_type=jnp.float32) * scale
-    probs = _weigh(scores, mask[:, None, None], v.dtype)
-    return jnp.einsum("bgrts,bsgk->btgrk", probs, v).reshape(batch, length, heads, size)
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    return _over(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale, None).reshape(q.shape)
 
 
 def _portable(q: jax.Array, k: jax.Array, v: jax.Array, spans: jax.Array | None, scale: float) -> jax.Array:
@@ -189,29 +209,7 @@ def attention(
     return FORMS[form](q, k, v, spans, scale)
 
 
-# --- over a cache; `common` is what all rows stand behind, held once ---
-
-Common = tuple[Float[Array, "1 G C K"], Float[Array, "1 G C K"]]  # keys and values
-
-
-def _over(
-    q: Float[Array, "B T G R K"],
-    keys: Float[Array, "B G S K"],
-    values: Float[Array, "B G S K"],
-    mask: Bool[Array, "#B T S"],
-    scale: float,
-    common: Common | None,
-) -> Float[Array, "B T G R K"]:
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scores, mask = product("btgrk,bgsk->bgrts", q, keys) * scale, mask[:, None, None]
-    if common is None:
-        return jnp.einsum("bgrts,bgsk->btgrk", _weigh(scores, mask, values.dtype), values)
-    before = product("btgrk,gck->bgrtc", q, common[0][0]) * scale
-    count = before.shape[-1]
-    mask = jnp.pad(mask, [(0, 0)] * 4 + [(count, 0)], constant_values=True)
-    probs = _weigh(jnp.concatenate([before, scores], axis=-1), mask, values.dtype)
-    out = product("bgrtc,gck->btgrk", probs[..., :count], common[1][0])
-    return (out + product("bgrts,bgsk->btgrk", probs[..., count:], values)).astype(values.dtype)
+# --- over a cache ---
 
 
 def prefill_attention(

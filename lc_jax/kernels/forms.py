@@ -11,7 +11,7 @@
 
 A name that is of one kernel leaves the other to "auto". cudnn and splash are what the field uses on these platforms;
 they take rows that begin at slot 0, so that left-padded prompts go through the portable form. Attention of one new
-token over the cache, and of the answers behind a paragraph, has one form.
+token over the cache, of prompts behind their common beginning, and of the answers behind a paragraph, has one form.
 """
 
 from __future__ import annotations

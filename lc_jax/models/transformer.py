@@ -1,4 +1,4 @@
-"""What decoder families share: embedding, a scan over stacked blocks, final norm, head, and the key/value cache.
+"""What decoder families share: embedding, a scan over stacked blocks, final norm, head, and generation over a cache.
 
 A family (llama.py, gpt_neox.py) brings a config, a block and a table of its Hugging Face keys.
 """

@@ -17,7 +17,7 @@ from lc_jax.models import folders, hf
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Writes `config.output`, a row as soon as its batch is done; a rerun asks only for what is missing.
+    """Writes `config.output`, a batch when the next one is under way; a rerun asks only for what is missing.
 
     Raises:
       ValueError: a row has neither `prompt` nor `prompt_tokens`, or the output was begun with other settings.

@@ -38,7 +38,7 @@ def _encode(row: dict[str, Any], where: str, tokenizer: Any) -> tuple[list[int],
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Writes `config.output`, a row as soon as its batch is done; a rerun scores only what is missing.
+    """Writes `config.output`, a batch when the next one is under way; a rerun scores only what is missing.
 
     Raises:
       ValueError: `config.kind` is unknown or not the model's, a row holds nothing to score, or the output was begun

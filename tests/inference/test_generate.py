@@ -88,7 +88,35 @@ def test_what_all_prompts_begin_with_is_computed_once(preset, unrolled, monkeypa
         for i, completion in enumerate(found[-1]):
             np.testing.assert_allclose(completion.logprobs, scores[i].logprobs[len(prompts[i]) - 1 :], atol=1e-4)
     assert [c.tokens for c in found[0]] == [c.tokens for c in found[1]]
-    assert widths == [(1, 64), (8, 24)] * 2  # 70 // 32 * 32, and the 6 + 12 tokens that are left
+    assert widths == [(1, 64), (8, 24)] * 2  # the bucket below 70, and the 6 + 12 tokens that are left
+
+
+@pytest.mark.parametrize(
+    ("same", "lengths", "cut"),
+    [
+        (100, (101, 180), 96),
+        (100, (101, 193), 0),  # more is left of one than all have in common
+        (35, (36, 40), 32),
+        (31, (32, 32), 0),  # too little
+        (100, (101,), 0),  # one prompt has nothing in common with others
+        (0, (), 0),
+    ],
+)
+def test_only_a_long_beginning_is_computed_once_and_in_few_lengths(same, lengths, cut):
+    prompts = [[7] * same + [i + 8] + [9] * (length - same - 1) for i, length in enumerate(lengths)]
+    assert generate._cut(prompts) == cut
+
+
+def test_a_finished_batch_is_not_lost_where_the_next_one_fails():
+    def batches_():
+        yield from (1, 2)
+        raise MemoryError
+
+    seen = []
+    with pytest.raises(MemoryError):
+        seen.extend(parallel.one_ahead(batches_()))
+    assert seen == [1, 2]
+    assert list(parallel.one_ahead([])) == []
 
 
 def test_ends_at_end_of_sequence_and_never_draws_padding(model):
