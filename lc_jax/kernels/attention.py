@@ -44,8 +44,9 @@ def _over(
     count = before.shape[-1]
     mask = jnp.pad(mask, [(0, 0)] * 4 + [(count, 0)], constant_values=True)
     probs = _weigh(jnp.concatenate([before, scores], axis=-1), mask, values.dtype)
-    out = product("bgrtc,gck->btgrk", probs[..., :count], common[1][0])
-    return (out + product("bgrts,bgsk->btgrk", probs[..., count:], values)).astype(values.dtype)
+    # Not with a float32 result: XLA's CPU compiler has no such product of bfloat16.
+    out = jnp.einsum("bgrtc,gck->btgrk", probs[..., :count], common[1][0])
+    return out + jnp.einsum("bgrts,bgsk->btgrk", probs[..., count:], values)
 
 
 def _mask(spans: Int[Array, "B 2"] | None, start: int, end: int) -> Bool[Array, "#B t s"]:

@@ -94,6 +94,25 @@ def test_blocked_multiplies_less_than_the_square():
     assert flops("blocked") < 0.8 * flops("portable")
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("bfloat16", 3e-2)])
+def test_behind_common_tokens_as_behind_ones_own(dtype, atol):
+    count, length = 40, 70
+    q, k, v = (x.astype(dtype) for x in single(inputs(length)))
+    k, v = (x.at[:, :count].set(x[0, :count]) for x in (k, v))
+    expected = exact(*(np.asarray(x, np.float64) for x in (q, k, v)), np.array([[0, length]] * 3))
+    common = tuple(x[:1, :count].swapaxes(1, 2) for x in (k, v))
+    spans = jnp.array([[0, length - count]] * 3)
+    prefill = jax.jit(functools.partial(kernel.prefill_attention, scale=SCALE))
+    out = prefill(*(x[:, count:] for x in (q, k, v)), spans, common=common)
+    assert out.dtype == dtype
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected[:, count:], atol=atol)
+    keys, values = (x[:, count:].swapaxes(1, 2) for x in (k, v))
+    last = jax.jit(kernel.decode_attention)(
+        q[:, -1], keys, values, spans[:, 0], jnp.int32(length - count), SCALE, common
+    )
+    np.testing.assert_allclose(np.asarray(last, np.float64), expected[:, -1], atol=atol)
+
+
 def test_blocked_in_bfloat16():
     q, k, v = (x.astype(jnp.bfloat16) for x in single(inputs(70)))
     spans = np.array([[0, 70]] * 3)
