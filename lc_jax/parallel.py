@@ -164,7 +164,7 @@ def put_batch(tree: Tree) -> Tree:
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
     """Each item once the next one is there: a device has work while the host makes something of what it did.
 
-    An item is not lost where there is an exception instead of the next one, which is raised behind it.
+    An item is not lost where the next one is an error: that is raised behind it.
     """
     waiting: list[Item] = []
     try:
