@@ -125,7 +125,7 @@ def _by_blocks_backward(scale: float, saved: tuple, given: jax.Array) -> tuple[j
     q, k, v, spans, out, normalizer = saved
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     # Softmax takes the mean of its gradient away, which is the same as the output's product with its own.
-    mean = jnp.sum((given * out).astype(jnp.float32), axis=-1, keepdims=True)
+    mean = product("bgrtk,bgrtk->bgrt", given, out)[..., None]
     by_q, by_k, by_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
     for start, end in _blocks(q.shape[3]):
         queries, back = q[:, :, :, start:end], given[:, :, :, start:end]

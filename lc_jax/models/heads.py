@@ -30,11 +30,6 @@ class ScalarModel(nnx.Module):
         self.backbone_model: CausalLM = config.build(key)
         self.reward_head = RewardHead(config)
 
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        spans: Int[Array, "B 2"] | None = None,
-        positions: Int[Array, "B T"] | None = None,
-    ) -> Float[Array, "B T"]:
+    def __call__(self, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"] | None = None) -> Float[Array, "B T"]:
         """The scalar at every position, float32. A sequence's reward is the one at its last real token."""
-        return self.reward_head(self.backbone_model(tokens, spans, positions))
+        return self.reward_head(self.backbone_model(tokens, spans))

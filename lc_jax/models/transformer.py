@@ -189,24 +189,22 @@ class CausalLM(nnx.Module):
         x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
         return parallel.constrain(x, "batch", None, None)
 
-    def _angles(self, positions: Int[Array, "B T"]) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
-        angles = positions[..., None].astype(jnp.float32) * self.config.inverse_frequencies()
-        return jnp.cos(angles), jnp.sin(angles)
+    def _angles(self, positions: Int[Array, "B T"], length: int) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
+        """Cosine and sine of each plane's angle, read from a table of the positions below `length`.
 
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        spans: Int[Array, "B 2"] | None = None,
-        positions: Int[Array, "B T"] | None = None,
-    ) -> Float[Array, "B T D"]:
+        Computed from the positions, XLA would put them into every rotation and make them anew for each head.
+        """
+        table = jnp.arange(max(length, 2))[:, None] * self.config.inverse_frequencies()  # masked slots stand at 1
+        return jnp.take(jnp.cos(table), positions, axis=0), jnp.take(jnp.sin(table), positions, axis=0)
+
+    def __call__(self, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"] | None = None) -> Float[Array, "B T D"]:
         """Hidden states after the final norm, compute dtype. Slots outside a span never influence slots inside.
 
         Fused kernels (forms.FUSED) need spans that begin at slot 0.
         """
-        if positions is None:
-            everything = jnp.array([[0, tokens.shape[1]]], jnp.int32)
-            positions = positions_of(everything if spans is None else spans, tokens.shape[1])
-            positions = jnp.broadcast_to(positions, tokens.shape)
+        everything = jnp.array([[0, tokens.shape[1]]], jnp.int32)
+        positions = positions_of(everything if spans is None else spans, tokens.shape[1])
+        positions = jnp.broadcast_to(positions, tokens.shape)
         form = forms.attention_form(self.config.kernels, self.config.dtype, self.config.head_dim)
         return self._through(tokens, positions, lambda q, k, v: self._attention(q, k, v, spans, form))
 
@@ -240,7 +238,7 @@ class CausalLM(nnx.Module):
 
     def _through(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], over: Attend) -> Float[Array, "B T D"]:
         """Runs embedding, blocks and final norm; `over` attends with rotated queries and keys."""
-        cos, sin = self._angles(positions)
+        cos, sin = self._angles(positions, tokens.shape[1])
         graphdef, stacked = nnx.split(self.layers)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -283,7 +281,7 @@ class CausalLM(nnx.Module):
 
         The cache is carried and updated in place: as inputs and outputs of the scan it would be copied for every token.
         """
-        cos, sin = self._angles(positions)
+        cos, sin = self._angles(positions, cache.num_common + cache.length)
         graphdef, stacked = nnx.split(self.layers)
 
         def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
