@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,17 @@ def test_the_gradient_of_a_rotation_is_that_of_its_formula(planes):
     outs = [jax.vjp(f, x) for f in (formula, lambda x: rotate(x, jnp.cos(angles), jnp.sin(angles)))]
     np.testing.assert_allclose(outs[1][0], outs[0][0], atol=1e-6)
     np.testing.assert_allclose(outs[1][1](by_y)[0], outs[0][1](by_y)[0], atol=1e-6)
+
+
+def test_angles_are_made_once():
+    """Not in every rotation of every layer and head, which is where XLA would put them."""
+    model = build("llama")
+
+    def loss(params, tokens):
+        return jnp.sum(model.with_params(params).bind()(tokens) ** 2)
+
+    text = jax.jit(jax.grad(loss)).lower(model.params, jnp.ones((2, 16), jnp.int32)).compile().as_text()
+    assert len(re.findall(r" (?:cosine|sine)\(", text)) == 2
 
 
 def with_config(model, **changes):
@@ -135,9 +147,12 @@ def test_rows_do_not_feel_each_other(model):
         np.testing.assert_allclose(together[row, :end], alone[0, :end], atol=1e-5)
 
 
-def test_rows_without_tokens_are_finite(model):
-    hidden = hidden_of(model, np.zeros((2, 6), np.int32), np.array([[0, 0], [6, 6]], np.int32))
-    assert np.all(np.isfinite(hidden))
+@pytest.mark.parametrize("width", [1, 6])
+def test_rows_without_tokens_are_finite(model, width):
+    """And so are the gradients; a single slot of padding stands at position 1, past its row's end."""
+    tokens, spans = np.zeros((2, width), np.int32), np.array([[0, 0], [width, width]], np.int32)
+    hidden, back = jax.vjp(lambda params: hidden_of(model.with_params(params), tokens, spans), model.params)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((hidden, back(jnp.ones_like(hidden)))))
 
 
 # --- the cache ---
