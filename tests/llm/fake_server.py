@@ -111,6 +111,8 @@ class FakeServer:
         ready()
         await self._stop.wait()
         server.close()
+        for _ in range(3):  # turns of the loop, after which who was just let in stands among the connections
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         for connection in self._connections:
