@@ -6,7 +6,7 @@ Each array is divided over the mesh as its parameter or activation is.
 
 Against compiled.memory_analysis() the totals are within 10 % at 7B, but for PPO's optimiser step, which is 16 % too
 high (tests/test_plan.py). In the miniature they are within 25 %, but 31 % too high on eight devices, 48 % in a step of
-int8 AdamW, and 31 % too low where the forecaster reads.
+int8 AdamW, and 32 % too low where the forecaster reads.
 """
 
 from __future__ import annotations
