@@ -192,7 +192,7 @@ class CausalLM(nnx.Module):
     def _angles(self, positions: Int[Array, "B T"], length: int) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
         """Cosine and sine of each plane's angle, read from a table of the positions below `length`.
 
-        Computed from the positions, XLA would put them into every rotation and make them anew for each head.
+        Of angles made from the positions themselves XLA on CPUs computes both anew in every rotation, for each head.
         """
         table = jnp.arange(max(length, 2))[:, None] * self.config.inverse_frequencies()  # masked slots stand at 1
         return jnp.take(jnp.cos(table), positions, axis=0), jnp.take(jnp.sin(table), positions, axis=0)

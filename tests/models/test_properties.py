@@ -60,7 +60,7 @@ def test_the_gradient_of_a_rotation_is_that_of_its_formula(planes):
 
 
 def test_angles_are_made_once():
-    """Not in every rotation of every layer and head, which is where XLA would put them."""
+    """Not in every rotation of every layer and head, which is where XLA on CPUs would make them."""
     model = build("llama")
 
     def loss(params, tokens):
