@@ -110,9 +110,12 @@ class FakeServer:
         self.port = server.sockets[0].getsockname()[1]
         ready()
         await self._stop.wait()
-        server.close()
-        for _ in range(3):  # turns of the loop, after which who was just let in stands among the connections
+        # A server that is closed while somebody is being let in leaves that socket open: first let nobody in any more,
+        # then three turns of the loop, after which who was let in stands among the connections.
+        self._loop.remove_reader(server.sockets[0])
+        for _ in range(3):
             await asyncio.sleep(0)
+        server.close()
         for task in self._tasks:
             task.cancel()
         for connection in self._connections:
