@@ -116,7 +116,8 @@ def test_ppo_step_at_full_size(name):
         )
         number = jax.ShapeDtypeStruct((), jnp.float32)
         add = functools.partial(update.add_gradients, settings=settings)
-        grads, stats = jax.eval_shape(add, None, state.params, learners.with_params(None), batch, number, number)
+        zeros = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), state.params)
+        grads, stats = jax.eval_shape(add, zeros, state.params, learners.with_params(None), batch, number, number)
         new, norm = jax.eval_shape(functools.partial(update.apply_gradients, tx=tx), state, grads)
     assert stats["loss"].shape == norm.shape == ()
     assert [x.shape for x in jax.tree.leaves(new)] == [x.shape for x in jax.tree.leaves(state)]

@@ -90,7 +90,7 @@ def objective(
 
 @functools.partial(jax.jit, static_argnames=("settings",), donate_argnames=("grads",))
 def add_gradients(
-    grads: dict[str, Any] | None,
+    grads: dict[str, Any],
     params: dict[str, Any],
     learners: Learners,
     part: Minibatch,
@@ -99,14 +99,12 @@ def add_gradients(
     *,
     settings: UpdateSettings,
 ) -> tuple[dict[str, Any], Sums]:
-    """`grads` (None: nothing yet) and those of one micro-batch, float32, and its share of the statistics."""
+    """`grads` and those of one micro-batch, float32, and its share of the statistics."""
 
     def share(params: dict[str, Any]) -> tuple[Float[Array, ""], Sums]:
         return objective(params, learners, part, denominator, temperature, settings)
 
     (_, stats), found = jax.value_and_grad(share, has_aux=True)(params)
-    if grads is None:
-        return jax.tree.map(lambda g: g.astype(jnp.float32), found), stats
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, found), stats
 
 
@@ -129,7 +127,9 @@ def ppo_step(
     """One optimiser step on a minibatch (host arrays). Returns the new state and the step's mean statistics."""
     episodes = minibatch.rollout.episodes
     denominator = losses.num_positions(episodes.mask, settings.loss)
-    temperature, grads, parts, computed = jnp.float32(settings.temperature), None, [], 0
+    temperature, parts, computed = jnp.float32(settings.temperature), [], 0
+    # Zeros, so that the first micro-batch of a width needs no program of its own.
+    grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32, device=x.sharding), state.params)
     for rows in episodes.groups(settings.microbatch_size):
         taken = minibatch.take(rows)
         computed += taken.rollout.episodes.tokens.size

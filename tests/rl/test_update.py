@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lc_jax import parallel
-from lc_jax.models import hf
+from lc_jax.inference.generate import Completion
+from lc_jax.models import hf, registry
 from lc_jax.models.registry import flat
 from lc_jax.models.transformer import trainable
 from lc_jax.rl import advantage, rollout, update
@@ -123,6 +124,33 @@ def test_published_ppo_step(golden, folders, number):
         after = load_file(golden / "ppo_step" / "a1_params_after.safetensors")
         for name, value in after.items():
             np.testing.assert_allclose(named[name.removeprefix("after.")], value, atol=0.02 * case["learning_rate"])
+
+
+def test_micro_batches_share_a_program():
+    mesh = parallel.make_mesh(1, 4, 2)
+    settings = OptimizerSettings(1e-4, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.0, 1.0)
+    sizes = update.UpdateSettings(1, 16, 4, 1.0, LossSettings())
+    compiled = []
+
+    def listen(event, seconds, **about):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(about.get("fun_name", ""))
+
+    with jax.set_mesh(mesh):
+        policy = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
+        learners = update.Learners(policy, None)
+        tx = make_optimizer(settings, trainable(learners.params()))
+        completions = [Completion([5, 6, 7], [-1.0] * 3, False)] * 16
+        episodes = rollout.pack([[1, 2, 3, 4]] * 16, completions)
+        seen = rollout.look(policy, policy, None, episodes, episodes, temperature=1.0, microbatch_size=16)
+        batch = update.Minibatch(seen, np.ones_like(seen.logprobs), np.zeros_like(seen.logprobs))
+        state = states.create(learners.params(), tx)
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            update.update(state, learners.with_params(None), batch, tx=tx, settings=sizes, seed=0)
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+    assert sum("add_gradients" in name for name in compiled) == 1, compiled
 
 
 def load_before(golden, folders, name):
