@@ -15,7 +15,7 @@ from lc_jax.training import adamw_int8
 SCHEDULES = ("cosine", "linear", "constant")
 KINDS = ("adamw", "adamw_int8", "adamw_int8_master")
 
-Optimizer: TypeAlias = optax.GradientTransformation | adamw_int8.InPlace
+Optimizer: TypeAlias = optax.GradientTransformationExtraArgs | adamw_int8.InPlace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +61,17 @@ class OptimizerSettings:
         return self.learning_rate * jnp.where(step < self.warmup_steps, rising, falling)
 
 
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scales all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does."""
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
+    """Scales all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does.
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
+    `update` takes `norm` where it is known already.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, norm: Any = None, **_: Any) -> tuple[Any, Any]:
+        factor = jnp.minimum(1.0, max_norm / ((optax.tree.norm(updates) if norm is None else norm) + 1e-6))
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def make_optimizer(settings: OptimizerSettings, trainable: Any) -> Optimizer:
@@ -88,13 +91,13 @@ def make_optimizer(settings: OptimizerSettings, trainable: Any) -> Optimizer:
     return optax.multi_transform({"train": _in_float32(adamw), "keep": optax.set_to_zero()}, labels)
 
 
-def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _in_float32(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """`inner` with float32 gradients, parameters and moments."""
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
-    return optax.GradientTransformation(
+    return optax.GradientTransformationExtraArgs(
         lambda params: inner.init(cast(params)),
-        lambda updates, state, params=None: inner.update(cast(updates), state, cast(params)),
+        lambda updates, state, params=None, **known: inner.update(cast(updates), state, cast(params), **known),
     )
