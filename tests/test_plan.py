@@ -120,7 +120,7 @@ def test_every_phase_of_ppo(shape, sizes, tolerance, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_optimizer_step_takes_little_besides_its_arguments(kind):
     name, precision = LARGE
-    precision |= {"param_dtype": "float32" if kind == "adamw" else "bfloat16"}
+    precision = precision | {"param_dtype": "float32" if kind == "adamw" else "bfloat16"}
     mesh = one_device()
     with jax.set_mesh(mesh):
         model = plan.outline(name, mesh, **precision)
@@ -130,7 +130,7 @@ def test_optimizer_step_takes_little_besides_its_arguments(kind):
         traced = update.apply_gradients.trace(state, grads, tx=tx)
         held, work = plan.shard_bytes((state, grads)), work_space(traced)
         assert work < 0.03 * held
-        assert held + plan.peak(traced, plan.divide([model]), state) == pytest.approx(held + work, rel=0.11)
+        assert work < plan.peak(traced, plan.divide([model]), state) < 0.11 * held
 
 
 def test_open_sizes_are_the_largest_that_fit(monkeypatch):

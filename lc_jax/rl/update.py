@@ -99,7 +99,7 @@ def add_gradients(
     *,
     settings: UpdateSettings,
 ) -> tuple[dict[str, Any], Sums]:
-    """`grads` and those of one micro-batch, float32, and its share of the statistics."""
+    """`grads` plus those of one micro-batch, float32, and its share of the statistics."""
 
     def share(params: dict[str, Any]) -> tuple[Float[Array, ""], Sums]:
         return objective(params, learners, part, denominator, temperature, settings)

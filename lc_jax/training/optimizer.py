@@ -77,6 +77,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraArg
 def make_optimizer(settings: OptimizerSettings, trainable: Any) -> Optimizer:
     """Clipping and AdamW over the parameters that `trainable` (a tree of booleans) marks; the others never change.
 
+    The others must be such as no gradient reaches: theirs are zero, and count nothing in the clipping norm.
     Arithmetic is float32 whatever the parameters' dtype, and so are the moments of kind "adamw". bfloat16 parameters
     want another kind: rounded to the nearest, they stand still where a step is below 1/512 of them.
     """

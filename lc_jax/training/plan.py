@@ -1,13 +1,13 @@
 """How much memory a program will take on each device, from its traced form: nothing is compiled and nothing allocated.
 
 A program is walked in order with the arrays that are alive at each point, each kept for one operation longer than it is
-read, as XLA runs operations side by side. What XLA fuses away (element-wise results that are read once) takes no room.
-Each array is divided over the mesh as its parameter or activation is.
+read, as XLA runs operations side by side. What XLA fuses away takes no room: element-wise results that are read once,
+and arrays times a number. Each array is divided over the mesh as its parameter or activation is.
 
-Against compiled.memory_analysis() of a CPU the totals are within 11 % at 7B (tests/test_plan.py), where parameters are
-float32: of bfloat16 ones that compiler keeps a float32 copy of all layers, and the plan is up to a third lower. In the
-miniature they are within 25 %, but 32 % too low where the forecaster reads, and twice too high for PPO's gradients on
-eight devices.
+Against compiled.memory_analysis() of a CPU the totals are within 11 % at 7B (tests/test_plan.py), but for programs with
+bfloat16 parameters that multiply matrices: of those that compiler keeps a float32 copy of all layers, and the plan is
+up to a third lower. In the miniature they are within 26 %, but 32 % too low where the forecaster reads, and twice too
+high for PPO's gradients on eight devices.
 """
 
 from __future__ import annotations
@@ -110,10 +110,14 @@ def _peak(jaxpr: core.Jaxpr, local: Bytes, owned: Sequence[core.Var]) -> float:
         made, dying = sum(room[var] for var in eqn.outvars), [v for v in life.ends.get(number, ()) if v in room]
         freed = sum(room[var] for var in dying)
         inner = max((_peak(body, local, carry) for body, carry in _bodies(eqn, dying)), default=0.0)
-        loop, branch = eqn.primitive.name in ("scan", "while"), eqn.primitive.name == "cond"
-        in_place = loop or branch or eqn.primitive.name == "dynamic_update_slice"
-        work = inner if branch else made + inner if loop else max(made, inner)
-        most = max(most, alive + work - (min(made, freed) if in_place and not branch else 0.0))
+        name = eqn.primitive.name
+        in_place = name in ("scan", "while", "cond", "dynamic_update_slice")
+        overwritten = min(made, freed) if in_place else 0.0
+        if name == "cond":  # made inside
+            work = max(inner, made - overwritten)
+        else:
+            work = (made + inner if name in ("scan", "while") else max(made, inner)) - overwritten
+        most = max(most, alive + work)
         alive += made - held
         alive -= freed if in_place else 0.0
         held = 0.0 if in_place else freed

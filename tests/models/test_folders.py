@@ -80,6 +80,14 @@ def test_only_the_unused_head_of_a_scalar_model_is_not_trained(mesh):
     assert all(jax.tree.leaves(trainable(random_model(mesh).params)))
 
 
+def test_no_gradient_reaches_what_is_not_trained(mesh):
+    """So it counts nothing where gradients are clipped by the norm of all."""
+    model, tokens = random_model(mesh, kind="scalar"), jnp.arange(1, 13).reshape(2, 6)
+    grads = jax.jit(jax.grad(lambda params: jnp.sum(model.with_params(params).bind()(tokens) ** 2)))(model.params)
+    reached = [bool(jnp.any(g != 0)) for g in jax.tree.leaves(grads)]
+    assert reached == jax.tree.leaves(trainable(model.params))
+
+
 # --- what is not implemented ---
 
 

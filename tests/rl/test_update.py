@@ -138,13 +138,15 @@ def test_micro_batches_share_a_program():
 
     with jax.set_mesh(mesh):
         policy = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
-        learners = update.Learners(policy, None)
+        critic = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(1), mesh, "scalar")
+        learners = update.Learners(policy, critic)
         tx = make_optimizer(settings, trainable(learners.params()))
         completions = [Completion([5, 6, 7], [-1.0] * 3, False)] * 16
         episodes = rollout.pack([[1, 2, 3, 4]] * 16, completions)
-        seen = rollout.look(policy, policy, None, episodes, episodes, temperature=1.0, microbatch_size=16)
+        seen = rollout.look(policy, policy, critic, episodes, episodes, temperature=1.0, microbatch_size=16)
         batch = update.Minibatch(seen, np.ones_like(seen.logprobs), np.zeros_like(seen.logprobs))
         state = states.create(learners.params(), tx)
+        update.add_gradients.clear_cache()
         jax.monitoring.register_event_duration_secs_listener(listen)
         try:
             update.update(state, learners.with_params(None), batch, tx=tx, settings=sizes, seed=0)
