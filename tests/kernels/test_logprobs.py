@@ -189,7 +189,11 @@ def test_kernels_lower(monkeypatch, platform, dtype):
     def outputs(hidden, head, targets, temperature):
         return logprobs.token_logprobs(hidden, head, targets, temperature, "pallas")
 
-    text = jax.jit(outputs).trace(*arrays, targets, number).lower(lowering_platforms=(platform,)).as_text()
+    # Where there is no GPU, Triton wants to be told of one (JAX 0.11).
+    gpu = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    mesh = jax.sharding.AbstractMesh((), (), abstract_device=gpu if platform == "cuda" else None)
+    with jax.sharding.use_abstract_mesh(mesh):
+        text = jax.jit(outputs).trace(*arrays, targets, number).lower(lowering_platforms=(platform,)).as_text()
     assert {"cuda": "triton", "tpu": "tpu_custom_call"}[platform] in text
 
 
