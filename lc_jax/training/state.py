@@ -73,19 +73,16 @@ def apply_gradients(
     Args:
       weight: what the gradients are still to be divided by; None: nothing.
     """
-    norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
-    if weight is not None:
-        norm = norm / weight
+    weight = jnp.float32(1) if weight is None else weight
+    norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads)) / weight
     finite = jnp.isfinite(norm)
     if isinstance(tx, adamw_int8.InPlace):
-        weight = jnp.float32(1) if weight is None else weight
         params, opt_state = tx.apply(grads, state.opt_state, state.params, weight, finite)
         return TrainState(state.step + 1, params, opt_state, jnp.where(finite, 0, state.skipped + 1)), norm
 
     def step(state: TrainState, grads: PyTree) -> TrainState:
-        if weight is not None:
-            grads = jax.tree.map(lambda g: g / weight, grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, norm=norm)
+        means = jax.tree.map(lambda g: g / weight, grads)
+        updates, opt_state = tx.update(means, state.opt_state, state.params, norm=norm)
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, jnp.int32(0))
 
     def skip(state: TrainState, _: PyTree) -> TrainState:
