@@ -26,6 +26,7 @@ AXES = ("data", "fsdp", "tensor")
 # Logical axis of a parameter or activation -> mesh axis. None: whole on every device.
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
+    "replica": "data",
     "embed": "fsdp",
     "vocab": "tensor",
     "heads": "tensor",

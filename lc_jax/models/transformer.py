@@ -186,8 +186,7 @@ class CausalLM(nnx.Module):
         return token_logprobs(hidden, self.head_matrix(), targets, temperature, form)
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
-        return parallel.constrain(x, "batch", None, None)
+        return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
 
     def _angles(self, positions: Int[Array, "B T"], length: int) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
         """Cosine and sine of each plane's angle, read from a table of the positions below `length`.
@@ -249,7 +248,10 @@ class CausalLM(nnx.Module):
 
         if self.config.remat != "none":
             body = jax.checkpoint(body, policy=REMAT[self.config.remat], prevent_cse=self.config.num_layers <= UNROLL)
-        x, _ = jax.lax.scan(body, self._embed(tokens), stacked, unroll=self._unroll())
+        # By the table's columns first, then by rows: at once, XLA would gather what the rows of all replicas read.
+        x = parallel.constrain(self._embed(tokens), "replica", None, "embed")
+        x = parallel.constrain(x, "batch", None, None)
+        x, _ = jax.lax.scan(body, x, stacked, unroll=self._unroll())
         return self.norm(x)
 
     def _attention(
@@ -274,8 +276,13 @@ class CausalLM(nnx.Module):
         return Cache(arrays, arrays)
 
     def _through_cache(
-        self, x: jax.Array, positions: Int[Array, "B T"], cache: Cache, slot: Any, read: Callable[..., jax.Array]
-    ) -> tuple[jax.Array, Cache]:
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        cache: Cache,
+        slot: Any,
+        read: Callable[..., jax.Array],
+    ) -> tuple[Float[Array, "B T D"], Cache]:
         """Runs the blocks; each stores keys and values from `slot` on, then attends by read(q, k, v, keys, values,
         common), the last one a pair or None.
 
@@ -302,6 +309,7 @@ class CausalLM(nnx.Module):
             x = parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None)
             return (x, kept), None
 
+        x = parallel.constrain(self._embed(tokens), "batch", None, None)
         arrays, common = list(zip(cache.keys, cache.values, strict=True)), cache.common
         before = list(zip(common.keys, common.values, strict=True)) if common else [None] * len(arrays)
         if len(arrays) == 1:
@@ -327,7 +335,7 @@ class CausalLM(nnx.Module):
             return prefill_attention(q, k, v, spans, self.config.head_dim**-0.5, common)
 
         positions = positions_of(spans, tokens.shape[1]) + cache.num_common
-        return self._through_cache(self._embed(tokens), positions, cache, 0, read)
+        return self._through_cache(tokens, positions, cache, 0, read)
 
     def decode(
         self,
@@ -342,7 +350,7 @@ class CausalLM(nnx.Module):
         def read(q: jax.Array, k: Any, v: Any, keys: jax.Array, values: jax.Array, common: Any) -> jax.Array:
             return decode_attention(q[:, 0], keys, values, starts, slot + 1, scale, common)[:, None]
 
-        hidden, cache = self._through_cache(self._embed(token[:, None]), positions[:, None], cache, slot, read)
+        hidden, cache = self._through_cache(token[:, None], positions[:, None], cache, slot, read)
         return hidden[:, 0], cache
 
 
