@@ -91,7 +91,7 @@ def sizes_of(query, response, decode, look, micro, reader_length, reader):
 @pytest.mark.parametrize(
     ("shape", "sizes", "tolerance"),
     [
-        (MINIATURE, sizes_of(32, 64, 256, 128, 64, 160, 256), 0.25),
+        (MINIATURE, sizes_of(32, 64, 256, 128, 64, 160, 256), 0.16),
         (LARGE, sizes_of(128, 300, 128, 64, 32, 1024, 64), 0.10),
     ],
 )
@@ -107,7 +107,7 @@ def test_every_phase_of_ppo(shape, sizes, tolerance, monkeypatch):
     mesh = one_device()
     with jax.set_mesh(mesh):
         _, found = plans.ppo(*ppo(shape, mesh, sizes))
-        assert len(found.phases) == len(seen) == 6
+        assert len(found.phases) == len(seen) == 7
         for phase, (traced, work) in zip(found.phases, seen.values(), strict=True):
             actual = phase.total - work + work_space(traced)
             # On the CPU the compiler keeps more copies where the forecaster reads.
@@ -190,9 +190,10 @@ def test_collectives_of_a_ppo_update():
         object.__setattr__(phases, "phase", lambda name, traced, *_, **__: found.update({name: collectives(traced)}))
         phases.gradients(16)
         phases.optimizer()
-        # Policy and critic, each as in a supervised step; the optimiser only sums the gradient's norm.
+        # Each as in a supervised step, but that the critic has no vocabulary; the optimiser sums the gradient's norm.
         assert found == {
-            "gradients": {"all-gather": 59, "all-reduce": 21, "all-to-all": 4},
+            "policy gradients": {"all-gather": 30, "all-reduce": 13, "all-to-all": 2},
+            "critic gradients": {"all-gather": 29, "all-reduce": 10, "all-to-all": 2},
             "optimizer step": {"all-reduce": 3},
         }
 

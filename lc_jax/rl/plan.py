@@ -52,8 +52,8 @@ def ppo(models: Models, sizes: Sizes, tx: Optimizer) -> tuple[Sizes, plan.Plan]:
     if not batch:
         batch, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan([phases.generate(n)], limit))
     if not micro:
-        micro, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan([phases.gradients(n)], limit))
-    rows = [phases.generate(batch), *phases.read(), phases.look(), phases.gradients(micro), phases.optimizer()]
+        micro, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan(phases.gradients(n), limit))
+    rows = [phases.generate(batch), *phases.read(), phases.look(), *phases.gradients(micro), phases.optimizer()]
     settings = dataclasses.replace(sizes.update, microbatch_size=micro)
     return dataclasses.replace(sizes, decode_batch_size=batch, update=settings), plan.Plan(rows, limit)
 
@@ -148,18 +148,21 @@ class _Phases:
         )
         return self.phase("look", traced, "lower ppo.look_batch_size")
 
-    def gradients(self, count: int) -> plan.Phase:
-        """Those of a micro-batch are added to those of the ones before."""
+    def gradients(self, count: int) -> list[plan.Phase]:
+        """Those of a micro-batch are added to those of the ones before, of one model after the other."""
         episodes, number = self._episodes(count), jax.ShapeDtypeStruct((), jnp.float32)
         told: list[Any] = [jax.ShapeDtypeStruct(episodes.responses.shape, jnp.float32)] * 6
         part = update.Minibatch(rollout.Rollout(episodes, episodes, *told[:4]), *told[4:])
-        params, grads = self.state.params, self._gradients()
-        traced = update.add_gradients.trace(
-            grads, params, self.models.learners.with_params(None), part, number, number, settings=self.sizes.update
-        )
-        held = plan.shard_bytes(grads)
+        params, grads, found = self.state.params, self._gradients(), []
         lower = "lower ppo.microbatch_size, or give the mesh more devices"
-        return self.phase("gradients", traced, lower, donated=grads, gradients=held)
+        for name, model in self.models.learners.models().items():
+            traced = update.add_gradients.trace(
+                grads[name], params[name], model.with_params(None), part, number, number,
+                name=name, settings=self.sizes.update,
+            )  # fmt: skip
+            held = plan.shard_bytes(grads)
+            found.append(self.phase(f"{name} gradients", traced, lower, donated=grads[name], gradients=held))
+        return found
 
     def optimizer(self) -> plan.Phase:
         """One step on the parameters of policy and critic."""

@@ -1,10 +1,12 @@
 """Rollout and advantages -> new parameters: epochs x minibatches x micro-batches of the clipped objective.
 
-Micro-batches are programs of their own, so that each is only as wide as its longest episode.
+Micro-batches are programs of their own, so that each is only as wide as its longest episode; so are policy and critic,
+so that one of them at a time has activations and new gradients.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from typing import Any
@@ -22,8 +24,6 @@ from lc_jax.rl.rollout import Rollout, critic_values, policy_outputs
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import Optimizer
 
-Sums = dict[str, Float[Array, ""]]
-
 
 @flax.struct.dataclass
 class Learners:
@@ -34,7 +34,11 @@ class Learners:
 
     def params(self) -> dict[str, Any]:
         """What the optimiser sees: one tree, so that the gradient norm is clipped over both models together."""
-        return {"policy": self.policy.params} | ({"critic": self.critic.params} if self.critic else {})
+        return {name: model.params for name, model in self.models().items()}
+
+    def models(self) -> dict[str, Model]:
+        """Those that there are, by name."""
+        return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
     def with_params(self, params: dict[str, Any] | None) -> Learners:
         """These structures around other parameters (or none)."""
@@ -62,6 +66,11 @@ class Minibatch:
     advantages: Float[Array, "B T"]
     returns: Float[Array, "B T"]
 
+    @property
+    def old(self) -> losses.Old:
+        """What the losses are measured against."""
+        return losses.Old(self.rollout.logprobs, self.rollout.values, self.advantages, self.returns)
+
     def take(self, rows: Int[np.ndarray, " M"]) -> Minibatch:
         """Some of the episodes (host arrays), no wider than their longest needs."""
         seen = self.rollout
@@ -71,41 +80,48 @@ class Minibatch:
         return Minibatch(Rollout(episodes, seen.critic_episodes.take(rows), *cut[:4]), *cut[4:])
 
 
-def objective(
-    params: dict[str, Any],
-    learners: Learners,
+def policy_share(
+    policy: Model,
     part: Minibatch,
     denominator: Float[Array, ""],
     temperature: Float[Array, ""],
     settings: UpdateSettings,
-) -> tuple[Float[Array, ""], Sums]:
-    """A part's share of the loss of its minibatch, and of the statistics."""
-    models = learners.with_params(params)
-    logprobs, entropies = policy_outputs(models.policy, part.rollout.episodes, temperature)
-    values = None if models.critic is None else critic_values(models.critic, part.rollout.critic_episodes)
-    old = losses.Old(part.rollout.logprobs, part.rollout.values, part.advantages, part.returns)
-    out = losses.ppo_loss(old, part.rollout.episodes.mask, logprobs, entropies, values, denominator, settings.loss)
-    return out.total, out.stats
+) -> tuple[Float[Array, ""], losses.Sums]:
+    """A part's share of the policy's loss on its minibatch, and of the statistics."""
+    logprobs, entropies = policy_outputs(policy, part.rollout.episodes, temperature)
+    return losses.policy_loss(part.old, part.rollout.episodes.mask, logprobs, entropies, denominator, settings.loss)
 
 
-@functools.partial(jax.jit, static_argnames=("settings",), donate_argnames=("grads",))
+def critic_share(
+    critic: Model, part: Minibatch, denominator: Float[Array, ""], _: Any, settings: UpdateSettings
+) -> tuple[Float[Array, ""], losses.Sums]:
+    """The same of the critic's."""
+    values = critic_values(critic, part.rollout.critic_episodes)
+    return losses.value_loss(part.old, part.rollout.episodes.mask, values, denominator, settings.loss)
+
+
+SHARES = {"policy": policy_share, "critic": critic_share}
+
+
+@functools.partial(jax.jit, static_argnames=("name", "settings"), donate_argnames=("grads",))
 def add_gradients(
-    grads: dict[str, Any],
-    params: dict[str, Any],
-    learners: Learners,
+    grads: Any,
+    params: Any,
+    model: Model,
     part: Minibatch,
     denominator: Float[Array, ""],
     temperature: Float[Array, ""],
     *,
+    name: str,
     settings: UpdateSettings,
-) -> tuple[dict[str, Any], Sums]:
-    """`grads` plus those of one micro-batch, float32, and its share of the statistics."""
+) -> tuple[Any, losses.Sums]:
+    """`grads` of one of the learners plus those of one micro-batch, float32, and its share of loss and statistics."""
 
-    def share(params: dict[str, Any]) -> tuple[Float[Array, ""], Sums]:
-        return objective(params, learners, part, denominator, temperature, settings)
+    def share(params: Any) -> tuple[Float[Array, ""], losses.Sums]:
+        return SHARES[name](model.with_params(params), part, denominator, temperature, settings)
 
-    (_, stats), found = jax.value_and_grad(share, has_aux=True)(params)
-    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, found), stats
+    (loss, stats), found = jax.value_and_grad(share, has_aux=True)(params)
+    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, found), stats | {"loss": loss}
 
 
 @functools.partial(jax.jit, static_argnames=("tx",), donate_argnames=("state",))
@@ -123,21 +139,25 @@ def ppo_step(
     *,
     tx: Optimizer,
     settings: UpdateSettings,
-) -> tuple[states.TrainState, Sums]:
+) -> tuple[states.TrainState, losses.Sums]:
     """One optimiser step on a minibatch (host arrays). Returns the new state and the step's mean statistics."""
     episodes = minibatch.rollout.episodes
     denominator = losses.num_positions(episodes.mask, settings.loss)
-    temperature, parts, computed = jnp.float32(settings.temperature), [], 0
+    temperature, computed = jnp.float32(settings.temperature), 0
+    stats: dict[str, Any] = collections.defaultdict(float)
     # Zeros, so that the first micro-batch of a width needs no program of its own.
     grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32, device=x.sharding), state.params)
     for rows in episodes.groups(settings.microbatch_size):
         taken = minibatch.take(rows)
         computed += taken.rollout.episodes.tokens.size
         part = parallel.put_batch(taken)
-        grads, stats = add_gradients(grads, state.params, learners, part, denominator, temperature, settings=settings)
-        parts.append(jax.device_get(stats))  # waits: one micro-batch at a time is under way
+        for name, model in learners.models().items():
+            grads[name], shares = add_gradients(
+                grads[name], state.params[name], model, part, denominator, temperature, name=name, settings=settings
+            )
+            for key, value in jax.device_get(shares).items():  # waits, so that nothing else is under way
+                stats[key] += value
     state, norm = apply_gradients(state, grads, tx=tx)
-    stats = jax.tree.map(lambda *shares: sum(shares), *parts)
     padding = computed / np.sum(episodes.prompt_lengths + episodes.lengths) - 1  # slots for each real token
     return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped, "padding": padding}
 

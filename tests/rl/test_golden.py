@@ -61,8 +61,9 @@ def test_losses_and_gradients(maths):
 
         def total(logprobs, values, old=old, mask=mask, new=new, settings=settings):
             count = loss.num_positions(mask, settings)
-            out = loss.ppo_loss(old, mask, logprobs, new["entropies"], values, count, settings)
-            return out.total, out.stats
+            policy, stats = loss.policy_loss(old, mask, logprobs, new["entropies"], count, settings)
+            value, more = loss.value_loss(old, mask, values, count, settings)
+            return policy + value, stats | more
 
         (value, stats), grads = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(new["logprobs"], new["values"])
         close(value, case["loss"])

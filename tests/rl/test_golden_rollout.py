@@ -194,7 +194,10 @@ def steps(folder, text, mesh, rewards, optimizer):
         batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
         tail = jax.tree.map(lambda x: x[-sizes.microbatch_size :], batch)
         count = loss.num_positions(tail.rollout.episodes.mask, losses)
-        _, last = update.objective(state.params, learners, tail, count, jnp.float32(sizes.temperature), sizes)
+        last: dict = {"loss": 0.0}
+        for name, model in models.models().items():
+            value, stats = update.SHARES[name](model, tail, count, jnp.float32(sizes.temperature), sizes)
+            last |= stats | {"loss": last["loss"] + value}
         del models  # the update donates the parameters
         state, (updated,) = update.update(state, learners, batch, tx=tx, settings=sizes, seed=number)
         named = hf_names(jax.device_get(state.params), folders, mesh)
