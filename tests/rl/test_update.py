@@ -149,10 +149,11 @@ def test_micro_batches_share_a_program():
         update.add_gradients.clear_cache()
         jax.monitoring.register_event_duration_secs_listener(listen)
         try:
-            update.update(state, learners.with_params(None), batch, tx=tx, settings=sizes, seed=0)
+            _, (stats,) = update.update(state, learners.with_params(None), batch, tx=tx, settings=sizes, seed=0)
         finally:
             jax.monitoring.unregister_event_duration_listener(listen)
     assert sum("add_gradients" in name for name in compiled) == 2, compiled  # of the policy and of the critic
+    assert stats["padding"] == pytest.approx(8 / 7 - 1)  # four and three tokens in eight slots
 
 
 def load_before(golden, folders, name):
