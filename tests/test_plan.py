@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from configs import base
+from configs import ppo as configs_ppo
 from lc_jax import parallel
 from lc_jax.data.examples import Encoded
 from lc_jax.inference import generate
@@ -18,6 +19,7 @@ from lc_jax.models.transformer import trainable
 from lc_jax.rl import plan as plans
 from lc_jax.rl import update
 from lc_jax.rl.loss import LossSettings
+from lc_jax.tasks import ppo as tasks_ppo
 from lc_jax.training import language_model, loop, plan
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import KINDS, OptimizerSettings, make_optimizer
@@ -152,6 +154,21 @@ def test_open_sizes_are_the_largest_that_fit(monkeypatch):
         settings, none = chosen(1e6)
         assert (settings.microbatch_size, none.fits) == (1, False)
         assert "lower fit.microbatch_size" in str(none)
+
+
+def test_ppo_with_five_7b_models_fits_one_gpu_of_141_gb(monkeypatch):
+    """The README's settings, in the 94 % of an H200's 139 GiB that XLA may take."""
+    monkeypatch.setattr(plan, "device_bytes", lambda: 0.94 * 139 * 2**30)
+    config = configs_ppo.get_config()
+    config.policy = config.critic = config.reader.extractor = config.reader.forecaster = LARGE[0]
+    config.optimizer.kind, config.precision.param_dtype = "adamw_int8", "bfloat16"
+    config.ppo.frozen_on_host, config.ppo.decode_batch_size, config.ppo.microbatch_size = True, 0, 0
+    config.reader.batch_size = 32
+    mesh = one_device()
+    with jax.set_mesh(mesh):
+        assert tasks_ppo.planned(config, mesh).fits
+    assert config.ppo.decode_batch_size >= 64
+    assert config.ppo.microbatch_size >= 32
 
 
 # The partitioner of another JAX may choose others: count again, and say why there are more or fewer.
