@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,22 +32,28 @@ def scalar_network(model: Model) -> Any:
     return scalar
 
 
-def seconds_a_step(policy: Model, prompts: np.ndarray, response: int, microbatch: int, steps: int) -> float:
-    """Median seconds of a PPO step: generate, reference, value and reward model, one epoch, the first step left out.
+def seconds_a_step(
+    policy: Model, prompts: np.ndarray, response: int, microbatch: int, steps: int, turn: Callable[[], None]
+) -> list[float]:
+    """Seconds of PPO steps: generate, reference, value and reward model, one epoch, the first step left out.
 
     Args:
       prompts: [B, P] token ids, all of a length; B is the rollout.
+      turn: called after each step, so that what is compared takes its turns with TRL.
     """
     import datasets
     import torch
     import transformers
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    starts: list[float] = []
+    started, seconds = 0.0, []
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            starts.append(time.perf_counter())
+            nonlocal started
+            seconds.append(time.perf_counter() - started)
+            turn()
+            started = time.perf_counter()
 
     count = len(prompts)
     rows: Sequence[list[int]] = [row.tolist() for row in np.concatenate([prompts] * 2)]
@@ -85,4 +90,4 @@ def seconds_a_step(policy: Model, prompts: np.ndarray, response: int, microbatch
         ids = torch.tensor(prompts).long()
         torch.set_num_threads(models.fastest_threads(lambda: trainer.ref_model(ids.to(trainer.ref_model.device))))
         trainer.train()
-    return statistics.median(np.diff(starts))
+    return seconds[1:]

@@ -116,11 +116,9 @@ def test_ppo_step_at_full_size(name):
         )
         number = jax.ShapeDtypeStruct((), jnp.float32)
         grads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), state.params)
-        for name, model in learners.models().items():
-            add = functools.partial(update.add_gradients, name=name, settings=settings)
-            grads[name], stats = jax.eval_shape(
-                add, grads[name], state.params[name], model.with_params(None), batch, number, number
-            )
+        for learner, model in learners.models().items():
+            add = functools.partial(update.add_gradients, name=learner, settings=settings)
+            grads[learner], stats = jax.eval_shape(add, grads[learner], model, batch, number, number)
             assert stats["loss"].shape == ()
         new, norm = jax.eval_shape(functools.partial(update.apply_gradients, tx=tx), state, grads)
     assert norm.shape == ()

@@ -248,7 +248,7 @@ class CausalLM(nnx.Module):
 
         if self.config.remat != "none":
             body = jax.checkpoint(body, policy=REMAT[self.config.remat], prevent_cse=self.config.num_layers <= UNROLL)
-        # By the table's columns first, then by rows: at once, XLA would gather what the rows of all replicas read.
+        # Laid out as the table's columns are, then by rows: in one step XLA would gather what all replicas looked up.
         x = parallel.constrain(self._embed(tokens), "replica", None, "embed")
         x = parallel.constrain(x, "batch", None, None)
         x, _ = jax.lax.scan(body, x, stacked, unroll=self._unroll())
@@ -309,7 +309,7 @@ class CausalLM(nnx.Module):
             x = parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None)
             return (x, kept), None
 
-        x = parallel.constrain(self._embed(tokens), "batch", None, None)
+        x = parallel.constrain(self._embed(tokens), "batch", None, None)  # from a table that is whole on the fsdp axis
         arrays, common = list(zip(cache.keys, cache.values, strict=True)), cache.common
         before = list(zip(common.keys, common.values, strict=True)) if common else [None] * len(arrays)
         if len(arrays) == 1:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
 
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-Sums = dict[str, Float[Array, ""]]
-Mean = Callable[[Float[Array, "B T"]], Float[Array, ""]]
+Stats = dict[str, Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +44,14 @@ def policy_loss(
     entropies: Float[Array, "B T"],
     denominator: Float[Array, ""],
     settings: LossSettings,
-) -> tuple[Float[Array, ""], Sums]:
+) -> tuple[Float[Array, ""], Stats]:
     """max(-A rho, -A clip(rho)), averaged: a part's share of it and of the statistics; parts add up.
 
     Args:
       mask: real response tokens; log-probabilities elsewhere count as unchanged (rho = 1).
       denominator: `num_positions` of the whole minibatch.
     """
-    mean = _mean(mask, denominator, settings)
+    mean = functools.partial(_mean, mask=mask, denominator=denominator, settings=settings)
     log_ratio = jnp.where(mask, logprobs - old.logprobs, 0.0)
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - settings.clip_ratio, 1.0 + settings.clip_ratio)
@@ -74,13 +73,13 @@ def value_loss(
     values: Float[Array, "B T"],
     denominator: Float[Array, ""],
     settings: LossSettings,
-) -> tuple[Float[Array, ""], Sums]:
-    """value_coefficient * 0.5 * max((V - R)^2, (clip(V) - R)^2), averaged; arguments as in `policy_loss`."""
-    mean = _mean(mask, denominator, settings)
+) -> tuple[Float[Array, ""], Stats]:
+    """0.5 * max((V - R)^2, (clip(V) - R)^2), averaged; arguments as in `policy_loss`."""
+    mean = functools.partial(_mean, mask=mask, denominator=denominator, settings=settings)
     low, high = old.values - settings.clip_value, old.values + settings.clip_value
     errors, bounded_errors = jnp.square(values - old.returns), jnp.square(jnp.clip(values, low, high) - old.returns)
     loss = 0.5 * mean(jnp.maximum(errors, bounded_errors))
-    return settings.value_coefficient * loss, {
+    return loss, {
         "loss/value": loss,
         "val/vpred": mean(values),
         "val/error": mean(errors),
@@ -89,6 +88,7 @@ def value_loss(
     }
 
 
-def _mean(mask: Bool[Array, "B T"], denominator: Float[Array, ""], settings: LossSettings) -> Mean:
-    counted = mask if settings.masked else jnp.ones_like(mask)
-    return lambda x: jnp.sum(jnp.where(counted, x, 0.0)) / denominator
+def _mean(
+    x: Float[Array, "B T"], mask: Bool[Array, "B T"], denominator: Float[Array, ""], settings: LossSettings
+) -> Float[Array, ""]:
+    return jnp.sum(jnp.where(mask if settings.masked else True, x, 0.0)) / denominator

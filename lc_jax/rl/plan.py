@@ -149,19 +149,18 @@ class _Phases:
         return self.phase("look", traced, "lower ppo.look_batch_size")
 
     def gradients(self, count: int) -> list[plan.Phase]:
-        """Those of a micro-batch are added to those of the ones before, of one model after the other."""
+        """A phase for each learner, whose gradients are added to those before; both learners' are kept."""
         episodes, number = self._episodes(count), jax.ShapeDtypeStruct((), jnp.float32)
         told: list[Any] = [jax.ShapeDtypeStruct(episodes.responses.shape, jnp.float32)] * 6
         part = update.Minibatch(rollout.Rollout(episodes, episodes, *told[:4]), *told[4:])
-        params, grads, found = self.state.params, self._gradients(), []
+        grads, found = self._gradients(), []
+        kept = plan.shard_bytes(grads)
         lower = "lower ppo.microbatch_size, or give the mesh more devices"
         for name, model in self.models.learners.models().items():
             traced = update.add_gradients.trace(
-                grads[name], params[name], model.with_params(None), part, number, number,
-                name=name, settings=self.sizes.update,
-            )  # fmt: skip
-            held = plan.shard_bytes(grads)
-            found.append(self.phase(f"{name} gradients", traced, lower, donated=grads[name], gradients=held))
+                grads[name], model, part, number, number, name=name, settings=self.sizes.update
+            )
+            found.append(self.phase(f"{name} gradients", traced, lower, donated=grads[name], gradients=kept))
         return found
 
     def optimizer(self) -> plan.Phase:

@@ -6,7 +6,6 @@ so that one of them at a time has activations and new gradients.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 from typing import Any
@@ -37,8 +36,8 @@ class Learners:
         return {name: model.params for name, model in self.models().items()}
 
     def models(self) -> dict[str, Model]:
-        """Those that there are, by name."""
-        return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
+        """The policy and, where there is one, the critic, by name."""
+        return {"policy": self.policy} | ({} if self.critic is None else {"critic": self.critic})
 
     def with_params(self, params: dict[str, Any] | None) -> Learners:
         """These structures around other parameters (or none)."""
@@ -86,18 +85,23 @@ def policy_share(
     denominator: Float[Array, ""],
     temperature: Float[Array, ""],
     settings: UpdateSettings,
-) -> tuple[Float[Array, ""], losses.Sums]:
+) -> tuple[Float[Array, ""], losses.Stats]:
     """A part's share of the policy's loss on its minibatch, and of the statistics."""
     logprobs, entropies = policy_outputs(policy, part.rollout.episodes, temperature)
     return losses.policy_loss(part.old, part.rollout.episodes.mask, logprobs, entropies, denominator, settings.loss)
 
 
 def critic_share(
-    critic: Model, part: Minibatch, denominator: Float[Array, ""], _: Any, settings: UpdateSettings
-) -> tuple[Float[Array, ""], losses.Sums]:
-    """The same of the critic's."""
+    critic: Model,
+    part: Minibatch,
+    denominator: Float[Array, ""],
+    temperature: Float[Array, ""],
+    settings: UpdateSettings,
+) -> tuple[Float[Array, ""], losses.Stats]:
+    """A part's share of the critic's loss on its minibatch, and of the statistics; no temperature is in it."""
     values = critic_values(critic, part.rollout.critic_episodes)
-    return losses.value_loss(part.old, part.rollout.episodes.mask, values, denominator, settings.loss)
+    loss, stats = losses.value_loss(part.old, part.rollout.episodes.mask, values, denominator, settings.loss)
+    return settings.loss.value_coefficient * loss, stats
 
 
 SHARES = {"policy": policy_share, "critic": critic_share}
@@ -106,7 +110,6 @@ SHARES = {"policy": policy_share, "critic": critic_share}
 @functools.partial(jax.jit, static_argnames=("name", "settings"), donate_argnames=("grads",))
 def add_gradients(
     grads: Any,
-    params: Any,
     model: Model,
     part: Minibatch,
     denominator: Float[Array, ""],
@@ -114,13 +117,17 @@ def add_gradients(
     *,
     name: str,
     settings: UpdateSettings,
-) -> tuple[Any, losses.Sums]:
-    """`grads` of one of the learners plus those of one micro-batch, float32, and its share of loss and statistics."""
+) -> tuple[Any, losses.Stats]:
+    """`grads` plus those of one micro-batch, float32, and its share of loss and statistics.
 
-    def share(params: Any) -> tuple[Float[Array, ""], losses.Sums]:
+    Args:
+      name: which of the learners `model` is.
+    """
+
+    def share(params: Any) -> tuple[Float[Array, ""], losses.Stats]:
         return SHARES[name](model.with_params(params), part, denominator, temperature, settings)
 
-    (loss, stats), found = jax.value_and_grad(share, has_aux=True)(params)
+    (loss, stats), found = jax.value_and_grad(share, has_aux=True)(model.params)
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, found), stats | {"loss": loss}
 
 
@@ -139,26 +146,27 @@ def ppo_step(
     *,
     tx: Optimizer,
     settings: UpdateSettings,
-) -> tuple[states.TrainState, losses.Sums]:
+) -> tuple[states.TrainState, losses.Stats]:
     """One optimiser step on a minibatch (host arrays). Returns the new state and the step's mean statistics."""
     episodes = minibatch.rollout.episodes
     denominator = losses.num_positions(episodes.mask, settings.loss)
     temperature, computed = jnp.float32(settings.temperature), 0
-    stats: dict[str, Any] = collections.defaultdict(float)
+    models, stats = learners.with_params(state.params).models(), dict[str, Any]()
     # Zeros, so that the first micro-batch of a width needs no program of its own.
     grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32, device=x.sharding), state.params)
     for rows in episodes.groups(settings.microbatch_size):
         taken = minibatch.take(rows)
         computed += taken.rollout.episodes.tokens.size
         part = parallel.put_batch(taken)
-        for name, model in learners.models().items():
+        for name, model in models.items():
             grads[name], shares = add_gradients(
-                grads[name], state.params[name], model, part, denominator, temperature, name=name, settings=settings
+                grads[name], model, part, denominator, temperature, name=name, settings=settings
             )
-            for key, value in jax.device_get(shares).items():  # waits, so that nothing else is under way
-                stats[key] += value
+            for key, value in jax.device_get(shares).items():  # waits: the work space of one program at a time
+                stats[key] = stats.get(key, 0.0) + value
+    del models, model  # the optimiser overwrites their parameters
     state, norm = apply_gradients(state, grads, tx=tx)
-    padding = computed / np.sum(episodes.prompt_lengths + episodes.lengths) - 1  # slots for each real token
+    padding = computed / np.sum(episodes.prompt_lengths + episodes.lengths) - 1  # padding slots for each real token
     return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped, "padding": padding}
 
 

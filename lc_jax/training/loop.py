@@ -151,7 +151,7 @@ def fit(
             state, metrics = step_fn(state, skeleton, parallel.put_batch(batch))
             row: dict[str, Any] = {k: float(v) for k, v in metrics.items()}
             row["tokens_per_second"] = num_tokens / (time.monotonic() - started)
-            row["padding"] = batch["tokens"].size / num_tokens - 1  # slots for each real token
+            row["padding"] = batch["tokens"].size / num_tokens - 1  # padding slots for each real token
             if row["skipped_in_a_row"]:
                 logging.warning("Step %d: the gradient is not finite, skipped", step)
             if row["skipped_in_a_row"] >= MAX_SKIPPED:

@@ -6,8 +6,8 @@ and arrays times a number. Each array is divided over the mesh as its parameter 
 
 Against compiled.memory_analysis() of a CPU the totals are within 11 % at 7B (tests/test_plan.py), but for programs with
 bfloat16 parameters that multiply matrices: of those that compiler keeps a float32 copy of all layers, and the plan is
-up to a third lower. In the miniature they are within 16 %, but 32 % too low where the forecaster reads; on eight
-devices within 21 %, but 35 % too high for the critic's gradients.
+up to a third lower. The miniature's are within 16 %, but 32 % too low where the forecaster reads; on eight devices
+within 21 %, but 35 % too high for the critic's gradients (measured, not tested).
 """
 
 from __future__ import annotations

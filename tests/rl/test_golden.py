@@ -63,7 +63,7 @@ def test_losses_and_gradients(maths):
             count = loss.num_positions(mask, settings)
             policy, stats = loss.policy_loss(old, mask, logprobs, new["entropies"], count, settings)
             value, more = loss.value_loss(old, mask, values, count, settings)
-            return policy + value, stats | more
+            return policy + settings.value_coefficient * value, stats | more
 
         (value, stats), grads = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(new["logprobs"], new["values"])
         close(value, case["loss"])

@@ -194,10 +194,10 @@ def steps(folder, text, mesh, rewards, optimizer):
         batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
         tail = jax.tree.map(lambda x: x[-sizes.microbatch_size :], batch)
         count = loss.num_positions(tail.rollout.episodes.mask, losses)
-        last: dict = {"loss": 0.0}
-        for name, model in models.models().items():
-            value, stats = update.SHARES[name](model, tail, count, jnp.float32(sizes.temperature), sizes)
-            last |= stats | {"loss": last["loss"] + value}
+        temperature = jnp.float32(sizes.temperature)
+        parts = [update.SHARES[name](m, tail, count, temperature, sizes) for name, m in models.models().items()]
+        last = {key: value for _, stats in parts for key, value in stats.items()}
+        last["loss"] = sum(loss for loss, _ in parts)
         del models  # the update donates the parameters
         state, (updated,) = update.update(state, learners, batch, tx=tx, settings=sizes, seed=number)
         named = hf_names(jax.device_get(state.params), folders, mesh)

@@ -106,7 +106,7 @@ def test_other_settings_do_not_continue_a_run(tmp_path):
         train(tmp_path, description={"fit": "b"})
 
 
-def test_padding_is_slots_for_each_real_token(tmp_path):
+def test_padding_is_counted_for_each_real_token(tmp_path):
     train(tmp_path, encoded=[Encoded((5,) * length, 1) for length in (6, 8) * 40])
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     # Two batches of each length, and one of both.
