@@ -57,7 +57,7 @@ class Size:
 
 
 SMALL = Size("small", "tiny-llama", "float32", "none", 8, 16, 16, 32, 2)
-MINIATURE = Size("miniature", "miniature", "float32", "none", 64, 32, 64, 128, 5)
+MINIATURE = Size("miniature", "miniature", "float32", "none", 64, 32, 64, 128, 15)
 DRY_RUN = Size("dry run", "tiny-llama", "bfloat16", "full", 8, 16, 16, 32, 2)
 LARGE = Size("7B", "llama-2-7b", "bfloat16", "full", 128, 128, 300, 1024, 3)
 
