@@ -65,11 +65,6 @@ class Minibatch:
     advantages: Float[Array, "B T"]
     returns: Float[Array, "B T"]
 
-    @property
-    def old(self) -> losses.Old:
-        """What the losses are measured against."""
-        return losses.Old(self.rollout.logprobs, self.rollout.values, self.advantages, self.returns)
-
     def take(self, rows: Int[np.ndarray, " M"]) -> Minibatch:
         """Some of the episodes (host arrays), no wider than their longest needs."""
         seen = self.rollout
@@ -79,32 +74,23 @@ class Minibatch:
         return Minibatch(Rollout(episodes, seen.critic_episodes.take(rows), *cut[:4]), *cut[4:])
 
 
-def policy_share(
-    policy: Model,
+def share(
+    name: str,
+    model: Model,
     part: Minibatch,
     denominator: Float[Array, ""],
     temperature: Float[Array, ""],
     settings: UpdateSettings,
 ) -> tuple[Float[Array, ""], losses.Stats]:
-    """A part's share of the policy's loss on its minibatch, and of the statistics."""
-    logprobs, entropies = policy_outputs(policy, part.rollout.episodes, temperature)
-    return losses.policy_loss(part.old, part.rollout.episodes.mask, logprobs, entropies, denominator, settings.loss)
-
-
-def critic_share(
-    critic: Model,
-    part: Minibatch,
-    denominator: Float[Array, ""],
-    temperature: Float[Array, ""],
-    settings: UpdateSettings,
-) -> tuple[Float[Array, ""], losses.Stats]:
-    """A part's share of the critic's loss on its minibatch, and of the statistics; no temperature is in it."""
-    values = critic_values(critic, part.rollout.critic_episodes)
-    loss, stats = losses.value_loss(part.old, part.rollout.episodes.mask, values, denominator, settings.loss)
+    """A part's share of its minibatch's loss and statistics, of `model` alone: the "policy" or the "critic"."""
+    seen = part.rollout
+    old, mask = losses.Old(seen.logprobs, seen.values, part.advantages, part.returns), seen.episodes.mask
+    if name == "policy":
+        outputs = policy_outputs(model, seen.episodes, temperature)
+        return losses.policy_loss(old, mask, *outputs, denominator, settings.loss)
+    values = critic_values(model, seen.critic_episodes)
+    loss, stats = losses.value_loss(old, mask, values, denominator, settings.loss)
     return settings.loss.value_coefficient * loss, stats
-
-
-SHARES = {"policy": policy_share, "critic": critic_share}
 
 
 @functools.partial(jax.jit, static_argnames=("name", "settings"), donate_argnames=("grads",))
@@ -118,16 +104,12 @@ def add_gradients(
     name: str,
     settings: UpdateSettings,
 ) -> tuple[Any, losses.Stats]:
-    """`grads` plus those of one micro-batch, float32, and its share of loss and statistics.
+    """`grads` plus those of one micro-batch, float32, and its share of loss and statistics; `name` as in `share`."""
 
-    Args:
-      name: which of the learners `model` is.
-    """
+    def of_params(params: Any) -> tuple[Float[Array, ""], losses.Stats]:
+        return share(name, model.with_params(params), part, denominator, temperature, settings)
 
-    def share(params: Any) -> tuple[Float[Array, ""], losses.Stats]:
-        return SHARES[name](model.with_params(params), part, denominator, temperature, settings)
-
-    (loss, stats), found = jax.value_and_grad(share, has_aux=True)(model.params)
+    (loss, stats), found = jax.value_and_grad(of_params, has_aux=True)(model.params)
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), grads, found), stats | {"loss": loss}
 
 

@@ -195,7 +195,7 @@ def steps(folder, text, mesh, rewards, optimizer):
         tail = jax.tree.map(lambda x: x[-sizes.microbatch_size :], batch)
         count = loss.num_positions(tail.rollout.episodes.mask, losses)
         temperature = jnp.float32(sizes.temperature)
-        parts = [update.SHARES[name](m, tail, count, temperature, sizes) for name, m in models.models().items()]
+        parts = [update.share(name, m, tail, count, temperature, sizes) for name, m in models.models().items()]
         last = {key: value for _, stats in parts for key, value in stats.items()}
         last["loss"] = sum(loss for loss, _ in parts)
         del models  # the update donates the parameters
