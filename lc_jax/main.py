@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
             task.run(config, mesh)
     except (OSError, ValueError, FloatingPointError) as error:
         logging.vlog(1, "Traceback of the error below", exc_info=True)
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join(f"error: {line}" for line in getattr(error, "messages", [str(error)])))
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -9,6 +9,18 @@ ReplyStatus = Literal["ok", "invalid", "refused", "truncated", "failed"]
 
 
 @dataclasses.dataclass(frozen=True)
+class Message:
+    """One turn of a conversation, as chat templates take it."""
+
+    role: str  # "system", "user" or "assistant"
+    content: str
+
+
+# What a model is shown: text as it stands, or a conversation that the tokenizer's chat template puts into words.
+PromptText = str | tuple[Message, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Question:
     """One reader question about one paragraph topic (paper section 2: q, x, y)."""
 

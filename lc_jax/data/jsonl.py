@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+    """Strict JSON: every parser reads it. NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as strict JSON, all of it or nothing: a temporary file takes the place of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
@@ -20,7 +44,7 @@ def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"No JSONL file {str(path)!r}; give one in the config.")
-    lines = path.read_text().split("\n")
+    lines = path.read_text(encoding="utf-8").split("\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -41,14 +65,14 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes all rows or nothing: a temporary file takes the place of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    temporary.write_text("".join(dumps(row) + "\n" for row in rows), encoding="utf-8")
     temporary.replace(path)
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Adds rows to a file whose last line is whole (see `repair`)."""
-    with path.open("a") as file:
-        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(dumps(row) + "\n" for row in rows))
 
 
 def repair(path: Path) -> list[dict[str, Any]]:
