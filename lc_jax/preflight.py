@@ -1,4 +1,4 @@
-"""Checks that run before anything is loaded, compiled or paid for: all problems of a configuration are reported at once."""
+"""Checks before anything is loaded, compiled or paid for: all problems of a configuration are reported at once."""
 
 from __future__ import annotations
 
