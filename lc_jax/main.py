@@ -1,4 +1,13 @@
-"""python -m lc_jax.main --config=configs/ppo.py[:mini] [--config.field=value ...]: runs a config's task."""
+"""python -m lc_jax.main --config=configs/ppo.py[:mini] [--config.field=value ...]: runs a config's task.
+
+A task is a module of lc_jax/tasks, named by `config.task`:
+
+  run(config, mesh)                does the work; writes under `config.output` only
+  check(config) -> None            optional: everything that names, files and sizes tell before devices are made, anything is
+                                   compiled or paid for (`preflight.check_all` collects several problems). It reads files and
+                                   writes nothing, raises ValueError or OSError, and main calls it before `run`, for a dry run too
+  needs_devices(config) -> bool    optional: False where the task needs no JAX; the mesh is None then
+"""
 
 from __future__ import annotations
 
@@ -45,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= stdlib_logging.WARNING or "lc_jax" in r.pathname)
     try:
         task = importlib.import_module(f"lc_jax.tasks.{config.task}")
+        getattr(task, "check", lambda config: None)(config)
         with _devices(task, config) as mesh:
             task.run(config, mesh)
     except (OSError, ValueError, FloatingPointError) as error:
