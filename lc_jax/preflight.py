@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 
 class Problems(ValueError):
@@ -13,8 +18,8 @@ class Problems(ValueError):
         super().__init__("\n".join(messages))
 
 
-def check_all(*checks: Callable[[], object]) -> None:
-    """Calls every check, and reports what all of them raise together.
+def check_all(*checks: Callable[[], Any]) -> list[Any]:
+    """Calls every check, and reports what all of them raise together. Returns their results in order.
 
     Args:
       checks: functions that raise ValueError or OSError with a message that names setting or file, and the remedy.
@@ -23,12 +28,85 @@ def check_all(*checks: Callable[[], object]) -> None:
       Problems: at least one check failed.
     """
     messages: list[str] = []
+    results: list[Any] = []
     for check in checks:
         try:
-            check()
+            results.append(check())
         except Problems as error:
             messages += error.messages
         except (OSError, ValueError) as error:
             messages.append(str(error))
     if messages:
         raise Problems(list(dict.fromkeys(messages)))
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a setting takes."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False  # integers only
+    above: float = -math.inf  # as `low`, but this number itself is refused
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        return self.low <= value <= self.high and value > self.above and math.isfinite(value)
+
+    def __str__(self) -> str:
+        bounds = [f"of {self.low:g} or more"] if math.isfinite(self.low) else []
+        bounds += [f"above {self.above:g}"] if math.isfinite(self.above) else []
+        if math.isfinite(self.high):
+            bounds = (
+                [f"from {self.low:g} to {self.high:g}"]
+                if math.isfinite(self.low)
+                else [*bounds, f"up to {self.high:g}"]
+            )
+        return " ".join(["a whole number" if self.whole else "a number", " and ".join(bounds)]).strip()
+
+
+POSITIVE_INT, NATURAL = Range(1, whole=True), Range(0, whole=True)
+POSITIVE, NON_NEGATIVE, PROBABILITY = Range(above=0), Range(0), Range(0, 1)
+
+
+def check_settings(part: str, settings: object, **allowed: Range | tuple[str, ...]) -> None:
+    """Refuses fields of `settings` whose values are not allowed.
+
+    Args:
+      part: their place in the config ("fit"), for the flag in the message.
+      allowed: field -> its range, or its names.
+
+    Raises:
+      Problems: one line for each field, with its flag and what it takes.
+    """
+    messages = []
+    for name, values in allowed.items():
+        value = getattr(settings, name)
+        if value not in values:
+            choice = str(values) if isinstance(values, Range) else f"one of {', '.join(values)}"
+            messages.append(f"--config.{part}.{name}={value}: give {choice}.")
+    if messages:
+        raise Problems(messages)
+
+
+def divisors(total: int, near: int) -> str:
+    """The divisors of `total` around `near`, in words for a remedy."""
+    below = max(n for n in range(1, total + 1) if total % n == 0 and (n <= near or n == 1))
+    above = min(n for n in range(1, total + 1) if total % n == 0 and (n >= near or n == total))
+    return " or ".join(map(str, dict.fromkeys([below, above])))
+
+
+def check_output(path: str | Path, flag: str = "--config.output") -> None:
+    """Checks that a folder can be made or written at `path`; makes nothing.
+
+    Raises:
+      ValueError: `path` or a folder above it is a file, or may not be written.
+    """
+    path = Path(path)
+    folder = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not folder.is_dir():
+        raise ValueError(f"{flag}={path}: {folder} is a file; name a folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{flag}={path}: {folder} may not be written; name another folder.")
