@@ -11,10 +11,11 @@ from lc_jax.data import jsonl
 from lc_jax.data.growing import fingerprint
 from lc_jax.data.rows import Row, load_rows
 from lc_jax.llm import cost
-from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.annotate import Annotation, read_reply
 from lc_jax.llm.session import Session
 from lc_jax.llm.steps import Step, Steps
 from lc_jax.prompts import Prompt, strategies
+from lc_jax.types import Reply
 
 EXPECTED = "word " * 150  # a paragraph, for the estimate of what reading it costs
 MAX_TOKENS = 512  # of a paragraph that a provider's model writes
@@ -122,12 +123,20 @@ class Writer:
             raise ValueError(
                 f"{path} was written by another model or in another way: remove it or name another output."
             )
-        done = {row["question_id"]: row["paragraph"] for row in kept}
+        done = {row["question_id"]: _annotation(row) for row in kept}
         todo = [name for name in prompts if name not in done]
         decoding = writing.Decoding(self.max_new_tokens, self.temperature, self.seed, self.batch_size)
         texts = [prompt.render(paragraph_generation_prompt=prompts[name]) for name in todo]
         for place, text, _ in writing.write(self.model, mesh, texts, decoding, self.precision):
-            row = {"question_id": todo[place], "paragraph": prompt.parse(text), "recipe": recipe}
-            done[row["question_id"]] = row["paragraph"]
+            found = read_reply(prompt, {}, Reply("ok", text))
+            row = {"question_id": todo[place], "paragraph": found.value, "recipe": recipe}
+            if found.status != "ok":  # a reasoning model that did not come to its answer
+                row |= {"status": found.status, "detail": found.detail}
+            done[row["question_id"]] = _annotation(row)
             jsonl.append_jsonl(path, [row])
-        return {name: Annotation("ok", done[name]) for name in prompts}
+        return {name: done[name] for name in prompts}
+
+
+def _annotation(row: Row) -> Annotation:
+    """The paragraph of a row that a checkpoint's run left."""
+    return Annotation(row.get("status", "ok"), row["paragraph"], detail=row.get("detail", ""))

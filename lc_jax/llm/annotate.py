@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lc_jax.llm import Annotator
 from lc_jax.llm.progress import Progress
-from lc_jax.prompts import Invalid, Prompt, equivalence, retry
+from lc_jax.prompts import Invalid, Prompt, Truncated, equivalence, retry
 from lc_jax.prompts.equivalence import Comparison
 from lc_jax.types import Reply, ReplyStatus, Request
 
@@ -59,7 +59,7 @@ class _Asking:
     def answer(self, index: int, reply: Reply) -> tuple[int, Annotation] | None:
         """The row's number and its annotation; None if it will be asked again."""
         row = self.awaited.pop(index)
-        annotation = _read(self.prompt, row.fields, reply)
+        annotation = read_reply(self.prompt, row.fields, reply)
         if annotation.status != "invalid" or row.request.sample >= self.retries:
             return row.number, annotation
         text = retry.PROMPT.render(request=self.prompt.render(**row.fields), error=annotation.detail)
@@ -116,11 +116,14 @@ def annotate(
                 raise RuntimeError(f"{annotator.name} left {len(asking.awaited)} requests without a reply.")
 
 
-def _read(prompt: Prompt, fields: Mapping[str, str], reply: Reply) -> Annotation:
+def read_reply(prompt: Prompt, fields: Mapping[str, str], reply: Reply) -> Annotation:
+    """Returns what a prompt's parser makes of one reply."""
     if reply.status != "ok":
         return Annotation(reply.status, None, reply.text, reply.detail)
     try:
         return Annotation("ok", prompt.parse(reply.text, fields), reply.text)
+    except Truncated as error:
+        return Annotation("truncated", None, reply.text, str(error))
     except Invalid as error:
         return Annotation("invalid", None, reply.text, str(error))
 

@@ -7,6 +7,15 @@ A folder of files under the published names takes the place of any of them: `pub
 """
 
 from lc_jax.prompts.models import NO_ANSWER, Templates, join_answers, load_templates, postprocess_answers
-from lc_jax.prompts.prompt import Invalid, Prompt
+from lc_jax.prompts.prompt import Invalid, Prompt, Truncated
 
-__all__ = ["NO_ANSWER", "Invalid", "Prompt", "Templates", "join_answers", "load_templates", "postprocess_answers"]
+__all__ = [
+    "NO_ANSWER",
+    "Invalid",
+    "Prompt",
+    "Templates",
+    "Truncated",
+    "join_answers",
+    "load_templates",
+    "postprocess_answers",
+]

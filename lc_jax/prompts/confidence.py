@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lc_jax.prompts import forecast
 from lc_jax.prompts.literals import leading_list
-from lc_jax.prompts.objects import schema, stated
+from lc_jax.prompts.objects import schema, stated, without_markup
 from lc_jax.prompts.prompt import Invalid, Shot, few_shot
 
 _LINE = re.compile(r"Statement [0-9]+: (.*)")
@@ -62,7 +62,7 @@ def _parse(reply: str, fields: Mapping[str, str]) -> list[Stated]:
     value = stated(reply)
     if isinstance(value, str):
         try:
-            value = _worked_through(value) or leading_list(value)
+            value = _worked_through(without_markup(value)) or leading_list(value)
         except ValueError as error:
             raise Invalid(str(error)) from error
     if not isinstance(value, list):

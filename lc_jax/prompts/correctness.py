@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from lc_jax.prompts.objects import labelled, schema, stated
 from lc_jax.prompts.prompt import Invalid, Shot, few_shot
 
+_VERDICTS = {"1": 1, "yes": 1, "true": 1, "correct": 1, "0": 0, "no": 0, "false": 0, "incorrect": 0}
+
 
 def _parse(reply: str, fields: Mapping[str, str]) -> int:
     """0 or 1."""
     value = stated(reply)
-    text = labelled(str(value), "verdict").split("\n\n")[0].strip().removesuffix(".")
-    if text not in ("0", "1"):
+    text = labelled(str(value), "verdict").split("\n\n")[0].strip().removesuffix(".").casefold()
+    if text not in _VERDICTS:
         raise Invalid(f"neither 0 nor 1: {text[:60]!r}")
-    return int(text)
+    return _VERDICTS[text]
 
 
 _STAR = "Its brightest star is Antares, a red supergiant. The constellation was known to the Babylonians."

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lc_jax.prompts.literals import leading_list, unfence
-from lc_jax.prompts.objects import members, schema
+from lc_jax.prompts.objects import members, schema, without_markup
 from lc_jax.prompts.prompt import Invalid, Shot, few_shot
 
 BATCH = 10  # comparisons a request
-_LINE = re.compile(r"(?:([0-9]+)\s*[.:)]\s*)?(yes|no|true|false)\.?", re.IGNORECASE)
+_LABEL = re.compile(r"\A[#\s]*(?:final )?(?:verdicts?|answers?)[ \t]*:\s*", re.IGNORECASE)
+_LINE = re.compile(r"(?:[-*]\s+)?(?:([0-9]+)\s*[.:)]\s*)?(yes|no|true|false)\.?", re.IGNORECASE)
 _VERDICTS = {"yes": True, "true": True, "no": False, "false": False}
 
 
@@ -43,7 +44,7 @@ def split_comparisons(joined: str) -> list[Comparison]:
 
 
 def _verdict(line: object, number: int) -> bool:
-    found = _LINE.fullmatch(str(line).strip())
+    found = _LINE.fullmatch(without_markup(str(line)).strip())
     if found is None or (found[1] and int(found[1]) != number):
         raise Invalid(f"verdict {number} is not yes or no: {str(line)[:60]!r}")
     return _VERDICTS[found[2].lower()]
@@ -57,7 +58,9 @@ def _lines(reply: str) -> list[Any]:
         return values[0] if len(values) == 1 and isinstance(values[0], list) else values
     text = unfence(reply)
     if not text.startswith("["):
-        return text.split("\n\n")[0].splitlines()
+        text = _LABEL.sub("", without_markup(text))
+        lines = [line for line in text.splitlines() if line.strip()]
+        return lines if all(map(_LINE.fullmatch, lines)) else text.split("\n\n")[0].splitlines()
     try:
         return leading_list(text)
     except ValueError as error:

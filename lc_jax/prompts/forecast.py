@@ -8,18 +8,33 @@ from collections.abc import Mapping
 from lc_jax.prompts.objects import labelled, schema, stated
 from lc_jax.prompts.prompt import Invalid, Shot, few_shot
 
-_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(e-?[0-9]+)?\s*(%?)\.?", re.IGNORECASE)
+# A decimal comma is read where it cannot separate thousands: "0,8" and "12,5%" are numbers, "1,000" is none.
+_DECIMAL = r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+|0,[0-9]+|[0-9]{1,3},[0-9]{1,2}"
+_NUMBER = re.compile(
+    rf"({_DECIMAL})(e-?[0-9]+)?\s*(?:(%|per ?cent\b)|(?:/|out of)\s*([0-9]{{1,6}}))?\.?", re.IGNORECASE
+)
+
+
+def _number(text: str) -> float:
+    """The value of "0.7", "0,7", "70%", "70 percent", "7/10" or "7 out of 10".
+
+    Raises:
+      Invalid: `text` is anything else.
+    """
+    number = _NUMBER.fullmatch(text)
+    if number is None:
+        raise Invalid(f"not a probability: {text[:60]!r}")
+    divisor = 100.0 if number[3] else float(number[4] or 1)
+    if divisor == 0:
+        raise Invalid(f"not a probability: {text[:60]!r}")
+    return float(number[1].replace(",", ".") + (number[2] or "")) / divisor
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> float:
     """A number in [0, 1]; "70%" is 0.7. Prose after a blank line is ignored, prose around the number is not."""
     value = stated(reply)
     if isinstance(value, str):
-        text = labelled(value, "probability").split("\n\n")[0].strip()
-        number = _NUMBER.fullmatch(text)
-        if number is None:
-            raise Invalid(f"not a probability: {text[:60]!r}")
-        value = float(number[1] + (number[2] or "")) / (100.0 if number[3] else 1.0)
+        value = _number(labelled(value, "probability").split("\n\n")[0].strip())
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Invalid(f"not a probability: {str(value)[:60]}")
     if not 0 <= value <= 1:

@@ -59,14 +59,38 @@ def stated(reply: str) -> Any:
     return text
 
 
+# Markdown around words, but not the asterisks of M*A*S*H or 2**8.
+_EMPHASIS = re.compile(r"(?<![\w*`])(\*{1,3}|`)(?=\S)([^\n]{0,500}?\S)\1(?![\w*`])")
+_BOXED = re.compile(r"\$*\\boxed\{(?:\\text\{)?([^{}]*)\}?\}\$*")
+_ANSWER_TAGS = re.compile(r"<answer>(.*)</answer>", re.IGNORECASE | re.DOTALL)
+_FINAL_ANSWER = re.compile(
+    r"^[#\s]*(?:the |my )?final answer[ \t]*(?:is\b[ \t]*:?|:|$)\s*(.+)$", re.IGNORECASE | re.MULTILINE
+)
+
+
+def without_markup(text: str) -> str:
+    """Removes Markdown emphasis, code marks, answer tags and LaTeX boxes around the words of a short answer."""
+    tagged = _ANSWER_TAGS.search(text)
+    text = _EMPHASIS.sub(r"\2", tagged[1] if tagged else text).strip()
+    boxed = _BOXED.findall(text)
+    return str(boxed[0]).strip() if len(boxed) == 1 else text
+
+
 def labelled(text: str, word: str) -> str:
-    """What follows a label such as "Answers:", at the start of `text` or on the one line that has such a label.
+    """Returns what follows a label such as "Answers:" or "Final answer:", without Markdown emphasis.
+
+    The label opens `text`, or is on the one line that has such a label; a line "Final answer: ..." has precedence.
 
     Args:
       word: a pattern for the label's word. At the start it stands alone; on a later line others may stand around it.
     """
+    text = without_markup(text)
+    final = _FINAL_ANSWER.findall(text)
+    if len(final) == 1:
+        return str(final[0]).strip()
     if "\n" not in text:
-        return re.sub(rf"\A(?:possible )?(?:{word})[ \t]*:[ \t]*", "", text, flags=re.IGNORECASE)
+        start = rf"\A(?:(?:possible |final )?(?:{word})|answer)[ \t]*:[ \t]*"
+        return re.sub(start, "", text, flags=re.IGNORECASE)
     label = rf"^[^:\n]{{0,100}}\b(?:{word})\b[^:\n]{{0,100}}:[ \t]*(.*)"
     found = re.findall(label, text, re.IGNORECASE | re.MULTILINE)
     return str(found[0]).strip() if len(found) == 1 else text

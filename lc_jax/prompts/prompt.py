@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from lc_jax.prompts.reasoning import strip_reasoning
+
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z_]*)\}")
 # Placeholder names of the published template files.
 _ALIASES = {"ground_truth_top_answer": "answer", "formatted_paragraphs": "paragraphs", "claims_list": "statements"}
@@ -17,6 +19,10 @@ Parser = Callable[[str, Mapping[str, str]], Any]
 
 class Invalid(ValueError):
     """A reply that cannot be parsed; whoever asked may ask again."""
+
+
+class Truncated(Invalid):
+    """A reply that ends inside its reasoning: no answer can be expected from the same request."""
 
 
 def _stripped(reply: str, fields: Mapping[str, str]) -> str:
@@ -101,10 +107,18 @@ class Prompt:
     def parse(self, reply: str, fields: Mapping[str, str] | None = None) -> Any:
         """The value that the text of a reply states. `fields` are those of the request (a batch needs its size).
 
+        Reasoning before the answer is removed here, for every parser.
+
         Raises:
+          Truncated: the reply ends inside its reasoning.
           Invalid: the reply is not in the form that the prompt asks for.
         """
-        return self.parser(reply, fields or {})
+        answer = strip_reasoning(reply)
+        if answer is None:
+            raise Truncated("the reply ends inside its reasoning")
+        if reply.strip() and not answer.strip():
+            raise Invalid("no answer follows the reasoning")
+        return self.parser(answer, fields or {})
 
 
 def few_shot(

@@ -14,6 +14,7 @@ from lc_jax.prompts.objects import schema, stated
 from lc_jax.prompts.prompt import Invalid, Shot, few_shot
 
 OPENING = "Write a paragraph about "
+_EMPHASIZED = re.compile(r"(\*{1,3})([^*]+)\1")
 _LABEL = re.compile(r"\A(?:request|question(?: [0-9]+)?)[ \t]*:\s*", re.IGNORECASE)
 
 
@@ -52,7 +53,8 @@ def _one_line(reply: str) -> str:
     lines = [line.strip() for line in _LABEL.sub("", value).splitlines() if line.strip()]
     if len(lines) != 1:
         raise Invalid(f"one line was asked for, the reply has {len(lines)}")
-    line = lines[0]
+    emphasized = _EMPHASIZED.fullmatch(lines[0])
+    line = emphasized[2] if emphasized else lines[0]
     return line[1:-1] if len(line) > 1 and line[0] == line[-1] == '"' and '"' not in line[1:-1] else line
 
 

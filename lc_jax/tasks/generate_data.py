@@ -36,6 +36,7 @@ from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Step, Steps
 from lc_jax.prompts import correctness, extract, forecast, in_context, paragraph, published, query, summarize
 from lc_jax.prompts.literals import parse_list
+from lc_jax.prompts.reasoning import strip_reasoning
 from lc_jax.types import Question
 
 Row = dict[str, Any]
@@ -130,8 +131,10 @@ def paragraphs(work: Work) -> Iterator[Done]:
     samples: dict[int, dict[int, Annotation]] = {row: {} for row, _ in asking}
     for i, text, finished in written:
         row, sample = divmod(ids[i], num_samples)
-        whole = finished or "\n\n" in text.strip()
-        samples[row][sample] = Annotation("ok" if whole else "truncated", in_context.first_paragraph(text))
+        answer = strip_reasoning(text)
+        whole = answer is not None and (finished or "\n\n" in answer.strip())
+        value = None if answer is None else in_context.first_paragraph(answer)
+        samples[row][sample] = Annotation("ok" if whole else "truncated", value)
         if len(samples[row]) == num_samples:
             drawn = [samples[row][number] for number in range(num_samples)]
             texts = [paragraph.value for paragraph in drawn]
@@ -154,7 +157,7 @@ def summaries(work: Work) -> Iterator[Done]:
 
 
 def _texts(value: Any) -> list[str]:
-    return [str(text) for text in (parse_list(value) if isinstance(value, str) else value)]
+    return [str(text) for text in (parse_list(value) if isinstance(value, str) else value) if text is not None]
 
 
 def _one_column(work: Work, step: str, fields: Sequence[tuple[int, Mapping[str, str]]], column: str) -> Iterator[Done]:

@@ -213,9 +213,20 @@ REPLIES = (
     NASTY | st.text(alphabet="{}[]\"'\\:,0123456789.%eyns\n\t \u2028\u200f") | JSON.map(json.dumps) | JSON.map(repr)
 )
 
+FORMS = ["{}", "```json\n{}\n```", "Answers: {}", "{} I hope that this helps.", '{{"a": {}}}']
+FORMS += [
+    "<think>{}</think>{}",
+    "<think>{}",
+    "{}</think>{}",
+    "**{}**",
+    "Final answer: **{}**",
+    "\\boxed{{{}}}",
+    "1. **{}**",
+]
+
 
 @settings(max_examples=300)
-@given(REPLIES, st.sampled_from(["{}", "```json\n{}\n```", "Answers: {}", "{} I hope that this helps.", '{{"a": {}}}']))
+@given(REPLIES, st.sampled_from(FORMS))
 def test_parsers_return_a_value_that_can_be_kept_or_invalid(reply, form):
     for prompt in PROMPTS.values():
         try:
