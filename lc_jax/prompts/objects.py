@@ -62,6 +62,7 @@ def stated(reply: str) -> Any:
 # Markdown around words, but not the asterisks of M*A*S*H or 2**8.
 _EMPHASIS = re.compile(r"(?<![\w*`])(\*{1,3}|`)(?=\S)([^\n]{0,500}?\S)\1(?![\w*`])")
 _BOXED = re.compile(r"\$*\\boxed\{(?:\\text\{)?([^{}]*)\}?\}\$*")
+_JSON_LIST = re.compile(r"[\w \t:]{0,40}\[")
 _ANSWER_TAGS = re.compile(r"<answer>(.*)</answer>", re.IGNORECASE | re.DOTALL)
 _FINAL_ANSWER = re.compile(
     r"^[#\s]*(?:the |my )?final answer[ \t]*(?:is\b[ \t]*:?|:|$)\s*(.+)$", re.IGNORECASE | re.MULTILINE
@@ -69,7 +70,12 @@ _FINAL_ANSWER = re.compile(
 
 
 def without_markup(text: str) -> str:
-    """Removes Markdown emphasis, code marks, answer tags and LaTeX boxes around the words of a short answer."""
+    """Removes Markdown emphasis, code marks, answer tags and LaTeX boxes around the words of a short answer.
+
+    A JSON list stays as it is: its strings are quoted already.
+    """
+    if _JSON_LIST.match(text):
+        return text
     tagged = _ANSWER_TAGS.search(text)
     text = _EMPHASIS.sub(r"\2", tagged[1] if tagged else text).strip()
     boxed = _BOXED.findall(text)

@@ -99,6 +99,8 @@ def test_tags_that_an_answer_speaks_of_stay(text):
         ("```\nDanube\n```", ["Danube"]),
         ("M*A*S*H; 2**8; **Danube**", ["M*A*S*H", "2**8", "Danube"]),
         ("**No Answer**", []),
+        ('["`0`", "*a", "b*"]', ["`0`", "*a", "b*"]),
+        ('Answers: ["`0`"]', ["`0`"]),
     ],
 )
 def test_decorated_answers(reply, answers):
