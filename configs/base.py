@@ -1,11 +1,14 @@
 """What experiments share. A config file says only what is its own; everything here can be overridden by flag."""
 
+import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 import lc_jax
+from lc_jax import settings
 
 # The miniature's base models ship with the package; configs/pretrain.py remakes them.
 CHECKPOINTS = str(Path(lc_jax.__file__).parent / "miniature" / "checkpoints")
@@ -13,24 +16,54 @@ LLAMA, GPT_NEOX = f"{CHECKPOINTS}/llama", f"{CHECKPOINTS}/gpt_neox"
 ANNOTATOR = "simulated/miniature"  # reads and judges in the miniature world
 
 
+def environment(name: str, default: str) -> str:
+    """An environment variable without blanks around it, its path expanded; `default` where it is unset or empty.
+
+    Raises:
+      ValueError: a path of a home folder that is not there.
+    """
+    try:
+        return settings.expand_path(os.environ.get(name, "").strip()) or default
+    except ValueError as error:
+        raise ValueError(f"{name}={os.environ[name]}: {error}") from error
+
+
 def root() -> str:
     """Where the miniature's models and data live; LC_OUTPUT moves it."""
-    return os.environ.get("LC_OUTPUT", "runs/miniature")
+    return environment("LC_OUTPUT", "runs/miniature")
 
 
 def seed() -> int:
-    """LC_SEED, default 0 in the miniature."""
-    return int(os.environ.get("LC_SEED", "0"))
+    """LC_SEED, default 0 in the miniature.
+
+    Raises:
+      ValueError: it is not a whole number.
+    """
+    text = environment("LC_SEED", "0")
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"LC_SEED={text}: set this environment variable to a whole number from 0 on, or unset it.")
+    return int(text)
 
 
 def published_data() -> str:
     """The published data set: its hub name ("@revision" can be added to a source), or LC_DATASET, a local copy."""
-    return os.environ.get("LC_DATASET", "tatsu-lab/linguistic_calibration")
+    return environment("LC_DATASET", "tatsu-lab/linguistic_calibration")
 
 
 def trivia_qa() -> str:
     """TriviaQA's questions and answers, which the published data set leaves out; or LC_TRIVIA_QA, a local copy."""
-    return os.environ.get("LC_TRIVIA_QA", "trivia_qa:unfiltered.nocontext")
+    return environment("LC_TRIVIA_QA", "trivia_qa:unfiltered.nocontext")
+
+
+def check_mode(mode: str, modes: Sequence[str]) -> None:
+    """Raises ValueError where `mode` is none of `modes`; "" is the config file alone."""
+    if mode in modes:
+        return
+    near = difflib.get_close_matches(mode, modes, 1)
+    hint = f"did you mean ':{near[0]}'? " if near and near[0] else ""
+    given = " or ".join(f"':{name}'" for name in modes if name)
+    alone = "give the config file alone, or with" if "" in modes else "give the config file with"
+    raise ValueError(f"unknown mode ':{mode}': {hint}{alone} {given}.")
 
 
 def base_config(task: str, mode: str) -> ConfigDict:
@@ -39,8 +72,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
     Raises:
       ValueError: a mode other than "" and "mini".
     """
-    if mode not in ("", "mini"):
-        raise ValueError(f"Unknown mode {mode!r}: give the config file alone, or with ':mini'.")
+    check_mode(mode, ("", "mini"))
     mini = mode == "mini"
     config = ConfigDict(
         {
@@ -112,7 +144,7 @@ def test_questions(name: str) -> ConfigDict:
     Where the hub has no longer a data set, give its file: LC_JEOPARDY=jeopardy.json, or the flag questions.answers.
     """
     _, answers, split = TESTS[name]
-    answers = os.environ.get(f"LC_{name.upper()}", answers)
+    answers = environment(f"LC_{name.upper()}", answers)
     prompts = f"{published_data()}:{name}_paragraph_generation"
     return ConfigDict({"source": prompts, "split": "test", "columns": "", "answers": answers, "answers_split": split})
 

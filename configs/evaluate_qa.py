@@ -16,6 +16,7 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
+    base.check_mode(mode, ("", *base.TESTS, "mini"))
     name = mode or "trivia_qa"
     config = base.writing(base.asking(base.base_config("evaluate_qa", "" if name in base.TESTS else mode)))
     config.method, config.output = "", ""

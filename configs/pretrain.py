@@ -22,6 +22,7 @@ SHAPES: dict[str, dict[str, int | float]] = {
 
 
 def get_config(mode: str = "llama") -> ConfigDict:
+    base.check_mode(mode, tuple(SHAPES))
     config = base.training(
         base.base_config("pretrain", "mini"),
         learning_rate=1.5e-3 if mode == "llama" else 3e-3,

@@ -1,6 +1,6 @@
 """Model selection: of a PPO run's evaluated candidates the best calibrated one goes into <run>/selected (section 5).
 
-launch/select.sh runs/ppo --config.annotator=anthropic/claude-haiku-4-5      evaluates the candidates first
+launch/select.sh runs/ppo --config.annotator.name=anthropic/claude-haiku-4-5      evaluates the candidates first
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,15 @@
 
 A task is a module of lc_jax/tasks, named by `config.task`:
 
-  run(config, mesh)                does the work; writes under `config.output` only
-  check(config) -> None            optional: everything that names, files and sizes tell before devices are made, anything is
-                                   compiled or paid for (`preflight.check_all` collects several problems). It reads files and
-                                   writes nothing, raises ValueError or OSError, and main calls it before `run`, for a dry run too
-  needs_devices(config) -> bool    optional: False where the task needs no JAX; the mesh is None then
+  run(config, mesh)              does the work; writes under `config.output` only
+  check(config) -> None          optional: everything that names, files and sizes tell before devices are made, or
+                                 anything is compiled or paid for (`preflight.check_all` collects several problems).
+                                 It reads files and writes nothing; main calls it before `run`, and before dry runs.
+                                 Raises ValueError or OSError
+  needs_devices(config) -> bool  optional: False where the task needs no JAX; the mesh is None then
+  RECORD: str                    optional: file of the run's provenance, by names of settings; "": none. Without it
+                                 "{output}/run.json"
+  RECORD_AT_END = True           optional: that file is written only after `run`, into a folder that `run` makes
 """
 
 from __future__ import annotations
@@ -14,17 +18,38 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging as stdlib_logging
+import os
+import pkgutil
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: a file of configs/, with ':mini' for the miniature."
-)
+from lc_jax import settings, tasks
+from lc_jax.preflight import Problems
+from lc_jax.provenance import RunRecord
+
+INTERRUPTED, BUG = 130, 70  # exit codes: Ctrl-C, and EX_SOFTWARE
+_TRAINING = [
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax",
+    "ml_dtypes",
+    "safetensors",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "wandb",
+]
+# What to install for a package that is missing; all others belong to the base install.
+EXTRAS = {"sentence_transformers": '".[retrieval]"', "torch": "torch"} | dict.fromkeys(_TRAINING, '".[train]"')
 
 
 @contextlib.contextmanager
@@ -43,34 +68,138 @@ def _devices(task: ModuleType, config: ConfigDict) -> Iterator[Any]:
         yield mesh
 
 
+def _describe(mesh: Any) -> dict[str, Any]:
+    """Kind and number of the devices of a mesh, for the run's record."""
+    if mesh is None:
+        return {}
+    device = mesh.devices.flat[0]
+    processes = len({d.process_index for d in mesh.devices.flat})
+    return {"kind": device.device_kind, "count": mesh.size, "processes": processes, "mesh": dict(mesh.shape)}
+
+
+def _record(task: ModuleType, config: ConfigDict, command: Sequence[str], mesh: Any) -> RunRecord | None:
+    """The record of this run; None for a dry run, a task that leaves nothing, and on all hosts but the first."""
+    values = dict(settings.flat(config))
+    place = getattr(task, "RECORD", "{output}/run.json").format_map(
+        {name: str(value).rstrip("/") for name, value in values.items()}
+    )
+    if config.get("dry_run") or not place or (mesh is not None and sys.modules["jax"].process_index()):
+        return None
+    return RunRecord(Path(place), values, command, _describe(mesh))
+
+
+@contextlib.contextmanager
+def _recorded(record: RunRecord | None, *, at_end: bool) -> Iterator[None]:
+    """Writes the record before and after its run; one of a run that made nothing vanishes."""
+    if record is None:
+        yield
+        return
+    if not at_end:
+        record.write()
+    try:
+        yield
+    except BaseException as error:
+        if not at_end:
+            code = f"exit code {error.code}" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+            details = "" if _is_expected(error) else "".join(traceback.format_exception(error))
+            record.finish("interrupted" if isinstance(error, KeyboardInterrupt) else code, details)
+            record.withdraw()
+        raise
+    record.finish("done")
+
+
+def run_task(argv: Sequence[str]) -> None:
+    """Command line -> config -> checks -> mesh -> task.
+
+    Raises:
+      ValueError, OSError, FloatingPointError, ImportError: what the user can mend; anything else is a bug.
+    """
+    config, _ = settings.parse(argv[1:])
+    missing = [f"give --config.{name}=..." for name in ("output", "method", "destination") if config.get(name) == ""]
+    if missing:
+        raise Problems(missing)
+    names = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
+    if config.task not in names:
+        raise Problems([f"config.task={config.task!r}: give one of {', '.join(names)}."])
+    task = importlib.import_module(f"lc_jax.tasks.{config.task}")
+    getattr(task, "check", lambda config: None)(config)
+    with (
+        _devices(task, config) as mesh,
+        _recorded(_record(task, config, argv[1:], mesh), at_end=getattr(task, "RECORD_AT_END", False)),
+    ):
+        task.run(config, mesh)
+
+
+def _is_expected(error: BaseException) -> bool:
+    """Whether the message of an error is all that the user needs."""
+    return isinstance(error, OSError | ValueError | FloatingPointError | ImportError | KeyboardInterrupt | SystemExit)
+
+
+def explain(error: BaseException) -> tuple[list[str], int]:
+    """Returns what to print of an error, a line for each problem, and the exit code."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyboardInterrupt):
+        return ["interrupted"], INTERRUPTED
+    if isinstance(error, Problems):
+        return [" ".join(message.split()) for message in error.messages], 1
+    if isinstance(error, ImportError):
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "lc_jax") or not isinstance(error, ModuleNotFoundError):
+            return [f'{text}. Installing the packages again may help: pip install ".[train]"'], 1
+        return [f"the package {package} is not installed: pip install {EXTRAS.get(package, '.')}"], 1
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return [f"{os.fsdecode(error.filename)}: {error.strerror}"], 1
+    if _is_expected(error):
+        return [text or type(error).__name__], 1
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
+        advice = "--config.dry_run=true prints what each phase takes; smaller micro-batches and batches take less"
+        return [f"out of memory ({text[:300] or 'of the host'}). {advice}."], 1
+    if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
+        return [f"JAX: {text[:500]}"], 1
+    return [f"internal error: {type(error).__name__}: {text[:500]} (a bug; -v=1 shows where, please report it)"], BUG
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads what this process prints, as after `| head`."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python ends
+        return True
+    return False
+
+
 def main(argv: Sequence[str]) -> None:
-    """Config -> mesh -> task. Bad input ends with one message and exit code 1; -v=1 adds the traceback."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}; settings are given as --config.name=value.")
-    config = _CONFIG.value
-    for name in ("output", "method"):
-        if config.get(name) == "":
-            sys.exit(f"error: give --config.{name}=...")
+    """Runs the task; an error ends with "error: " lines and a non-zero exit code, -v=1 adds the traceback."""
     logging.get_absl_handler().addFilter(lambda r: r.levelno >= stdlib_logging.WARNING or "lc_jax" in r.pathname)
     try:
-        task = importlib.import_module(f"lc_jax.tasks.{config.task}")
-        getattr(task, "check", lambda config: None)(config)
-        with _devices(task, config) as mesh:
-            task.run(config, mesh)
-    except (OSError, ValueError, FloatingPointError) as error:
+        run_task(argv)
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            sys.exit(1)
         logging.vlog(1, "Traceback of the error below", exc_info=True)
-        sys.exit("\n".join(f"error: {line}" for line in getattr(error, "messages", [str(error)])))
+        lines, code = explain(error)
+        for line in lines:
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(code)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    """The command line; an override that the config does not take ends with one message."""
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the flags that are not the config's, such as -v=1; returns the whole command line."""
+    others = settings.split(argv[1:])[2]
     try:
-        return app.parse_flags_with_usage(list(argv))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        words = str(error).replace("\\n", " ").translate({ord(mark): None for mark in "\\'"})
-        sys.exit(f"error: a setting that the config does not take: {words}")
+        rest = flags.FLAGS([argv[0], *others])[1:]
+    except flags.Error as error:
+        sys.exit(f"error: {' '.join(str(error).split())}. Settings are given as --config.name=value.")
+    if rest:
+        sys.exit(f"error: unexpected argument {rest[0]!r}; settings are given as --config.name=value.")
+    return list(argv)
+
+
+def start() -> None:
+    """The entry point."""
+    app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=_parse)
+    start()

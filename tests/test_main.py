@@ -18,7 +18,7 @@ def command(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/ppo.py:mini", "--config.ppo.kl_coeff=0.05"], 'Did you mean "kl_coef"'),
+        (["--config=configs/ppo.py:mini", "--config.ppo.kl_coeff=0.05"], "Did you mean --config.ppo.kl_coef?"),
         (["--config=configs/ppo.py:mini", "--config.policy=/no/such/model"], "No checkpoint folder /no/such/model"),
         (["--config=configs/ppo.py:tiny"], "give the config file alone, or with ':mini'"),
         (

@@ -6,17 +6,15 @@ OUTPUT.manifest.json. OUTPUT itself appears when every row is done.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import importlib.metadata
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lc_jax.data import jsonl
+from lc_jax.provenance import code_version, now
 
 Notes = Mapping[str, Mapping[str, int]]  # step -> status -> how many
 
@@ -25,23 +23,6 @@ def fingerprint(value: Any) -> str:
     """The first half of the SHA-256 of `value` in JSON."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def code_version() -> str:
-    """The package's version, and its commit where it is run from a git checkout."""
-    version = importlib.metadata.version("lc_jax")
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return version
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
-    try:
-        return f"{version}+{subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()}"
-    except (OSError, subprocess.CalledProcessError):
-        return version
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class Growing:
@@ -67,14 +48,14 @@ class Growing:
         self.added = {row["row"]: row for row in jsonl.repair(self.part)}
         self.part.touch()
         spent = old.get("cost", {}).get("dollars", 0.0)
-        self.manifest = {"recipe": recipe, "started": old.get("started", _now()), "cost": {"dollars": spent}}
+        self.manifest = {"recipe": recipe, "started": old.get("started", now()), "cost": {"dollars": spent}}
         self._spent = spent
         self.note()
 
     def note(self, **facts: Any) -> None:
         """Puts facts into the manifest; the code's version, the counts and the time come with them."""
         self.manifest |= facts
-        self.manifest |= {"code": code_version(), "statuses": self.statuses(), "updated": _now()}
+        self.manifest |= {"code": code_version(), "statuses": self.statuses(), "updated": now()}
         temporary = self.manifest_path.with_name(self.manifest_path.name + ".tmp")
         temporary.write_text(json.dumps(self.manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         temporary.replace(self.manifest_path)
@@ -107,7 +88,7 @@ class Growing:
             jsonl.write_jsonl(beside, problems)
         else:
             beside.unlink(missing_ok=True)
-        self.note(num_rows=len(whole), num_problems=len(problems), finished=_now())
+        self.note(num_rows=len(whole), num_problems=len(problems), finished=now())
         jsonl.write_jsonl(self.path, whole)
         self.part.unlink()
         return whole

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from lc_jax.data import knowledge
 
+RECORD = "{output}.run.json"
+
 
 def needs_devices(config: ConfigDict) -> bool:
     """Never."""

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from lc_jax.models import difference, folders, hf, hub, native
 
+RECORD, RECORD_AT_END = "{destination}/run.json", True
+
 FORMATS = ("hf", "native")
 
 

@@ -20,7 +20,6 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
-from lc_jax.data.growing import code_version
 from lc_jax.data.knowledge import Knowledge, NoPage, Page
 from lc_jax.data.rows import MINIATURE, Row, load_rows
 from lc_jax.evaluation import biography, retrieval, table
@@ -34,6 +33,7 @@ from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Steps
 from lc_jax.miniature import world
 from lc_jax.prompts import Prompt
+from lc_jax.provenance import code_version
 
 if TYPE_CHECKING:
     import jax

@@ -21,7 +21,6 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
-from lc_jax.data.growing import code_version
 from lc_jax.data.questions import cell, load_training_rows, raw_questions
 from lc_jax.evaluation import qa, table
 from lc_jax.evaluation.summary import judged, summarize
@@ -30,6 +29,7 @@ from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation
 from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Steps
+from lc_jax.provenance import code_version
 from lc_jax.types import Generation, Question
 
 if TYPE_CHECKING:

@@ -15,6 +15,8 @@ from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 
+RECORD = "{output}.run.json"
+
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Writes `config.output`, a batch when the next one is under way; a rerun asks only for what is missing.

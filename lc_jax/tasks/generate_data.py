@@ -39,6 +39,8 @@ from lc_jax.prompts.literals import parse_list
 from lc_jax.prompts.reasoning import strip_reasoning
 from lc_jax.types import Question
 
+RECORD = "{output}.run.json"
+
 Row = dict[str, Any]
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from lc_jax import miniature, parallel
+from lc_jax import miniature, parallel, settings
 from lc_jax.evaluation import qa
 from lc_jax.evaluation.table import markdown
 from lc_jax.inference import generate
@@ -27,6 +26,8 @@ from lc_jax.models.hub import DIFFERENCES
 from lc_jax.rl.plan import writing
 from lc_jax.training import plan
 from lc_jax.types import Request, Usage
+
+RECORD = ""
 
 # Rows of the published sets (paper, appendix), and of the miniature's.
 ROWS = {"sft": 10_000, "reward_model": 20_000, "TriviaQA": 11_313, "Jeopardy": 10_638, "SciQ": 13_679, "BioASQ": 1_515}
@@ -77,13 +78,10 @@ def needs_devices(config: ConfigDict) -> bool:
 
 def _parse(name: str, given: list[str]) -> ConfigDict:
     """The config that `python -m lc_jax.main` would run with these flags."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=[name, *given])
     try:
-        values([name, *given])
-    except flags.Error as error:
+        return settings.parse(given)[0]
+    except ValueError as error:
         raise ValueError(f"The stage {name!r}: {error}") from error
-    return values.config
 
 
 def _stage(name: str, config: ConfigDict, figures: Mapping[str, Any], num_devices: int) -> Stage:

@@ -21,6 +21,8 @@ from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import score
 from lc_jax.models import folders, hf
 
+RECORD = "{output}.run.json"
+
 KINDS = {"logprobs": "causal", "reward": "scalar"}
 
 

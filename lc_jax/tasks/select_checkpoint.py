@@ -18,6 +18,8 @@ from lc_jax.evaluation.table import markdown
 from lc_jax.models import layout
 from lc_jax.training import candidates
 
+RECORD = "{run}/selection.run.json"
+
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Puts the candidate of `config.run` with the lowest ECE into `<run>/selected`; the table goes to selection.json.

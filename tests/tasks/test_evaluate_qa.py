@@ -274,9 +274,8 @@ class Blocked:
             raise ModuleNotFoundError(f"{{name}} is not installed")
 
 sys.meta_path.insert(0, Blocked())
-from absl import app
 from lc_jax import main
-app.run(main.main)
+main.start()
 """
 
 

@@ -1,0 +1,142 @@
+"""What a result was made by: config, command, versions, commit and devices of every run, in a file with its output."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.metadata
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors", "numpy",
+    "datasets", "anthropic", "openai", "sentence-transformers",
+)  # fmt: skip
+# Keys of vendors, tokens, and passwords in addresses.
+_SECRET = re.compile(
+    r"()\b(?:sk|pk|rk|hf|ghp|gho|github_pat|xox[abp]|AKIA|AIza)[-_]?[A-Za-z0-9_-]{16,}"
+    r"|(://)[^/@\s]+:[^/@\s]+(?=@)|([?&](?:key|token|api[_-]?key)=)[^&\s]+"
+)
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of the code with "-dirty" where files were changed; "" outside a git checkout."""
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return ""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def code_version() -> str:
+    """The package's version, and its commit where it is run from a git checkout."""
+    version = versions(["lc_jax"]).get("lc_jax", "unknown")
+    return f"{version}+{commit()}" if commit() else version
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """Versions of the packages that are installed, by name; none of them is imported."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def without_secrets(value: Any) -> Any:
+    """`value` with everything in its texts that looks like a key, a token or a password replaced by "..."."""
+    if isinstance(value, str):
+        return _SECRET.sub(lambda match: f"{match[1] or match[2] or match[3] or ''}...", value)
+    if isinstance(value, Mapping):
+        return {name: without_secrets(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    return value
+
+
+class RunRecord:
+    """A file that lists the runs that made an output, the newest last; `finish` completes the entry of this run.
+
+    Args:
+      path: the file; entries of former runs are preserved.
+      settings: the effective config, by dotted name.
+      command: the arguments of the command line.
+      devices: what the run computes on; empty without devices.
+    """
+
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], command: Sequence[str], devices: Mapping[str, Any]
+    ) -> None:
+        self.path = path
+        self._runs = _load(path)
+        self._created = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+        entry = {
+            "started": now(),
+            "command": ["python", "-m", "lc_jax.main", *command],
+            "code": {"version": code_version(), "commit": commit()},
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "packages": versions(PACKAGES),
+            "devices": dict(devices),
+            "config": dict(settings),
+        }
+        self._entry = json.loads(json.dumps(without_secrets(entry), default=str))
+        if self._runs:
+            before = self._runs[-1].get("config", {})
+            config = self._entry["config"]
+            changed = {
+                name: [before.get(name), config.get(name)]
+                for name in {**before, **config}
+                if before.get(name) != config.get(name)
+            }
+            self._entry["changed"] = changed  # setting: [in the run before, in this one]
+
+    def write(self) -> None:
+        """Writes the file, all of it or nothing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        text = json.dumps({"runs": [*self._runs, self._entry]}, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(self.path)
+
+    def finish(self, outcome: str, details: str = "") -> None:
+        """Writes how the run ended ("done", "interrupted", "exit code 75" or its error), with a traceback."""
+        self._entry |= {"finished": now(), "outcome": without_secrets(outcome)}
+        if details:
+            self._entry["traceback"] = without_secrets(details.splitlines())
+        self.write()
+
+    def withdraw(self) -> None:
+        """Removes the file again where this first run left nothing else, and the folders that were made for it."""
+        if self._runs:
+            return
+        self.path.unlink(missing_ok=True)
+        for folder in self._created:
+            if not folder.is_dir() or any(folder.iterdir()):
+                return
+            folder.rmdir()
+
+
+def _load(path: Path) -> list[dict[str, Any]]:
+    """The entries of former runs; of a file that cannot be read, none."""
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [run for run in runs if isinstance(run, dict)] if isinstance(runs, list) else []
