@@ -19,10 +19,16 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Numbers recorded from the published code; not part of this repository."""
+    """Numbers recorded from the published code, as far as they are part of this repository."""
+    return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """All that was recorded, models included; not part of this repository."""
     path = SHARED / "golden"
     if not path.is_dir():
-        pytest.skip("no recorded numbers beside this checkout")
+        pytest.skip("no recorded models beside this checkout")
     return path
 
 

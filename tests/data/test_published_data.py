@@ -46,9 +46,9 @@ def write_csv(path, rows):
 
 
 @pytest.fixture(params=["parquet, a folder a configuration", "csv, a file a configuration"])
-def copy(request, golden, tmp_path, monkeypatch):
+def copy(request, recordings, tmp_path, monkeypatch):
     """A small local copy of the data set and of TriviaQA, in two layouts. Gives the recorded frames."""
-    recorded = json.loads((golden / "data.json").read_text())
+    recorded = json.loads((recordings / "data.json").read_text())
     sft, readers = (rows_of(recorded[name]["df"]) for name in ("postprocess_sft_df", "reward_model_frames"))
     published = [{k: v for k, v in row.items() if k not in JOINED} for row in readers]
     trivia = [

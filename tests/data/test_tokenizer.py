@@ -8,21 +8,21 @@ transformers = pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
-def tokenizers(golden, assets):
+def tokenizers(recordings, assets):
     def fast(name, **special):
         file = str(assets / "tokenizers" / f"{name}.json")
         return prepare(transformers.PreTrainedTokenizerFast(tokenizer_file=file, **special))
 
     return {
-        "tiny": load_tokenizer(golden / "tokenizer_tiny"),
+        "tiny": load_tokenizer(recordings / "tokenizer_tiny"),
         "llama2": fast("llama2", bos_token="<s>", eos_token="</s>", unk_token="<unk>"),
         "neox": fast("gpt_neox", eos_token="<|endoftext|>"),
     }
 
 
 @pytest.fixture(scope="module")
-def recorded(golden):
-    return json.loads((golden / "data.json").read_text())
+def recorded(recordings):
+    return json.loads((recordings / "data.json").read_text())
 
 
 def test_a_pad_token_of_its_own(tokenizers):

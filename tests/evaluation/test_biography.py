@@ -11,7 +11,7 @@ from lc_jax.evaluation.biography import Biography
 from lc_jax.llm.annotate import Annotation
 from lc_jax.prompts import claims, confidence, summarize
 from lc_jax.prompts.confidence import Stated
-from tests.golden import load
+from tests.recorded import load
 
 # Ada: five groups (two alternatives, an opinion); Bela makes no claim, Cleo only says not to know one.
 DECOMPOSED = {

@@ -10,7 +10,7 @@ from lc_jax.prompts.equivalence import Comparison
 from lc_jax.prompts.in_context import first_paragraph
 from lc_jax.prompts.literals import parse_list
 from lc_jax.types import Generation, Question
-from tests.golden import load
+from tests.recorded import load
 
 
 def read(frame):

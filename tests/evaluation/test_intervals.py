@@ -8,7 +8,7 @@ import pytest
 from lc_jax.evaluation import intervals, metrics
 from lc_jax.evaluation.intervals import Scored
 from tests.evaluation.forecasters import forecaster
-from tests.golden import load
+from tests.recorded import load
 
 
 def test_reference_mode_and_the_recorded_resamples_give_the_published_intervals(golden):

@@ -10,7 +10,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from lc_jax.evaluation import metrics, smooth, summary
 from tests.evaluation.forecasters import forecaster
-from tests.golden import load
+from tests.recorded import load
 
 PAIRS = st.lists(st.tuples(st.integers(0, 20).map(lambda k: k / 20), st.booleans()), min_size=1, max_size=60)
 FEW = settings(max_examples=60, deadline=None)

@@ -10,7 +10,7 @@ import pytest
 
 from lc_jax.data.knowledge import Page
 from lc_jax.evaluation import retrieval
-from tests.golden import load
+from tests.recorded import load
 
 PAGE = Page(
     "Ada Lovelace",

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from lc_jax import parallel
 from lc_jax.models import difference, folders, hf, native
 from lc_jax.models.tensors import Tensors
-from tests.golden import load
 from tests.models.conftest import assert_same, edit, random_model
+from tests.recorded import load
 from tests.test_configs import config_of
 
 RELEASES = {
@@ -29,11 +29,11 @@ def tensors(folder):
     return {key: read.slice(key)[...] for key in read.names()}
 
 
-def upload(golden, tmp_path, name):
+def upload(recordings, tmp_path, name):
     """A copy of a recorded difference as it is released, with its sum."""
-    recorded = load(golden / "weight_diff" / "weight_diff.json")[name]
+    recorded = load(recordings / "weight_diff" / "weight_diff.json")[name]
     folder = tmp_path / RELEASES[name][0]
-    shutil.copytree(golden / "weight_diff" / RELEASES[name][0], folder)
+    shutil.copytree(recordings / "weight_diff" / RELEASES[name][0], folder)
     folder.chmod(0o755)
     (folder / "model_sum.txt").write_text(str(recorded["model_sum_float32"]))
     return folder, recorded
@@ -43,10 +43,10 @@ def upload(golden, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", RELEASES)
-def test_recorded_recovery(golden, tmp_path, name):
-    folder, _ = upload(golden, tmp_path, name)
-    difference.recover(golden / "weight_diff" / "base", folder, tmp_path / "out")
-    expected = load_file(golden / "weight_diff" / RELEASES[name][1] / "model.safetensors")
+def test_recorded_recovery(recordings, tmp_path, name):
+    folder, _ = upload(recordings, tmp_path, name)
+    difference.recover(recordings / "weight_diff" / "base", folder, tmp_path / "out")
+    expected = load_file(recordings / "weight_diff" / RELEASES[name][1] / "model.safetensors")
     recovered = tensors(tmp_path / "out")
     assert set(recovered) == set(Tensors(folder).names())
     assert recovered.keys() == expected.keys()
@@ -54,18 +54,18 @@ def test_recorded_recovery(golden, tmp_path, name):
         np.testing.assert_array_equal(recovered[key], value, err_msg=key)
 
 
-def test_a_recovered_policy_and_its_tokenizer_load(golden, mesh, tmp_path):
-    folder, _ = upload(golden, tmp_path, "policy")
-    difference.recover(golden / "weight_diff" / "base", folder, tmp_path / "out")
+def test_a_recovered_policy_and_its_tokenizer_load(recordings, mesh, tmp_path):
+    folder, _ = upload(recordings, tmp_path, "policy")
+    difference.recover(recordings / "weight_diff" / "base", folder, tmp_path / "out")
     model = hf.load(tmp_path / "out", mesh)
     assert model.config.vocab_size == 129
     assert folders.has_tokenizer(tmp_path / "out")
 
 
-def test_a_recovered_reward_model_gives_the_recorded_rewards(golden, mesh, tmp_path):
+def test_a_recovered_reward_model_gives_the_recorded_rewards(recordings, mesh, tmp_path):
     """Alone: neither its backbone's folder nor the policy that it was trained from is recovered before it."""
-    folder, recorded = upload(golden, tmp_path, "reward_model")
-    difference.recover(golden / "weight_diff" / "base", folder, tmp_path / "out")
+    folder, recorded = upload(recordings, tmp_path, "reward_model")
+    difference.recover(recordings / "weight_diff" / "base", folder, tmp_path / "out")
     model = hf.load(tmp_path / "out", mesh, kind="scalar")
     lengths = recorded["attention_mask"].sum(axis=1)
     width = recorded["input_ids"].shape[1]
@@ -74,16 +74,16 @@ def test_a_recovered_reward_model_gives_the_recorded_rewards(golden, mesh, tmp_p
     np.testing.assert_allclose(values[:, -1], recorded["rewards"], atol=2e-5)
 
 
-def test_recorded_integrity_check(golden, tmp_path):
-    folder, recorded = upload(golden, tmp_path, "policy")
+def test_recorded_integrity_check(recordings, tmp_path):
+    folder, recorded = upload(recordings, tmp_path, "policy")
     for number, case in enumerate(recorded["integrity_check"]):
         (folder / "model_sum.txt").write_text(repr(case["file_value"]))
         out = tmp_path / str(number)
         if case["passes"]:
-            difference.recover(golden / "weight_diff" / "base", folder, out)
+            difference.recover(recordings / "weight_diff" / "base", folder, out)
         else:
             with pytest.raises(ValueError, match="add up to"):
-                difference.recover(golden / "weight_diff" / "base", folder, out)
+                difference.recover(recordings / "weight_diff" / "base", folder, out)
         assert out.exists() == case["passes"]
 
 

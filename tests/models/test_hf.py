@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from lc_jax import parallel
 from lc_jax.models import folders, hf
-from tests.golden import load
 from tests.models.conftest import PRESETS, assert_same, edit, edit_config, random_model
+from tests.recorded import load
 
 # --- there and back ---
 
@@ -230,8 +230,8 @@ def test_shrinking_keeps_the_first_rows(mesh, tmp_path):
     np.testing.assert_array_equal(small.bind().head.kernel[...], model.bind().head.kernel[...][:, :250])
 
 
-def test_recorded_resizing(golden, mesh):
-    models = golden / "models"
+def test_recorded_resizing(recordings, mesh):
+    models = recordings / "models"
     recorded = load(models / "models.json")["stable_resize"]
     base = load_file(models / "llama_mha" / "model.safetensors")
     grown = hf.load(models / "llama_mha", mesh, vocab_size=recorded["grow_to"]).bind()

@@ -18,7 +18,7 @@ from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.models import folders, hf
 from lc_jax.models.heads import RewardHead
 from lc_jax.models.transformer import Model
-from tests.golden import load
+from tests.recorded import load
 
 VOCAB, PAD = 97, 96
 SHAPE = dict(
@@ -191,9 +191,9 @@ def spans_of(mask):
 
 
 @pytest.fixture(scope="module")
-def recorded(golden):
+def recorded(recordings):
     """The folder of recorded models."""
-    return golden / "models"
+    return recordings / "models"
 
 
 def goldens(folder, name, file):

@@ -7,7 +7,7 @@ import pytest
 from lc_jax.prompts import Invalid, biography, claims, confidence, published, support
 from lc_jax.prompts.claims import Claim
 from lc_jax.prompts.confidence import Stated
-from tests.golden import load
+from tests.recorded import load
 
 A, B, C = Claim("a b", "Objective"), Claim("c", "Objective"), Claim("d", "Full Uncertainty")
 OURS = [[{"claim": "a\n b", "label": "Objective"}], [{"claim": "c", "label": "objective"}, ["d", "Full Uncertainty"]]]

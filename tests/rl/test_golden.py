@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lc_jax.rl import advantage, kl, loss, reward
-from tests.golden import load
+from tests.recorded import load
 
 
 @pytest.fixture(scope="module")

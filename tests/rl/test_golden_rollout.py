@@ -5,8 +5,6 @@ Nothing recorded is fed in but what was fixed there too: the texts, the models, 
 """
 
 import dataclasses
-import json
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +23,12 @@ from lc_jax.rl import advantage, kl, loss, reader, reward, rollout, update
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
-from tests.golden import load
+from tests import recorded
 from tests.rl.test_update import hf_names
 
 PRECISION = {"param_dtype": "float32", "compute_dtype": "float32"}
 NUM_STEPS = 3
+SEEDS = {"policy": 301, "critic": 302, "forecaster": 303}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,24 +67,31 @@ class Step:
 
 
 @pytest.fixture(scope="module")
-def folder(golden):
-    return golden / "ppo_step"
+def folders(tmp_path_factory):
+    """The recorded models as checkpoint folders."""
+    root, config = tmp_path_factory.mktemp("models"), recorded.llama_config(513, 32, 48)
+    weights = {name: recorded.llama_weights(config, seed) for name, seed in SEEDS.items()}
+    head = {"weight": 0.4 * recorded.normal(305, 1, 32), "bias": np.full(1, -0.5, np.float32)}
+    return {
+        name: recorded.save_model(root / name, config, tensors, head if name == "forecaster" else None)
+        for name, tensors in weights.items()
+    }
 
 
 @pytest.fixture(scope="module")
-def text(golden, folder):
-    recorded = load(folder / "ppo_step.json")["text_rollout"]
-    case, rows = recorded["decision_based_rl"], recorded["rows"]
+def text(golden):
+    published = recorded.load(golden / "ppo_step.json")["text_rollout"]
+    case, rows = published["decision_based_rl"], published["rows"]
     columns = ("question_id", "paragraph_generation_prompt", "question", "ground_truth_top_answer")
     tokenizer = load_tokenizer(golden / "tokenizer_tiny")
     responses = [[t for t in row if t != case["pad_token_id"]] for row in case["responses"].tolist()]
     return Text(
         case,
-        {name: Prompt(template) for name, template in recorded["templates"].items()},
+        {name: Prompt(template) for name, template in published["templates"].items()},
         tokenizer,
         [Question(*fields) for fields in zip(*(rows[c] for c in columns), strict=True)],
         [generate.Completion(r, [], finished=r[-1] == tokenizer.eos_token_id) for r in responses],
-        recorded["extraction_texts"],
+        published["extraction_texts"],
     )
 
 
@@ -97,13 +103,8 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
-def reading(folder, text, mesh, tmp_path_factory):
+def reading(folders, text, mesh):
     """What the reader makes of the recorded paragraphs, its extractor writing the recorded extractions."""
-    forecaster = tmp_path_factory.mktemp("forecaster")
-    shutil.copy(folder / "b_decision_based_rl_reward_model.safetensors", forecaster / "model.safetensors")
-    backbone = json.loads((folder / "b_reward_backbone" / "config.json").read_text())
-    config = {"model_type": "reward_model", "backbone_config": backbone}
-    (forecaster / "config.json").write_text(json.dumps(config))
 
     def part(path, kind, template):
         model = hf.load(path, mesh, kind=kind, **PRECISION)
@@ -119,10 +120,10 @@ def reading(folder, text, mesh, tmp_path_factory):
     args = text.case["answer_extractor_generate_kwargs"]
     sampling = generate.Sampling(args["max_new_tokens"], args["temperature"], eos_ids=(args["eos_token_id"],))
     # Any language model will do as an extractor that does not get to write.
-    extractor = reader.Extractor(part(folder / "b_policy", "causal", "extract"), sampling, max_answers=4)
+    extractor = reader.Extractor(part(folders["policy"], "causal", "extract"), sampling, max_answers=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate, "generate", extract)
-        whole = reader.Reader(extractor, part(forecaster, "scalar", "reward"))
+        whole = reader.Reader(extractor, part(folders["forecaster"], "scalar", "reward"))
         return whole.read(text.questions, text.paragraphs, seed=0)
 
 
@@ -160,10 +161,9 @@ def with_pads(episodes, pad):
 
 
 @pytest.fixture(scope="module")
-def steps(folder, text, mesh, rewards, optimizer):
+def steps(folders, text, mesh, rewards, optimizer):
     """The state goes through the three steps as in tasks/ppo.py, in the published arithmetic."""
     args = text.case["args"]
-    folders = {"policy": folder / "b_policy", "critic": folder / "b_value_backbone"}
     policy, reference = (hf.load(folders["policy"], mesh, **PRECISION) for _ in range(2))
     critic = hf.load(folders["critic"], mesh, kind="scalar", fresh_head=True, **PRECISION)
     learners = update.Learners(policy, critic)
@@ -205,21 +205,21 @@ def steps(folder, text, mesh, rewards, optimizer):
     return done
 
 
-def starting_parameters(folder):
+def starting_parameters(folders):
     """By recorded name; the value head is zero."""
-    policy, critic = (load_file(folder / name / "model.safetensors") for name in ("b_policy", "b_value_backbone"))
+    policy, critic = (load_file(folders[name] / "model.safetensors") for name in ("policy", "critic"))
     named = {f"policy.base_model.{k}": v for k, v in policy.items()}
     named |= {f"value_model.base_model.{k}": v for k, v in critic.items()}
     head = {"weight": np.zeros((1, 32), np.float32), "bias": np.zeros(1, np.float32)}
     return named | {f"value_model.value_head.{k}": v for k, v in head.items()}
 
 
-def test_prompts_and_responses(folder, text):
-    recorded = load_file(folder / "b_decision_based_rl_rollouts_step1.safetensors")
-    real = recorded["query_attn_masks"] == 1
-    assert text.prompts == [row[mask].tolist() for row, mask in zip(recorded["queries"], real, strict=True)]
+def test_prompts_and_responses(text):
+    published = recorded.tensors("b_decision_based_rl_rollouts_step1")
+    real = published["query_attn_masks"] == 1
+    assert text.prompts == [row[mask].tolist() for row, mask in zip(published["queries"], real, strict=True)]
     packed = rollout.pack(text.prompts, text.completions, text.case["args"]["response_len"])
-    np.testing.assert_array_equal(with_pads(packed, text.case["pad_token_id"]).responses, recorded["responses"])
+    np.testing.assert_array_equal(with_pads(packed, text.case["pad_token_id"]).responses, published["responses"])
     for row, prompt in enumerate(text.prompts):
         whole = [*prompt, *text.completions[row].tokens]
         assert packed.tokens[row].tolist() == whole + [0] * (packed.tokens.shape[1] - len(whole))
@@ -248,24 +248,24 @@ def test_forecasts_and_rewards(text, reading, rewards):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_rollout_and_advantages(folder, text, rewards, steps, number):
+def test_rollout_and_advantages(rewards, steps, number):
     """At every position, pads included. The second step starts from the first one's models: its rate was 0."""
     step = steps[number]
-    recorded = load_file(folder / f"b_decision_based_rl_rollouts_step{3 if number == 2 else 1}.safetensors")
+    published = recorded.tensors(f"b_decision_based_rl_rollouts_step{3 if number == 2 else 1}")
     tolerance = {"rtol": 1e-5, "atol": 2e-5}
     for name in ("logprobs", "ref_logprobs", "entropies", "values"):
-        np.testing.assert_allclose(getattr(step.seen, name), recorded[name], **tolerance, err_msg=name)
-    np.testing.assert_allclose(np.maximum(step.seen.logprobs - step.seen.ref_logprobs, 0), recorded["kl"], **tolerance)
-    np.testing.assert_allclose(rewards.total, recorded["rewards"], **tolerance)
-    np.testing.assert_allclose(step.shaped, recorded["shaped_rewards"], **tolerance)
+        np.testing.assert_allclose(getattr(step.seen, name), published[name], **tolerance, err_msg=name)
+    np.testing.assert_allclose(np.maximum(step.seen.logprobs - step.seen.ref_logprobs, 0), published["kl"], **tolerance)
+    np.testing.assert_allclose(rewards.total, published["rewards"], **tolerance)
+    np.testing.assert_allclose(step.shaped, published["shaped_rewards"], **tolerance)
     for name in ("advantages", "returns"):
-        np.testing.assert_allclose(getattr(step.estimate, name), recorded[name], **tolerance, err_msg=name)
+        np.testing.assert_allclose(getattr(step.estimate, name), published[name], **tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_statistics(text, optimizer, steps, number):
-    recorded, step = text.case["steps"][number], steps[number]
-    logged, seen = recorded["logged_stats"], step.seen
+    published, step = text.case["steps"][number], steps[number]
+    logged, seen = published["logged_stats"], step.seen
     clamped = np.maximum(seen.logprobs - seen.ref_logprobs, 0)
     found = {
         "objective/kl_sum_seq": clamped.sum(axis=1).mean(),
@@ -279,38 +279,38 @@ def test_statistics(text, optimizer, steps, number):
     for name, value in found.items():
         np.testing.assert_allclose(value, logged[name], rtol=1e-5, atol=5e-6, err_msg=name)
     assert len(found) == 16
-    np.testing.assert_allclose(step.updated["grad_norm"], recorded["grad_total_norm_before_clip"][0], rtol=1e-4)
+    np.testing.assert_allclose(step.updated["grad_norm"], published["grad_total_norm_before_clip"][0], rtol=1e-4)
     assert abs(step.updated["policy/ratio_deviation"]) < 1e-5
     # The published code logs the rate of the next step.
     rates = [float(optimizer.learning_rate_at(i)) for i in (number, number + 1)]
-    np.testing.assert_allclose(rates, [recorded["lr_used"], logged["objective/lr"]], rtol=1e-6)
+    np.testing.assert_allclose(rates, [published["lr_used"], logged["objective/lr"]], rtol=1e-6)
 
 
-def test_parameters(folder, text, steps):
+def test_parameters(folders, text, steps):
     """After each step by their norms and by how far they moved, after the last one tensor by tensor."""
-    before, tolerance = starting_parameters(folder), 0.0
-    for step, recorded in zip(steps, text.case["steps"], strict=True):
-        after, rate = step.parameters, recorded["lr_used"]
+    before, tolerance = starting_parameters(folders), 0.0
+    for step, published in zip(steps, text.case["steps"], strict=True):
+        after, rate = step.parameters, published["lr_used"]
         assert after.keys() == before.keys()
         changes = {name: after[name] - before[name] for name in after}
         norm = np.sqrt(sum(np.square(value, dtype=np.float64).sum() for value in after.values()))
         # Tight enough to miss the weight decay, which moves a parameter by rate / 100.
-        np.testing.assert_allclose(norm, recorded["param_norm_after"], rtol=1e-6)
+        np.testing.assert_allclose(norm, published["param_norm_after"], rtol=1e-6)
         largest = max(np.abs(change).max() for change in changes.values())
-        np.testing.assert_allclose(largest, recorded["max_abs_param_change"], atol=0.02 * rate)
-        for name, expected in recorded["delta_norms"].items():
+        np.testing.assert_allclose(largest, published["max_abs_param_change"], atol=0.02 * rate)
+        for name, expected in published["delta_norms"].items():
             np.testing.assert_allclose(np.linalg.norm(changes[name]), expected, rtol=5e-4, err_msg=name)
         before, tolerance = after, tolerance + 0.02 * rate
-    recorded = load_file(folder / "b_decision_based_rl_params_after_step3.safetensors")
-    assert recorded.keys() == before.keys()
-    for name, expected in recorded.items():
-        np.testing.assert_allclose(before[name], expected, rtol=0, atol=tolerance, err_msg=name)
+    last = recorded.tensors("b_decision_based_rl_params_after_step3")
+    assert last.keys() == before.keys()
+    for name, expected in last.items():
+        np.testing.assert_allclose(recorded.sample(before[name]), expected, rtol=0, atol=tolerance, err_msg=name)
 
 
-def test_what_pads_hold_matters_at_pads_alone(folder, text, mesh, steps):
+def test_what_pads_hold_matters_at_pads_alone(folders, text, mesh, steps):
     """`pack`'s own padding gives every real position the same numbers."""
     args, seen = text.case["args"], steps[0].seen
-    policy = hf.load(folder / "b_policy", mesh, **PRECISION)
+    policy = hf.load(folders["policy"], mesh, **PRECISION)
     packed = rollout.pack(text.prompts, text.completions, args["response_len"])
     plain = rollout.look(policy, policy, None, packed, packed, temperature=args["temperature"], microbatch_size=8)
     mask = np.asarray(packed.mask)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lc_jax.training import optimizer
-from tests.golden import load
+from tests.recorded import load
 
 
 def settings(**changes):
