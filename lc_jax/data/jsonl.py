@@ -24,6 +24,56 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
+def parse_value(text: str, place: str) -> Any:
+    """The value that `text` holds in JSON.
+
+    Raises:
+      ValueError: it is no JSON, an object has one key twice, or text in it cannot be written as UTF-8; the message
+        begins with `place`.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_without_double_keys)
+    except _DoubleKey as error:
+        raise ValueError(f"{place}: the key {error.args[0]!r} is there twice; remove one.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: not JSON ({error}).") from error
+    if "\\u" in text and not _is_writable(value):
+        raise ValueError(f"{place}: an escape \\ud8xx is half of a surrogate pair, which is no text; correct it.")
+    return value
+
+
+class _DoubleKey(Exception):
+    """The key is the argument. No ValueError, which the parser raises for everything else."""
+
+
+def _without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DoubleKey(next(name for name in names if names.count(name) > 1))
+    return row
+
+
+def _is_writable(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse_row(line: str, place: str) -> dict[str, Any]:
+    """The row that a line of JSON Lines holds.
+
+    Raises:
+      ValueError: see `parse_value`; or it is no object.
+    """
+    row = parse_value(line, place)
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: a row is a JSON object, {{...}}.")
+    return row
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as strict JSON, all of it or nothing: a temporary file takes the place of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +83,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
-    """Rows of a JSONL file.
+    """Rows of a JSONL file that this program wrote (`rows.load_rows` reads those of users).
 
     Args:
       torn: leave out a last line that a killed writer has torn.
@@ -50,14 +100,10 @@ def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if torn and number == len(lines):  # no newline after it: the writer was killed here
-                break
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: a row is a JSON object, {{...}}")
-        rows.append(row)
+            rows.append(parse_row(line, f"{path}, line {number}"))
+        except ValueError:
+            if not torn or number < len(lines):  # no newline after it: the writer was killed here
+                raise
     return rows
 
 

@@ -152,7 +152,7 @@ def _begin(path: Path, recipe: Mapping[str, Any]) -> sqlite3.Connection:
 
 def _rows(source: Path) -> Iterator[Row]:
     if str(source) != MINIATURE:
-        return stream_rows(source)
+        return (row for _, row in stream_rows(source))
     from lc_jax.miniature import world
 
     return iter(world.build().pages())

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lc_jax.data import examples, jsonl
 from lc_jax.data.growing import fingerprint
+from lc_jax.data.rows import load_placed_rows
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
@@ -24,14 +25,15 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     Raises:
       ValueError: a row has neither `prompt` nor `prompt_tokens`, or the output was begun with other settings.
     """
-    rows = jsonl.read_jsonl(Path(config.prompts))
+    placed = load_placed_rows(config.prompts)
+    rows = [row for _, row in placed]
     folders.check(config.model)
     needs_text = any("prompt_tokens" not in row for row in rows)
     tokenizer = load_tokenizer(config.model) if needs_text or folders.has_tokenizer(config.model) else None
     prompts = []
-    for number, row in enumerate(rows, 1):
+    for place, row in placed:
         if "prompt" not in row and "prompt_tokens" not in row:
-            raise ValueError(f"{config.prompts}, line {number}: give `prompt` (text) or `prompt_tokens` (ids).")
+            raise ValueError(f"{place}: give `prompt` (text) or `prompt_tokens` (ids).")
         prompts.append(row.get("prompt_tokens") or examples.encode_prompt(tokenizer, row["prompt"]))
     output = Path(config.output)
     names = ("model", "num_samples", "max_new_tokens", "temperature", "top_p", "top_k", "seed")

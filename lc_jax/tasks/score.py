@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lc_jax.data import examples, jsonl
 from lc_jax.data.growing import fingerprint
+from lc_jax.data.rows import load_placed_rows
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import score
 from lc_jax.models import folders, hf
@@ -48,7 +49,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """
     if config.kind not in KINDS:
         raise ValueError(f"--config.kind={config.kind!r}: give one of {sorted(KINDS)}.")
-    rows = jsonl.read_jsonl(Path(config.input))
+    placed = load_placed_rows(config.input)
+    rows = [row for _, row in placed]
     folders.check(config.model)
     kind = folders.config_of(config.model)[1]
     if kind != KINDS[config.kind]:
@@ -57,7 +59,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         )
     needs_text = any("completion_tokens" not in row for row in rows)
     tokenizer = load_tokenizer(config.model) if needs_text else None
-    encoded = [_encode(row, f"{config.input}, line {n}", tokenizer) for n, row in enumerate(rows, 1)]
+    encoded = [_encode(row, str(place), tokenizer) for place, row in placed]
     output = Path(config.output)
     settings = {name: config[name] for name in ("model", "kind", "temperature")} | {"input": fingerprint(rows)}
     done = {row["row"] for row in jsonl.resume(output, settings)}

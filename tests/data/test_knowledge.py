@@ -151,7 +151,7 @@ def test_a_source_that_is_cut_off_can_be_mended(tmp_path, monkeypatch):
     whole = source.read_bytes()
     source.write_bytes(whole[: len(whole) * 3 // 4])
     monkeypatch.setattr(knowledge, "_HEAD", 100)  # a small file's beginning
-    with pytest.raises(ValueError, match=r"pages.jsonl.gz cannot be read and may be cut off; fetch it again"):
+    with pytest.raises(ValueError, match=r"pages.jsonl.gz is cut off or damaged: download or pack it again"):
         knowledge.build(source, path)
     with pytest.raises(ValueError, match=r"is half built: run configs/build_knowledge.py with the same output"):
         Knowledge(path)

@@ -118,7 +118,11 @@ def test_damaged_files_name_the_place(tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(whole.read_bytes()[:-20])
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a": \n')
     (tmp_path / "wide.csv").write_text("a,b\n1,2\n1,2,3\n")
-    for name, message in (("cut.jsonl.gz", "cut off"), ("bad.jsonl", "line 2: not JSON"), ("wide.csv", "line 3: more")):
+    for name, message in (
+        ("cut.jsonl.gz", "cut off"),
+        ("bad.jsonl", "line 2: not JSON"),
+        ("wide.csv", "line 3: 3 cells, but the header has 2"),
+    ):
         with pytest.raises(ValueError, match=message):
             load_rows(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="No file or folder"):
