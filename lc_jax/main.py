@@ -20,6 +20,7 @@ import importlib
 import logging as stdlib_logging
 import os
 import pkgutil
+import select
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -161,12 +162,12 @@ def explain(error: BaseException) -> tuple[list[str], int]:
 
 def _output_is_closed() -> bool:
     """Whether nobody reads what this process prints, as after `| head`."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python ends
-        return True
-    return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False  # the pipe that broke is another one
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python ends
+    return True
 
 
 def main(argv: Sequence[str]) -> None:

@@ -7,11 +7,13 @@ G key/value heads, K head size, N rows, P prompt tokens.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from absl import logging
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
@@ -39,25 +41,64 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 def start() -> None:
     """Joins the other processes of a multi-host run.
 
-    Slurm, TPU pods and Open MPI are recognised; elsewhere set LC_COORDINATOR (host:port), LC_NUM_PROCESSES and
-    LC_PROCESS_ID. A single process needs none of this.
+    The tasks of an `srun`, TPU pods and `mpirun` are recognised; elsewhere set LC_COORDINATOR (host:port),
+    LC_NUM_PROCESSES and LC_PROCESS_ID. A single process needs none of this; an empty variable counts as unset.
 
     Raises:
-      ValueError: the three variables are not all there, or the coordinator does not answer within a minute.
+      ValueError: a variable is missing or has no meaning, or the coordinator does not answer within a minute.
     """
-    names = ("LC_COORDINATOR", "LC_NUM_PROCESSES", "LC_PROCESS_ID")
-    given = [os.environ.get(name) for name in names]
     try:
-        if any(given):
-            if not all(given):
-                missing = [n for n, v in zip(names, given, strict=True) if not v]
-                raise ValueError(f"A multi-host run needs {', '.join(names)}; {', '.join(missing)} is not set.")
-            address, count, rank = given
-            jax.distributed.initialize(address, int(count or 0), int(rank or 0), initialization_timeout=60)
-        elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+        if any(_variable(name) for name in ("LC_COORDINATOR", "LC_NUM_PROCESSES", "LC_PROCESS_ID")):
+            jax.distributed.initialize(*_explicit_processes(), initialization_timeout=60)
+        elif _is_one_of_many():
             jax.distributed.initialize(initialization_timeout=60)
-    except RuntimeError as error:
-        raise ValueError(f"The other hosts of this run were not found within a minute: {error}") from error
+    except (RuntimeError, KeyError) as error:
+        reason = f"{_variable('LC_COORDINATOR') or 'the coordinator'} ({' '.join(str(error).split())[:200]})"
+        raise ValueError(f"The other hosts of this run were not found within a minute: {reason}.") from error
+
+
+def _variable(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
+def _count(name: str, least: int = 1) -> int:
+    """The whole number in an environment variable."""
+    text = _variable(name)
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise ValueError(f"{name}={text}: set this environment variable to a whole number of at least {least}.")
+    return int(text)
+
+
+def _explicit_processes() -> tuple[str, int, int]:
+    """Address of the coordinator, number of processes, and which of them this one is."""
+    names = ("LC_COORDINATOR", "LC_NUM_PROCESSES", "LC_PROCESS_ID")
+    missing = [name for name in names if not _variable(name)]
+    if missing:
+        raise ValueError(f"A multi-host run needs {', '.join(names)}; {', '.join(missing)} is not set.")
+    address, count, rank = _variable(names[0]), _count(names[1]), _count(names[2], least=0)
+    if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}", address):
+        raise ValueError(f"LC_COORDINATOR={address}: give host:port of process 0, such as node1:1234.")
+    if rank >= count:
+        raise ValueError(f"LC_PROCESS_ID={rank}: with LC_NUM_PROCESSES={count} it is 0 to {count - 1}.")
+    return address, count, rank
+
+
+def _is_one_of_many() -> bool:
+    """Whether `srun`, `mpirun` or a TPU pod started several processes, of which this is one."""
+    if _variable("SLURM_NTASKS") and _count("SLURM_NTASKS") > 1:
+        # `srun` alone sets these; a shell inside an allocation (salloc, sbatch) has SLURM_NTASKS without them.
+        names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+        if all(map(_variable, names)) and (_variable("SLURM_STEP_NUM_TASKS") or "2") != "1":
+            return True
+        logging.warning("SLURM_NTASKS=%s, but srun did not start this process: it runs alone.", _count("SLURM_NTASKS"))
+    if _variable("OMPI_COMM_WORLD_SIZE") and _count("OMPI_COMM_WORLD_SIZE") > 1:
+        if not all(map(_variable, ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"))):
+            raise ValueError(
+                "OMPI_COMM_WORLD_SIZE is set, but not what Open MPI 4 sets with it: start with its mpirun, or set "
+                "LC_COORDINATOR, LC_NUM_PROCESSES and LC_PROCESS_ID."
+            )
+        return True
+    return _variable("TPU_WORKER_HOSTNAMES").strip(",").count(",") > 0
 
 
 def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1) -> dict[str, int]:
@@ -78,8 +119,21 @@ def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1)
 
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices of all hosts; sizes as in `mesh_shape`."""
-    shape = mesh_shape(jax.device_count(), data, fsdp, tensor)
+    """A mesh over all devices of all hosts; sizes as in `mesh_shape`.
+
+    Raises:
+      ValueError: the sizes do not fit the devices, or JAX_PLATFORMS names devices that are not there.
+    """
+    try:
+        num_devices = jax.device_count()
+    except (AssertionError, RuntimeError) as error:  # JAX has no backend of that name, or none that starts
+        platforms = f"JAX_PLATFORMS={_variable('JAX_PLATFORMS')}: " if _variable("JAX_PLATFORMS") else ""
+        reason = f" ({' '.join(str(error).split())[:300]})" if str(error) else ""
+        raise ValueError(
+            f"{platforms}JAX has no such device{reason}. Unset JAX_PLATFORMS, or install the jax of this accelerator, "
+            'such as pip install ".[cuda12]", ".[cuda13]" or ".[tpu]".'
+        ) from error
+    shape = mesh_shape(num_devices, data, fsdp, tensor)
     return jax.make_mesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * 3)
 
 

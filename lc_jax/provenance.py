@@ -124,7 +124,11 @@ class RunRecord:
 
     def withdraw(self) -> None:
         """Removes the file again where this first run left nothing else, and the folders that were made for it."""
-        if self._runs:
+        if self._runs or not self.path.parent.is_dir():
+            return
+        output = self.path.name.removesuffix(".run.json")  # "run.json" itself describes its whole folder
+        files = (file for file in self.path.parent.iterdir() if file != self.path)
+        if any(output == "run.json" or file.name.startswith(output) for file in files):
             return
         self.path.unlink(missing_ok=True)
         for folder in self._created:

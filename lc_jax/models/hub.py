@@ -76,7 +76,7 @@ def recovered(name: str) -> Path:
       ValueError: the base is not the one that the difference was made from.
     """
     upload = download(name)
-    cache = Path(os.environ.get("LC_CACHE") or Path.home() / ".cache" / "lc_jax")
+    cache = Path(os.environ.get("LC_CACHE", "").strip() or "~/.cache/lc_jax").expanduser()
     folder = cache / f"{name.partition('@')[0].replace('/', '--')}--{upload.name}"  # the snapshot's name is its commit
     if folder.is_dir():
         return folder
@@ -84,7 +84,7 @@ def recovered(name: str) -> Path:
         raise FileNotFoundError(
             f"{name!r} is a weight difference: recover it with configs/convert.py into a folder that all hosts see."
         )
-    base = os.environ.get("LC_LLAMA_2_7B", "")
+    base = os.path.expanduser(os.environ.get("LC_LLAMA_2_7B", "").strip())
     logging.info("Recovering %s from %s into %s", name, base or BASE, folder)
     difference.recover(Path(base) if base else download(BASE), upload, folder)
     return folder
