@@ -77,6 +77,13 @@ class Usage:
     output_tokens: int = 0  # of the reply, hidden reasoning included
     cached_tokens: int = 0  # of the prompt, read from the provider's cache at a lower price
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Reply:

@@ -11,11 +11,12 @@ from lc_jax.llm import asking, capabilities
 from lc_jax.llm.api import API
 from lc_jax.llm.asking import Fatal, Policy, Transient
 from lc_jax.llm.capabilities import HIDDEN, Capabilities
-from lc_jax.llm.transport import http_client, send, without
+from lc_jax.llm.replies import Malformed, count, finished, one_line, read_line, text_of, tolerant
+from lc_jax.llm.transport import send, without
 from lc_jax.types import Reply, Request, Usage
 
 _LEAST_REASONING = ("disabled", "between_tools")  # the first that the model takes
-_STATUS = {"max_tokens": "truncated", "model_context_window_exceeded": "truncated", "refusal": "refused"}
+_CUT_OFF = ("max_tokens", "model_context_window_exceeded")
 
 
 def parameters(model: str, able: Capabilities, request: Request) -> dict[str, Any]:
@@ -37,25 +38,28 @@ def parameters(model: str, able: Capabilities, request: Request) -> dict[str, An
     return body
 
 
+@tolerant
 def read(message: Mapping[str, Any]) -> Reply:
-    """The reply that a Message in JSON holds."""
-    text = "".join(block["text"] for block in message["content"] if block["type"] == "text")
-    counts = message["usage"]
-    cached = counts.get("cache_read_input_tokens") or 0
-    given = counts["input_tokens"] + cached + (counts.get("cache_creation_input_tokens") or 0)
-    usage = Usage(given, counts["output_tokens"], cached)
-    stop = message["stop_reason"]
-    if stop in _STATUS:
-        return Reply(_STATUS[stop], text, f"stop reason {stop}", usage)  # type: ignore[arg-type]
-    if not text.strip():
-        return Reply("invalid", text, "the reply is empty", usage)
-    return Reply("ok", text, "", usage)
+    """The reply that a Message in JSON holds.
+
+    Raises:
+      Malformed: the JSON is no message.
+    """
+    text, stop = text_of(message["content"]), message.get("stop_reason")
+    counts = message.get("usage") or {}
+    cached = count(counts.get("cache_read_input_tokens"))
+    total = count(counts.get("input_tokens")) + cached + count(counts.get("cache_creation_input_tokens"))
+    usage = Usage(total, count(counts.get("output_tokens")), cached)
+    if stop == "refusal":
+        return Reply("refused", text, f"stop reason {stop}", usage)
+    return finished(text, usage, f"stop reason {stop}" if stop in _CUT_OFF else "")
 
 
 class Anthropic(API):
     """One Claude model."""
 
     provider, path = "anthropic", "/v1/messages"
+    endpoints, root, variable = ("/messages", "/v1"), "", "ANTHROPIC_API_KEY"
     read = staticmethod(read)
 
     def parameters(self, able: Capabilities, request: Request) -> dict[str, Any]:
@@ -67,7 +71,7 @@ class Anthropic(API):
         import anthropic
 
         options: dict[str, Any] = {"base_url": self.base_url} if self.base_url else {}
-        return anthropic.AsyncAnthropic(max_retries=0, http_client=http_client(self.policy.deadline), **options)
+        return self.client(anthropic.AsyncAnthropic, **options)
 
     async def look_up(self, client: Any) -> Capabilities:
         """The table's, mended by the model's record."""
@@ -78,13 +82,17 @@ class Anthropic(API):
         """See lc_jax.llm.api.API."""
         import anthropic
 
-        detail = without(client.api_key, f"{self.name}: {error}")
+        detail = without(client.api_key, one_line(f"{self.name}: {error}", 500))
         if isinstance(error, anthropic.APIStatusError):
             return asking.refusal(error.status_code, error.response.headers, detail)
-        if isinstance(error, (anthropic.APIError, ValueError, KeyError)):  # no connection; not the JSON of a reply
-            raise Transient(detail) from None
-        if isinstance(error, anthropic.AnthropicError) or "authentication" in str(error):
+        if isinstance(error, TypeError) and "authentication" in str(error):
             raise Fatal(f"{detail} Set ANTHROPIC_API_KEY.") from None
+        if isinstance(error, Malformed) and error.status:
+            return asking.refusal(error.status, {}, detail)
+        if failure := self.failure(client, error):
+            raise failure from None
+        if isinstance(error, anthropic.AnthropicError):
+            raise Transient(detail) from None
         raise error
 
     # --- batch jobs (lc_jax.llm.batch.Endpoint) ---
@@ -118,7 +126,7 @@ class Anthropic(API):
             result = item.result.model_dump()
             replies[item.custom_id] = None
             if result["type"] == "succeeded":
-                replies[item.custom_id] = read(result["message"])
+                replies[item.custom_id] = read_line(read, result["message"])
             elif result["type"] == "errored" and result["error"]["error"]["type"] == "invalid_request_error":
                 replies[item.custom_id] = Reply("failed", detail=result["error"]["error"]["message"])
         return replies

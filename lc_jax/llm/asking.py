@@ -22,6 +22,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from absl import logging
+
 from lc_jax.llm import AnnotatorError
 from lc_jax.types import Reply, Request
 
@@ -31,6 +33,7 @@ Keep = Callable[[Sequence[tuple[Request, Reply]]], None]
 
 Result = TypeVar("Result")
 
+LOG_EVERY = 5.0  # seconds between log lines about requests that are sent again
 BUSY = (429, 529)  # statuses that concern all requests of this account
 BROKEN = (408, 409, 500, 502, 503, 504)
 HOPELESS = (401, 402, 403, 404)  # no key, no money, no permission, no such model
@@ -40,10 +43,20 @@ _BROKE = ("insufficient_quota", "credit balance", "billing")  # words of a 400 o
 class Transient(Exception):
     """Worth another attempt."""
 
-    def __init__(self, detail: str, *, retry_after: float | None = None, shared: bool = False) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        shared: bool = False,
+        unreachable: bool = False,
+        attempts: int | None = None,
+    ) -> None:
         super().__init__(detail)
         self.retry_after = retry_after  # seconds that the server asks to wait
         self.shared = shared  # whether everyone has to wait
+        self.unreachable = unreachable  # whether no server speaks at the address
+        self.attempts = attempts  # at most, where many are of no use; None = as many as the policy allows
 
 
 class Fatal(Exception):
@@ -60,6 +73,7 @@ class Policy:
     longest_wait: float = 60.0  # seconds of one back-off
     patience: float = 600.0  # seconds; a server that asks for a longer wait ends the run, which can go on later
     deadline: float = 600.0  # seconds that one reply may take
+    connect_patience: float = 8.0  # seconds; a server that cannot be reached for so long at the start ends the run
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.attempts < 1 or self.deadline <= 0:
@@ -100,21 +114,40 @@ def back_off(policy: Policy, attempt: int) -> float:
     return random.uniform(0, min(policy.longest_wait, policy.first_wait * 2**attempt))
 
 
-async def persist(work: Callable[[], Awaitable[Result]], policy: Policy) -> Result:
-    """What `work` returns, tried as often as the policy allows while it raises Transient.
+async def persist(
+    work: Callable[[], Awaitable[Result]], policy: Policy, connect_patience: float = float("inf")
+) -> Result:
+    """What `work` returns, tried as often as the policy allows while it raises Transient. Each wait is logged.
+
+    Args:
+      connect_patience: seconds for which a server may be out of reach.
 
     Raises:
       Fatal: the last attempt failed as well.
     """
-    for attempt in range(policy.attempts):
+    most, attempt, started = policy.attempts, 0, time.monotonic()
+    while True:
+        unreachable, asked = False, 0.0
         try:
             async with asyncio.timeout(policy.deadline):
                 return await work()
-        except (Transient, TimeoutError) as error:
-            detail = str(error) or f"no reply within {policy.deadline:g} s"
-            asked = getattr(error, "retry_after", None) or 0.0
-        await asyncio.sleep(min(asked, policy.patience) + back_off(policy, attempt))
-    raise Fatal(f"{policy.attempts} attempts, the last: {detail}")
+        except TimeoutError:
+            detail = f"no reply within {policy.deadline:g} s"
+        except Transient as error:
+            detail, unreachable, asked = str(error), error.unreachable, error.retry_after or 0.0
+            most = min(most, error.attempts or most)
+        wait = min(asked, policy.patience) + back_off(policy, attempt)
+        attempt += 1
+        too_late = unreachable and time.monotonic() - started + wait > connect_patience
+        if attempt >= most or too_late:
+            raise Fatal(f"{detail} ({attempt} attempts)")
+        log_retry(detail, attempt, policy, wait)
+        await asyncio.sleep(wait)
+
+
+def log_retry(detail: str, attempt: int, policy: Policy, wait: float) -> None:
+    """Logs that a request failed and will be sent again."""
+    logging.warning("%s; attempt %d of %d, the next in %.1f s", detail, attempt, policy.attempts, wait)
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -139,6 +172,7 @@ class _Session:
         self.arrived: list[tuple[int, Request, Reply]] = []  # in this turn of the loop
         self.outbox: queue.SimpleQueue[tuple[int, Reply] | Exception] = queue.SimpleQueue()
         self.resume_at = 0.0  # on the loop's clock
+        self.quiet_until = 0.0  # on the loop's clock: with many requests under way not every retry is logged
         self.fatal: Fatal | None = None
         self.loop = asyncio.new_event_loop()
         self.wake, self.main = asyncio.Event(), self.loop.create_task(self._serve())
@@ -203,8 +237,8 @@ class _Session:
             self.outbox.put((index, reply))
 
     async def _answer(self, ask: Ask, request: Request) -> Reply:
-        detail = ""
-        for attempt in range(self.policy.attempts):
+        most, attempt = self.policy.attempts, 0
+        while True:
             await self._turn()
             if self.fatal:
                 return Reply("failed", detail=str(self.fatal))
@@ -215,12 +249,20 @@ class _Session:
                 detail, wait = f"no reply within {self.policy.deadline:g} s", back_off(self.policy, attempt)
             except Transient as error:
                 detail, wait = str(error), self._wait(error, attempt)
+                most = min(most, error.attempts or most)
             except Fatal as error:
                 self.fatal = error
                 return Reply("failed", detail=str(error))
-            if attempt + 1 < self.policy.attempts:
-                await asyncio.sleep(wait)
-        return Reply("failed", detail=f"{self.policy.attempts} attempts, the last: {detail}")
+            attempt += 1
+            if attempt >= most:
+                return Reply("failed", detail=f"{attempt} attempts, the last: {detail}")
+            self._report(detail, attempt, wait)
+            await asyncio.sleep(wait)
+
+    def _report(self, detail: str, attempt: int, wait: float) -> None:
+        if self.loop.time() >= self.quiet_until and not self.fatal:
+            log_retry(detail, attempt, self.policy, wait)
+            self.quiet_until = self.loop.time() + LOG_EVERY
 
     def _wait(self, error: Transient, attempt: int) -> float:
         wait = back_off(self.policy, attempt)

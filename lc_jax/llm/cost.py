@@ -93,12 +93,7 @@ class Meter:
 
     def count(self, reply: Reply, dollars: float) -> None:
         """Adds a reply that was paid for."""
-        mine, its = self.usage, reply.usage
-        self.usage = Usage(
-            mine.input_tokens + its.input_tokens,
-            mine.output_tokens + its.output_tokens,
-            mine.cached_tokens + its.cached_tokens,
-        )
+        self.usage += reply.usage
         self.dollars += dollars
         self.statuses[reply.status] += 1
 

@@ -5,23 +5,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from lc_jax.llm import asking, capabilities
 from lc_jax.llm.api import API
 from lc_jax.llm.asking import Fatal, Policy, Transient
-from lc_jax.llm.capabilities import Capabilities
+from lc_jax.llm.capabilities import HIDDEN, Capabilities
+from lc_jax.llm.replies import Malformed, count, finished, is_reasoning, one_line, read_line, text_of, tolerant
 from lc_jax.llm.store import Store
-from lc_jax.llm.transport import http_client, send, without
+from lc_jax.llm.transport import send, without
+from lc_jax.prompts.reasoning import strip_reasoning
 from lc_jax.types import Reply, Request, Usage
 
 PROBE = Request(
     'Reply with {"ok": true}', 0.0, 16, schema='{"type": "object", "properties": {"ok": {"type": "boolean"}}, '
     '"required": ["ok"], "additionalProperties": false}',
 )  # fmt: skip
+
+# Words in which servers refuse a schema, with a status that says the request or the server is at fault.
+_NO_SCHEMA = re.compile(r"response_format|json_schema|json schema|guided|grammar|structured", re.IGNORECASE)
+_REFUSALS = (400, 404, 415, 422, 500, 501)
 
 
 def parameters(model: str, able: Capabilities, request: Request, old_server: bool = False) -> dict[str, Any]:
@@ -42,27 +50,45 @@ def parameters(model: str, able: Capabilities, request: Request, old_server: boo
     return body
 
 
+@tolerant
 def read(completion: Mapping[str, Any]) -> Reply:
-    """The reply that a chat completion in JSON holds."""
+    """The reply that a chat completion in JSON holds.
+
+    Raises:
+      Malformed: the JSON is no chat completion.
+    """
     choice = completion["choices"][0]
-    message, stop = choice["message"], choice["finish_reason"]
-    text = message.get("content") or ""
+    message, stop = choice["message"], choice.get("finish_reason")
+    text, refusal = text_of(message.get("content")), message.get("refusal")
     counts = completion.get("usage") or {}
-    cached = (counts.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    usage = Usage(counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0), cached)
-    if message.get("refusal") or stop == "content_filter":
-        return Reply("refused", text, message.get("refusal") or f"finish reason {stop}", usage)
-    if stop == "length":
-        return Reply("truncated", text, f"finish reason {stop}", usage)
-    if not text.strip():
-        return Reply("invalid", text, "the reply is empty", usage)
-    return Reply("ok", text, "", usage)
+    cached = count((counts.get("prompt_tokens_details") or {}).get("cached_tokens"))
+    usage = Usage(count(counts.get("prompt_tokens")), count(counts.get("completion_tokens")), cached)
+    if refusal or stop == "content_filter":
+        return Reply("refused", text, one_line(refusal or f"finish reason {stop}"), usage)
+    detail = "the reply calls tools and holds no text" if message.get("tool_calls") else ""
+    if not detail and reasons(completion):
+        detail = "the reply holds reasoning and no answer"
+    return finished(text, usage, f"finish reason {stop}" if stop == "length" else "", detail)
+
+
+def reasons(completion: Any) -> bool:
+    """Whether a chat completion holds reasoning, which a request's max_tokens does not provide for."""
+    try:
+        message = completion["choices"][0]["message"]
+        content, counts = message.get("content"), completion.get("usage") or {}
+        hidden = (counts.get("completion_tokens_details") or {}).get("reasoning_tokens")
+        parts = isinstance(content, list) and any(map(is_reasoning, content))
+        named = message.get("reasoning_content") or message.get("reasoning")
+        return bool(hidden or parts or named or strip_reasoning(text_of(content)) != text_of(content))
+    except (AttributeError, LookupError, TypeError):
+        return False
 
 
 class OpenAI(API):
     """One model at one server."""
 
     provider, path = "openai", "/chat/completions"
+    endpoints, root, variable = ("/completions", "/chat", "/models"), "/v1", "OPENAI_API_KEY"
     read = staticmethod(read)
     notes: Store | None = None  # remembers what an unknown model took
 
@@ -83,15 +109,29 @@ class OpenAI(API):
         if self.base_url:
             options = {"base_url": self.base_url, "api_key": os.environ.get("OPENAI_API_KEY", "none")}
         try:
-            return openai.AsyncOpenAI(max_retries=0, http_client=http_client(self.policy.deadline), **options)
+            return self.client(openai.AsyncOpenAI, **options)
         except openai.OpenAIError as error:
             raise Fatal(f"{self.name}: {error} Set OPENAI_API_KEY.") from None
 
     async def look_up(self, client: Any) -> Capabilities:
-        """The table's; an unknown model gets a tiny request. OpenAI is asked whether key and model are good."""
+        """The table's; an unknown model gets a tiny request. The server is asked whether key and model are good."""
         if not self.base_url:
             await send(client, f"/models/{self.model}")
+        else:
+            await self._greet(client)
         return capabilities.of(self.name) or await self._remembered(client)
+
+    async def _greet(self, client: Any) -> None:
+        """Asks a server of one's own for its models: whether it is there. It need not know this endpoint."""
+        import openai
+
+        try:
+            await send(client, "/models")
+        except openai.AuthenticationError:
+            raise
+        except openai.APIStatusError as error:
+            if error.status_code in asking.BUSY or error.status_code in asking.BROKEN:
+                raise
 
     async def _remembered(self, client: Any) -> Capabilities:
         place = f"{self.name} at {client.base_url}"
@@ -99,7 +139,8 @@ class OpenAI(API):
             return Capabilities(**note)
         found = await self._probe(client)
         if self.notes is not None:
-            self.notes.remember(place, {"sampling": found.sampling, "json_schema": found.json_schema})
+            names = ("sampling", "json_schema", "hidden_tokens")
+            self.notes.remember(place, {name: getattr(found, name) for name in names})
         return found
 
     async def _probe(self, client: Any) -> Capabilities:
@@ -112,22 +153,36 @@ class OpenAI(API):
             Capabilities(json_schema=True),
         ):
             try:
-                await send(client, self.path, self.parameters(wished, PROBE))
-                return wished
+                answer = await send(client, self.path, self.parameters(wished, PROBE))
             except (openai.BadRequestError, openai.UnprocessableEntityError):
                 continue
+            except openai.APIStatusError as error:
+                if not (wished.json_schema and _refuses_schema(error)):
+                    raise
+                continue
+            self.read(answer)  # another kind of server is found out here
+            return dataclasses.replace(wished, hidden_tokens=HIDDEN if reasons(answer) else 0)
         return Capabilities()
+
+    def correct(self, able: Capabilities, request: Request, outcome: Any) -> dict[str, Any]:
+        """Sends a request again without a schema that the server refuses, or with room for reasoning."""
+        if isinstance(outcome, Exception):
+            refused = able.json_schema and bool(request.schema) and _refuses_schema(outcome)
+            return {"json_schema": False} if refused else {}
+        return {"hidden_tokens": HIDDEN} if not able.hidden_tokens and reasons(outcome) else {}
 
     def fault(self, client: Any, error: Exception) -> Reply:
         """See lc_jax.llm.api.API."""
         import openai
 
-        detail = without(client.api_key, f"{self.name}: {error}")
+        detail = without(client.api_key, one_line(f"{self.name}: {error}", 500))
         if isinstance(error, openai.APIStatusError):
             return asking.refusal(error.status_code, error.response.headers, detail)
-        if isinstance(
-            error, (openai.APIError, ValueError, LookupError, TypeError)
-        ):  # no connection; not a reply's JSON
+        if isinstance(error, Malformed) and error.status:
+            return asking.refusal(error.status, {}, detail)
+        if failure := self.failure(client, error):
+            raise failure from None
+        if isinstance(error, openai.APIError):
             raise Transient(detail) from None
         raise error
 
@@ -183,11 +238,16 @@ class OpenAI(API):
         await client.batches.cancel(job_id)
 
 
+def _refuses_schema(error: Exception) -> bool:
+    """Whether an error of the SDK says that the server takes no schema."""
+    return getattr(error, "status_code", 0) in _REFUSALS and bool(_NO_SCHEMA.search(str(error)))
+
+
 def _batched(row: Mapping[str, Any]) -> Reply | None:
     """The reply in a line of a batch's files; None if it has to be asked again."""
     response = row.get("response") or {}
     if response.get("status_code") == 200:
-        return read(response["body"])
+        return read_line(read, response.get("body"))
     if response.get("status_code") in (400, 422):
         return Reply("failed", detail=json.dumps(response.get("body"))[:500])
     return None

@@ -144,6 +144,7 @@ def test_what_an_unknown_model_takes_is_asked_once(tmp_path):
     assert Store(tmp_path / "s").note(f"openai/plain-llama at {server.openai_url}/") == {
         "sampling": True,
         "json_schema": False,
+        "hidden_tokens": 0,
     }
 
 
