@@ -69,7 +69,7 @@ def sequences(count: int, seed: int) -> list[Encoded]:
     for prompt, target in corpus.documents(build(), np.random.default_rng(seed), mix):
         if len(tokens) >= count * LENGTH:
             break
-        tokens += [*tokenizer(prompt + target)["input_ids"], tokenizer.eos_token_id]
+        tokens += [*tokenizer.encode_pair(prompt, target)[0], tokenizer.eos_id]
     return [Encoded(tuple(tokens[i * LENGTH : (i + 1) * LENGTH]), 1) for i in range(count)]
 
 

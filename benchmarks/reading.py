@@ -54,7 +54,7 @@ def main(path: str) -> None:
     mesh, tokenizer = parallel.make_mesh(), load_tokenizer(path)
     stream = corpus.documents(build(), np.random.default_rng(SEED), (0, 0, 1))
     pairs = [(prompt, text.split("\n")[0]) for prompt, text in itertools.islice(stream, NUM_DOCUMENTS)]
-    pieces = [tokenizer.convert_tokens_to_ids(f"Ġ({percent}%)") for percent in PERCENTAGES]
+    pieces = [tokenizer.hf.convert_tokens_to_ids(f"Ġ({percent}%)") for percent in PERCENTAGES]
     encoded = [(pair, encode_sft(tokenizer, Example("", *pair), LENGTH)) for pair in pairs]
     known = [(pair, e) for pair, e in encoded if e is not None]
     right: dict[str, list[bool]] = defaultdict(list)

@@ -37,7 +37,7 @@ class Example:
     """One supervised training example: a prompt with a target text (SFT) or a probability label (reward model)."""
 
     example_id: str  # the question_id, by which splits are made
-    prompt: str
+    prompt: PromptText
     target: str = ""
     label: float = float("nan")  # in [0, 1]; NaN for SFT
 

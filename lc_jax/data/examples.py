@@ -12,13 +12,12 @@ import numpy as np
 
 from lc_jax.data.questions import cell, is_missing, question_from
 from lc_jax.data.rows import Row
-from lc_jax.data.tokenizer import encode
 from lc_jax.prompts import Prompt, Templates, join_answers
 from lc_jax.prompts.literals import parse_list
 from lc_jax.types import Example, Question
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from lc_jax.data.tokenizer import Tokenizer
 
 MAX_PARAGRAPH = 2000  # characters of a paragraph that a reward model is shown
 Fits = Callable[[str], bool]  # whether a prompt is short enough for its model
@@ -213,7 +212,7 @@ def make_examples(
     Args:
       recipe: a name in RECIPES.
       rows: the published columns; for the readers' data joined with question and answer (see questions.join).
-      fits: whether a reader's prompt fits its model (see tokenizer.fits); its paragraph is cut until it does.
+      fits: whether a reader's prompt fits its model (see Tokenizer.fits); its paragraph is cut until it does.
 
     Raises:
       ValueError: an unknown recipe.
@@ -275,36 +274,27 @@ class Encoded:
     num_source: int  # the first so many tokens are the prompt; the loss covers the others
 
 
-def encode_sft(tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int) -> Encoded | None:
-    """Prompt, target and end-of-sequence token, tokenised as one text, cut at `max_length`; None if no label is left.
+def encode_sft(tokenizer: Tokenizer, example: Example, max_length: int) -> Encoded | None:
+    """Prompt, target and the token that ends it, tokenised as one text, cut at `max_length`; None if no label is left.
 
-    The prompt's share is the number of tokens it has by itself, although the joint text may break its last word
-    otherwise. Reference: data_preprocessor.py:preprocess_for_sft. Differs: rows without a label are dropped.
+    Reference: data_preprocessor.py:preprocess_for_sft. Differs: rows without a label are dropped; a token that spans
+    prompt and target is trained (see Tokenizer.encode_pair).
+
+    Raises:
+      ValueError: the target is empty, or an id has no row in the embedding; the message names the example.
     """
-    tokens = (*encode(tokenizer, example.prompt + example.target), tokenizer.eos_token_id)[:max_length]
-    num_source = min(len(encode(tokenizer, example.prompt)), max_length)
+    ids, num_source = tokenizer.encode_pair(example.prompt, example.target, f"example {example.example_id!r}")
+    tokens = (*ids, tokenizer.end_id(example.prompt))[:max_length]
     return Encoded(tokens, num_source) if num_source < len(tokens) else None
 
 
 def encode_all(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int
+    tokenizer: Tokenizer, examples: Sequence[Example], max_length: int
 ) -> tuple[list[Encoded], int]:
     """Every example of a supervised set in tokens, and how many were dropped because their prompt fills the window."""
     encoded = [encode_sft(tokenizer, example, max_length) for example in examples]
     kept = [row for row in encoded if row is not None]
     return kept, len(encoded) - len(kept)
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length: int | None = None) -> list[int]:
-    """Token ids of a prompt for a reward model or for generation: no end-of-sequence token, nothing cut off.
-
-    Raises:
-      ValueError: it is longer than `max_length`; a reader's paragraph can be cut (see cut_paragraph).
-    """
-    tokens = encode(tokenizer, prompt)
-    if max_length is not None and len(tokens) > max_length:
-        raise ValueError(f"A prompt of {len(tokens)} tokens exceeds {max_length}: {prompt[:60]!r}")
-    return tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,13 +307,13 @@ class Queries:
 
 
 def encode_queries(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, questions: Sequence[Question], max_length: int | None
+    tokenizer: Tokenizer, prompt: Prompt, questions: Sequence[Question], max_length: int | None
 ) -> Queries:
     """The prompts q of `questions` in tokens; longer ones than `max_length` are dropped and counted (None = keep all).
 
     Reference: data_preprocessor.py:QueryDataset.
     """
     rendered = [prompt.render(paragraph_generation_prompt=question.prompt) for question in questions]
-    pairs = [(q, encode(tokenizer, text)) for q, text in zip(questions, rendered, strict=True)]
+    pairs = [(q, tokenizer.encode_prompt(text)) for q, text in zip(questions, rendered, strict=True)]
     kept = [(q, tokens) for q, tokens in pairs if max_length is None or len(tokens) <= max_length]
     return Queries([q for q, _ in kept], [tokens for _, tokens in kept], len(pairs) - len(kept))

@@ -1,73 +1,343 @@
-"""Tokenizers: loaded with a pad token of their own, and deaf to special tokens written in data."""
+"""Tokenizers: the one home of a checkpoint's stop tokens, begin and end of sequence, chat template and token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import itertools
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from lc_jax.data.jsonl import write_json
+from lc_jax.models import folders, layout
+from lc_jax.types import Message, PromptText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PAD = "[PAD]"
+ROLES = ("system", "user", "assistant")
 # transformers refuses its own clean-up for such tokenizers since version 5, so the rule stands here; the order matters.
 _SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+_STAND_IN = 0xF0000  # first of the private characters that take the place of special tokens written in messages
+_REPLY = "\N{WHITE SQUARE}reply\N{WHITE SQUARE}"  # finds the place of an assistant's turn in a rendered conversation
 
 
-def load_tokenizer(path: str | Path, need_pad: bool = True) -> PreTrainedTokenizerBase:
-    """The Hugging Face tokenizer in the folder `path`, or of the hub repository "owner/name" or "owner/name@revision".
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """What turns text into a checkpoint's token ids and back.
 
-    A tokenizer without a pad token gets "[PAD]" as its last id; the end-of-sequence token never stands in for it. Text
-    such as "</s>" within data is split into ordinary pieces. A text that begins with a space may get other ids than
-    SentencePiece gives it, since transformers 5 builds Llama tokenizers anew; prompts begin with a word.
+    Text is tokenised as it stands, after the begin-of-sequence token if the tokenizer has the habit, and never with an
+    end-of-sequence token: SFT adds `end_id` itself. Special tokens written in data, such as "</s>", are split into
+    ordinary pieces; those of a chat template are special. Ids without a row in the embedding are refused.
 
     Differs: the published code lets special tokens in data become special ids.
+    """
+
+    hf: PreTrainedTokenizerBase | None  # transformers' own; None: a checkpoint without tokenizer files, ids alone
+    name: str  # the folder or hub name, for messages
+    stop_ids: tuple[int, ...]  # any of them ends a completion: generation_config.json, config.json, tokenizer, template
+    num_rows: int | None = None  # of the checkpoint's embedding; None: no checkpoint
+    prefix: tuple[int, ...] = ()  # what the tokenizer puts before every text: begin-of-sequence or nothing
+    end_of_turn_id: int | None = None  # what the chat template ends an assistant's turn with
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # contents of generation_config.json
+
+    def __len__(self) -> int:
+        """Number of tokens, added ones included."""
+        return len(self._hf)
+
+    @property
+    def _hf(self) -> PreTrainedTokenizerBase:
+        if self.hf is None:
+            raise ValueError(f"No tokenizer at {self.name!r}; put its tokenizer files into the folder, or give ids.")
+        return self.hf
+
+    @property
+    def eos_id(self) -> int:
+        """The end-of-sequence token."""
+        return self._hf.eos_token_id
+
+    @property
+    def pad_id(self) -> int | None:
+        """The padding token, which is never drawn; None where a token with another use stands in for it."""
+        pad = self.hf.pad_token_id if self.hf is not None else None
+        return None if pad in (*self.stop_ids, *self.prefix) else pad
+
+    def end_id(self, prompt: PromptText) -> int:
+        """The token that ends a completion of `prompt`: of a conversation what its template ends a turn with."""
+        return self.eos_id if isinstance(prompt, str) or self.end_of_turn_id is None else self.end_of_turn_id
+
+    def encode_prompt(self, prompt: PromptText, where: str = "", max_length: int | None = None) -> list[int]:
+        """Token ids of a prompt: text as it stands, or a conversation through the tokenizer's own chat template.
+
+        Args:
+          where: the file and row that the prompt comes from, for messages.
+          max_length: in tokens; a longer prompt is refused.
+
+        Raises:
+          ValueError: there is no chat template, it refuses the messages, an id has no row in the embedding, or the
+            prompt is longer than `max_length`.
+        """
+        if isinstance(prompt, str):
+            ids = [*self.prefix, *self._ids(prompt, special=False)]
+        else:
+            pieces = self._render(prompt, where)
+            ids = list(itertools.chain.from_iterable(self._ids(text, special=special) for text, special in pieces))
+        if max_length is not None and len(ids) > max_length:
+            start = prompt if isinstance(prompt, str) else prompt[-1].content
+            raise ValueError(f"{_at(where)}A prompt of {len(ids)} tokens exceeds {max_length}: {start[:60]!r}")
+        return self.check_ids(ids, where)
+
+    def encode_pair(self, prompt: PromptText, completion: str, where: str = "") -> tuple[list[int], int]:
+        """Token ids of prompt and completion, tokenised as one text, and how many of them are the prompt's.
+
+        A token that spans the join belongs to the completion if it holds a visible character of it, so that no part of
+        a completion is ever left out.
+
+        Raises:
+          ValueError: the completion is empty, or as in `encode_prompt`.
+        """
+        if not completion:
+            raise ValueError(f"{_at(where)}the completion is empty: give text, or leave the row out.")
+        if isinstance(prompt, str):
+            text, prefix, special = prompt, self.prefix, False
+        else:
+            pieces = self._render(prompt, where)
+            if len(pieces) > 1 or self._special_pattern().search(completion):
+                before = self.encode_prompt(prompt, where)
+                return before + self.check_ids(self._ids(completion, special=False), where), len(before)
+            text, prefix, special = pieces[0][0], (), True
+        alone, settings = self._ids(text, special=special), {"return_offsets_mapping": self._hf.is_fast}
+        joined = self._encode(text + completion, special=special, **settings)
+        ids = joined["input_ids"]
+        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, ids, strict=False)))
+        offsets = joined.get("offset_mapping")
+        num_prompt = common if offsets is None else _join(offsets, common, len(text), completion)
+        return self.check_ids([*prefix, *ids], where), len(prefix) + num_prompt
+
+    def decode(self, tokens: Sequence[int], clean_up: bool = False) -> str:
+        """Text of `tokens` without special tokens.
+
+        Args:
+          clean_up: remove the space before punctuation, as the published PPO rollout does and its evaluation does not.
+            Reference: rl/ppo_trainer.py:rollout.
+        """
+        text = self._hf.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for spaced in _SPACED if clean_up else ():
+            text = text.replace(spaced, spaced.strip(" "))
+        return text
+
+    def fits(self, max_length: int) -> Callable[[PromptText], bool]:
+        """Returns a test whether a prompt stays within `max_length` tokens."""
+        return lambda prompt: len(self.encode_prompt(prompt)) <= max_length
+
+    def check_ids(self, ids: Any, where: str = "") -> list[int]:
+        """Returns `ids` if each is a row of the checkpoint's embedding.
+
+        Raises:
+          ValueError: one is not an integer, negative, or beyond the last row; the message names it and `where`.
+        """
+        if not isinstance(ids, list) or any(type(i) is not int for i in ids):
+            raise ValueError(f"{_at(where)}token ids are a list of integers, not {str(ids)[:60]!r}.")
+        wrong = next((i for i in ids if i < 0 or (self.num_rows is not None and i >= self.num_rows)), None)
+        if wrong is None:
+            return ids
+        raise ValueError(
+            f"{_at(where)}token id {wrong}{self._written(wrong)} has no row in the embedding of {self.name}, which has "
+            f"{self.num_rows} (ids 0 to {(self.num_rows or 0) - 1}). Tokens that were added to the tokenizer need rows: "
+            "fine-tune the model with it, or use the tokenizer that the checkpoint was trained with."
+        )
+
+    def _written(self, token: int) -> str:
+        """The token as text, in brackets, where there is one."""
+        known = self.hf is not None and 0 <= token < len(self.hf)
+        return f" ({self._hf.convert_ids_to_tokens(token)!r})" if known else ""
+
+    def grown(self) -> Tokenizer:
+        """The tokenizer of a training that fits the embedding to it, with a padding token of its own.
+
+        A tokenizer whose pad is missing, or is a token with another use, gets "[PAD]" as its last id.
+        """
+        if self.pad_id is None:
+            self._hf.add_special_tokens({"pad_token": PAD})
+        return dataclasses.replace(self, num_rows=len(self))
+
+    def with_chat_template(self, template: str) -> Tokenizer:
+        """The same tokenizer with a Jinja chat template, if it has none."""
+        if not self._hf.chat_template:
+            self._hf.chat_template = template
+        return self
+
+    def save(self, folder: Path) -> None:
+        """Writes every file of the tokenizer, chat templates too, and generation_config.json.
+
+        generation_config.json keeps all keys of the source; stop tokens that it lacks are added to `eos_token_id`.
+        """
+        self._hf.save_pretrained(folder)
+        model = Path(self.name) / "tokenizer.model"
+        if model.is_file() and not (folder / model.name).exists():
+            shutil.copy(model, folder / model.name)
+        generation = dict(self.generation)
+        stated = layout.token_ids(generation.get("eos_token_id"), self.name)
+        if missing := [i for i in self.stop_ids if i not in stated]:
+            ids = [*stated, *missing]
+            generation["eos_token_id"] = ids if len(ids) > 1 else ids[0]
+        if generation.get("bos_token_id") is None and self._hf.bos_token_id is not None:
+            generation["bos_token_id"] = self._hf.bos_token_id
+        write_json(folder / layout.GENERATION, generation)
+
+    # --- text -> ids ---
+
+    def _encode(self, text: str, *, special: bool, **settings: Any) -> Any:
+        """transformers' encoding without begin and end; special tokens in `text` are special only if `special`."""
+        return self._hf(text, add_special_tokens=False, split_special_tokens=not special, verbose=False, **settings)
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        return list(self._encode(text, special=special)["input_ids"])
+
+    def _special_pattern(self) -> re.Pattern[str]:
+        """Matches what would be read as a special token; never, where there is none."""
+        texts = sorted(_special_texts(self._hf), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+
+    def _render(self, messages: Sequence[Message], where: str) -> list[tuple[str, bool]]:
+        """The conversation in the words of the chat template, up to where the assistant's reply begins.
+
+        Returns pieces of text: the template's, whose special tokens are special (True), and special tokens that are
+        written in messages, which are ordinary text (False). Without the latter it is one piece.
+        """
+        if not self._hf.chat_template:
+            raise ValueError(
+                f"{_at(where)}the tokenizer of {self.name} has no chat template: give `prompt` as text, or put a "
+                "chat_template.jinja into the folder."
+            )
+        pattern, written = self._special_pattern(), list(_special_texts(self._hf))
+
+        def hide(match: re.Match[str]) -> str:
+            return chr(_STAND_IN + written.index(match[0]))
+
+        turns = [{"role": m.role, "content": pattern.sub(hide, m.content)} for m in messages]
+        try:
+            text = self._hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # whatever a template raises: TemplateError, TypeError, KeyError ...
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{_at(where)}the chat template of {self.name} refuses the messages: {reason}") from error
+        pieces = re.split(f"([{chr(_STAND_IN)}-{chr(_STAND_IN + len(written))}])", text)
+        odd = [written[ord(stand_in) - _STAND_IN] for stand_in in pieces[1::2]]
+        pieces[1::2] = odd
+        return [(piece, place % 2 == 0) for place, piece in enumerate(pieces) if piece or len(pieces) == 1]
+
+
+def load_tokenizer(path: str | Path, need_text: bool = True) -> Tokenizer:
+    """The tokenizer in the folder `path`, or of the hub repository "owner/name" or "owner/name@revision".
+
+    A text that begins with a space may get other ids than SentencePiece gives it, since transformers 5 builds Llama
+    tokenizers anew; prompts begin with a word.
+
+    Args:
+      need_text: whether there must be a tokenizer; False: where a checkpoint has none, `hf` is None.
 
     Raises:
-      ValueError: there is no tokenizer at `path`, or it has no end-of-sequence token.
+      FileNotFoundError: there is no such folder or repository.
+      ValueError: there is no tokenizer at `path`, it has no end-of-sequence token, or a file says something odd.
     """
     from transformers import AutoTokenizer
 
-    name, _, revision = (str(path), "", "") if Path(path).is_dir() else str(path).partition("@")
+    folder = Path(path) if Path(path).is_dir() else folders.resolve(path)
+    config = folders.read_config(folder) if (folder / "config.json").is_file() else {}
+    generation = layout.read_json(folder / layout.GENERATION) if (folder / layout.GENERATION).is_file() else {}
+    if not need_text and not folders.has_tokenizer(folder):
+        return make_tokenizer(None, str(folder), config, generation)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"No tokenizer at {str(path)!r}; download one and pass its folder. ({error})") from error
-    return prepare(tokenizer, need_pad)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # of many packages: tokenizers raises bare ones
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"No tokenizer at {str(path)!r}; download one and pass its folder. ({reason})") from error
+    return make_tokenizer(tokenizer, str(folder), config, generation)
 
 
-def prepare(tokenizer: PreTrainedTokenizerBase, need_pad: bool = True) -> PreTrainedTokenizerBase:
-    """Gives a tokenizer from elsewhere what load_tokenizer gives; changes it in place and returns it.
+def make_tokenizer(
+    hf: PreTrainedTokenizerBase | None,
+    name: str = "",
+    config: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
+) -> Tokenizer:
+    """Puts together what transformers' tokenizer, config.json and generation_config.json say.
 
     Raises:
-      ValueError: it has no end-of-sequence token.
+      ValueError: there is no end-of-sequence token, or a file's ids are not integers.
     """
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"The tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token; set eos_token.")
-    tokenizer.split_special_tokens = True
-    if need_pad and (tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id):
-        tokenizer.add_special_tokens({"pad_token": PAD})
-    return tokenizer
+    config, generation = config or {}, generation or {}
+    stops = layout.token_ids(generation.get("eos_token_id"), f"{name}/{layout.GENERATION}")
+    stops += layout.token_ids(config.get("eos_token_id"), f"{name}/config.json")
+    rows = config.get("vocab_size")
+    if hf is None:
+        return Tokenizer(None, name, tuple(dict.fromkeys(stops)), rows, generation=generation)
+    if hf.eos_token_id is None:
+        raise ValueError(f"The tokenizer {name or hf.name_or_path!r} has no end-of-sequence token; set eos_token.")
+    end_of_turn = _end_of_turn(hf)
+    stops += (hf.eos_token_id,) if end_of_turn is None else (hf.eos_token_id, end_of_turn)
+    body = hf("a", add_special_tokens=False)["input_ids"]
+    whole = hf("a")["input_ids"]
+    count = next(n for n in range(len(whole) + 1) if whole[n : n + len(body)] == body)
+    return Tokenizer(
+        hf, name, tuple(dict.fromkeys(stops)), rows, tuple(whole[:count]), end_of_turn, generation
+    )
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of `text`, with the tokenizer's begin-of-sequence token if it has the habit."""
-    return list(tokenizer(text, verbose=False)["input_ids"])
+def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
+    """The `messages` of a row: a list of objects with `role` and `content`.
+
+    Raises:
+      ValueError: it is something else; the message names `where` and what is wrong.
+    """
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{where}: `messages` is a list of {{role, content}}, not {str(value)[:60]!r}.")
+    for place, turn in enumerate(value, 1):
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
+            raise ValueError(f"{where}: message {place} needs `role` and `content` as text, not {str(turn)[:60]!r}.")
+        if turn["role"] not in ROLES:
+            raise ValueError(f"{where}: message {place} has role {turn['role']!r}: give one of {list(ROLES)}.")
+    return tuple(Message(turn["role"], turn["content"]) for turn in value)
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], clean_up: bool = False) -> str:
-    """Text of `tokens` without special tokens.
+def _at(where: str) -> str:
+    return f"{where}: " if where else ""
+
+
+def _special_texts(hf: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Special tokens as they are written, with their ids."""
+    added = {token.content: i for i, token in hf.added_tokens_decoder.items() if token.special}
+    return added | dict(zip(hf.all_special_tokens, hf.all_special_ids, strict=True))
+
+
+def _end_of_turn(hf: PreTrainedTokenizerBase) -> int | None:
+    """The first special token that the chat template puts after an assistant's turn, if there is one."""
+    if not hf.chat_template:
+        return None
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _REPLY}]
+    try:
+        rendered = hf.apply_chat_template(turns, tokenize=False)
+    except Exception:  # a template that takes other conversations; the tokenizer's end-of-sequence token ends its turns
+        return None
+    tail = hf(rendered.rpartition(_REPLY)[2], add_special_tokens=False, split_special_tokens=False)["input_ids"]
+    special = set(_special_texts(hf).values())
+    return next((i for i in tail if i in special), None)
+
+
+def _join(offsets: Sequence[tuple[int, int]], common: int, length: int, completion: str) -> int:
+    """How many tokens of prompt and completion, tokenised together, are the prompt's.
 
     Args:
-      clean_up: remove the space before punctuation, as the published PPO rollout does and its evaluation does not.
-        Reference: rl/ppo_trainer.py:rollout.
+      offsets: characters [start, end) of each token.
+      common: how many tokens the prompt has in common with its own tokenisation: they are its own whatever the offsets
+        of white space, which some tokenizers leave out.
+      length: of the prompt, characters.
     """
-    text = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    for spaced in _SPACED if clean_up else ():
-        text = text.replace(spaced, spaced.strip(" "))
-    return text
-
-
-def fits(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Callable[[str], bool]:
-    """A test whether a prompt stays within `max_length` tokens."""
-    return lambda text: len(encode(tokenizer, text)) <= max_length
+    visible = length + len(completion) - len(completion.lstrip())
+    for place, (start, end) in enumerate(offsets):
+        if end > visible or (place >= common and start >= length):
+            return place
+    return min(common, len(offsets) - 1)

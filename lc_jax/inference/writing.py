@@ -9,10 +9,10 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from lc_jax.data import examples
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
+from lc_jax.types import PromptText
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Decoding:
 def write(
     folder: str,
     mesh: jax.sharding.Mesh,
-    prompts: Sequence[str],
+    prompts: Sequence[PromptText],
     decoding: Decoding,
     precision: Mapping[str, Any],
     row_ids: Sequence[int] | None = None,
@@ -46,15 +46,15 @@ def write(
     if not prompts:
         return
     tokenizer = load_tokenizer(folder)
-    encoded = [examples.encode_prompt(tokenizer, prompt) for prompt in prompts]
+    encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     model = hf.load(folder, mesh, **precision)
     sampling = generate.Sampling(
         decoding.max_new_tokens,
         decoding.temperature,
-        eos_ids=(tokenizer.eos_token_id,),
-        pad_id=tokenizer.pad_token_id,
+        eos_ids=tokenizer.stop_ids,
+        pad_id=tokenizer.pad_id,
     )
     settings: dict[str, Any] = {"seed": decoding.seed, "batch_size": decoding.batch_size, "row_ids": row_ids}
     stream = generate.stream(model, encoded, sampling, **settings)
     for place, completion in tqdm(stream, total=len(encoded), unit="text", disable=None):
-        yield place, tokenizer.decode(completion.tokens, skip_special_tokens=True), completion.finished
+        yield place, tokenizer.decode(completion.tokens), completion.finished

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 
 from lc_jax import parallel
-from lc_jax.data import examples
-from lc_jax.data.tokenizer import decode, load_tokenizer
+from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.llm.store import key
 from lc_jax.models import hf
@@ -39,12 +38,12 @@ class Local:
     def _answer(self, numbered: Sequence[tuple[int, Request]]) -> list[tuple[int, Reply]]:
         """Replies to requests of one temperature and length."""
         asked = [request for _, request in numbered]
-        prompts = [examples.encode_prompt(self.tokenizer, request.prompt) for request in asked]
+        prompts = [self.tokenizer.encode_prompt(request.prompt) for request in asked]
         sampling = generate.Sampling(
             asked[0].max_tokens,
             asked[0].temperature,
-            eos_ids=(self.tokenizer.eos_token_id,),
-            pad_id=self.tokenizer.pad_token_id,
+            eos_ids=self.tokenizer.stop_ids,
+            pad_id=self.tokenizer.pad_id,
         )
         row_ids = [int(key(self.name, request)[:8], 16) for request in asked]
         with jax.set_mesh(self.mesh):
@@ -55,7 +54,7 @@ class Local:
         return [(index, self._read(len(prompt), completion)) for (index, _), prompt, completion in pairs]
 
     def _read(self, length: int, completion: generate.Completion) -> Reply:
-        text, usage = decode(self.tokenizer, completion.tokens).strip(), Usage(length, len(completion.tokens))
+        text, usage = self.tokenizer.decode(completion.tokens).strip(), Usage(length, len(completion.tokens))
         if not completion.finished:
             return Reply("truncated", text, "max_tokens reached", usage)
         return Reply("ok", text, "", usage) if text else Reply("invalid", text, "the reply is empty", usage)

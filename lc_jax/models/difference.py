@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from lc_jax.models.layout import BACKBONE, BUFFERS, REWARD_MODEL, TOKENIZER_FILES, new_folder
+from lc_jax.models.layout import BACKBONE, BUFFERS, REWARD_MODEL, copy_text_files, new_folder, read_json
 from lc_jax.models.tensors import Spec, Tensors, write
 
 SUM = "model_sum.txt"  # the published check: the sum of all recovered parameters
@@ -36,7 +35,7 @@ class _Pair:
     def __init__(self, base: Path, upload: Path) -> None:
         self.base_folder, self.folder = base, upload
         self.base, self.upload = Tensors(self.base_folder), Tensors(self.folder)
-        self.config = json.loads((self.folder / "config.json").read_text())
+        self.config = read_json(self.folder / "config.json")
         self.prefix = BACKBONE if self.config.get("model_type") == REWARD_MODEL else ""
         self.keys = [key for key in self.upload.names() if not key.endswith(BUFFERS)]
         wanted = {self.prefix + key: key for key in self.base.names() if not key.endswith(BUFFERS)}
@@ -68,12 +67,10 @@ class _Pair:
         """The upload's config and tokenizer; a reward model's config says what its backbone is."""
         config = {k: v for k, v in self.config.items() if k != "torch_dtype"} | {"dtype": dtype}
         if self.prefix and "backbone_config" not in config:
-            backbone = json.loads((self.base_folder / "config.json").read_text())
+            backbone = read_json(self.base_folder / "config.json")
             config["backbone_config"] = backbone | {"vocab_size": self._vocab_size()}
         (folder / "config.json").write_text(json.dumps(config, indent=2))
-        for name in ("generation_config.json", *TOKENIZER_FILES):
-            if (self.folder / name).is_file():
-                shutil.copy(self.folder / name, folder / name)
+        copy_text_files(self.folder, folder)
 
     def _vocab_size(self) -> int:
         embedding = next(key for key in self.keys if key.endswith(("embed_tokens.weight", "embed_in.weight")))
@@ -176,7 +173,7 @@ def _sha256(value: np.ndarray) -> str:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CHECKSUMS).read_text()) if (folder / CHECKSUMS).is_file() else {}
+    return read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).is_file() else {}
 
 
 def _check_sum(pair: _Pair, total: float, is_checked: bool) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from lc_jax.models import hub
-from lc_jax.models.layout import REWARD_MODEL, TOKENIZER_FILES, WEIGHTS
+from lc_jax.models.layout import GENERATION, REWARD_MODEL, WEIGHTS, copy_text_files, read_json
 from lc_jax.models.registry import FAMILIES, kind_of
 from lc_jax.models.transformer import Config, Model
 
@@ -51,7 +50,7 @@ def resolve(path: str | Path) -> Path:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of the (backbone) model; a reward model's own keys stand under "reward_model"."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     if config.get("model_type") != REWARD_MODEL:
         return config
     if "backbone_config" in config:
@@ -59,7 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     backbone = Path(config["backbone_model_name_or_path"])
     for place in (backbone, folder.parent / backbone.name):
         if (place / "config.json").is_file():
-            return json.loads((place / "config.json").read_text()) | {REWARD_MODEL: True}
+            return read_json(place / "config.json") | {REWARD_MODEL: True}
     raise FileNotFoundError(
         f"{folder}/config.json names its backbone {str(backbone)!r}, which is not there; put that folder beside it."
     )
@@ -67,12 +66,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def has_tokenizer(path: str | Path) -> bool:
     """Whether the local folder holds a tokenizer."""
-    return any((Path(path) / name).is_file() for name in TOKENIZER_FILES[:2])
-
-
-def eos_ids(path: str | Path) -> tuple[int, ...]:
-    """End-of-sequence ids of the checkpoint, for use without a tokenizer."""
-    return config_of(path)[0].eos_ids
+    return any((Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
 def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
@@ -89,18 +83,18 @@ def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
 
 
 def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:
-    """config.json, generation_config.json and the tokenizer's files."""
+    """config.json, generation_config.json and the tokenizer's files; `tokenizer` as in `hf.save`."""
     if isinstance(tokenizer, str | Path):
-        for name in TOKENIZER_FILES:
-            if (Path(tokenizer) / name).is_file():
-                shutil.copy(Path(tokenizer) / name, folder / name)
+        copy_text_files(Path(tokenizer), folder)
     elif tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        tokenizer.save(folder)
     config = model.config.to_hf() | {"dtype": dtype}
     if kind_of(model) == "scalar":
         wrapped = {"architectures": ["RewardModel"], "model_type": REWARD_MODEL, "backbone_config": config}
         (folder / "config.json").write_text(json.dumps(wrapped, indent=2))
         return
     (folder / "config.json").write_text(json.dumps(config, indent=2))
+    if (folder / GENERATION).exists():
+        return
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config[key] is not None}
-    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2))
+    (folder / GENERATION).write_text(json.dumps(generation, indent=2))

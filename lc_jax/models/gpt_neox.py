@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lc_jax.models.llama import id_tuple, rope_settings
+from lc_jax.models.llama import rope_settings
+from lc_jax.models.layout import token_ids
 from lc_jax.models.transformer import Attend, CausalLM, Config, Linear, Norm
 
 MODEL_TYPE = "gpt_neox"
@@ -67,7 +68,7 @@ class GPTNeoXConfig(Config):
             max_length=config.get("max_position_embeddings", 2048),
             tied_embeddings=config.get("tie_word_embeddings", False),
             bos_id=config.get("bos_token_id"),
-            eos_ids=id_tuple(config.get("eos_token_id")),
+            eos_ids=token_ids(config.get("eos_token_id"), "config.json: eos_token_id"),
             initializer_range=config.get("initializer_range", 0.02),
             parallel_residual=config.get("use_parallel_residual", True),
             attention_bias=config.get("attention_bias", True),

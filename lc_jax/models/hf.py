@@ -192,7 +192,8 @@ def save(
 
     Args:
       arrays: the parameters of an abstract `model` in order, drawn one at a time (see `read`); default its own.
-      tokenizer: a transformers tokenizer, or a folder whose tokenizer files are copied.
+      tokenizer: what writes its own files (data.tokenizer.Tokenizer), or a folder whose files are copied: tokenizer,
+        chat templates and generation_config.json.
       dtype: of the files; default the parameters' own.
     """
     dtype = dtype or model.config.param_dtype

@@ -24,7 +24,7 @@ DIFFERENCES = tuple(
     )
 )
 BASE = "meta-llama/Llama-2-7b-hf"
-_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+_FILES = ["*.json", "*.txt", "*.jinja", "*.model", "model*.safetensors"]
 _PICKLES = "pytorch_model*.bin"  # only where there are no safetensors
 
 
@@ -47,7 +47,7 @@ def download(name: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=_FILES, revision=revision or None))
         if not any(folder.glob("*.safetensors")):
             folder = Path(
-                snapshot_download(name, allow_patterns=[*_FILES, "pytorch_model*.bin"], revision=revision or None)
+                snapshot_download(name, allow_patterns=[*_FILES, _PICKLES], revision=revision or None)
             )
         return folder
     except errors.GatedRepoError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +25,11 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
 )
+CHAT_TEMPLATES = "additional_chat_templates"  # folder of further templates, by name
+GENERATION = "generation_config.json"
 WEIGHTS = (
     NATIVE,
     "model.safetensors",
@@ -34,6 +40,42 @@ WEIGHTS = (
 BACKBONE, HEAD = "backbone_model.", "reward_head."  # beginnings of a reward model's keys
 # Written by old versions of transformers; computed here, not stored.
 BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "attention.rotary_emb.cos_cached")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      ValueError: the file is no JSON object in UTF-8.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON in UTF-8 ({error}); download it again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__}, not a JSON object; download it again.")
+    return value
+
+
+def token_ids(ids: Any, where: str) -> tuple[int, ...]:
+    """An id, a list of ids or nothing, as config files write them.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    listed = [] if ids is None else ids if isinstance(ids, list) else [ids]
+    if any(type(i) is not int or i < 0 for i in listed):
+        raise ValueError(f"{where}: a token id is an integer of 0 or more, or a list of them, not {ids!r}.")
+    return tuple(listed)
+
+
+def copy_text_files(source: Path, folder: Path) -> None:
+    """Copies what a checkpoint holds for text: tokenizer, chat templates, sampling defaults."""
+    for name in (*TOKENIZER_FILES, GENERATION):
+        if (source / name).is_file():
+            shutil.copy(source / name, folder / name)
+    if (source / CHAT_TEMPLATES).is_dir():
+        shutil.copytree(source / CHAT_TEMPLATES, folder / CHAT_TEMPLATES)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from lc_jax.models.layout import token_ids
 from lc_jax.models.transformer import Attend, CausalLM, Config, Linear, Norm
 
 MODEL_TYPE = "llama"
@@ -84,7 +85,7 @@ class LlamaConfig(Config):
             max_length=config.get("max_position_embeddings", 2048),
             tied_embeddings=config.get("tie_word_embeddings", False),
             bos_id=config.get("bos_token_id"),
-            eos_ids=id_tuple(config.get("eos_token_id")),
+            eos_ids=token_ids(config.get("eos_token_id"), "config.json: eos_token_id"),
             initializer_range=config.get("initializer_range", 0.02),
             attention_bias=config.get("attention_bias", False),
             mlp_bias=config.get("mlp_bias", False),
@@ -117,11 +118,6 @@ class LlamaConfig(Config):
             "bos_token_id": self.bos_id,
             "eos_token_id": list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None),
         }
-
-
-def id_tuple(ids: int | list[int] | None) -> tuple[int, ...]:
-    """An id, a list of ids or nothing, as config files write them."""
-    return () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
 
 
 def rope_settings(config: dict[str, Any], default_theta: float) -> tuple[float, dict[str, Any] | None]:

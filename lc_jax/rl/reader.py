@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lc_jax.data import examples
-from lc_jax.data.tokenizer import fits
 from lc_jax.inference import generate, score
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import Prompt, postprocess_answers
@@ -22,7 +21,7 @@ from lc_jax.rl.reward import AnswerForecasts
 from lc_jax.types import Question
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from lc_jax.data.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Part:
     """One model of the reader with what turns text into its tokens."""
 
     model: Model
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     template: Prompt
     max_length: int  # tokens of a prompt; a longer one has its paragraph cut, never its question or answer
     batch_size: int  # paragraphs, over all devices
@@ -40,11 +39,11 @@ class Part:
         fields = {"question": question.question, "generated_paragraph": paragraph}
         if "answer" in self.template.fields:
             fields["answer"] = answer
-        tokens = examples.encode_prompt(self.tokenizer, examples.cut_paragraph(self.template, fields))
+        tokens = self.tokenizer.encode_prompt(examples.cut_paragraph(self.template, fields))
         if len(tokens) <= self.max_length:
             return tokens
-        text = examples.cut_paragraph(self.template, fields, fits(self.tokenizer, self.max_length))
-        return examples.encode_prompt(self.tokenizer, text)
+        text = examples.cut_paragraph(self.template, fields, self.tokenizer.fits(self.max_length))
+        return self.tokenizer.encode_prompt(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +60,7 @@ class Extractor:
         completions = generate.generate(
             self.part.model, prompts, self.sampling, seed=seed, batch_size=self.part.batch_size
         )
-        texts = self.part.tokenizer.batch_decode([c.tokens for c in completions], skip_special_tokens=True)
-        return [postprocess_answers(text) for text in texts]
+        return [postprocess_answers(self.part.tokenizer.decode(c.tokens)) for c in completions]
 
 
 @dataclasses.dataclass(frozen=True)

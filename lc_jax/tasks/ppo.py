@@ -14,9 +14,9 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax import parallel, prompts
-from lc_jax.data import batches, examples
+from lc_jax.data import batches
 from lc_jax.data.questions import check_disjoint, load_questions
-from lc_jax.data.tokenizer import decode, load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
@@ -38,7 +38,7 @@ MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
 class Writer:
     """The policy's text side: how a question becomes its prompt, and its tokens a paragraph."""
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     template: prompts.Prompt
     critic_template: prompts.Prompt | None  # shows the critic the true answer; None: the critic reads the same prompt
     sampling: generate.Sampling
@@ -47,7 +47,7 @@ class Writer:
     def encode(self, question: Question) -> list[int]:
         """The prompt's token ids."""
         text = self.template.render(paragraph_generation_prompt=question.prompt)
-        return examples.encode_prompt(self.tokenizer, text)
+        return self.tokenizer.encode_prompt(text)
 
     def encode_for_critic(self, question: Question) -> list[int]:
         """The critic's prompt. It may hold the truth: only the baseline depends on it, never what the policy reads."""
@@ -55,7 +55,7 @@ class Writer:
             return self.encode(question)
         fields = {"question": question.question, "answer": question.answer}
         text = self.critic_template.render(paragraph_generation_prompt=question.prompt, **fields)
-        return examples.encode_prompt(self.tokenizer, text)
+        return self.tokenizer.encode_prompt(text)
 
     def write(self, policy: Model, questions: Sequence[Question], seed: int) -> list[generate.Completion]:
         """One completion per entry of `questions`; an entry that comes several times gets different samples."""
@@ -63,8 +63,8 @@ class Writer:
         return generate.generate(policy, encoded, self.sampling, seed=seed, batch_size=self.batch_size)
 
     def decode(self, completions: Sequence[generate.Completion], clean_up: bool = False) -> list[str]:
-        """Paragraphs as text; `clean_up` as in `data.tokenizer.decode`."""
-        return [decode(self.tokenizer, c.tokens, clean_up) for c in completions]
+        """Paragraphs as text; `clean_up` as in `Tokenizer.decode`."""
+        return [self.tokenizer.decode(c.tokens, clean_up) for c in completions]
 
 
 def load_writer(config: ConfigDict) -> Writer:
@@ -72,7 +72,7 @@ def load_writer(config: ConfigDict) -> Writer:
     tokenizer, ppo = load_tokenizer(config.policy), config.ppo
     templates = prompts.load_templates(config.templates, config.prompt_dir)
     sampling = generate.Sampling(
-        ppo.response_length, ppo.temperature, eos_ids=(tokenizer.eos_token_id,), pad_id=tokenizer.pad_token_id
+        ppo.response_length, ppo.temperature, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
     )
     critic_template = templates.critic if ppo.baseline == "critic_with_answer" else None
     return Writer(tokenizer, templates.paragraph, critic_template, sampling, ppo.decode_batch_size)
@@ -89,9 +89,9 @@ def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
     extractor = None
     if settings.extractor:
         lister = part(settings.extractor, "causal", templates.extract_answers)
-        eos, pad = lister.tokenizer.eos_token_id, lister.tokenizer.pad_token_id
+        stops, pad = lister.tokenizer.stop_ids, lister.tokenizer.pad_id
         sampling = generate.Sampling(
-            settings.max_new_tokens, settings.temperature, top_k=settings.top_k, eos_ids=(eos,), pad_id=pad
+            settings.max_new_tokens, settings.temperature, top_k=settings.top_k, eos_ids=stops, pad_id=pad
         )
         extractor = reader.Extractor(lister, sampling, settings.max_answers)
     return reader.Reader(extractor, part(settings.forecaster, "scalar", getattr(templates, settings.template)))

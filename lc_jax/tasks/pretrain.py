@@ -37,7 +37,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     world = build()
     directory = output / "tokenizer"
     world_tokenizer.save(world_tokenizer.train(world, config.vocab_size), directory)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory).grown()
     documents = corpus.documents(world, np.random.default_rng(config.seed), tuple(config.mix))
     pairs = [Example("", *pair) for pair in itertools.islice(documents, config.num_documents)]
     encoded, _ = examples.encode_all(tokenizer, pairs, config.max_length)
@@ -45,8 +45,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
     raw = config.shape.to_dict() | {
         "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.hf.bos_token_id,
+        "eos_token_id": tokenizer.eos_id,
     }
     shape = registry.FAMILIES[config.family][1].from_hf(raw, **config.precision)
     model = induction.plant(registry.initialize(shape, jax.random.key(config.seed), mesh), config.seed)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from lc_jax import parallel
 from lc_jax.data import batches, examples
 from lc_jax.data.questions import load_training_rows
-from lc_jax.data.tokenizer import fits, load_tokenizer
+from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference.score import sequence_rewards
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model
@@ -72,19 +72,19 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         return
     output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
     folders.check(config.model)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model).grown()
     rows = load_training_rows(**config.data.rows)
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
-    found, dropped = examples.make_examples(config.data.recipe, rows, templates, fits(tokenizer, max_length))
+    found, dropped = examples.make_examples(config.data.recipe, rows, templates, tokenizer.fits(max_length))
     split = examples.split_by_question(found, config.data.eval_size, config.seed, (str(r["question_id"]) for r in rows))
     train, held_out = split.train, split.evaluation
     logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(dropped))
 
     def encoded(chosen: Sequence[Example]) -> loop.Dataset:
-        sequences = [examples.encode_prompt(tokenizer, e.prompt, max_length) for e in chosen]
+        sequences = [tokenizer.encode_prompt(e.prompt, f"example {e.example_id!r}", max_length) for e in chosen]
         return dataset(sequences, [e.label for e in chosen])
 
-    model = hf.load(config.model, mesh, kind="scalar", vocab_size=len(tokenizer), **config.precision)
+    model = hf.load(config.model, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **config.precision)
     model = loop.fit(
         model,
         loss_fn,

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from lc_jax import parallel
 from lc_jax.data import examples
 from lc_jax.data.questions import load_training_rows
-from lc_jax.data.tokenizer import fits, load_tokenizer
+from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.prompts import load_templates
 from lc_jax.training import language_model, loop, plan
@@ -43,17 +43,17 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         return
     output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
     folders.check(config.model)
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model).grown()
     rows = load_training_rows(**config.data.rows)
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
-    found, dropped = examples.make_examples(config.data.recipe, rows, templates, fits(tokenizer, max_length))
+    found, dropped = examples.make_examples(config.data.recipe, rows, templates, tokenizer.fits(max_length))
     split = examples.split_by_question(found, config.data.eval_size, config.seed, (str(r["question_id"]) for r in rows))
     train, too_long = examples.encode_all(tokenizer, split.train, max_length)
     held_out, _ = examples.encode_all(tokenizer, split.evaluation, max_length)
     dropped["the prompt fills the window"] += too_long
     logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(+dropped))
 
-    model = hf.load(config.model, mesh, vocab_size=len(tokenizer), **config.precision)
+    model = hf.load(config.model, mesh, vocab_size=tokenizer.num_rows, **config.precision)
     model = loop.fit(
         model,
         language_model.loss_fn,
