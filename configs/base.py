@@ -86,7 +86,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
                 "remat": "none" if mini else "full",
             },
             "kernels": "auto",  # "portable": every fast path off; or a form's name (lc_jax/kernels/forms.py)
-            "templates": "short" if mini else "full",  # or a folder of text files
+            "templates": "short" if mini else "full",  # "chat": paragraphs through the chat template; or a folder
             "dry_run": False,  # training: says how much memory the run would take, and stops
             "prompt_dir": "",  # a folder of wordings under the published names, in place of any of ours
         }

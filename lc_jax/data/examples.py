@@ -122,7 +122,7 @@ def _sft(row: Row, templates: Templates, target: Any, column: str) -> list[Examp
     if is_missing(target):
         raise Dropped(f"missing {column}")
     prompt = _text(row, "paragraph_generation_prompt")
-    return [Example(_id(row), templates.paragraph.render(paragraph_generation_prompt=prompt), str(target))]
+    return [Example(_id(row), templates.paragraph.prompt_text(paragraph_generation_prompt=prompt), str(target))]
 
 
 def _sft_lc(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
@@ -281,16 +281,19 @@ def encode_sft(tokenizer: Tokenizer, example: Example, max_length: int) -> Encod
     prompt and target is trained (see Tokenizer.encode_pair).
 
     Raises:
-      ValueError: the target is empty, or an id has no row in the embedding; the message names the example.
+      ValueError: an id has no row in the embedding; the message names the example.
     """
-    ids, num_source = tokenizer.encode_pair(example.prompt, example.target, f"example {example.example_id!r}")
+    where = f"example {example.example_id!r}"
+    if example.target:
+        ids, num_source = tokenizer.encode_pair(example.prompt, example.target, where)
+    else:  # the published data have such rows: they train the end-of-sequence token alone
+        ids = tokenizer.encode_prompt(example.prompt, where)
+        num_source = len(ids)
     tokens = (*ids, tokenizer.end_id(example.prompt))[:max_length]
     return Encoded(tokens, num_source) if num_source < len(tokens) else None
 
 
-def encode_all(
-    tokenizer: Tokenizer, examples: Sequence[Example], max_length: int
-) -> tuple[list[Encoded], int]:
+def encode_all(tokenizer: Tokenizer, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], int]:
     """Every example of a supervised set in tokens, and how many were dropped because their prompt fills the window."""
     encoded = [encode_sft(tokenizer, example, max_length) for example in examples]
     kept = [row for row in encoded if row is not None]
@@ -313,7 +316,7 @@ def encode_queries(
 
     Reference: data_preprocessor.py:QueryDataset.
     """
-    rendered = [prompt.render(paragraph_generation_prompt=question.prompt) for question in questions]
+    rendered = [prompt.prompt_text(paragraph_generation_prompt=question.prompt) for question in questions]
     pairs = [(q, tokenizer.encode_prompt(text)) for q, text in zip(questions, rendered, strict=True)]
     kept = [(q, tokens) for q, tokens in pairs if max_length is None or len(tokens) <= max_length]
     return Queries([q for q, _ in kept], [tokens for _, tokens in kept], len(pairs) - len(kept))

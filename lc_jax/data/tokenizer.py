@@ -139,14 +139,15 @@ class Tokenizer:
         Raises:
           ValueError: one is not an integer, negative, or beyond the last row; the message names it and `where`.
         """
+        ids = ids.tolist() if hasattr(ids, "tolist") else ids  # a cell of a Parquet file is an array
         if not isinstance(ids, list) or any(type(i) is not int for i in ids):
             raise ValueError(f"{_at(where)}token ids are a list of integers, not {str(ids)[:60]!r}.")
         wrong = next((i for i in ids if i < 0 or (self.num_rows is not None and i >= self.num_rows)), None)
         if wrong is None:
             return ids
         raise ValueError(
-            f"{_at(where)}token id {wrong}{self._written(wrong)} has no row in the embedding of {self.name}, which has "
-            f"{self.num_rows} (ids 0 to {(self.num_rows or 0) - 1}). Tokens that were added to the tokenizer need rows: "
+            f"{_at(where)}token id {wrong}{self._written(wrong)} has no row in the embedding of {self.name} with its "
+            f"{self.num_rows} rows (ids 0 to {(self.num_rows or 0) - 1}). A token added to the tokenizer needs a row: "
             "fine-tune the model with it, or use the tokenizer that the checkpoint was trained with."
         )
 
@@ -282,9 +283,7 @@ def make_tokenizer(
     body = hf("a", add_special_tokens=False)["input_ids"]
     whole = hf("a")["input_ids"]
     count = next(n for n in range(len(whole) + 1) if whole[n : n + len(body)] == body)
-    return Tokenizer(
-        hf, name, tuple(dict.fromkeys(stops)), rows, tuple(whole[:count]), end_of_turn, generation
-    )
+    return Tokenizer(hf, name, tuple(dict.fromkeys(stops)), rows, tuple(whole[:count]), end_of_turn, generation)
 
 
 def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
@@ -293,6 +292,7 @@ def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
     Raises:
       ValueError: it is something else; the message names `where` and what is wrong.
     """
+    value = value.tolist() if hasattr(value, "tolist") else value  # a cell of a Parquet file is an array
     if not isinstance(value, list) or not value:
         raise ValueError(f"{where}: `messages` is a list of {{role, content}}, not {str(value)[:60]!r}.")
     for place, turn in enumerate(value, 1):

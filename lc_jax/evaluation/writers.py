@@ -126,7 +126,7 @@ class Writer:
         done = {row["question_id"]: _annotation(row) for row in kept}
         todo = [name for name in prompts if name not in done]
         decoding = writing.Decoding(self.max_new_tokens, self.temperature, self.seed, self.batch_size)
-        texts = [prompt.render(paragraph_generation_prompt=prompts[name]) for name in todo]
+        texts = [prompt.prompt_text(paragraph_generation_prompt=prompts[name]) for name in todo]
         for place, text, _ in writing.write(self.model, mesh, texts, decoding, self.precision):
             found = read_reply(prompt, {}, Reply("ok", text))
             row = {"question_id": todo[place], "paragraph": found.value, "recipe": recipe}

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
+from lc_jax.inference.finite import check_finite
 from lc_jax.models import folders, hf
 from lc_jax.types import PromptText
 
@@ -41,6 +42,7 @@ def write(
 
     Raises:
       FileNotFoundError, ValueError: there is no checkpoint or no tokenizer in `folder`.
+      FloatingPointError: the model computes numbers that are not finite.
     """
     folders.check(folder)
     if not prompts:
@@ -57,4 +59,5 @@ def write(
     settings: dict[str, Any] = {"seed": decoding.seed, "batch_size": decoding.batch_size, "row_ids": row_ids}
     stream = generate.stream(model, encoded, sampling, **settings)
     for place, completion in tqdm(stream, total=len(encoded), unit="text", disable=None):
+        check_finite(completion.logprobs, folder, f"text {place + 1} of {len(encoded)}")
         yield place, tokenizer.decode(completion.tokens), completion.finished

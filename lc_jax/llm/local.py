@@ -11,6 +11,7 @@ import jax
 from lc_jax import parallel
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
+from lc_jax.inference.finite import check_finite
 from lc_jax.llm.store import key
 from lc_jax.models import hf
 from lc_jax.types import Reply, Request, Usage
@@ -50,6 +51,8 @@ class Local:
             completions = generate.generate(
                 self.model, prompts, sampling, seed=self.seed, batch_size=self.batch_size, row_ids=row_ids
             )
+        for (index, _), completion in zip(numbered, completions, strict=True):
+            check_finite(completion.logprobs, self.name, f"request {index + 1}")
         pairs = zip(numbered, prompts, completions, strict=True)
         return [(index, self._read(len(prompt), completion)) for (index, _), prompt, completion in pairs]
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lc_jax.models.llama import rope_settings
 from lc_jax.models.layout import token_ids
+from lc_jax.models.llama import rope_settings
 from lc_jax.models.transformer import Attend, CausalLM, Config, Linear, Norm
 
 MODEL_TYPE = "gpt_neox"

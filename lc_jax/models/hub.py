@@ -46,9 +46,7 @@ def download(name: str) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=_FILES, revision=revision or None))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(
-                snapshot_download(name, allow_patterns=[*_FILES, _PICKLES], revision=revision or None)
-            )
+            folder = Path(snapshot_download(name, allow_patterns=[*_FILES, _PICKLES], revision=revision or None))
         return folder
     except errors.GatedRepoError as error:
         reason = f"it is gated: accept its licence at https://huggingface.co/{name} and log in (`hf auth login`)"

@@ -10,6 +10,7 @@ from lc_jax.prompts import published
 from lc_jax.prompts.prompt import Prompt
 
 NO_ANSWER = "No Answer"
+CHAT = "chat"  # paragraphs are asked for through a model's own chat template; reader models have those of "full"
 _FOLDER = Path(__file__).parent / "templates"
 _NO_ANSWER = re.compile(r"no answers?\.?", re.IGNORECASE)
 _FIELDS = {
@@ -33,7 +34,7 @@ class Templates:
 
 
 def load_templates(name_or_directory: str | Path, prompt_dir: str | Path = "") -> Templates:
-    """Reads "full" or "short", or a folder that holds paragraph.txt, extract_answers.txt, and so on.
+    """Reads "full", "short" or "chat", or a folder that holds paragraph.txt, extract_answers.txt, and so on.
 
     Trailing white space is stripped, so a target follows the template's last word directly.
     Reference: utils.py:read.
@@ -45,11 +46,15 @@ def load_templates(name_or_directory: str | Path, prompt_dir: str | Path = "") -
       FileNotFoundError: neither a known name nor a folder, or the folder lacks a file.
       ValueError: a file's placeholders are not the ones of its question.
     """
+    if name_or_directory == CHAT:
+        full = load_templates("full", prompt_dir)
+        asked = published.override(prompt_dir, "paragraph", Prompt("{paragraph_generation_prompt}"))
+        return dataclasses.replace(full, paragraph=dataclasses.replace(asked, is_message=True))
     folder = _FOLDER / name_or_directory
     if not folder.is_dir():
         folder = Path(name_or_directory)
     if not folder.is_dir():
-        known = sorted(path.name for path in _FOLDER.iterdir())
+        known = sorted([*(path.name for path in _FOLDER.iterdir()), CHAT])
         raise FileNotFoundError(f"No templates {str(name_or_directory)!r}: give one of {known} or a folder.")
     return Templates(**{name: published.override(prompt_dir, name, _load(folder, name)) for name in _FIELDS})
 

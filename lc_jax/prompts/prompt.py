@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lc_jax.prompts.reasoning import strip_reasoning
+from lc_jax.types import Message, PromptText
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z_]*)\}")
 # Placeholder names of the published template files.
@@ -50,6 +51,7 @@ class Prompt:
     schema: str = ""  # JSON schema of a structured reply, which the parser reads too; "": text only
     shots: tuple[Shot, ...] = ()  # the examples that the template shows
     unused: frozenset[str] = frozenset()  # fields that `render` takes although this wording does not show them
+    is_message: bool = False  # the text is a user's message, for the chat template of whatever model reads it
 
     @functools.cached_property
     def _pieces(self) -> tuple[list[str], list[str]]:
@@ -78,6 +80,11 @@ class Prompt:
                 raise TypeError(f"Prompt field {name!r} must be text, not {type(value).__name__}.")
         literals, names = self._pieces
         return literals[0] + "".join(fields[name] + literal for name, literal in zip(names, literals[1:], strict=True))
+
+    def prompt_text(self, **fields: str) -> PromptText:
+        """What a model is shown: the filled-in text as it stands, or as a user's message (`is_message`)."""
+        text = self.render(**fields)
+        return (Message("user", text),) if self.is_message else text
 
     def match(self, rendered: str) -> dict[str, str] | None:
         """The fields that `render` was given, or None if `rendered` did not come from this template.

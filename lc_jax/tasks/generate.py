@@ -1,56 +1,91 @@
-"""Decodes prompts: JSONL with `prompt` (or `prompt_tokens`) in; `completion`, `tokens`, `logprobs` out."""
+"""Decodes prompts: JSONL in, with one of `prompt`, `messages`, `prompt_tokens` or `paragraph_generation_prompt`.
+
+`prompt` is text as it stands; `messages` go through the tokenizer's chat template; `prompt_tokens` are ids; and
+`paragraph_generation_prompt` is put into the template that fine-tuned models are trained with (config.templates).
+The same rows out with `completion`, `tokens`, `logprobs` and `finished`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from lc_jax.data import examples, jsonl
+from lc_jax.data import jsonl
 from lc_jax.data.growing import fingerprint
 from lc_jax.data.rows import load_placed_rows
-from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer, parse_messages
 from lc_jax.inference import generate
+from lc_jax.inference.finite import check_finite
 from lc_jax.models import folders, hf
+from lc_jax.prompts import Prompt, load_templates
 
 RECORD = "{output}.run.json"
+INPUTS = ("prompt_tokens", "messages", "prompt", "paragraph_generation_prompt")
+SAMPLING = ("temperature", "top_p", "top_k")
+
+
+def _encode(row: dict[str, Any], where: str, tokenizer: Tokenizer, template: Prompt) -> list[int]:
+    """Token ids of a row's prompt; of several inputs the first of INPUTS counts."""
+    name = next((name for name in INPUTS if row.get(name) is not None), None)
+    if name is None:
+        raise ValueError(f"{where}: give one of {list(INPUTS)}; the row has {sorted(row)}.")
+    value = row[name]
+    if name == "prompt_tokens":
+        if value == []:
+            raise ValueError(f"{where}: `prompt_tokens` is empty; a prompt needs at least one token.")
+        return tokenizer.check_ids(value, where)
+    if name == "messages":
+        return tokenizer.encode_prompt(parse_messages(value, where), where)
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: `{name}` must be text, not {type(value).__name__}.")
+    return tokenizer.encode_prompt(template.prompt_text(**{name: value}) if name == INPUTS[-1] else value, where)
+
+
+def _log_sampling(config: ConfigDict, tokenizer: Tokenizer) -> None:
+    """Says where the settings of this run are not those that the checkpoint recommends."""
+    stated = {name: tokenizer.generation.get(name) for name in SAMPLING}
+    differing = {name: value for name, value in stated.items() if value is not None and value != config[name]}
+    if differing:
+        theirs = ", ".join(f"{name} {value}" for name, value in differing.items())
+        ours = ", ".join(f"{name} {config[name]}" for name in differing)
+        logging.info("generation_config.json of %s recommends %s; this run uses %s", config.model, theirs, ours)
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Writes `config.output`, a batch when the next one is under way; a rerun asks only for what is missing.
 
     Raises:
-      ValueError: a row has neither `prompt` nor `prompt_tokens`, or the output was begun with other settings.
+      ValueError: a row has no prompt or ids without a row in the embedding, or the output was begun with other
+        settings.
+      FloatingPointError: the model computes numbers that are not finite.
     """
     placed = load_placed_rows(config.prompts)
     rows = [row for _, row in placed]
     folders.check(config.model)
-    needs_text = any("prompt_tokens" not in row for row in rows)
-    tokenizer = load_tokenizer(config.model) if needs_text or folders.has_tokenizer(config.model) else None
-    prompts = []
-    for place, row in placed:
-        if "prompt" not in row and "prompt_tokens" not in row:
-            raise ValueError(f"{place}: give `prompt` (text) or `prompt_tokens` (ids).")
-        prompts.append(row.get("prompt_tokens") or examples.encode_prompt(tokenizer, row["prompt"]))
+    tokenizer = load_tokenizer(config.model, need_text=any(row.get("prompt_tokens") is None for row in rows))
+    template = load_templates(config.templates, config.prompt_dir).paragraph
+    prompts = [_encode(row, str(place), tokenizer, template) for place, row in placed]
     output = Path(config.output)
-    names = ("model", "num_samples", "max_new_tokens", "temperature", "top_p", "top_k", "seed")
+    names = ("model", "num_samples", "max_new_tokens", *SAMPLING, "seed")
     settings = {name: config[name] for name in names} | {"prompts": fingerprint(rows)}
     done = {(row["row"], row["sample"]) for row in jsonl.resume(output, settings)}
     todo = [(i, s) for i in range(len(rows)) for s in range(config.num_samples) if (i, s) not in done]
     logging.info("%d completions to write, %d already in %s", len(todo), len(done), output)
+    _log_sampling(config, tokenizer)
 
     model = hf.load(config.model, mesh, **config.precision)
-    eos = (tokenizer.eos_token_id,) if tokenizer else folders.eos_ids(config.model)
     sampling = generate.Sampling(
         config.max_new_tokens,
         config.temperature,
         config.top_p,
         config.top_k,
-        eos_ids=eos,
-        pad_id=tokenizer.pad_token_id if tokenizer else None,
+        eos_ids=tokenizer.stop_ids,
+        pad_id=tokenizer.pad_id,
     )
     finished = generate.stream(
         model,
@@ -62,7 +97,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     )
     for place, completion in tqdm(finished, total=len(todo), unit="completion"):
         index, sample = todo[place]
-        text = tokenizer.decode(completion.tokens, skip_special_tokens=True) if tokenizer else None
+        check_finite(completion.logprobs, config.model, str(placed[index][0]))
+        text = tokenizer.decode(completion.tokens) if tokenizer.hf is not None else None
         out = {"row": index, "sample": sample, "completion": text, "tokens": completion.tokens}
         out |= {"logprobs": completion.logprobs, "finished": completion.finished}
         jsonl.append_jsonl(output, [rows[index] | out])

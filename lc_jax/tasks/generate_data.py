@@ -126,7 +126,7 @@ def paragraphs(work: Work) -> Iterator[Done]:
     """
     config, num_samples = work.config, work.config.num_samples
     template, asking = _template(config), _asking(work)
-    texts = [template.render(paragraph_generation_prompt=q.prompt) for _, q in asking for _ in range(num_samples)]
+    texts = [template.prompt_text(paragraph_generation_prompt=q.prompt) for _, q in asking for _ in range(num_samples)]
     ids = [row * num_samples + sample for row, _ in asking for sample in range(num_samples)]
     decoding = writing.Decoding(config.max_new_tokens, config.temperature, config.seed, config.batch_size)
     written = writing.write(config.model, work.mesh, texts, decoding, config.precision, ids)

@@ -46,8 +46,8 @@ class Writer:
 
     def encode(self, question: Question) -> list[int]:
         """The prompt's token ids."""
-        text = self.template.render(paragraph_generation_prompt=question.prompt)
-        return self.tokenizer.encode_prompt(text)
+        prompt = self.template.prompt_text(paragraph_generation_prompt=question.prompt)
+        return self.tokenizer.encode_prompt(prompt, f"question {question.question_id!r}")
 
     def encode_for_critic(self, question: Question) -> list[int]:
         """The critic's prompt. It may hold the truth: only the baseline depends on it, never what the policy reads."""

@@ -45,7 +45,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
     raw = config.shape.to_dict() | {
         "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.hf.bos_token_id,
+        "bos_token_id": next(iter(tokenizer.prefix), None),
         "eos_token_id": tokenizer.eos_id,
     }
     shape = registry.FAMILIES[config.family][1].from_hf(raw, **config.precision)

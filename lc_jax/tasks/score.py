@@ -1,7 +1,8 @@
 """Scores given text: per-token `logprobs` and `entropies` of a language model, or the `reward` of a reward model.
 
-JSONL in, with `prompt` and `completion` (only the completion is scored), or `text`, or `prompt_tokens` and
-`completion_tokens`; the same rows out with the scores, in the input's order.
+JSONL in, with `prompt` (or `messages`) and `completion`, of which the completion is scored, or `text`, or
+`prompt_tokens` and `completion_tokens`; the same rows out with the scores, in the input's order. A token that holds
+text of prompt and completion counts to the completion.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from absl import logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from lc_jax.data import examples, jsonl
+from lc_jax.data import jsonl
 from lc_jax.data.growing import fingerprint
 from lc_jax.data.rows import load_placed_rows
-from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer, parse_messages
 from lc_jax.inference import score
+from lc_jax.inference.finite import check_finite
 from lc_jax.models import folders, hf
 
 RECORD = "{output}.run.json"
@@ -27,17 +29,39 @@ RECORD = "{output}.run.json"
 KINDS = {"logprobs": "causal", "reward": "scalar"}
 
 
-def _encode(row: dict[str, Any], where: str, tokenizer: Any) -> tuple[list[int], int]:
-    """Token ids, and how many of them are context that is not scored."""
-    if "completion_tokens" in row:
-        prompt = list(row.get("prompt_tokens", []))
-        return prompt + list(row["completion_tokens"]), len(prompt)
-    if "completion" in row:
-        prompt = examples.encode_prompt(tokenizer, row.get("prompt", ""))
-        return examples.encode_prompt(tokenizer, row.get("prompt", "") + row["completion"]), len(prompt)
-    if "text" in row:
-        return examples.encode_prompt(tokenizer, row["text"]), 0
-    raise ValueError(f"{where}: give `prompt` and `completion`, or `text`, or `prompt_tokens` and `completion_tokens`.")
+def _encode(row: dict[str, Any], where: str, tokenizer: Tokenizer, has_context: bool) -> tuple[list[int], int]:
+    """Token ids, and how many of them are context that is not scored.
+
+    Args:
+      has_context: the first token that is scored needs one before it, as log-probabilities do.
+    """
+    if row.get("completion_tokens") is not None:
+        prompt = tokenizer.check_ids(row.get("prompt_tokens") or [], where)
+        ids, num_prompt = prompt + tokenizer.check_ids(row["completion_tokens"], where), len(prompt)
+        if len(ids) == num_prompt:
+            raise ValueError(f"{where}: `completion_tokens` is empty: give ids, or leave the row out.")
+    elif row.get("completion") is not None:
+        prompt_text = parse_messages(row["messages"], where) if row.get("messages") else row.get("prompt") or ""
+        _check_text(row["completion"], prompt_text, where=where)
+        ids, num_prompt = tokenizer.encode_pair(prompt_text, row["completion"], where)
+    elif row.get("text") is not None:
+        _check_text(row["text"], where=where)
+        ids = tokenizer.encode_prompt(row["text"], where)
+        num_prompt = min(1, len(ids))
+    else:
+        raise ValueError(
+            f"{where}: give `prompt` (or `messages`) and `completion`, or `text`, or `prompt_tokens` and "
+            f"`completion_tokens`; the row has {sorted(row)}."
+        )
+    if not ids or (has_context and not 0 < num_prompt < len(ids)):
+        raise ValueError(f"{where}: no token is scored, or none is before it: give a `prompt`, or more `text`.")
+    return ids, num_prompt
+
+
+def _check_text(*values: Any, where: str) -> None:
+    wrong = next((value for value in values if not isinstance(value, str | tuple)), None)
+    if wrong is not None:
+        raise ValueError(f"{where}: prompt, completion and text must be text, not {type(wrong).__name__}.")
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -46,6 +70,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     Raises:
       ValueError: `config.kind` is unknown or not the model's, a row holds nothing to score, or the output was begun
         with other settings.
+      FloatingPointError: the model computes numbers that are not finite.
     """
     if config.kind not in KINDS:
         raise ValueError(f"--config.kind={config.kind!r}: give one of {sorted(KINDS)}.")
@@ -57,9 +82,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         raise ValueError(
             f"{config.model} is a {kind} model; --config.kind={config.kind} needs a {KINDS[config.kind]} one."
         )
-    needs_text = any("completion_tokens" not in row for row in rows)
-    tokenizer = load_tokenizer(config.model) if needs_text else None
-    encoded = [_encode(row, str(place), tokenizer) for place, row in placed]
+    tokenizer = load_tokenizer(config.model, any(row.get("completion_tokens") is None for row in rows))
+    is_reward = config.kind == "reward"
+    encoded = [_encode(row, str(place), tokenizer, not is_reward) for place, row in placed]
     output = Path(config.output)
     settings = {name: config[name] for name in ("model", "kind", "temperature")} | {"input": fingerprint(rows)}
     done = {row["row"] for row in jsonl.resume(output, settings)}
@@ -68,16 +93,18 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
     model = hf.load(config.model, mesh, kind=KINDS[config.kind], **config.precision)
     sequences = [encoded[i][0] for i in todo]
-    if config.kind == "reward":
+    if is_reward:
         results: Iterator[tuple[int, Any]] = score.stream_rewards(model, sequences, batch_size=config.batch_size)
     else:
         results = score.stream_logprobs(model, sequences, batch_size=config.batch_size, temperature=config.temperature)
     for place, result in tqdm(results, total=len(todo), unit="row"):
-        index = todo[place]
+        index, where = todo[place], str(placed[todo[place]][0])
         if isinstance(result, score.TokenScores):
             first = max(encoded[index][1] - 1, 0)  # entry t is about token t + 1
+            check_finite(result.logprobs, config.model, where)
             out = {"logprobs": result.logprobs[first:], "entropies": result.entropies[first:]}
         else:
+            check_finite([result], config.model, where)
             out = {"reward": result}
         jsonl.append_jsonl(output, [{"row": index} | rows[index] | out])
     jsonl.sort_jsonl(output, ("row",))

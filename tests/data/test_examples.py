@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lc_jax.data import examples as ex
 from lc_jax.data.questions import join
-from lc_jax.data.tokenizer import fits, prepare
+from lc_jax.data.tokenizer import make_tokenizer
 from lc_jax.prompts import Prompt, Templates, load_templates
 from lc_jax.types import Example, Question
 from tests.data.test_tokenizer import recorded, tokenizers  # noqa: F401
@@ -114,23 +114,24 @@ def test_prompt_and_target_are_tokenised_as_one_text(recorded, tokenizers):  # n
     prompt = PARAGRAPH.render(paragraph_generation_prompt="p")
     for target, tokens in zip((" Ada", "\nAda", "Ada", ":Ada", ""), recorded["lc_sft"][7]["input_ids"], strict=True):
         encoded = encode(tokenizers["llama2"], Example("", prompt, target), 1024)
-        assert (list(encoded.tokens), encoded.num_source) == (tokens, 31)
+        # Differs: "::" spans prompt and target, and the published labels leave it out.
+        assert (list(encoded.tokens), encoded.num_source) == (tokens, 30 if target == ":Ada" else 31)
 
 
 def test_a_prompt_that_fills_the_window_leaves_no_label(recorded, tokenizers):  # noqa: F811
     example = Example("", "one two three", "four")
-    length = len(ex.encode_prompt(tokenizers["llama2"], example.prompt))
+    length = len(tokenizers["llama2"].encode_prompt(example.prompt))
     assert ex.encode_all(tokenizers["llama2"], [example], length) == ([], 1)
     cut = encode(tokenizers["llama2"], example, length + 1)  # the end-of-sequence token is cut off
     assert (len(cut.tokens), cut.num_source) == (length + 1, length)
-    assert cut.tokens[-1] != tokenizers["llama2"].eos_token_id
+    assert cut.tokens[-1] != tokenizers["llama2"].eos_id
 
 
 @pytest.mark.parametrize("case", range(4))
 def test_reward_model_tokens_are_the_published_ones(recorded, tokenizers, case):  # noqa: F811
     case = recorded["lc_reward_modeling"][case]
     made, _ = of(recorded, "factuality" if "binary" in case["note"] else "forecast_probs")
-    tokens = [ex.encode_prompt(tokenizers[case["tokenizer"]], example.prompt, 1024) for example in made]
+    tokens = [tokenizers[case["tokenizer"]].encode_prompt(example.prompt, "", 1024) for example in made]
     assert tokens[: case["result"]["n"]] == case["result"]["input_ids"]  # the frame there is one row shorter
 
 
@@ -158,14 +159,14 @@ def test_only_the_paragraph_is_cut(tokenizers):  # noqa: F811
     fields = {"generated_paragraph": "word 北京 " * 600, "question": "Who? " * 20, "answer": "A {b}"}
     shown = fields_of(prompt, ex.cut_paragraph(prompt, fields))
     assert shown["generated_paragraph"] == fields["generated_paragraph"][:2000]
-    matched = fields_of(prompt, ex.cut_paragraph(prompt, fields, fits(tokenizer, 400)))
-    assert len(ex.encode_prompt(tokenizer, prompt.render(**matched))) > 395
+    matched = fields_of(prompt, ex.cut_paragraph(prompt, fields, tokenizer.fits(400)))
+    assert len(tokenizer.encode_prompt(prompt.render(**matched))) > 395
     assert (matched["question"], matched["answer"]) == (fields["question"], fields["answer"])
     assert fields["generated_paragraph"].startswith(matched["generated_paragraph"])
     with pytest.raises(ValueError, match="Question and answer alone exceed"):
-        ex.cut_paragraph(prompt, fields, fits(tokenizer, 100))
+        ex.cut_paragraph(prompt, fields, tokenizer.fits(100))
     with pytest.raises(ValueError, match="exceeds 9"):
-        ex.encode_prompt(tokenizer, prompt.render(**fields), 9)
+        tokenizer.encode_prompt(prompt.render(**fields), "", 9)
 
 
 def test_splits_are_the_published_ones_where_ids_are_distinct(recorded):  # noqa: F811
@@ -192,12 +193,12 @@ def test_labels_by_hand():
     model = models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = prepare(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
-    assert tokenizer.pad_token_id == 5
+    tokenizer = make_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")).grown()
+    assert tokenizer.pad_id == 5
     assert encode(tokenizer, Example("", "Write ", "It is"), 9) == ex.Encoded((2, 3, 4, 1), 1)
     assert encode(tokenizer, Example("", "Write ", "It is"), 2) == ex.Encoded((2, 3), 1)
     assert ex.encode_sft(tokenizer, Example("", "Write ", "It is"), 1) is None
-    assert ex.encode_prompt(tokenizer, "Write</s> is") == [0, 4]  # the special token is part of an unknown word
+    assert tokenizer.encode_prompt("Write</s> is") == [0, 4]  # the special token is part of an unknown word
 
 
 def test_the_published_pipelines_end_to_end(recorded, tokenizers):  # noqa: F811

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lc_jax.data.tokenizer import decode, encode, fits, load_tokenizer, prepare
+from lc_jax.data.tokenizer import load_tokenizer, make_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 def tokenizers(recordings, assets):
     def fast(name, **special):
         file = str(assets / "tokenizers" / f"{name}.json")
-        return prepare(transformers.PreTrainedTokenizerFast(tokenizer_file=file, **special))
+        return make_tokenizer(transformers.PreTrainedTokenizerFast(tokenizer_file=file, **special), name)
 
     return {
         "tiny": load_tokenizer(recordings / "tokenizer_tiny"),
@@ -26,11 +26,12 @@ def recorded(recordings):
 
 
 def test_a_pad_token_of_its_own(tokenizers):
-    assert [t.pad_token_id for t in tokenizers.values()] == [512, 32000, 50277]
+    assert [t.grown().pad_id for t in tokenizers.values()] == [512, 32000, 50277]
     assert len(tokenizers["tiny"]) == 513
-    assert prepare(tokenizers["tiny"]).pad_token_id == 512
-    tokenizers["neox"].pad_token = tokenizers["neox"].eos_token
-    assert prepare(tokenizers["neox"]).pad_token_id == 50277
+    assert tokenizers["tiny"].grown().pad_id == 512
+    tokenizers["neox"].hf.pad_token = tokenizers["neox"].hf.eos_token
+    assert tokenizers["neox"].pad_id is None
+    assert tokenizers["neox"].grown().pad_id == 50277
 
 
 def test_ids_are_the_published_ones_but_for_special_tokens_in_data(tokenizers, recorded):
@@ -38,12 +39,12 @@ def test_ids_are_the_published_ones_but_for_special_tokens_in_data(tokenizers, r
     for name, cases in recorded["pair_tokenization"].items():
         tokenizer = tokenizers[name]
         for case in cases:
-            if any(token in case["text"] for token in tokenizer.all_special_tokens):
-                body = encode(tokenizer, case["text"])[tokenizer.bos_token is not None :]
-                assert not set(body) & set(tokenizer.all_special_ids)
-                assert decode(tokenizer, body) == case["text"]
+            if any(token in case["text"] for token in tokenizer.hf.all_special_tokens):
+                body = tokenizer.encode_prompt(case["text"])[tokenizer.hf.bos_token is not None :]
+                assert not set(body) & set(tokenizer.hf.all_special_ids)
+                assert tokenizer.decode(body) == case["text"]
             elif name != "tiny" or not case["text"].startswith(" "):  # see load_tokenizer
-                assert encode(tokenizer, case["text"]) == case["ids"], (name, case["text"])
+                assert tokenizer.encode_prompt(case["text"]) == case["ids"], (name, case["text"])
                 compared += 1
     assert compared > 35
 
@@ -51,13 +52,13 @@ def test_ids_are_the_published_ones_but_for_special_tokens_in_data(tokenizers, r
 def test_decoding_with_and_without_clean_up(tokenizers, recorded):
     for case in recorded["batch_decode"]:
         tokenizer = tokenizers[case["tokenizer"]]
-        assert decode(tokenizer, case["ids"]) == case["skip_special_no_cleanup"]
-        assert decode(tokenizer, case["ids"], clean_up=True) == case["skip_special_cleanup"]
+        assert tokenizer.decode(case["ids"]) == case["skip_special_no_cleanup"]
+        assert tokenizer.decode(case["ids"], clean_up=True) == case["skip_special_cleanup"]
 
 
 def test_fits_counts_tokens(tokenizers):
-    assert fits(tokenizers["llama2"], 3)("Hello world")
-    assert not fits(tokenizers["llama2"], 2)("Hello world")
+    assert tokenizers["llama2"].fits(3)("Hello world")
+    assert not tokenizers["llama2"].fits(2)("Hello world")
 
 
 def test_no_tokenizer_there(tmp_path):

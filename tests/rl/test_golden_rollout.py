@@ -13,8 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lc_jax import parallel
-from lc_jax.data import examples
-from lc_jax.data.tokenizer import decode, encode, load_tokenizer
+from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import hf
 from lc_jax.models.transformer import trainable
@@ -46,12 +45,12 @@ class Text:
     def prompts(self):
         """Token ids of every question's prompt."""
         texts = [self.templates["policy"].render(paragraph_generation_prompt=q.prompt) for q in self.questions]
-        return [examples.encode_prompt(self.tokenizer, text) for text in texts]
+        return [self.tokenizer.encode_prompt(text) for text in texts]
 
     @property
     def paragraphs(self):
         """The responses as the published rollout decodes them: without spaces before punctuation."""
-        return [decode(self.tokenizer, c.tokens, clean_up=True) for c in self.completions]
+        return [self.tokenizer.decode(c.tokens, clean_up=True) for c in self.completions]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,7 @@ def text(golden):
         {name: Prompt(template) for name, template in published["templates"].items()},
         tokenizer,
         [Question(*fields) for fields in zip(*(rows[c] for c in columns), strict=True)],
-        [generate.Completion(r, [], finished=r[-1] == tokenizer.eos_token_id) for r in responses],
+        [generate.Completion(r, [], finished=r[-1] == tokenizer.eos_id) for r in responses],
         published["extraction_texts"],
     )
 
@@ -113,8 +112,8 @@ def reading(folders, text, mesh):
     def extract(model, prompts, sampling, *, seed, batch_size):
         pairs = zip(text.questions, text.paragraphs, strict=True)
         texts = [text.templates["extract"].render(question=q.question, generated_paragraph=z) for q, z in pairs]
-        assert prompts == [encode(text.tokenizer, t) for t in texts]
-        written = [encode(text.tokenizer, t)[1:] + list(sampling.eos_ids) for t in text.extractions]
+        assert prompts == [text.tokenizer.encode_prompt(t) for t in texts]
+        written = [text.tokenizer.encode_prompt(t)[1:] + list(sampling.eos_ids) for t in text.extractions]
         return [generate.Completion(tokens, [], finished=True) for tokens in written]
 
     args = text.case["answer_extractor_generate_kwargs"]

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from lc_jax.data import examples
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate as engine
 from tests.tasks.test_pipeline import rows, run
@@ -96,8 +95,7 @@ def test_scores_agree_with_generation(prompts, tmp_path):
     tokenizer = load_tokenizer(MODEL)
     written = generate(prompts, tmp_path / "out.jsonl", temperature=1.0, num_samples=1)
     sampled = [
-        {"prompt_tokens": examples.encode_prompt(tokenizer, row["prompt"]), "completion_tokens": row["tokens"]}
-        for row in written
+        {"prompt_tokens": tokenizer.encode_prompt(row["prompt"]), "completion_tokens": row["tokens"]} for row in written
     ]
     for row, expected in zip(score(tmp_path, "sampled", sampled), written, strict=True):
         np.testing.assert_allclose(row["logprobs"], expected["logprobs"], atol=1e-3)
@@ -105,7 +103,7 @@ def test_scores_agree_with_generation(prompts, tmp_path):
 
     # Text is cut anew, into other tokens than were sampled: its scores are those of the tokens it is cut into.
     texts = [{"prompt": row["prompt"], "completion": row["completion"]} for row in written]
-    wholes = [examples.encode_prompt(tokenizer, row["prompt"] + row["completion"]) for row in written]
+    wholes = [tokenizer.encode_prompt(row["prompt"] + row["completion"]) for row in written]
     starts = [len(row["prompt_tokens"]) for row in sampled]
     cut = [{"prompt_tokens": w[:n], "completion_tokens": w[n:]} for w, n in zip(wholes, starts, strict=True)]
     for text, tokens in zip(score(tmp_path, "texts", texts), score(tmp_path, "cut", cut), strict=True):
