@@ -1,13 +1,15 @@
-"""95 % percentile bootstrap intervals, of one method and of the difference of two (paper section 6).
+"""95 % intervals: Wilson's, and percentile bootstrap of one method and of the difference of two (paper section 6).
 
 What is resampled are clusters: questions, or biographies with all their claims. All resamples of a chunk are computed
-at once, from how often each draws every confidence.
+at once, from how often each draws every confidence. Of few answers, or of answers that are all right or all wrong, a
+bootstrap says too little (at worst an interval of width 0): there the interval of an accuracy is Wilson's.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,6 +22,8 @@ NUM_RESAMPLES = 10_000
 METRICS = ("accuracy", "ece", "brier", "auroc")  # those that have intervals
 _CHUNK = 4_000_000  # numbers held at a time
 _ENDS = (2.5, 97.5)  # per cent
+_Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution, squared in Wilson's formula
+SMALL = 30  # clusters: with fewer, the interval of an accuracy is Wilson's
 
 Interval = tuple[float, float]  # (low, high)
 
@@ -115,6 +119,32 @@ def _percentiles(values: Float[np.ndarray, " B"]) -> Interval:
     return float(low), float(high)
 
 
+def wilson(successes: float, total: float) -> Interval:
+    """Wilson's 95 % score interval for a share: right for one trial too, and never outside [0, 1].
+
+    Args:
+      successes: out of `total`; a fraction where trials are clusters, of which `successes / total` is the mean share.
+
+    Raises:
+      ValueError: no trials, or not 0 <= successes <= total.
+    """
+    if not 0 <= successes <= total or not total:
+        raise ValueError(f"{successes} successes of {total} trials: give 0 to all of them, and at least one trial.")
+    share, square = successes / total, _Z**2 / total
+    centre = (share + square / 2) / (1 + square)
+    reach = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    return (0.0 if successes == 0 else centre - reach), (1.0 if successes == total else centre + reach)
+
+
+def of_accuracy(accuracy: float, num_clusters: int, resampled: Interval) -> Interval:
+    """The interval of an accuracy: `resampled`, or Wilson's of few clusters or where no resample differs.
+
+    Rows of a cluster count as one trial, as if they were all alike: that is never too narrow.
+    """
+    few = num_clusters < SMALL or resampled[0] == resampled[1]
+    return wilson(accuracy * num_clusters, num_clusters) if few else resampled
+
+
 def bootstrap(
     confidences: ArrayLike,
     correct: ArrayLike,
@@ -159,6 +189,8 @@ def paired(
 ) -> dict[str, Difference] | None:
     """`one` less `other` in METRICS, on the clusters that both have, drawn together; None if they share none.
 
+    With one cluster in common a difference has no interval: its ends are NaN.
+
     Raises:
       ValueError: see `metrics.check`.
     """
@@ -175,7 +207,7 @@ def paired(
     point = np.subtract(*(_measure(rows, once, METRICS, num_bins)[:, 0] for rows in tables))
     draws = _draws(len(shared), max(len(rows.right) for rows in tables), num_resamples, seed)
     changes = [np.subtract(*(_measure(rows, weights, METRICS, num_bins) for rows in tables)) for weights in draws]
-    ends = map(_percentiles, np.concatenate(changes, axis=1))
+    ends = [_percentiles(values) if len(shared) > 1 else (math.nan, math.nan) for values in np.concatenate(changes, 1)]
     return {
         name: Difference(float(value), low, high) for name, value, (low, high) in zip(METRICS, point, ends, strict=True)
     }

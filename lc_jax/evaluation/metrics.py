@@ -41,6 +41,7 @@ class Bins:
     confidences: Float[np.ndarray, " M"]  # mean in the bin
     accuracies: Float[np.ndarray, " M"]
     counts: Int[np.ndarray, " M"]
+    clusters: Int[np.ndarray, " M"]  # distinct ones among the answers; `counts` where answers are independent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,14 +175,29 @@ def _reference_ece(confidences: ArrayLike, correct: ArrayLike, num_bins: int, eq
 
 
 def reliability(
-    confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS, *, equal_width: bool = False
+    confidences: ArrayLike,
+    correct: ArrayLike,
+    num_bins: int = NUM_BINS,
+    *,
+    equal_width: bool = False,
+    clusters: Sequence[str] | None = None,
 ) -> Bins:
-    """The bins of `ece` that hold answers. Raises ValueError: see `check`."""
+    """The bins of `ece` that hold answers. Raises ValueError: see `check`.
+
+    Args:
+      clusters: what each answer belongs to (a biography); None: each is by itself.
+    """
     found = tally(confidences, correct)
     bins = _assign(found, num_bins, equal_width)
     counts, rights, sums = (np.bincount(bins, x) for x in (found.counts, found.rights, found.values * found.counts))
     used = counts > 0
-    return Bins(sums[used] / counts[used], rights[used] / counts[used], counts[used].astype(int))
+    counts = counts[used].astype(int)
+    distinct = counts
+    if clusters is not None:
+        of_row = bins[np.searchsorted(found.values, np.asarray(confidences, np.float64))]
+        pairs = sorted(set(zip(of_row.tolist(), clusters, strict=True)))
+        distinct = np.bincount([number for number, _ in pairs])[used]
+    return Bins(sums[used] / counts, rights[used] / counts, counts, distinct)
 
 
 def debiased_ece(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS) -> float:

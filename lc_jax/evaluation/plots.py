@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lc_jax.evaluation import metrics
+from lc_jax.evaluation.intervals import wilson
 from lc_jax.evaluation.published import Published
+from lc_jax.evaluation.results import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +23,14 @@ if TYPE_CHECKING:
 # Okabe and Ito, told apart by colour-blind eyes; with the markers, also in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11}
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "text.parse_math": False,  # a dollar sign in a method's name is one
+}
+MAX_NAME = 40  # letters of a method's name in a figure
 LABEL_GAP = 13  # least distance of two labels, in pixels per 100 dpi
 GREY = "0.45"  # of what others measured
 
@@ -34,24 +46,37 @@ def _figure(width: float, height: float, **options: Any) -> Figure:
     return figure
 
 
-def _styled() -> Any:
+@contextlib.contextmanager
+def _styled() -> Iterator[None]:
     import matplotlib
 
     style: Any = STYLE
-    return matplotlib.rc_context(style)
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks become boxes
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")  # some scripts' ligatures
+        yield
+
+
+def _short(name: str) -> str:
+    """A method's name on one line; a leading "_", which would hide it from a legend, comes after a space."""
+    name = " ".join(name.split())
+    name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+    return f" {name}" if name.startswith("_") else name
 
 
 def save(figure: Figure, stem: Path) -> None:
     """Writes `stem`.png and `stem`.pdf."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in ("png", "pdf"):
-        figure.savefig(stem.with_name(f"{stem.name}.{suffix}"), dpi=150)
+    with _styled():
+        for suffix in ("png", "pdf"):
+            figure.savefig(stem.with_name(f"{stem.name}.{suffix}"), dpi=150)
 
 
 def svg(figure: Figure) -> bytes:
     """The figure as SVG, with its letters as shapes."""
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    with _styled():
+        figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 
@@ -98,6 +123,15 @@ def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str
         )  # fmt: skip
 
 
+def _bars(row: Mapping[str, Any], name: str) -> np.ndarray:
+    """Lengths of an error bar [2, 1] to both ends of an interval.
+
+    Near its noise floor an ECE may be below its own interval: that side has no bar. An undefined end has none either.
+    """
+    ends = [number(row, name) - number(row, f"{name}_low"), number(row, f"{name}_high") - number(row, name)]
+    return np.maximum(np.nan_to_num(ends), 0)[:, None]
+
+
 def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[Published] = ()) -> Figure:
     """One point a row of results with its 95 % intervals, in the colour of its method; the best corner is top left.
 
@@ -105,6 +139,7 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
       rows: of one data set, the fields of Summary and the method's name; a method may stand in several (seeds).
       published: rows that are drawn hollow, in the colour of their method where that is among `rows`, else in grey.
     """
+    rows = [row for row in rows if not math.isnan(number(row, "ece") + number(row, "accuracy"))]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     with _styled():
         figure = _figure(6, 4.2)
@@ -112,23 +147,22 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
         figure.subplots_adjust(right=0.68, bottom=0.13, left=0.11, top=0.97)
         for row in rows:
             colour, marker = look(methods.index(row["method"]))
-            bars: dict[str, Any] = {}
-            for bar, name in (("xerr", "ece"), ("yerr", "accuracy")):
-                # Near its noise floor an ECE may lie below its own interval: that side has no bar.
-                bars[bar] = np.maximum([[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]], 0)
-            axes.errorbar(row["ece"], row["accuracy"], **bars, fmt=marker, color=colour, markersize=6, linewidth=1)
+            ece, accuracy = number(row, "ece"), number(row, "accuracy")
+            bars = _bars(row, "ece"), _bars(row, "accuracy")
+            axes.errorbar(ece, accuracy, bars[1], bars[0], fmt=marker, color=colour, markersize=6, linewidth=1)
         for theirs in published:
             known = theirs.method in methods
             colour, marker = look(methods.index(theirs.method)) if known else (GREY, "o")
             style: dict[str, Any] = {"color": colour, "markerfacecolor": "white", "markersize": 6 if known else 4}
             axes.plot(theirs.ece, theirs.accuracy, marker, zorder=4, **style)
         points = [
-            max((max(row["ece"], row["ece_high"]), row["accuracy"]) for row in rows if row["method"] == method)
+            max((np.nanmax([number(row, "ece"), number(row, "ece_high")]), number(row, "accuracy"))
+                for row in rows if row["method"] == method)
             for method in methods
-        ]
+        ]  # fmt: skip
         others = [theirs for theirs in published if theirs.method not in methods]
         points += [(theirs.ece, theirs.accuracy) for theirs in others]
-        names = [*methods, *(theirs.method for theirs in others)]
+        names = [*map(_short, methods), *(theirs.method for theirs in others)]
         colours = [*(look(i)[0] for i in range(len(methods))), *[GREY] * len(others)]
         axes.set(xlabel="expected calibration error (less is better)", ylabel="accuracy (more is better)")
         axes.set_xlim(left=0)
@@ -136,15 +170,16 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
         axes.set_axisbelow(True)
         if published:
             axes.text(0.01, 0.02, "hollow: the paper's", transform=axes.transAxes, color=GREY, fontsize=8)
-        _label(axes, points, names, colours)
+        if points:
+            _label(axes, points, names, colours)
     return figure
 
 
-def _scored(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """(confidences, verdicts) of those that were judged."""
-    pairs = [(row["confidence"], row["correct"]) for row in rows if row["status"] == "ok"]
-    confidence, right = np.array(pairs, np.float64).reshape(-1, 2).T
-    return confidence, right
+def _scored(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(confidences, verdicts, entities or questions) of those that were judged."""
+    judged = [row for row in rows if row["status"] == "ok"]
+    confidence, right = (np.array([row[name] for row in judged], np.float64) for name in ("confidence", "correct"))
+    return confidence, right, [str(row.get("entity") or i) for i, row in enumerate(judged)]
 
 
 def _reliability(above: Any, below: Any, rows: Sequence[Mapping[str, Any]], index: int, num_bins: int) -> None:
@@ -153,15 +188,14 @@ def _reliability(above: Any, below: Any, rows: Sequence[Mapping[str, Any]], inde
     above.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.25, 0.5, 0.75, 1))
     below.locator_params(axis="y", nbins=2, integer=True)
     below.set_xlabel("stated confidence")
-    confidence, right = _scored(rows)
+    confidence, right, clusters = _scored(rows)
     if not len(right):
         above.text(0.5, 0.5, "nothing judged", ha="center")
         return
-    bins = metrics.reliability(confidence, right, num_bins)
-    error = np.sqrt(bins.accuracies * (1 - bins.accuracies) / bins.counts)
-    above.errorbar(
-        bins.confidences, bins.accuracies, error, fmt=f"{marker}-", color=colour, markersize=5, linewidth=1.2
-    )
+    bins = metrics.reliability(confidence, right, num_bins, clusters=clusters)
+    ends = [wilson(share * count, count) for share, count in zip(bins.accuracies, bins.clusters, strict=True)]
+    bars = np.abs(np.transpose(ends) - bins.accuracies)
+    above.errorbar(bins.confidences, bins.accuracies, bars, fmt=f"{marker}-", color=colour, markersize=5, linewidth=1.2)
     counted = f"ECE {metrics.ece(confidence, right):.3f}\nn = {len(right):,}"
     above.text(0.02, 0.98, counted, va="top", fontsize=9, color="0.3")
     below.hist(confidence, bins=np.linspace(-0.025, 1.025, 22).tolist(), color=colour)
@@ -170,7 +204,8 @@ def _reliability(above: Any, below: Any, rows: Sequence[Mapping[str, Any]], inde
 def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
     """For each method accuracy against stated confidence, above how many answers state it.
 
-    The further below the diagonal, the more overconfident. Bars are plus and minus one standard error.
+    The further below the diagonal, the more overconfident. Bars are Wilson's 95 % intervals; claims of one biography
+    count as one trial in a bin.
 
     Args:
       records: by method; those whose status is not "ok" are left out.
@@ -182,7 +217,7 @@ def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
         for i, (method, rows) in enumerate(records.items()):
             above, below = grid[:, i]
             above.tick_params(labelleft=i == 0)
-            above.set_title(method, color=look(first + i)[0])
+            above.set_title(_short(method), color=look(first + i)[0])
             _reliability(above, below, rows, first + i, num_bins)
         grid[0, 0].set_ylabel("accuracy")
         grid[1, 0].set_ylabel("answers")
@@ -195,10 +230,10 @@ def risk_coverage(records: Records) -> Figure:
         figure = _figure(6, 4.2, layout="constrained")
         axes = figure.subplots()
         for i, (method, rows) in enumerate(records.items()):
-            confidence, right = _scored(rows)
+            confidence, right, _ = _scored(rows)
             if len(right):
                 found = metrics.risk_coverage(confidence, right)
-                label = f"{method} (area {found.aurc:.3f})"
+                label = f"{_short(method)} (area {found.aurc:.3f})"
                 # Some of the most confident, in random order, are wrong as often as all of them.
                 coverages, risks = (
                     np.concatenate(ends) for ends in (([0], found.coverages), (found.risks[:1], found.risks))

@@ -1,4 +1,4 @@
-"""The paper's result tables as data, to stand beside ours: arXiv 2404.00474, test sets.
+"""The paper's result tables as data, to compare ours with: arXiv 2404.00474, test sets.
 
 For orientation only: Llama 2 7B, and the API judges of 2024, which are retired. Of some rows a stronger judge, fewer
 questions (GPT-4: 1,000) or other intervals (BioASQ: Student-t over ten seeds) were used.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 NAN = float("nan")
-FALLBACK = "TriviaQA"  # whose numbers stand beside data sets of which none were published
+# The published prompts of each data set are called NAME_paragraph_generation.
+PROMPTS = {"TriviaQA": "trivia_qa", "Jeopardy": "jeopardy", "SciQ": "sciq", "BioASQ": "bioasq"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +43,19 @@ def tables() -> tuple[Published, ...]:
     )
 
 
-def has(data: str) -> bool:
-    """Whether there are rows of this data set."""
-    return any(row.data == data for row in tables())
+def by_method(data: str) -> dict[str, Published]:
+    """The published rows of a data set by method; {} where it has none."""
+    return {row.method: row for row in tables() if row.data == data}
 
 
-def beside(data: str) -> dict[str, Published]:
-    """The published rows of a data set by method; those of FALLBACK where it has none."""
-    known = {row.method: row for row in tables() if row.data == data}
-    return known or {row.method: row for row in tables() if row.data == FALLBACK}
+def comparable(result: Mapping[str, Any]) -> dict[str, Published]:
+    """The published rows on the data of a result, by method; {} where its questions are not the paper's.
+
+    The name of the data set must be one of the paper's, and the questions must have come from its prompts: questions of
+    one's own under that name are other data. Results that do not say where questions came from go by the name.
+    """
+    data, questions = str(result.get("data", "")), (result.get("settings") or {}).get("questions")
+    source = str((questions or {}).get("source", ""))
+    if questions is not None and f":{PROMPTS.get(data)}_paragraph_generation" not in source:
+        return {}
+    return by_method(data)

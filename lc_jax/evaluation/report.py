@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import html
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lc_jax.evaluation import metrics, plots, published
-from lc_jax.evaluation.intervals import Difference, Scored, paired
+import numpy as np
+
+from lc_jax.data import jsonl
+from lc_jax.evaluation import intervals, metrics, plots, published
+from lc_jax.evaluation.intervals import Difference, paired
+from lc_jax.evaluation.published import Published
+from lc_jax.evaluation.results import MAIN, MORE, Column, Entry, Row, by_data, label, number, reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Row = Mapping[str, Any]
-# What the table shows: (field of the result, title, whether it has an interval).
-COLUMNS = (
-    ("num_questions", "rows", False),
-    ("accuracy", "accuracy", True),
-    ("ece", "ECE", True),
-    ("ece_noise_floor", "noise floor", False),
-    ("ece_debiased", "debiased ECE", False),
-    ("ece_smooth", "smooth ECE", False),
-    ("max_error", "max error", False),
-    ("brier", "Brier", True),
-    ("brier_constant", "of a constant", False),
-    ("log_score", "log score", False),
-    ("auroc", "AUROC", True),
-    ("aurc", "AURC", False),
-    ("sharpness", "sharpness", False),
-    ("num_confidence_values", "values in use", False),
-)
+MAX_OPEN_KINDS = 12  # a longer table by kind is folded
+OVERCONFIDENT, RANDOM = "one of the most confident wrong answers", "drawn at random"  # why an example is shown
 EXAMPLE_FIELDS = (
     "question",
+    "entity",
     "answer",
     "paragraph",
     "answers",
@@ -48,35 +36,13 @@ EXAMPLE_FIELDS = (
     "status",
     "detail",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One evaluation: what result.json and records.jsonl hold."""
-
-    result: Row
-    records: Sequence[Row]
-
-    @property
-    def data(self) -> str:
-        return str(self.result["data"])
-
-    @property
-    def method(self) -> str:
-        return str(self.result["method"])
-
-    def scored(self) -> Scored:
-        """Its judged rows; what they belong to is the entity of a biography or the question."""
-        rows = [row for row in self.records if row["status"] == "ok"]
-        clusters = [str(row.get("entity") or row["question_id"]) for row in rows]
-        return Scored([row["confidence"] for row in rows], [row["correct"] for row in rows], clusters)
-
-
-Differences = Mapping[tuple[str, str], Mapping[str, Difference]]  # by data set and method
+Differences = Mapping[tuple[str, str], Mapping[str, Difference]]  # by data set and label
 
 
 def differences(entries: Sequence[Entry], baseline: str) -> dict[tuple[str, str], Mapping[str, Difference]]:
     """Every method less the baseline of its data set ("": its first method), on the questions that both have.
+
+    Returns the differences of each metric by (data set, label of the method).
 
     Raises:
       ValueError: no evaluation is of the method `baseline`.
@@ -84,108 +50,179 @@ def differences(entries: Sequence[Entry], baseline: str) -> dict[tuple[str, str]
     if baseline and all(entry.method != baseline for entry in entries):
         known = sorted({entry.method for entry in entries})
         raise ValueError(f"--config.baseline={baseline!r} was not evaluated; there are {known}.")
-    found: dict[tuple[str, str], Mapping[str, Difference]] = {}
+    result: dict[tuple[str, str], Mapping[str, Difference]] = {}
     for data, group in by_data(entries).items():
         base = next((entry for entry in group if entry.method == baseline), None if baseline else group[0])
         for entry in group if base else ():
-            if base is not None and entry.method != base.method and (data, entry.method) not in found:
-                found[data, entry.method] = _paired(entry, base)
-    return found
+            if base is not None and entry.method != base.method:
+                result[data, label(entry, group)] = _paired(entry, base)
+    return result
 
 
 def _paired(entry: Entry, base: Entry) -> Mapping[str, Difference]:
     num_bins = int(entry.result.get("num_bins", metrics.NUM_BINS))
-    return paired(entry.scored(), base.scored(), num_bins=num_bins) or {}
+    scored = entry.scored(), base.scored()
+    return (paired(*scored, num_bins=num_bins) or {}) if all(one.correct for one in scored) else {}
 
 
-def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Entries by data set, in order."""
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.data, []).append(entry)
-    return groups
-
-
-def label(entry: Entry, entries: Sequence[Entry]) -> str:
-    """The method, with its seed where another seed of it stands in the same data set."""
-    same = [other for other in entries if (other.data, other.method) == (entry.data, entry.method)]
-    return entry.method if len(same) == 1 else f"{entry.method}, seed {entry.result['seed']}"
+def _paper(group: Sequence[Entry]) -> list[Published]:
+    """The published rows to compare with: none unless all evaluations have the paper's questions."""
+    theirs = [published.comparable(entry.result) for entry in group]
+    return list(theirs[0].values()) if all(theirs) else []
 
 
 def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def _number(value: Any, signed: bool = False) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+def _name(value: object) -> str:
+    """A name of the user's, whose direction of writing stays its own."""
+    return f"<bdi>{_text(value)}</bdi>"
+
+
+def _number(value: float, signed: bool = False) -> str:
+    if math.isnan(value):
         return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
     return f"{value:+.3f}" if signed else f"{value:.3f}"
 
 
-def _interval(low: Any, high: Any, signed: bool = False) -> str:
+def _interval(low: float, high: float, signed: bool = False) -> str:
     return f"<small>{_number(low, signed)} to {_number(high, signed)}</small>"
 
 
-def _table(titles: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f"<th>{_text(title)}</th>" for title in titles)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+def _unknown(text: str, why: str) -> str:
+    return f'<abbr title="{_text(why or "not defined, or not in this file")}">{text}</abbr>'
 
 
-def _method_row(entry: Entry, entries: Sequence[Entry], change: Mapping[str, Difference] | None) -> str:
-    result = entry.result
-    cells = [f"<td>{_text(label(entry, entries))}</td>"]
-    for name, _, has_interval in COLUMNS:
-        value = result.get(name)
-        ends = _interval(result.get(f"{name}_low"), result.get(f"{name}_high")) if has_interval else ""
-        cells.append(f"<td>{_number(value)}{ends}</td>")
-    for name in ("accuracy", "ece"):
-        known = change.get(name) if change else None
-        cells.append(
-            f"<td>{_number(known.difference, True)}{_interval(known.low, known.high, True)}</td>"
-            if known
-            else "<td></td>"
-        )
-    return f"<tr>{''.join(cells)}</tr>"
+def _value(row: Row, column: Column) -> str:
+    """A number with its interval; where one is not defined, a dash with the reason as its title."""
+    value, low = number(row, column.name), number(row, f"{column.name}_low")
+    if math.isnan(value):
+        return _unknown("–", reason(row, column.name))
+    text = f"{value:,.0f}" if column.name.startswith("num_") else _number(value)
+    if not column.has_interval:
+        return text
+    if math.isnan(low):
+        return f"{text}<small>{_unknown('no interval', reason(row, f'{column.name}_low'))}</small>"
+    return text + _interval(low, number(row, f"{column.name}_high"))
 
 
-def _paper_row(row: published.Published, names: Sequence[str]) -> str:
-    """Its cells in the columns `names`, of which a published row has two."""
-    cells = [f"<td>{_text(row.method)}<small>paper, {_text(row.data)}</small></td>"]
+def _header(title: str, meaning: str = "") -> str:
+    return f'<th scope="col" title="{_text(meaning)}">{title}</th>' if meaning else f'<th scope="col">{title}</th>'
+
+
+def _cell(title: str, content: str, name: str = "") -> str:
+    """A cell that a phone shows as "title: content"."""
+    return f'<td class="{name}" data-label="{_text(title)}">{content and f"<span>{content}</span>"}</td>'
+
+
+def _table(headers: Sequence[str], rows: Sequence[str], kind: str = "scroll") -> str:
+    body = "".join(f"<tr>{row}</tr>" if not row.startswith("<tr") else row for row in rows)
+    return f'<div class="{kind}"><table><thead><tr>{"".join(headers)}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _main_row(entry: Entry, group: Sequence[Entry]) -> str:
+    cells = [_cell("", _name(label(entry, group)))]
+    for column in MAIN:
+        content = _value(entry.result, column)
+        people = {row["entity"] for row in entry.records if row.get("entity") and row["status"] == "ok"}
+        if column.name == "num_questions" and people:
+            content += f"<small>claims in {len(people):,} biographies</small>"
+        cells.append(_cell(column.title, content))
+    return "".join(cells)
+
+
+def _paper_row(row: Published) -> str:
     shown = {
         "accuracy": _number(row.accuracy) + _interval(row.accuracy_low, row.accuracy_high),
         "ece": _number(row.ece) + _interval(row.ece_low, row.ece_high),
     }
-    cells += [f"<td>{shown.get(name, '')}</td>" for name in names]
+    cells = [_cell("", f"{_text(row.method)}<small>paper</small>")]
+    cells += [_cell(column.title, shown.get(column.name, "")) for column in MAIN]
     return f'<tr class="paper">{"".join(cells)}</tr>'
 
 
+def _more(group: Sequence[Entry], data: str, changes: Differences, base: str) -> str:
+    """The other measures, a line each, and the differences from the method `base`."""
+    names = [label(entry, group) for entry in group]
+    rows = []
+    for column in MORE:
+        if any(column.name in entry.result for entry in group):
+            values = "".join(f"<td>{_value(entry.result, column)}</td>" for entry in group)
+            rows.append(f'<th scope="row">{column.title}<small>{column.meaning}</small></th>{values}')
+    for column in MAIN if any(key[0] == data for key in changes) else ():
+        if column.has_interval:
+            deltas = [changes.get((data, name), {}).get(column.name) for name in names]
+            values = "".join(
+                f"<td>{_number(d.difference, True)}{_interval(d.low, d.high, True)}</td>" if d else "<td></td>"
+                for d in deltas
+            )
+            meaning = "Difference on the questions that both have, with its paired interval."
+            rows.append(f'<th scope="row">{column.title} less {_name(base)}<small>{meaning}</small></th>{values}')
+    table = _table([_header("measure"), *(_header(_name(name)) for name in names)], rows)
+    return f"<details><summary>More measures, and differences between methods</summary>{table}</details>"
+
+
+def _legend() -> str:
+    terms = "".join(f"<dt>{column.title}</dt><dd>{column.meaning}</dd>" for column in MAIN)
+    return f'<details class="legend"><summary>What the columns mean</summary><dl>{terms}</dl></details>'
+
+
+def _kinds(group: Sequence[Entry]) -> str:
+    """Stated confidence and accuracy by kind of question: a line a kind, a column a method."""
+    tables = [{kind["kind"]: kind for kind in entry.result.get("kinds") or ()} for entry in group]
+    names = sorted({name for table in tables for name in table})
+    if not names:
+        return ""
+    rows = []
+    for name in names:
+        cells = []
+        for table in tables:
+            kind = table.get(name)
+            if kind is None:
+                cells.append("<td></td>")
+                continue
+            count = int(kind["num_questions"])
+            low, high = intervals.wilson(round(kind["accuracy"] * count), count)
+            interval = f"<small>n = {count:,}; {low:.2f} to {high:.2f}</small>"
+            cells.append(f"<td>{kind['confidence']:.2f} / {kind['accuracy']:.2f}{interval}</td>")
+        rows.append(f'<th scope="row">{_name(name)}</th>{"".join(cells)}')
+    correlation = Column("kind_correlation", "correlation", "")
+    values = "".join(f"<td>{_value(entry.result, correlation)}</td>" for entry in group)
+    rows.append(f'<th scope="row">correlation<small>of confidence and accuracy over kinds</small></th>{values}')
+    headers = [_header("kind"), *(_header(_name(label(entry, group))) for entry in group)]
+    meaning = (
+        "Mean stated confidence / share of right answers. Below, the number of answers and Wilson's 95 % interval of "
+        "that share."
+    )
+    fold = " open" if len(names) <= MAX_OPEN_KINDS else ""
+    return (
+        f"<details{fold}><summary>By kind of question ({len(names)})</summary>"
+        f'<p class="soft">{meaning}</p>{_table(headers, rows)}</details>'
+    )
+
+
 def _results(data: str, group: Sequence[Entry], changes: Differences, baseline: str) -> str:
-    base = baseline or group[0].method
-    titles = ["method", *(title for _, title, _ in COLUMNS), f"accuracy less {base}", f"ECE less {base}"]
-    rows = [_method_row(entry, group, changes.get((data, entry.method))) for entry in group]
-    theirs = list(published.beside(data).values())
-    if published.has(data):
-        rows += [_paper_row(row, [*(name for name, _, _ in COLUMNS), "", ""]) for row in theirs]
-        apart = ""
-    else:
-        table = _table(["method", "accuracy", "ECE"], [_paper_row(row, ["accuracy", "ece"]) for row in theirs])
-        apart = (
-            f"<details><summary>The paper's rows on {_text(theirs[0].data)}, for orientation</summary>{table}</details>"
-        )
+    headers = [_header("method"), *(_header(column.title, column.meaning) for column in MAIN)]
+    theirs = _paper(group)
+    same = [row for row in theirs if row.method in {entry.method for entry in group}]
+    rows = [*(_main_row(entry, group) for entry in group), *map(_paper_row, same)]
+    others = [_paper_row(row) for row in theirs if row not in same]
+    paper = f"<details><summary>The paper's other methods</summary>{_table(headers, others, 'stack')}</details>"
     flags = [
-        f'<li><span class="flag">{_text(label(entry, group))}</span>: {_text(note)}</li>'
+        f'<li><span class="flag">{_name(label(entry, group))}</span>: {_text(note)}</li>'
         for entry in group
         for note in entry.result.get("notes", ())
     ]
-    return _table(titles, rows) + (f"<ul>{''.join(flags)}</ul>" if flags else "") + apart
+    notes = f"<ul>{''.join(flags)}</ul>" if flags else ""
+    more = _more(group, data, changes, baseline or group[0].method)
+    return _table(headers, rows, "stack") + notes + _legend() + more + (paper if others else "") + _kinds(group)
 
 
-def _settings(found: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Every setting that says something as "name: value"; a dot stands between the names of nested ones."""
+def _settings(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every setting that says something as "name: value"; names of nested ones are joined by a dot."""
     lines = []
-    for name, value in found.items():
+    for name, value in values.items():
         if isinstance(value, Mapping):
             lines += _settings(value, f"{prefix}{name}.")
         elif value not in ("", None):
@@ -195,17 +232,18 @@ def _settings(found: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _provenance(entries: Sequence[Entry]) -> str:
     """Judge, counts of every status, cost and all settings."""
+    titles = ("reader and judge", "rows by status", "settings", "cost")
     rows = []
     for entry in entries:
         result = entry.result
-        statuses = ", ".join(f"{name} {count:,}" for name, count in result.get("statuses", {}).items())
-        dollars = result.get("cost", {}).get("dollars")
-        settings = "; ".join(_settings(result.get("settings", {})))
-        words = "".join(f'<td class="words">{_text(value)}</td>' for value in (result["judge"], statuses, settings))
-        cost = "" if dollars is None else f"${dollars:,.2f}"
-        where = f"{entry.data}, seed {result['seed']}"
-        rows.append(f"<tr><td>{_text(entry.method)}<small>{_text(where)}</small></td>{words}<td>{cost}</td></tr>")
-    table = _table(["method", "reader and judge", "rows by status", "settings", "cost"], rows)
+        statuses = ", ".join(f"{name} {count:,}" for name, count in (result.get("statuses") or {}).items())
+        dollars = (result.get("cost") or {}).get("dollars")
+        settings = "; ".join(_settings(result.get("settings") or {}))
+        values = (result["judge"], statuses, settings, "" if dollars is None else f"${dollars:,.2f}")
+        where = f"<small>{_name(entry.data)}, seed {_text(result['seed'])}</small>"
+        cells = [_cell(title, _text(value), "words") for title, value in zip(titles, values, strict=True)]
+        rows.append(_cell("", _name(entry.method) + where) + "".join(cells))
+    table = _table([_header("method"), *map(_header, titles)], rows, "stack")
     return f'<div class="provenance">{table}</div>'
 
 
@@ -220,9 +258,8 @@ def _figure(figure: Figure, caption: str) -> str:
 def figures(group: Sequence[Entry]) -> dict[str, Figure]:
     """The figures of one data set by name, all methods in each."""
     records = {label(entry, group): entry.records for entry in group}
-    theirs = published.beside(group[0].data).values() if published.has(group[0].data) else ()
     return {
-        "accuracy_against_ece": plots.accuracy_against_ece([entry.result for entry in group], list(theirs)),
+        "accuracy_against_ece": plots.accuracy_against_ece([entry.result for entry in group], _paper(group)),
         "reliability": plots.reliability(records),
         "risk_coverage": plots.risk_coverage(records),
     }
@@ -235,49 +272,66 @@ def _section(data: str, group: Sequence[Entry], changes: Differences, baseline: 
     names = [label(entry, group) for entry in group]
     panels = [
         _figure(
-            plots.reliability({name: entry.records}, first=number),
-            f"{name}: accuracy by stated confidence (below the diagonal: overconfident) and how often it was stated.",
+            plots.reliability({name: entry.records}, first=index),
+            f"{name}: accuracy by stated confidence (below the diagonal: overconfident) with Wilson's 95 % intervals, "
+            "and how often it was stated.",
         )
-        for number, (name, entry) in enumerate(zip(names, group, strict=True))
+        for index, (name, entry) in enumerate(zip(names, group, strict=True))
     ]
     return (
-        f"<h2>{_text(data)}</h2>{_results(data, group, changes, baseline)}<h3>Figures</h3>"
+        f"<h2>{_name(data)}</h2>{_results(data, group, changes, baseline)}<h3>Figures</h3>"
         f'<div class="wide">{wide}</div><h3>Reliability</h3><div class="figures">{"".join(panels)}</div>'
     )
 
 
-def choose_examples(records: Sequence[Row], limit: int) -> list[Row]:
-    """At most `limit` records, in order: half the most confident wrong ones, half spread evenly over the others."""
+def choose_examples(records: Sequence[Row], limit: int, seed: int = 0) -> list[tuple[Row, str]]:
+    """At most `limit` records in order, each with why it is shown; all of them, and no reason, where they fit.
+
+    Half are the most confident wrong answers, or as many as there are; the others are drawn at random from the rest.
+    """
     if len(records) <= limit:
-        return list(records)
+        return [(row, "") for row in records]
     wrong = [i for i, row in enumerate(records) if row["status"] == "ok" and not row["correct"]]
-    chosen = set(sorted(wrong, key=lambda i: (-records[i]["confidence"], i))[: limit // 2])
-    others = [i for i in range(len(records)) if i not in chosen]
-    room = limit - len(chosen)
-    chosen |= {others[place * len(others) // room] for place in range(room)}
-    return [records[i] for i in sorted(chosen)]
+    why = dict.fromkeys(sorted(wrong, key=lambda i: (-records[i]["confidence"], i))[: limit // 2], OVERCONFIDENT)
+    others = [i for i in range(len(records)) if i not in why]
+    drawn = np.random.default_rng(seed).choice(others, limit - len(why), replace=False)
+    why |= dict.fromkeys(drawn.tolist(), RANDOM)
+    return [(records[i], why[i]) for i in sorted(why)]
 
 
-def _example(entry: Entry, name: str, row: Row) -> dict[str, Any]:
+def _how_chosen(name: str, entry: Entry, chosen: Sequence[tuple[Row, str]], seed: int) -> str:
+    """How the examples of one evaluation were chosen, in a sentence."""
+    if len(chosen) == len(entry.records):
+        return f"{name}: all {len(chosen):,}."
+    wrong = sum(why == OVERCONFIDENT for _, why in chosen)
+    return (
+        f"{name}: {len(chosen):,} of {len(entry.records):,}. {wrong:,} are its most confident wrong answers, the other "
+        f"{len(chosen) - wrong:,} were drawn at random (seed {seed}): wrong answers are more frequent here than in the "
+        "evaluation."
+    )
+
+
+def _example(entry: Entry, name: str, row: Row, why: str) -> dict[str, Any]:
     empty: dict[str, Any] = {"answers": [], "probs": [], "confidence": None, "correct": False}
-    example = {field: row.get(field, empty.get(field, "")) for field in EXAMPLE_FIELDS}
-    if isinstance(example["confidence"], float) and math.isnan(example["confidence"]):
-        example["confidence"] = None
-    return {"data": entry.data, "method": name, **example}
+    example = {name: empty.get(name, "") if row.get(name) is None else row[name] for name in EXAMPLE_FIELDS}
+    if row["status"] != "ok":
+        example["confidence"] = None  # of what was not judged: NaN in files of older versions
+    return {"data": entry.data, "method": name, "why": why, **example}
 
 
 def _embedded(value: Any) -> str:
-    """JSON that may stand inside a script element, whatever texts it holds."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    """JSON inside a script element, which no text that it holds can end."""
+    return jsonl.dumps(value).replace("<", "\\u003c")
 
 
-def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 200) -> str:
+def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 200, seed: int = 0) -> str:
     """The whole report as HTML.
 
     Args:
       entries: evaluations in the order of the table; those of one data set form a section.
       baseline: the method that others are compared with; "": the first of each data set.
       num_examples: to browse, for each evaluation.
+      seed: of the draw of examples.
 
     Raises:
       ValueError: `baseline` was not evaluated.
@@ -288,21 +342,26 @@ def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 20
         ' <span class="flag">Different judges: their numbers cannot be compared.</span>' if len(judges) > 1 else ""
     )
     sections = [_section(data, group, changes, baseline) for data, group in groups.items()]
+    theirs = " The paper's rows were judged by other models." if any(map(_paper, groups.values())) else ""
+    what = f"{len(entries)} evaluation{'s' if len(entries) > 1 else ''} on {', '.join(map(_name, groups))}"
     body = (
         "<h1>Linguistic calibration: evaluation</h1>"
-        f"<p>{len(entries)} evaluations on {_text(', '.join(groups))}, read and judged by {_text(', '.join(judges))}."
-        f"{warning} Intervals are 95&nbsp;% percentile bootstrap, differences paired on the same questions. ECE has "
-        f"{metrics.NUM_BINS} equal-count bins (of biographies 40) with equal confidences together. A forecaster that "
-        "always says the same can have a small ECE: compare Brier with that of a constant. The paper's rows were "
-        "judged by other models.</p>"
+        f"<p>{what}, read and judged by {', '.join(map(_name, judges))}.{warning}{theirs}</p>"
+        '<details class="legend"><summary>How numbers and intervals are computed</summary><p>Intervals are 95&nbsp;% '
+        "percentile bootstrap over questions (over biographies, with all claims of each). The interval of an accuracy "
+        f"is Wilson's below {intervals.SMALL} questions or biographies, and where all answers are right or all wrong. "
+        f"Differences are paired on the same questions. ECE has {metrics.NUM_BINS} equal-count bins (40 for "
+        "biographies); equal confidences share a bin. A method that always states the same confidence can have a small "
+        "ECE: compare its Brier score with that of a constant.</p></details>"
         f"{''.join(sections)}<h2>How it was made</h2>{_provenance(entries)}"
     )
     examples, shown = [], []
     for entry in entries:
         name = label(entry, groups[entry.data])
-        chosen = choose_examples(entry.records, num_examples)
-        examples += [_example(entry, name, row) for row in chosen]
-        shown.append(f"{name}: {len(chosen):,} of {len(entry.records):,}")
-    parts = {"body": body, "records": _embedded(examples), "shown": _text("; ".join(shown) + ".")}
+        chosen = choose_examples(entry.records, num_examples, seed)
+        examples += [_example(entry, name, row, why) for row, why in chosen]
+        shown.append(_how_chosen(name, entry, chosen, seed))
+    parts = {"body": body, "records": _embedded(examples), "shown": "<br>".join(map(_text, shown))}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    return re.sub(r"<!--(\w+)-->", lambda found: parts[found[1]], template)
+    text = re.sub(r"<!--(\w+)-->", lambda match: parts[match[1]], template)
+    return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written

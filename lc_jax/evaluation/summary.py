@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from lc_jax.evaluation import intervals, metrics, smooth
@@ -26,7 +26,11 @@ Judged = TypeVar("Judged", bound=_HasStatus)  # a record of any kind
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Everything that one row of results says. Intervals (_low, _high) are 95 % percentile bootstrap."""
+    """Everything that one row of results says.
+
+    Intervals (_low, _high) are 95 % percentile bootstrap; of an accuracy Wilson's where that says too little
+    (`intervals.of_accuracy`). A number that is not defined is NaN, null in a file, and `undefined` says why.
+    """
 
     num_questions: int
     accuracy: float
@@ -59,20 +63,50 @@ class Summary:
     collapsed: bool  # one percentage for (nearly) everything
     kind_correlation: float  # of mean confidence and accuracy over kinds; NaN with fewer than three, or all alike
     kinds: tuple[KindRow, ...]
-    notes: tuple[str, ...]  # why a number is NaN or means little
+    undefined: Mapping[str, str]  # the reason for each field above that is NaN
+    notes: tuple[str, ...]  # why numbers are NaN or mean little
+
+
+def _no_interval(num_clusters: int) -> str:
+    return (
+        "a single question or biography cannot be resampled"
+        if num_clusters == 1
+        else "every resample gives the same value"
+    )
+
+
+def _undefined(summary: Summary, num_clusters: int) -> dict[str, str]:
+    """The reason for each number that is NaN, by field."""
+    one_class = "all answers are right" if summary.accuracy == 1 else "all answers are wrong"
+    few = "no question has a kind" if not summary.kinds else "fewer than three kinds of questions, or all alike"
+    reasons = {
+        "ece_published": f"fewer questions ({summary.num_questions}) than bins ({summary.num_bins})",
+        "auroc": one_class,
+        "kind_correlation": few,
+        **{f"{name}_{end}": _no_interval(num_clusters) for name in intervals.METRICS for end in ("low", "high")},
+    }
+    if math.isnan(summary.auroc):
+        reasons |= {"auroc_low": one_class, "auroc_high": one_class}
+    return {name: reason for name, reason in reasons.items() if math.isnan(getattr(summary, name))}
 
 
 def _notes(summary: Summary) -> tuple[str, ...]:
     """Why numbers of a summary are NaN or mean little."""
+    undefined = summary.undefined
+    titles = {"ece": "ECE", "brier": "Brier", "auroc": "AUROC"}
+    bare = [name for name in titles if f"{name}_low" in undefined and name not in undefined]
+    if summary.collapsed and bare == ["auroc"]:  # of one confidence it is 1/2 whatever the answers
+        bare = []
     reasons = {
-        f"fewer questions ({summary.num_questions}) than bins ({summary.num_bins})": summary.num_questions
-        < summary.num_bins,
+        f"fewer questions ({summary.num_questions}) than bins ({summary.num_bins})": "ece_published" in undefined,
         "one confidence for (nearly) everything": summary.collapsed,
-        "no AUROC: all answers are right": summary.accuracy == 1,
-        "no AUROC: all answers are wrong": summary.accuracy == 0,
-        "no correlation over kinds: fewer than three, or all alike": bool(summary.kinds)
-        and not summary.collapsed
-        and np.isnan(summary.kind_correlation),
+        f"no AUROC: {undefined.get('auroc')}": "auroc" in undefined,
+        f"no interval for {', '.join(map(titles.__getitem__, bare))}: {undefined[f'{bare[0]}_low'] if bare else ''}": (
+            bool(bare)
+        ),
+        f"no correlation over kinds: {undefined.get('kind_correlation')}": "kind_correlation" in undefined
+        and bool(summary.kinds)
+        and not summary.collapsed,
     }
     return tuple(reason for reason, holds in reasons.items() if holds)
 
@@ -124,7 +158,11 @@ def summarize(
     shares = metrics.confidence_shares(confidence)
     table = metrics.by_kind(confidence, right, kinds) if kinds is not None else ()
     parts = metrics.brier_parts(confidence, right, num_bins)
+    num_clusters = len(right) if clusters is None else len(set(clusters))
     ends = intervals.bootstrap(confidence, right, clusters, num_bins=num_bins, seed=seed)
+    of_accuracy = intervals.of_accuracy(accuracy, num_clusters, ends["accuracy"])
+    ends = {name: (math.nan, math.nan) if low == high else (low, high) for name, (low, high) in ends.items()}
+    ends["accuracy"] = of_accuracy
     lows_and_highs = {f"{name}_{end}": ends[name][i] for name in ends for i, end in enumerate(("low", "high"))}
     enough = len(right) >= num_bins
     summary = Summary(
@@ -151,7 +189,9 @@ def summarize(
         collapsed=max(shares.values()) > metrics.COLLAPSED_SHARE,
         kind_correlation=metrics.kind_correlation(table),
         kinds=table,
+        undefined={},
         notes=(),
         **lows_and_highs,
     )
+    summary = dataclasses.replace(summary, undefined=_undefined(summary, num_clusters))
     return dataclasses.replace(summary, notes=_notes(summary))

@@ -1,4 +1,4 @@
-"""Results as a Markdown table that also reads well in a terminal, with the paper's numbers beside."""
+"""Results as a Markdown table that also reads well in a terminal, with the paper's numbers on the paper's data."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lc_jax.evaluation import published
+from lc_jax.evaluation.published import Published
+from lc_jax.evaluation.results import number
 
 Row = Mapping[str, Any]  # the fields of Summary, and the names of the method and the data set
 HEADER = (
-    "method", "seeds", "questions", "accuracy", "95 %", "ECE", "95 %", "noise floor", "Brier", "constant", "AUROC",
-    "values", "paper accuracy", "paper ECE",
+    "method", "accuracy", "95 %", "ECE", "95 %", "Brier", "AUROC", "n", "noise floor", "constant", "values", "seeds",
 )  # fmt: skip
+PAPER = ("paper accuracy", "paper ECE")
+UNDEFINED = "–"  # a number that is not defined; a note below the table says why
 MEANS = (
     "num_questions", "accuracy", "accuracy_low", "accuracy_high", "ece", "ece_low", "ece_high", "ece_noise_floor",
     "brier", "brier_constant", "auroc", "num_confidence_values", "kind_correlation",
@@ -20,7 +23,7 @@ MEANS = (
 
 
 def _number(value: float, places: int = 3) -> str:
-    return "-" if math.isnan(value) else f"{value:.{places}f}"
+    return UNDEFINED if math.isnan(value) else f"{value:.{places}f}"
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -38,40 +41,47 @@ def mean_over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
         for kind in (kind for row in same for kind in row.get("kinds", ())):
             kinds.setdefault(kind["kind"], []).append(kind)
         fields: dict[str, Any] = {
-            name: _mean([row[name] for row in same if name in row] or [math.nan]) for name in MEANS
+            name: _mean([number(row, name) for row in same if name in row] or [math.nan]) for name in MEANS
         }
         fields["kinds"] = [
             {"kind": name, **{field: _mean([kind[field] for kind in found]) for field in ("confidence", "accuracy")}}
             for name, found in sorted(kinds.items())
         ]
         fields["notes"] = list(dict.fromkeys(note for row in same for note in row.get("notes", ())))
-        merged.append({"data": data, "method": method, "seeds": len(same), **fields})
+        paper = published.comparable(same[0]).get(method)
+        merged.append({"data": data, "method": method, "seeds": len(same), "paper": paper, **fields})
     return merged
 
 
+def _interval(row: Row, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return UNDEFINED if math.isnan(low) else f"{_number(low)} to {_number(high)}"
+
+
 def _cells(row: Row) -> list[str]:
-    paper = published.beside(row["data"]).get(row["method"])
     return [
         row["method"],
-        str(row["seeds"]),
-        _number(row["num_questions"], 0),
         _number(row["accuracy"]),
-        f"{_number(row['accuracy_low'])} to {_number(row['accuracy_high'])}",
+        _interval(row, "accuracy"),
         _number(row["ece"]),
-        f"{_number(row['ece_low'])} to {_number(row['ece_high'])}",
-        _number(row["ece_noise_floor"]),
+        _interval(row, "ece"),
         _number(row["brier"]),
-        _number(row["brier_constant"]),
         _number(row["auroc"]),
-        f"{row['num_confidence_values']:.3g}",
-        _number(paper.accuracy) if paper else "",
-        _number(paper.ece) if paper else "",
+        _number(row["num_questions"], 0),
+        _number(row["ece_noise_floor"]),
+        _number(row["brier_constant"]),
+        UNDEFINED if math.isnan(row["num_confidence_values"]) else f"{row['num_confidence_values']:.3g}",
+        str(row["seeds"]),
     ]
+
+
+def _paper_cells(paper: Published | None) -> list[str]:
+    return [_number(paper.accuracy), _number(paper.ece)] if paper else ["", ""]
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:
     """Rows (the first is the header) as an aligned Markdown table: words to the left, numbers to the right."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in cells]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(cells[0]))]
 
     def line(row: Sequence[str]) -> str:
@@ -105,7 +115,11 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def _render(merged: Sequence[Row]) -> str:
-    parts = [markdown([list(HEADER), *map(_cells, merged)])]
+    cells = [list(HEADER), *map(_cells, merged)]
+    if any(row["paper"] for row in merged):
+        papers = [list(PAPER), *(_paper_cells(row["paper"]) for row in merged)]
+        cells = [own + paper for own, paper in zip(cells, papers, strict=True)]
+    parts = [markdown(cells)]
     notes = [f"- {row['method']}: {note}" for row in merged for note in row["notes"]]
     if any(row["seeds"] > 1 for row in merged):
         notes.append("- Several seeds: every number is their mean, ends of intervals too.")

@@ -10,7 +10,6 @@ of questions. Replies are kept in a store, so that a rerun goes on. An entity wi
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -189,5 +188,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         jsonl.write_jsonl(output / "records.jsonl", map(dataclasses.asdict, records))
         logging.info("\n%s", cost.render(costs))
         row = _result(work, records) | {"settings": work.settings(writer)}
-    (output / "result.json").write_text(json.dumps(row, indent=1))
+    jsonl.write_json(output / "result.json", row)
     logging.info("\n%s", table.render([row]))

@@ -5,15 +5,18 @@ Whatever left `result.json` and `records.jsonl` can be shown: questions or biogr
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
-from lc_jax.evaluation import plots, report, table
-from lc_jax.evaluation.report import Entry
+from lc_jax.evaluation import plots, report, results, table
+from lc_jax.evaluation.results import Entry
 
 
 def needs_devices(config: ConfigDict) -> bool:
@@ -21,32 +24,37 @@ def needs_devices(config: ConfigDict) -> bool:
     return False
 
 
-def read(folder: Path) -> Entry:
-    """The evaluation in a folder.
+def find(root: Path) -> list[Path]:
+    """The folders of evaluations in `root`, or `root` itself where it is one.
 
     Raises:
-      ValueError: result.json lacks a field that a report needs.
+      FileNotFoundError: there are none.
     """
-    path = folder / "result.json"
-    row = json.loads(path.read_text(encoding="utf-8"))
-    missing = [name for name in ("method", "data", "judge", "seed", "accuracy", "ece") if name not in row]
-    if missing:
-        raise ValueError(f"{path} lacks {missing}; evaluate {folder} again.")
-    return Entry(row, jsonl.read_jsonl(folder / "records.jsonl"))
+    if not root.is_dir():
+        raise FileNotFoundError(f"--config.evaluations: no folder {root}; run configs/evaluate_qa.py first.")
+    if (root / "result.json").is_file():
+        return [root]
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    finished = [folder for folder in folders if (folder / "result.json").is_file()]
+    for folder in folders:
+        if folder not in finished:
+            logging.warning("%s is left out: it has no result.json. Run its evaluation again to finish it.", folder)
+    if not finished:
+        raise FileNotFoundError(f"No */result.json under {root}; run configs/evaluate_qa.py first.")
+    return finished
 
 
-def run(config: ConfigDict, mesh: Any) -> None:
-    """Reads `<evaluations>/*/result.json` and writes report, table and figures into `config.output`.
+def load(config: ConfigDict) -> list[Entry]:
+    """The evaluations in the order of the table, named by their judge too where judges differ.
 
     Raises:
-      FileNotFoundError: nothing was evaluated there.
-      ValueError: the rows come from different judges, which must not stand in one table unless the config allows it.
+      FileNotFoundError: nothing was evaluated there, or records are missing.
+      ValueError: a file cannot be read; different judges, unless the config allows them; one seed twice.
     """
-    folders = sorted(path.parent for path in Path(config.evaluations).glob("*/result.json"))
-    if not folders:
-        raise FileNotFoundError(f"No */result.json under {config.evaluations}; run configs/evaluate_qa.py first.")
     order = {name: i for i, name in enumerate(config.methods)}
-    entries = sorted(map(read, folders), key=lambda entry: order.get(entry.method, len(order)))
+    entries = sorted(
+        results.read_all(find(Path(config.evaluations))), key=lambda entry: order.get(entry.method, len(order))
+    )
     judges = sorted({entry.result["judge"] for entry in entries})
     if len(judges) > 1 and not config.allow_different_judges:
         raise ValueError(
@@ -54,19 +62,47 @@ def run(config: ConfigDict, mesh: Any) -> None:
             "the same with --config.allow_different_judges=true."
         )
     if len(judges) > 1:
-        entries = [Entry({**e.result, "method": f"{e.method} (judge {e.result['judge']})"}, e.records) for e in entries]
+        entries = [
+            dataclasses.replace(e, result={**e.result, "method": f"{e.method} (judge {e.result['judge']})"})
+            for e in entries
+        ]
+    results.check_distinct(entries)
+    return entries
+
+
+def _suffixes(groups: Iterable[str]) -> dict[str, str]:
+    """What the names of figures end in, by data set; "" where there is only one."""
+    suffixes: dict[str, str] = {}
+    for data in groups:
+        suffix = "_" + "".join(c if c.isalnum() else "_" for c in data.lower())
+        while suffix in suffixes.values():
+            suffix += "_"
+        suffixes[data] = suffix
+    return suffixes if len(suffixes) > 1 else dict.fromkeys(suffixes, "")
+
+
+def run(config: ConfigDict, mesh: Any) -> None:
+    """Reads `<evaluations>/*/result.json` and writes report, table and figures into `config.output`, all or nothing.
+
+    Raises:
+      FileNotFoundError, ValueError: see `load`; or the baseline was not evaluated.
+    """
+    entries = load(config)
+    page = report.page(entries, baseline=config.baseline, num_examples=config.num_examples, seed=config.seed)
     rows = [entry.result for entry in entries]
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "results.json").write_text(json.dumps(rows, indent=1))
     text = table.render(rows)
-    (output / "table.md").write_text(text)
+    groups, output = results.by_data(entries), Path(config.output)
+    suffixes = _suffixes(groups)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=output) as name:
+        folder = Path(name)
+        jsonl.write_json(folder / "results.json", rows)
+        (folder / "table.md").write_text(text, encoding="utf-8", errors="replace")
+        (folder / "report.html").write_text(page, encoding="utf-8")
+        for data, group in groups.items():
+            for figure, drawn in report.figures(group).items():
+                plots.save(drawn, folder / f"{figure}{suffixes[data]}")
+        for path in sorted(folder.iterdir()):  # everything was made: each file takes the place of an older one
+            path.replace(output / path.name)
     print(text)
-    groups = report.by_data(entries)
-    for data, group in groups.items():
-        of_data = "" if len(groups) == 1 else "_" + "".join(c if c.isalnum() else "_" for c in data.lower())
-        for name, figure in report.figures(group).items():
-            plots.save(figure, output / f"{name}{of_data}")
-    page = report.page(entries, baseline=config.baseline, num_examples=config.num_examples)
-    (output / "report.html").write_text(page, encoding="utf-8")
     print(f"Report, results.json and figures: {output}/report.html")

@@ -6,17 +6,43 @@ Training keeps the candidates (ppo.num_candidates), configs/evaluate_qa.py evalu
 
 from __future__ import annotations
 
-import json
+import functools
+import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from lc_jax import preflight
+from lc_jax.data import jsonl
+from lc_jax.evaluation import results
 from lc_jax.evaluation.table import markdown
 from lc_jax.models import layout
 from lc_jax.training import candidates
+from lc_jax.training.candidates import Candidate
+
+
+def _row(folder: Path, candidate: Candidate) -> dict[str, Any]:
+    """What selection goes by, of one candidate.
+
+    Raises:
+      FileNotFoundError: it was not evaluated.
+      ValueError: its result cannot be read, or lacks a number.
+    """
+    path = candidate.place(folder) / "evaluation" / "result.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"No {path}; `launch/select.sh {folder}` evaluates all candidates.")
+    result = results.read_result(path)
+    undefined = [name for name in ("accuracy", "ece", "num_questions") if math.isnan(results.number(result, name))]
+    if undefined:
+        raise ValueError(
+            f"{path} has no number for {', '.join(undefined)}: remove {path.parent} and evaluate it again."
+        )
+    kept = {name: result[name] for name in ("accuracy", "ece", "num_questions", "judge", "data")}
+    return {"step": candidate.step, "validation_reward": candidate.validation_reward, **kept}
 
 RECORD = "{run}/selection.run.json"
 
@@ -25,21 +51,14 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Puts the candidate of `config.run` with the lowest ECE into `<run>/selected`; the table goes to selection.json.
 
     Raises:
-      FileNotFoundError: the run has no candidates, or one of them was not evaluated.
-      ValueError: they were evaluated by different judges or on different questions.
+      FileNotFoundError: the run has no candidates.
+      ValueError: some were not evaluated, or have no ECE; or by different judges or on different questions.
     """
     folder = Path(config.run)
     found = candidates.load(folder)
     if not found:
         raise FileNotFoundError(f"{folder}/candidates holds none: train with ppo.num_candidates above 0.")
-    rows = []
-    for candidate in found:
-        path = candidate.place(folder) / "evaluation" / "result.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"No {path}; `launch/select.sh {folder}` evaluates all candidates.")
-        result = json.loads(path.read_text())
-        kept = {name: result[name] for name in ("accuracy", "ece", "num_questions", "judge", "data")}
-        rows.append({"step": candidate.step, "validation_reward": candidate.validation_reward, **kept})
+    rows = preflight.check_all(*(functools.partial(_row, folder, candidate) for candidate in found))
     for field in ("judge", "data"):
         if len({row[field] for row in rows}) > 1:
             raise ValueError(f"The candidates of {folder} differ in {field}: {[row[field] for row in rows]}.")
@@ -48,7 +67,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         # Hard links: the same bytes on the disk.
         model = found[best].place(folder) / "model"
         shutil.copytree(model, selected, copy_function=os.link, dirs_exist_ok=True)
-    (folder / "selection.json").write_text(json.dumps({"selected": rows[best], "candidates": rows}, indent=1))
+    jsonl.write_json(folder / "selection.json", {"selected": rows[best], "candidates": rows})
     header = ["step", "validation reward", "accuracy", "ECE", ""]
     cells = [
         [str(r["step"]), *(f"{r[k]:.3f}" for k in ("validation_reward", "accuracy", "ece")), "*" if i == best else ""]

@@ -111,6 +111,34 @@ def test_what_has_no_value_has_no_interval():
     assert all(math.isnan(end) for end in ends["auroc"])
 
 
+@pytest.mark.parametrize(
+    ("successes", "total", "low", "high"),
+    [
+        (1, 1, 0.2065, 1),  # (1 + z^2/2 - z sqrt(z^2/4)) / (1 + z^2) = 1 / 4.8415
+        (0, 1, 0, 0.7935),
+        (8, 10, 0.4902, 0.9433),
+        (15, 30, 0.3315, 0.6685),
+        (0.5, 1, 0.0546, 0.9454),  # one biography, half of its claims right
+    ],
+)
+def test_wilsons_interval(successes, total, low, high):
+    assert intervals.wilson(successes, total) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "total"), [(0, 0), (2, 1), (-1, 1), (math.nan, 1)])
+def test_wilsons_interval_refuses_what_is_no_share(successes, total):
+    with pytest.raises(ValueError, match="at least one trial"):
+        intervals.wilson(successes, total)
+
+
+def test_a_difference_on_one_question_has_no_interval():
+    one, other = Scored([0.9], [True], ["a"]), Scored([0.4], [False], ["a"])
+    found = intervals.paired(one, other)["accuracy"]
+    assert found.difference == 1
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
 def test_paired_differences_take_the_noise_of_the_questions_out():
     """Two methods that agree on nearly every question: their difference is known better than either."""
     confidence, correct = forecaster(500, lift=0.1, seed=6)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from lc_jax.evaluation import metrics, smooth, summary
+from lc_jax.evaluation import intervals, metrics, smooth, summary
 from tests.evaluation.forecasters import forecaster
 from tests.recorded import load
 
@@ -114,11 +114,11 @@ def test_a_collapsed_forecaster_has_a_good_ece_and_is_flagged():
 @pytest.mark.parametrize(
     ("confidence", "correct", "accuracy", "ece", "brier", "notes"),
     [
-        ([0.3], [True], 1, 0.7, 0.49, 3),
-        ([0.0, 1.0], [False, True], 0.5, 0, 0, 1),
-        ([0.0, 1.0], [True, False], 0.5, 1, 1, 1),
-        ([1.0] * 30, [False] * 30, 0, 1, 1, 2),
-        ([1.0] * 30, [True] * 30, 1, 0, 0, 2),
+        ([0.3], [True], 1, 0.7, 0.49, 4),
+        ([0.0, 1.0], [False, True], 0.5, 0, 0, 2),
+        ([0.0, 1.0], [True, False], 0.5, 1, 1, 2),
+        ([1.0] * 30, [False] * 30, 0, 1, 1, 3),
+        ([1.0] * 30, [True] * 30, 1, 0, 0, 3),
     ],
     ids=["one row", "certain and right", "certain and wrong", "all wrong", "all right"],
 )
@@ -128,9 +128,50 @@ def test_extremes_have_a_value_or_a_reason(confidence, correct, accuracy, ece, b
     assert (found.ece, found.brier) == pytest.approx((ece, brier), abs=1e-12)
     assert math.isnan(found.auroc) == (accuracy != 0.5)
     assert len(found.notes) == notes
-    numbers = [value for name, value in dataclasses.asdict(found).items() if isinstance(value, float)]
-    few, one_sided = len(correct) < metrics.NUM_BINS, accuracy != 0.5
-    assert sum(map(math.isnan, numbers)) == 1 + few + 3 * one_sided  # correlation; ece_published; auroc, its interval
+    numbers = {name: value for name, value in dataclasses.asdict(found).items() if isinstance(value, float)}
+    assert {name for name, value in numbers.items() if math.isnan(value)} == set(found.undefined)
+
+
+def test_every_number_that_is_not_defined_has_its_reason():
+    one = summary.summarize([0.3], [True])
+    alone, right = "a single question or biography cannot be resampled", "all answers are right"
+    ends = {f"{name}_{end}": alone for name in ("ece", "brier") for end in ("low", "high")}
+    assert one.undefined == ends | {
+        "ece_published": "fewer questions (1) than bins (20)",
+        "auroc": right,
+        "auroc_low": right,
+        "auroc_high": right,
+        "kind_correlation": "no question has a kind",
+    }
+    assert one.notes == (
+        "fewer questions (1) than bins (20)",
+        "one confidence for (nearly) everything",
+        "no AUROC: all answers are right",
+        "no interval for ECE, Brier: a single question or biography cannot be resampled",
+    )
+    wrong = summary.summarize([0.0, 0.3, 1.0], [False] * 3, ["a", "b", "b"])
+    assert wrong.undefined["auroc"] == wrong.undefined["auroc_high"] == "all answers are wrong"
+    assert wrong.undefined["kind_correlation"] == "fewer than three kinds of questions, or all alike"
+    assert "ece_low" not in wrong.undefined
+    enough = summary.summarize(*forecaster(40), list("abcd" * 10))
+    assert enough.undefined == {}
+
+
+@pytest.mark.parametrize(
+    ("correct", "low", "high"),
+    [([True], 0.2065, 1), ([False], 0, 0.7935), ([True] * 8 + [False] * 2, 0.4902, 0.9433), ([True] * 60, 0.9398, 1)],
+    ids=["1 of 1", "0 of 1", "8 of 10", "60 of 60"],
+)
+def test_the_interval_of_an_accuracy_is_wilsons_where_a_bootstrap_says_too_little(correct, low, high):
+    found = summary.summarize([0.5] * len(correct), correct)
+    assert (found.accuracy_low, found.accuracy_high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_claims_of_one_biography_count_as_one_trial_in_wilsons_interval():
+    found = summary.summarize([0.5] * 10, [True] * 8 + [False] * 2, clusters=["Ada"] * 10)
+    assert (found.accuracy_low, found.accuracy_high) == pytest.approx(intervals.wilson(0.8, 1))
+    assert found.accuracy_low < 0.15
+    assert found.undefined["ece_low"] == "a single question or biography cannot be resampled"
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@ import json
 
 import pytest
 
-from lc_jax.evaluation import plots, published, summary, table
+from lc_jax.data import jsonl
+from lc_jax.evaluation import intervals, plots, published, summary, table
 
 
 def row(method, confidence, correct, kinds=None):
     found = summary.summarize(confidence, correct, kinds)
-    return json.loads(json.dumps({"method": method, **dataclasses.asdict(found)}))
+    return json.loads(jsonl.dumps({"method": method, "data": "TriviaQA", **dataclasses.asdict(found)}))
 
 
 FIRST = row("LC RL", [0.4, 0.6, 0.8, 1.0] * 10, [False, True, True, True] * 10, ["a", "b", "c", "d"] * 10)
@@ -29,14 +30,17 @@ def test_the_table_is_aligned_and_says_what_its_numbers_lack():
     for block in (main, kinds):
         assert len({len(line) for line in block.splitlines()}) == 1
     header, _, lc, mine = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in main.splitlines())
+    assert header[:2] + header[3:4] + header[5:8] == ["method", "accuracy", "ECE", "Brier", "AUROC", "n"]
     assert dict(zip(header, lc, strict=False))["accuracy"] == "0.625"
     assert lc[-2:] == ["0.647", "0.108"]
     assert mine[0] == "mine \\| own"
-    assert "-" in mine  # AUROC
+    assert dict(zip(header, mine, strict=False))["AUROC"] == "–"
     assert notes.splitlines() == [
+        "- LC RL: no interval for AUROC: every resample gives the same value",
         "- mine | own: fewer questions (4) than bins (20)",
         "- mine | own: one confidence for (nearly) everything",
         "- mine | own: no AUROC: all answers are right",
+        "- mine | own: no interval for ECE, Brier: every resample gives the same value",
         "- Several seeds: every number is their mean, ends of intervals too.",
     ]
     assert "| b " in kinds
@@ -51,21 +55,85 @@ def test_data_sets_have_tables_of_their_own():
     assert "0.657" in jeopardy
 
 
+def test_the_papers_columns_are_shown_with_its_own_questions_only():
+    own = {"source": "mine.jsonl"}
+    theirs = {"source": "/data/copy:trivia_qa_paragraph_generation", "answers": "trivia_qa"}
+    assert "paper accuracy" in table.render([FIRST])  # says nothing of its questions: the name decides
+    assert "paper accuracy" in table.render([FIRST | {"settings": {"questions": theirs}}])
+    for row in (
+        FIRST | {"settings": {"questions": own}},
+        FIRST | {"settings": {"questions": {}}},  # questions of the file of paragraphs
+        FIRST | {"data": "mine"},
+        FIRST | {"data": "Jeopardy", "settings": {"questions": theirs}},
+    ):
+        assert "paper" not in table.render([row])
+
+
+@pytest.mark.parametrize("undefined", [None, float("nan")], ids=["null", "NaN, as older versions wrote it"])
+def test_undefined_numbers_are_dashes(undefined):
+    old = {"method": "m", "data": "mine", "seed": 0, "accuracy": 1.0, "accuracy_low": 0.2, "accuracy_high": 1.0}
+    old |= {"num_questions": 1, "ece": 0.3, "ece_low": undefined, "ece_high": undefined, "auroc": undefined}
+    header, _, line = table.render([old]).strip().splitlines()
+    cells = [[cell.strip() for cell in text.strip("| ").split(" | ")] for text in (header, line)]
+    assert cells[1] == ["m", "1.000", "0.200 to 1.000", "0.300", "–", "–", "–", "1", "–", "–", "–", "1"]
+    assert len(cells[0]) == len(cells[1])
+
+
+def test_a_name_with_bars_and_line_breaks_stays_one_cell():
+    text = table.markdown([["method", "x"], ["a|b\nc", "1"]])
+    assert text.splitlines()[-1] == "| a\\|b c |   1 |"
+
+
+def reliability_bars(records):
+    """(lower ends, upper ends) of the bars of a reliability curve."""
+    axes = plots.reliability({"m": records}).axes[0]
+    (bars,) = axes.containers[0].lines[2]
+    return zip(*(segment[:, 1] for segment in bars.get_segments()), strict=True)
+
+
+def test_one_answer_has_wilsons_bar_in_the_reliability_curve():
+    low, high = reliability_bars([{"confidence": 0.8, "correct": False, "status": "ok"}])
+    assert (*low, *high) == pytest.approx((0, 0.7935), abs=5e-5)
+    low, high = reliability_bars([{"confidence": 0.8, "correct": True, "status": "ok"}])
+    assert (*low, *high) == pytest.approx((0.2065, 1), abs=5e-5)
+    ten = [{"confidence": 0.8, "correct": i < 8, "status": "ok"} for i in range(10)]
+    low, high = reliability_bars(ten)
+    assert (*low, *high) == pytest.approx((0.4902, 0.9433), abs=5e-5)
+
+
+def test_claims_of_one_biography_are_one_trial_in_the_reliability_curve():
+    claims = [{"entity": "Ada", "confidence": 0.8, "correct": i < 8, "status": "ok"} for i in range(10)]
+    low, high = reliability_bars(claims)
+    assert (*low, *high) == pytest.approx(intervals.wilson(0.8, 1))
+
+
+def test_figures_take_what_is_undefined_and_any_name():
+    name = "_$x$ \\frac{ " + "\u05e9\u05dc\u05d5\u05dd \U0001f600 " + "long " * 30
+    result = {"method": name, "accuracy": 1.0, "ece": None}
+    records = [{"confidence": 1.0, "correct": True, "status": "ok"}]
+    for row in (result, result | {"ece": 0.2, "ece_low": None, "accuracy_low": 0.2, "accuracy_high": 1.0}):
+        assert b"<svg" in plots.svg(plots.accuracy_against_ece([row]))
+    assert b"<svg" in plots.svg(plots.reliability({name: records}))
+    figure = plots.risk_coverage({name: records})
+    assert len(figure.axes[0].get_legend().get_texts()) == 1
+    assert b"<svg" in plots.svg(figure)
+
+
 def test_published_methods_without_confidence_lie_where_error_is_one_minus_accuracy():
     silent = ("Llama 2 7B 8-shot", "Claude Distill", "Factuality SFT", "Factuality RL", "GPT-4 0-shot")
     rows = [row for row in published.tables() if row.method in silent]
     assert len(rows) > 20
     assert all(row.accuracy + row.ece == pytest.approx(1, abs=0.0011) for row in rows)
-    trivia = {name: row for name, row in published.beside("TriviaQA").items() if "GPT" not in name}
+    trivia = {name: row for name, row in published.by_method("TriviaQA").items() if "GPT" not in name}
     assert min(trivia, key=lambda name: trivia[name].ece) == "LC RL"
-    assert published.beside("mine") == published.beside("TriviaQA")
+    assert published.by_method("mine") == {}
 
 
 def test_the_published_ratios_of_the_method():
     """LC RL / LC SFT and LC RL / Factuality RL, as the paper states them."""
     for data, of_sft, of_rl in (("TriviaQA", 0.65, 0.29), ("Jeopardy", 0.54, 0.25), ("SciQ", 0.68, 0.49),
                                 ("BioASQ", 0.88, 0.55), ("biographies", 0.88, 0.44)):  # fmt: skip
-        rows = published.beside(data)
+        rows = published.by_method(data)
         assert rows["LC RL"].ece / rows["LC SFT"].ece == pytest.approx(of_sft, abs=0.006)
         assert rows["LC RL"].ece / rows["Factuality RL"].ece == pytest.approx(of_rl, abs=0.006)
 
@@ -86,7 +154,7 @@ def test_the_published_numbers_are_the_recorded_ones(golden):
         theirs = tuple(map(float, numbers))
         assert any(repr(found) == repr(theirs) for found in ours), (method, data)
         if method in ("LC RL", "LC SFT", *names):
-            assert repr(dataclasses.astuple(published.beside(sets[data])[names.get(method, method)])[2:]) == repr(
+            assert repr(dataclasses.astuple(published.by_method(sets[data])[names.get(method, method)])[2:]) == repr(
                 theirs
             )
 
@@ -94,7 +162,7 @@ def test_the_published_numbers_are_the_recorded_ones(golden):
 def test_figures_are_written(tmp_path):
     rows = [{"confidence": c, "correct": c > 0.5, "status": "ok"} for c in (0.1, 0.5, 0.9)]
     failed = {"confidence": float("nan"), "correct": False, "status": "failed"}
-    theirs = list(published.beside("TriviaQA").values())
+    theirs = list(published.by_method("TriviaQA").values())
     figures = {
         "accuracy": plots.accuracy_against_ece([FIRST, SECOND, OTHER], theirs),
         "reliability": plots.reliability({"LC RL": [failed, *rows], "nothing": [failed]}),
@@ -116,7 +184,7 @@ def test_risk_starts_at_that_of_the_most_confident_answers():
 
 
 def test_published_rows_are_hollow_and_in_the_colour_of_their_method():
-    figure = plots.accuracy_against_ece([FIRST, OTHER], list(published.beside("TriviaQA").values()))
+    figure = plots.accuracy_against_ece([FIRST, OTHER], list(published.by_method("TriviaQA").values()))
     lines = {line.get_xydata().tolist()[0][0]: line for line in figure.axes[0].get_lines()}
     theirs, ours = lines[0.108], lines[FIRST["ece"]]
     assert (theirs.get_markerfacecolor(), theirs.get_color()) == ("white", ours.get_color())

@@ -312,3 +312,38 @@ def test_a_file_of_paragraphs_needs_no_jax(tmp_path):
         metrics.ece([r["confidence"] for r in records], [r["correct"] for r in records])
     )
     assert (tmp_path / "r" / "report.html").stat().st_size > 10_000
+
+
+def no_constant(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("paragraphs", "accuracy", "interval", "undefined"),
+    [
+        (["It is Mount 1 (80%)."], 1, (0.2065, 1), {"auroc", "ece_low", "brier_low", "ece_published"}),
+        (["It is K2 (60%)."], 0, (0, 0.7935), {"auroc", "ece_low", "brier_low", "ece_published"}),
+        (["It is Mount 1 (80%).", "It is K2 (60%).", "It is K2 (60%)."], 1 / 3, (0.0615, 0.7923), {"ece_published"}),
+        (["It is Mount 1 (70%)."] * 25, 1, (0.8668, 1), {"auroc", "ece_low", "brier_low"}),
+        (["It is K2 (100%)."] * 25, 0, (0, 0.1332), {"auroc", "ece_low", "brier_low"}),
+    ],
+    ids=["one right", "one wrong", "three", "all right", "all wrong"],
+)
+def test_every_file_of_an_evaluation_is_strict_json(evaluate, tmp_path, paragraphs, accuracy, interval, undefined):
+    written = [
+        {"question_id": f"q{i}", "question": f"Which is peak {i}?", "answer": "Mount 1", "generated_paragraph": text}
+        for i, text in enumerate(paragraphs)
+    ]
+    source = tmp_path / "p.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in written))
+    with FakeServer(scripted) as server:
+        result, _ = evaluate(server, paragraphs=str(source))
+    for path in (tmp_path / "out").rglob("*.json*"):
+        for text in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
+            json.loads(text, parse_constant=no_constant)
+    assert result["accuracy"] == pytest.approx(accuracy)
+    assert (result["accuracy_low"], result["accuracy_high"]) == pytest.approx(interval, abs=5e-5)
+    assert {name for name, value in result.items() if value is None} == set(result["undefined"])
+    assert undefined | {"kind_correlation"} == set(result["undefined"]) - {
+        "auroc_low", "auroc_high", "ece_high", "brier_high"
+    }  # fmt: skip

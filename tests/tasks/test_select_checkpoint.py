@@ -34,7 +34,8 @@ def test_a_run_keeps_the_best_validation_rewards(tmp_path):
 
 def evaluate(run, eces, **changes):
     for candidate, ece in zip(load(run), eces, strict=True):
-        row = {"accuracy": 0.5, "ece": ece, "num_questions": 9, "judge": "j", "data": "d"} | changes
+        row = {"method": "m", "seed": 0, "accuracy": 0.5, "ece": ece, "num_questions": 9, "judge": "j", "data": "d"}
+        row |= changes
         (candidate.place(run) / "evaluation").mkdir(exist_ok=True)
         (candidate.place(run) / "evaluation" / "result.json").write_text(json.dumps(row))
 
@@ -63,10 +64,25 @@ def test_what_is_missing_or_mixed_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ppo\.num_candidates"):
         select(tmp_path)
     train(tmp_path, [0, 1, 2])
-    with pytest.raises(FileNotFoundError, match=r"step-000060/evaluation/result\.json"):
+    with pytest.raises(ValueError, match=r"No .*step-000060/evaluation/result\.json"):
         select(tmp_path)
     evaluate(tmp_path, [0.1, 0.2])
     path = tmp_path / "candidates" / "step-000040" / "evaluation" / "result.json"
     path.write_text(path.read_text().replace('"j"', '"another"'))
     with pytest.raises(ValueError, match="differ in judge"):
         select(tmp_path)
+
+
+@pytest.mark.parametrize("undefined", ["null", "NaN"])
+def test_a_candidate_without_an_error_is_named_and_nothing_is_selected(tmp_path, undefined):
+    train(tmp_path, [0, 1, 2])
+    evaluate(tmp_path, [0.1, 0.2])
+    path = tmp_path / "candidates" / "step-000040" / "evaluation" / "result.json"
+    path.write_text(path.read_text().replace('"ece": 0.2', f'"ece": {undefined}'))
+    with pytest.raises(ValueError, match=r"step-000040/evaluation/result\.json has no number for ece: remove .*again"):
+        select(tmp_path)
+    path.write_text(path.read_text()[:30])
+    with pytest.raises(ValueError, match=r"step-000040/evaluation/result\.json is not JSON .*cut off"):
+        select(tmp_path)
+    assert not (tmp_path / "selected").exists()
+    assert not (tmp_path / "selection.json").exists()

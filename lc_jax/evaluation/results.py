@@ -1,0 +1,202 @@
+"""Evaluations as they are stored: result.json (one row of numbers) and records.jsonl (one row a question or claim)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lc_jax import preflight
+from lc_jax.data import jsonl
+from lc_jax.evaluation.intervals import Scored
+
+Row = Mapping[str, Any]
+NAMES = ("method", "data", "judge")  # texts that every result has
+NUMBERS = ("seed", "accuracy", "ece")  # numbers that every result has; of these an error may be undefined
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One number of a result, as tables show it."""
+
+    name: str  # the field
+    title: str
+    meaning: str  # in a sentence, for someone who opens a report for the first time
+    has_interval: bool = False
+
+
+MAIN = (
+    Column("accuracy", "accuracy", "Share of right answers (biographies: of supported claims). More is better.", True),
+    Column(
+        "ece",
+        "ECE",
+        "Expected calibration error: how far stated confidence is from the share of right answers, on average over "
+        "bins. 0 is perfect.",
+        True,
+    ),
+    Column(
+        "brier",
+        "Brier",
+        "Mean squared difference of confidence and outcome: less is better. It rewards being right and knowing when.",
+        True,
+    ),
+    Column(
+        "auroc",
+        "AUROC",
+        "Chance that a right answer is stated with more confidence than a wrong one: 0.5 tells nothing, 1 tells all.",
+        True,
+    ),
+    Column("num_questions", "n", "Number of judged answers (of biographies: claims)."),
+)
+MORE = (
+    Column(
+        "ece_noise_floor",
+        "noise floor of ECE",
+        "Mean ECE that a perfectly calibrated method would show on as few answers: smaller differences mean nothing.",
+    ),
+    Column("ece_debiased", "debiased ECE", "ECE without what chance adds to it in each bin."),
+    Column("ece_smooth", "smooth ECE", "Calibration error without bins, under a kernel."),
+    Column("ece_equal_width", "ECE, equal width", "ECE over bins of equal width instead of equal count."),
+    Column("max_error", "largest error", "Largest gap between confidence and accuracy in a bin."),
+    Column(
+        "brier_constant",
+        "Brier of a constant",
+        "Brier score of always stating the accuracy: what a method has to beat to tell right from wrong.",
+    ),
+    Column("log_score", "log score", "Mean log probability of what happened, in nats: 0 is perfect."),
+    Column(
+        "aurc",
+        "AURC",
+        "Area under risk and coverage: share of wrong answers when only the most confident ones are given, averaged.",
+    ),
+    Column("sharpness", "sharpness", "Variance of the stated confidences: 0 where they are all the same."),
+    Column("num_confidence_values", "values in use", "Distinct percentages that at least 5 % of the answers state."),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One evaluation: what result.json and records.jsonl hold."""
+
+    result: Row
+    records: Sequence[Row]
+    folder: str = ""  # where they are
+
+    @property
+    def data(self) -> str:
+        return str(self.result["data"])
+
+    @property
+    def method(self) -> str:
+        return str(self.result["method"])
+
+    def scored(self) -> Scored:
+        """Its judged rows; what they belong to is the entity of a biography or the question."""
+        rows = [row for row in self.records if row["status"] == "ok"]
+        clusters = [str(row.get("entity") or row["question_id"]) for row in rows]
+        return Scored([row["confidence"] for row in rows], [row["correct"] for row in rows], clusters)
+
+
+def number(row: Row, name: str) -> float:
+    """A number of a result; NaN where it is null, NaN (in files of older versions) or not there."""
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def reason(row: Row, name: str) -> str:
+    """Why a number of a result is undefined; "" where it is defined, or where an older version left no reason."""
+    return str((row.get("undefined") or {}).get(name, ""))
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result.json.
+
+    Raises:
+      ValueError: it is cut off, no JSON object, or without a field that every result has.
+    """
+    again = f"evaluate {path.parent} again, or move that folder away."
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}), perhaps cut off; {again}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path} is no result of an evaluation (a JSON object is expected); {again}")
+    missing = [name for name in (*NAMES, *NUMBERS) if name not in row]
+    if missing:
+        raise ValueError(f"{path} lacks {missing}; {again}")
+    texts = [name for name in NAMES if not isinstance(row[name], str)]
+    numbers = [name for name in NUMBERS if not isinstance(row[name], int | float | None)]
+    if texts or numbers:
+        raise ValueError(f"{path}: {', '.join(texts + numbers)} of another type than an evaluation writes; {again}")
+    return row
+
+
+def read(folder: Path) -> Entry:
+    """The evaluation in a folder.
+
+    Raises:
+      FileNotFoundError: records.jsonl is missing.
+      ValueError: a file cannot be read, or a judged record has no confidence in [0, 1] or no verdict.
+    """
+    result, path = read_result(folder / "result.json"), folder / "records.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has result.json but no records.jsonl: evaluate it again, or move that folder away."
+        )
+    records = jsonl.read_jsonl(path)
+    for row_number, row in enumerate(records, 1):
+        problem = _problem(row)
+        if problem:
+            raise ValueError(f"{path}, row {row_number}: {problem}; evaluate {folder} again.")
+    return Entry(result, records, str(folder))
+
+
+def _problem(row: Row) -> str:
+    """What is wrong with a record; "" for nothing."""
+    if "status" not in row or not (row.get("question_id") or row.get("entity")):
+        return "no 'status', or neither 'question_id' nor 'entity'"
+    if row["status"] == "ok" and not 0 <= number(row, "confidence") <= 1:
+        return f"confidence {row.get('confidence')!r} of a judged row is not in [0, 1]"
+    if row["status"] == "ok" and row.get("correct") not in (True, False):
+        return f"correct {row.get('correct')!r} of a judged row is neither true nor false"
+    return ""
+
+
+def read_all(folders: Sequence[Path]) -> list[Entry]:
+    """The evaluations in `folders`, in order; what is wrong with several of them is reported together."""
+    return preflight.check_all(*(functools.partial(read, folder) for folder in folders))
+
+
+def check_distinct(entries: Sequence[Entry]) -> None:
+    """Rows of one method are averaged over seeds, so each must have another seed.
+
+    Raises:
+      ValueError: two evaluations have the same method, data set and seed.
+    """
+    first: dict[tuple[str, str, Any], Entry] = {}
+    for entry in entries:
+        other = first.setdefault((entry.data, entry.method, entry.result["seed"]), entry)
+        if other is not entry:
+            raise ValueError(
+                f"{other.folder} and {entry.folder} both hold {entry.method!r} on {entry.data!r} with seed "
+                f"{entry.result['seed']}: evaluate one of them with another --config.method or --config.seed, or move "
+                "it away."
+            )
+
+
+def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Entries by data set, in order."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.data, []).append(entry)
+    return groups
+
+
+def label(entry: Entry, entries: Sequence[Entry]) -> str:
+    """The method, with its seed where `entries` hold another seed of it on the same data set."""
+    same = [other for other in entries if (other.data, other.method) == (entry.data, entry.method)]
+    return entry.method if len(same) == 1 else f"{entry.method}, seed {entry.result['seed']}"
