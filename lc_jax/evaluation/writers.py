@@ -103,7 +103,7 @@ class Writer:
         if self.model:
             return self._write_from_checkpoint(prompts, prompt, mesh), []
         step = Step(prompt, self.temperature, MAX_TOKENS, lambda fields: EXPECTED)
-        steps = Steps({"paragraph": step}, session.beside(self.writer), dry_run=self.dry_run)
+        steps = Steps({"paragraph": step}, session.beside(self.writer, self.dry_run), dry_run=self.dry_run)
         found = steps.ask("paragraph", [{"paragraph_generation_prompt": text} for text in prompts.values()])
         return dict(zip(prompts, found, strict=True)), steps.costs
 

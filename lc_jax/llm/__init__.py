@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -44,13 +45,34 @@ class Annotator(Protocol):
         ...
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Returns (provider, model) of "provider/model".
+
+    Raises:
+      ValueError: the name is not of that form, or there is no such provider; says what was meant, where that is clear.
+    """
+    provider, _, model = name.strip().partition("/")
+    if provider in PROVIDERS and model:
+        return provider, model
+    hint = ""
+    close = difflib.get_close_matches(provider.lower(), PROVIDERS, 1, 0.75)
+    if model and close:
+        hint = f" Did you mean {close[0]}/{model}?"
+    elif provider.lower().startswith("claude"):
+        hint = f" Did you mean anthropic/{name}?"
+    elif provider.lower().startswith(("gpt", "o1", "o3", "o4")):
+        hint = f" Did you mean openai/{name}?"
+    raise ValueError(
+        f"No annotator {name!r}: write provider/model, with one of the providers {sorted(PROVIDERS)}, such as "
+        f"anthropic/claude-haiku-4-5 or openai/gpt-4.1-mini.{hint}"
+    )
+
+
 def load(name: str, **options: Any) -> Annotator:
     """The annotator called "provider/model"; `options` are the provider's own.
 
     Raises:
       ValueError: the name is not of that form, or no such provider or model is known.
     """
-    provider, _, model = name.partition("/")
-    if provider not in PROVIDERS or not model:
-        raise ValueError(f"No annotator {name!r}: write provider/model, with one of the providers {sorted(PROVIDERS)}.")
+    provider, model = split_name(name)
     return importlib.import_module(PROVIDERS[provider]).load(model, **options)

@@ -12,7 +12,7 @@ from lc_jax.llm.api import API
 from lc_jax.llm.asking import Fatal, Policy, Transient
 from lc_jax.llm.capabilities import HIDDEN, Capabilities
 from lc_jax.llm.replies import Malformed, count, finished, one_line, read_line, text_of, tolerant
-from lc_jax.llm.transport import send, without
+from lc_jax.llm.transport import http_client, send, without
 from lc_jax.types import Reply, Request, Usage
 
 _LEAST_REASONING = ("disabled", "between_tools")  # the first that the model takes
@@ -72,6 +72,16 @@ class Anthropic(API):
 
         options: dict[str, Any] = {"base_url": self.base_url} if self.base_url else {}
         return self.client(anthropic.AsyncAnthropic, **options)
+
+    def can_do_without_key(self) -> bool:
+        """Whether the SDK finds a token, a profile or another identity."""
+        import anthropic
+
+        try:
+            client = anthropic.AsyncAnthropic(http_client=http_client(self.policy.deadline, "http://localhost"))
+        except anthropic.AnthropicError as error:
+            raise ValueError(f"{self.name}: {one_line(error)} Or set {self.variable}.") from None
+        return bool(client.api_key or client.auth_token or client.credentials)
 
     async def look_up(self, client: Any) -> Capabilities:
         """The table's, mended by the model's record."""

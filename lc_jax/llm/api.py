@@ -149,6 +149,22 @@ class API(abc.ABC):
           Fatal: there is no key, and the SDK says so here.
         """
 
+    def check_key(self) -> None:
+        """Checks that the environment holds a key that can be sent; nothing is sent.
+
+        Raises:
+          ValueError: it holds none, or one with characters that no key has.
+        """
+        key = os.environ.get(self.variable, "")
+        if any(not "!" <= letter <= "~" for letter in key):
+            raise ValueError(f"{self.variable} holds a space, a line break or a letter that no key has: set it again.")
+        if not key and not self.can_do_without_key():
+            raise ValueError(f"{self.name} needs a key: set {self.variable}.")
+
+    @abc.abstractmethod
+    def can_do_without_key(self) -> bool:
+        """Whether requests are let in otherwise: by a server of one's own, or other credentials of the environment."""
+
     @abc.abstractmethod
     async def look_up(self, client: Any) -> Capabilities:
         """What the model takes; lets the SDK's errors through."""

@@ -107,11 +107,15 @@ class OpenAI(API):
 
         options: dict[str, Any] = {}
         if self.base_url:
-            options = {"base_url": self.base_url, "api_key": os.environ.get("OPENAI_API_KEY", "none")}
+            options = {"base_url": self.base_url, "api_key": os.environ.get("OPENAI_API_KEY") or "none"}
         try:
             return self.client(openai.AsyncOpenAI, **options)
         except openai.OpenAIError as error:
             raise Fatal(f"{self.name}: {error} Set OPENAI_API_KEY.") from None
+
+    def can_do_without_key(self) -> bool:
+        """Whether a server of one's own is asked."""
+        return bool(self.base_url)
 
     async def look_up(self, client: Any) -> Capabilities:
         """The table's; an unknown model gets a tiny request. The server is asked whether key and model are good."""

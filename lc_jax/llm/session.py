@@ -16,6 +16,7 @@ from lc_jax.llm import capabilities
 from lc_jax.llm.anthropic import Anthropic
 from lc_jax.llm.batch import Batched
 from lc_jax.llm.capabilities import Price
+from lc_jax.llm.checks import check_annotator, check_budget
 from lc_jax.llm.cost import Estimate, Meter, Metered, estimate
 from lc_jax.llm.openai import OpenAI
 from lc_jax.llm.store import Store, Stored
@@ -37,9 +38,10 @@ class Session:
         """What `requests` will cost at most; nothing is sent."""
         return estimate(self.name, requests, self.store, self.price)
 
-    def beside(self, settings: Mapping[str, Any]) -> Session:
+    def beside(self, settings: Mapping[str, Any], dry_run: bool = False) -> Session:
         """Another annotator with the same store and budget; `settings` as in `open_configured`. Not to be entered."""
-        options = dict(_given(settings))
+        check_annotator(settings, "writer", keyless=dry_run)
+        options = _given(settings)
         return _session(self.store, self.meter, options.pop("name"), **options)
 
     def __enter__(self) -> Session:
@@ -89,6 +91,8 @@ def open_configured(
     Raises:
       ValueError: no name; or see `open_annotator`.
     """
+    check_annotator(settings, keyless=dry_run)
+    check_budget(settings, budget)
     options = _given(settings)
     if dry_run:
         options.pop("batch", None)  # the table of costs has a column for it
@@ -97,10 +101,7 @@ def open_configured(
 
 
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    options = {name: value for name, value in settings.items() if value}
-    if "name" not in options:
-        raise ValueError("An annotator is to be asked: give --config.annotator.name=provider/model.")
-    return options
+    return {name: value for name, value in settings.items() if value}
 
 
 def _session(

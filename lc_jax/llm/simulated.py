@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from lc_jax.llm import AnnotatorError
 from lc_jax.miniature import reader
 from lc_jax.prompts import (
     NO_ANSWER,
@@ -22,6 +24,8 @@ from lc_jax.prompts import (
     support,
 )
 from lc_jax.types import Reply, Request
+
+SAMPLE = 20  # requests that are looked at before the first is answered
 
 
 class _Unanswerable(Exception):
@@ -94,15 +98,49 @@ class Simulated:
     name: str = "simulated/miniature"
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        """Replies in the order of the requests. Temperature and sample change nothing: the rules know no chance."""
-        return ((index, _answer(request)) for index, request in enumerate(requests))
+        """Replies in the order of the requests. Temperature and sample change nothing: the rules know no chance.
+
+        Raises:
+          AnnotatorError: nearly none of the first requests is about the miniature world.
+        """
+        remaining = iter(requests)
+        first = list(itertools.islice(remaining, SAMPLE))
+        _check_world(first)
+        return ((index, answer(request)) for index, request in enumerate(itertools.chain(first, remaining)))
 
 
-def _answer(request: Request) -> Reply:
+def _in_world(prompt: Prompt, fields: Mapping[str, str]) -> bool:
+    """Whether a request is about this world: by its questions, or by the sentences of its texts where it has none."""
+    if "question" in fields:
+        return reader.kind_of(fields["question"]) is not None
+    if prompt is equivalence.PROMPT:
+        comparisons = equivalence.split_comparisons(fields["comparisons"])
+        return any(reader.kind_of(item.question) for item in comparisons)
+    return any(map(reader.has_sentence, fields.values()))
+
+
+def _check_world(requests: Sequence[Request]) -> None:
+    """Refuses texts of another world: their answers would all be "No Answer", which counts as wrong."""
+    matches = ((prompt, _fields(prompt, request)) for request in requests for prompt, _ in _RULES)
+    inside = [_in_world(prompt, fields) for prompt, fields in matches if fields and prompt is not paragraph.PROMPT]
+    if inside and sum(inside) < 0.1 * len(inside):
+        raise AnnotatorError(
+            f"simulated/miniature reads only the sentences of the miniature world, and {len(inside) - sum(inside)} of "
+            f"the first {len(inside)} requests are about other things: name another annotator with "
+            "--config.annotator.name=provider/model."
+        )
+
+
+def _fields(prompt: Prompt, request: Request) -> dict[str, str] | None:
+    """The fields of a request that `prompt` made, asked for the first time or again."""
     again = retry.PROMPT.match(request.prompt)
-    asked = again["request"] if again else request.prompt
+    return prompt.match(again["request"] if again else request.prompt)
+
+
+def answer(request: Request) -> Reply:
+    """Returns the reply to one request, by the rule of its prompt."""
     for prompt, rule in _RULES:
-        fields = prompt.match(asked)
+        fields = _fields(prompt, request)
         if fields is None:
             continue
         try:

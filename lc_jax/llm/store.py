@@ -27,9 +27,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lc_jax.llm import Annotator
+from lc_jax.llm.checks import check_tables
 from lc_jax.types import Reply, Request, Usage
 
 POLL = 0.2  # seconds between looks at another process's claims
+LOCK_PATIENCE = 30.0  # seconds that another program may keep the file locked when it is opened
 MAX_READY = 10_000  # stored replies that may wait while new ones are asked for; bounds the memory
 _TABLES = """
 create table if not exists replies (key text primary key, model text, prompt text, temperature real, max_tokens integer,
@@ -64,37 +66,57 @@ class Store:
     """One file of replies.
 
     Raises:
-      ValueError: `path` is a file, but no store.
+      ValueError: `path` is a file, but no store; or it cannot be written, or stays locked.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = threading.Lock()
-        self.database = self._open()
-        self.owner, alive = self._live()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                check_tables(self.path)
+            self.database = self._open()
+            self.owner, alive = self._live()
+        except OSError as error:
+            raise ValueError(
+                f"{self.path}: the store of replies cannot be written ({error.strerror or error}); name another file "
+                "with --config.store."
+            ) from error
         self._finalizer = weakref.finalize(self, _close, self.database, alive, self._lock_file(self.owner), self.owner)
         for path in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.lock"):
             self._lives(path.suffixes[-2].lstrip("."))  # tidies up after the dead
 
     def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=60.0, isolation_level=None, check_same_thread=False)
-        for attempt in range(50):
+        """The database with its tables.
+
+        Raises:
+          OSError: the file cannot be written, or another program keeps it locked.
+          ValueError: it is no store.
+        """
+        started = time.monotonic()
+        try:
+            database = sqlite3.connect(self.path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise OSError(str(error)) from error
+        while True:
             try:
                 database.execute("pragma journal_mode = wal")
                 database.execute("pragma synchronous = normal")  # safe against a killed process, fsync at checkpoints
                 database.executescript(_TABLES)
-                break
-            except sqlite3.OperationalError:  # others make the same file at this moment
-                if attempt == 49:
-                    raise
+                database.execute("pragma busy_timeout = 60000")  # milliseconds
+                return database
+            except sqlite3.OperationalError as error:  # others make the same file at this moment
+                patience = LOCK_PATIENCE if "locked" in str(error) else 1.0
+                if time.monotonic() - started > patience:
+                    database.close()
+                    raise OSError(str(error)) from error
                 time.sleep(0.1)
             except sqlite3.DatabaseError as error:
                 database.close()
                 raise ValueError(
                     f"{self.path} is no store of replies ({error}); move it away or name another."
                 ) from error
-        return database
 
     def _live(self) -> tuple[str, int]:
         """(new owner, the descriptor that holds its lock)."""
@@ -114,19 +136,28 @@ class Store:
         return self.path.with_name(f"{self.path.name}.{owner}.lock")
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Holds the lock; an error of the database is an OSError that names the file."""
         with self.lock:
-            self.database.execute("begin immediate")
             try:
                 yield self.database
+            except sqlite3.Error as error:
+                raise OSError(f"{self.path}: {error}; what was stored before stays.") from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._reading() as database:
+            database.execute("begin immediate")
+            try:
+                yield database
             except BaseException:
-                self.database.execute("rollback")
+                database.execute("rollback")
                 raise
-            self.database.execute("commit")
+            database.execute("commit")
 
     def get(self, key: str) -> Reply | None:
         """The reply under `key`, if there is one. Its usage is zero, as it is not paid for again."""
-        with self.lock:
+        with self._reading():
             row = self.database.execute("select reply from replies where key = ?", (key,)).fetchone()
         return Reply("ok", row[0]) if row else None
 
@@ -182,7 +213,7 @@ class Store:
 
     def note(self, name: str) -> Any:
         """What `remember` was given, or None."""
-        with self.lock:
+        with self._reading():
             row = self.database.execute("select value from notes where name = ?", (name,)).fetchone()
         return json.loads(row[0]) if row else None
 
@@ -218,7 +249,7 @@ class Store:
 
     def job_ids(self, model: str) -> set[str]:
         """The vendor's ids of all unfinished jobs, whosever they are."""
-        with self.lock:
+        with self._reading():
             return {
                 row[0] for row in self.database.execute("select id from jobs where model = ? and id != ''", (model,))
             }
@@ -226,13 +257,13 @@ class Store:
     def usage(self) -> dict[str, tuple[int, Usage]]:
         """By model: how many replies are kept, and the tokens that they once cost."""
         sums = "model, count(*), sum(input_tokens), sum(output_tokens), sum(cached_tokens)"
-        with self.lock:
+        with self._reading():
             rows = self.database.execute(f"select {sums} from replies group by model order by model").fetchall()
         return {model: (count, Usage(*tokens)) for model, count, *tokens in rows}
 
     def rows(self, model: str = "") -> Iterator[dict[str, Any]]:
         """Every reply with its request, oldest first; of one model or ("") of all."""
-        with self.lock:
+        with self._reading():
             cursor = self.database.execute("select * from replies where ? in ('', model) order by created", (model,))
             names = [column[0] for column in cursor.description]
             found = cursor.fetchall()

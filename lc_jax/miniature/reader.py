@@ -42,6 +42,11 @@ def kind_of(question: str) -> str | None:
     return next((kind for kind, pattern in _ASKED.items() if pattern.fullmatch(question.strip())), None)
 
 
+def has_sentence(paragraph: str) -> bool:
+    """Whether a text holds a sentence of this world."""
+    return any(pattern.search(paragraph) for pattern in text.PATTERNS.values())
+
+
 def statements(paragraph: str, kind: str) -> Forecasts:
     """The answers that a paragraph's sentence of one kind names, each with the probability that it states.
 

@@ -62,7 +62,7 @@ def load_templates(name_or_directory: str | Path, prompt_dir: str | Path = "") -
 def _load(folder: Path, name: str) -> Prompt:
     path = folder / f"{name}.txt"
     if path.is_file():
-        prompt = Prompt(path.read_text(encoding="utf-8").rstrip())
+        prompt = Prompt(published.read_text(path).rstrip())
         if set(prompt.fields) != _FIELDS[name]:
             raise ValueError(f"{path} must hold the placeholders {sorted(_FIELDS[name])}, not {list(prompt.fields)}.")
         return prompt

@@ -50,6 +50,38 @@ def find(folder: Path, name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def check(prompt_dir: str | Path) -> None:
+    """Checks a folder of wordings ("": none).
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: it holds none of the published files, or one that is no text in UTF-8.
+    """
+    if not prompt_dir:
+        return
+    folder = Path(prompt_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--config.prompt_dir={str(prompt_dir)!r}: no such folder.")
+    paths = [path for name in FILES if (path := find(folder, name))]
+    if not paths:
+        names = [Path(FILES[name]).name for name in ("extract", "forecast", "summarize")]
+        raise ValueError(f"--config.prompt_dir={str(prompt_dir)!r} holds none of the published files, such as {names}.")
+    for path in paths:
+        read_text(path)
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a template's file.
+
+    Raises:
+      ValueError: it is not in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 (byte {error.start}): save it in that encoding.") from None
+
+
 def read(path: Path, fields: Iterable[str], original: Prompt | None = None) -> Prompt:
     """The wording in a file, with the parser of `original`; its replies follow no schema but the wording's own form.
 
@@ -59,7 +91,7 @@ def read(path: Path, fields: Iterable[str], original: Prompt | None = None) -> P
     Raises:
       ValueError: a placeholder is none of these fields, or there is none.
     """
-    text = path.read_text(encoding="utf-8").replace("{{", "{").replace("}}", "}")
+    text = read_text(path).replace("{{", "{").replace("}}", "}")
     wording = Prompt(_ASSISTANT.sub("", _HUMAN.sub("", text)).rstrip())
     fields = frozenset(fields)
     if not wording.fields or not fields.issuperset(wording.fields):

@@ -28,9 +28,11 @@ from lc_jax.evaluation.summary import judged, summarize
 from lc_jax.evaluation.writers import Writer
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Steps
 from lc_jax.miniature import world
+from lc_jax.preflight import check_all
 from lc_jax.prompts import Prompt
 from lc_jax.provenance import code_version
 
@@ -159,6 +161,20 @@ def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
     return row | {"statuses": dict(statuses), "cost": spent}
 
 
+def _store(config: ConfigDict) -> Path:
+    """The file of replies."""
+    return Path(config.store) if config.store else Path(config.output) / "replies.sqlite"
+
+
+def check(config: ConfigDict) -> None:
+    """Checks writer, annotator, budget, store and wordings; see lc_jax.main.
+
+    Raises:
+      Problems: a line for each setting that is wrong.
+    """
+    check_all(lambda: Writer.from_settings(config), lambda: check_asking(config, _store(config)))
+
+
 def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     """Evaluates the biographies of one method.
 
@@ -168,12 +184,11 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
       AnnotatorError: no request can be answered, or the budget is spent.
     """
     writer, output = Writer.from_settings(config), Path(config.output)
-    store = Path(config.store) if config.store else output / "replies.sqlite"
     query = Prompt(config.query)
     prompts = {entity: query.render(entity=entity) for entity in load_entities(config)}
     with Knowledge(config.knowledge) as knowledge:
         pages, missing = look_up(knowledge, list(prompts))
-    with open_configured(config.annotator, store, budget=config.budget, dry_run=config.dry_run) as session:
+    with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
         retriever = None  # loaded before anything is paid for
         if pages and not config.dry_run:
             retriever = retrieval.load(config.retriever, Path(f"{config.knowledge}.vectors"))

@@ -26,8 +26,10 @@ from lc_jax.evaluation.summary import judged, summarize
 from lc_jax.evaluation.writers import Writer
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Steps
+from lc_jax.preflight import check_all
 from lc_jax.provenance import code_version
 from lc_jax.types import Generation, Question
 
@@ -113,6 +115,20 @@ def _result(work: Work, records: Sequence[qa.Record]) -> dict[str, Any]:
     return row | dataclasses.asdict(summary) | {"statuses": dict(statuses), "cost": spent, "settings": work.settings()}
 
 
+def _store(config: ConfigDict) -> Path:
+    """The file of replies."""
+    return Path(config.store) if config.store else Path(config.output) / "replies.sqlite"
+
+
+def check(config: ConfigDict) -> None:
+    """Checks writer, annotator, budget, store and wordings; see lc_jax.main.
+
+    Raises:
+      Problems: a line for each setting that is wrong.
+    """
+    check_all(lambda: Writer.from_settings(config), lambda: check_asking(config, _store(config)))
+
+
 def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     """Evaluates the paragraphs of one method on `config.questions`.
 
@@ -122,10 +138,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     """
     writer = Writer.from_settings(config)
     output = Path(config.output)
-    store = Path(config.store) if config.store else output / "replies.sqlite"
     questions = load_questions(config)
     prompts = {q.question_id: q.prompt for q in questions}
-    with open_configured(config.annotator, store, budget=config.budget, dry_run=config.dry_run) as session:
+    with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
         written, costs = writer.write(prompts, lambda row: cell(row, "question_id"), session, mesh)
         work = Work(config, questions, writer, Steps(qa.STEPS, session, config.prompt_dir, config.dry_run))
         records = work.records(written)

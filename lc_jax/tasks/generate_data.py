@@ -32,6 +32,7 @@ from lc_jax.data.rows import load_rows
 from lc_jax.inference import writing
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Step, Steps
 from lc_jax.prompts import correctness, extract, forecast, in_context, paragraph, published, query, summarize
@@ -290,6 +291,24 @@ def _grow(work: Work, growing: Growing) -> Counter[str]:
     return failed
 
 
+def _store(config: ConfigDict) -> Path:
+    """The file of replies."""
+    return Path(config.store) if config.store else Path(config.output).with_name("replies.sqlite")
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the stage, and annotator, budget, store and wordings where it asks; see lc_jax.main.
+
+    Raises:
+      ValueError: `config.what` is unknown.
+      Problems: a line for each setting that is wrong.
+    """
+    if config.what not in STAGES:
+        raise ValueError(f"--config.what={config.what!r}: give one of {sorted(STAGES)}.")
+    if STAGES[config.what].steps and not Path(config.output).exists():
+        check_asking(config, _store(config))
+
+
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Adds the columns of `config.what` to the rows of `config.input` (default: bare questions).
 
@@ -297,8 +316,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
       ValueError: `config.what` is unknown, a row of `config.input` belongs to no question, or requests failed.
       AnnotatorError: no request can be answered, or the budget is spent.
     """
-    if config.what not in STAGES:
-        raise ValueError(f"--config.what={config.what!r}: give one of {sorted(STAGES)}.")
+    check(config)
     output = Path(config.output)
     if output.exists():
         logging.info("%s is there already; remove it to make it anew", output)
@@ -307,9 +325,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     with contextlib.ExitStack() as stack:
         steps = None
         if STAGES[config.what].steps:
-            store = Path(config.store) if config.store else output.with_name("replies.sqlite")
             options: dict[str, Any] = {"budget": config.budget, "dry_run": config.dry_run}
-            session = stack.enter_context(open_configured(config.annotator, store, **options))
+            session = stack.enter_context(open_configured(config.annotator, _store(config), **options))
             steps = Steps(STEPS, session, config.prompt_dir, config.dry_run)
         work = Work(config, mesh, questions, rows, range(len(rows)), steps)
         if config.dry_run:

@@ -3,6 +3,7 @@ import pytest
 from lc_jax import llm
 from lc_jax.llm import simulated
 from lc_jax.llm.annotate import annotate, judge
+from lc_jax.miniature import reader
 from lc_jax.prompts import correctness, extract, forecast, paragraph, retry, summarize
 from lc_jax.prompts.equivalence import Comparison
 from lc_jax.types import Forecasts, Reply, Request
@@ -11,6 +12,12 @@ from tests.llm.test_annotate import judging
 
 class Reader:
     """Stands in for the reader of the miniature world: a paragraph is "answer=probability" items."""
+
+    def kind_of(self, question):
+        return "country"
+
+    def has_sentence(self, paragraph):
+        return True
 
     def read(self, paragraph, question):
         items = [item.split("=") for item in paragraph.split() if "=" in item]
@@ -67,3 +74,30 @@ def test_what_no_rule_answers_is_a_failure(annotator):
     assert replies[1] == Reply("failed", detail="the simulated annotator knows only the prompts of lc_jax.prompts")
     with pytest.raises(ValueError, match="there is 'simulated/miniature'"):
         llm.load("simulated/maximature")
+
+
+def requests_about(questions):
+    return [
+        Request(extract.PROMPT.render(generated_paragraph="It lies in Japan.", question=q), 0.0, 9) for q in questions
+    ]
+
+
+WORLD, OTHER = "Which country does Kofu lie in?", "Which river flows through Linz?"
+
+
+def test_texts_of_another_world_stop_the_run():
+    """They would all be read as "No Answer", an accuracy of 0 without a word."""
+    annotator = llm.load("simulated/miniature")
+    assert reader.kind_of(WORLD) == "country"
+    for questions in ([OTHER], [OTHER] * 100, [OTHER] * 19 + [WORLD]):
+        with pytest.raises(llm.AnnotatorError, match="reads only the sentences of the miniature world") as caught:
+            annotator.complete(requests_about(questions))
+        assert "--config.annotator.name=provider/model" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    for questions in ([WORLD], [OTHER] * 15 + [WORLD] * 5 + [OTHER] * 10, []):
+        assert len(list(annotator.complete(requests_about(questions)))) == len(questions)
+    texts = summarize.PROMPT.render(
+        paragraph_generation_prompt="Write.", paragraphs=summarize.join_paragraphs(["The Danube."])
+    )
+    with pytest.raises(llm.AnnotatorError, match="reads only the sentences"):
+        annotator.complete([Request(texts, 0.0, 9)])
