@@ -44,6 +44,7 @@ def _row(folder: Path, candidate: Candidate) -> dict[str, Any]:
     kept = {name: result[name] for name in ("accuracy", "ece", "num_questions", "judge", "data")}
     return {"step": candidate.step, "validation_reward": candidate.validation_reward, **kept}
 
+
 RECORD = "{run}/selection.run.json"
 
 
