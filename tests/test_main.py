@@ -25,7 +25,7 @@ def command(*arguments):
         (["--config=configs/ppo.py:tiny"], "give the config file alone, or with ':mini'"),
         (
             ["--config=configs/generate.py:mini", "--config.prompts=none.jsonl", "--config.output=o"],
-            "No JSONL file 'none.jsonl'",
+            "No file 'none.jsonl'",
         ),
         (["--config=configs/ppo.py:mini", "--config.mesh.fsdp=3"], "mesh"),
         (["--config=configs/evaluate_qa.py:mini"], "give --config.output=..."),
