@@ -190,6 +190,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     others = settings.split(argv[1:])[2]
     try:
         rest = flags.FLAGS([argv[0], *others])[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        sys.exit(
+            f"error: unknown flag --{name}; settings are given as --config.NAME=VALUE, such as --config.{name}=..."
+        )
     except flags.Error as error:
         sys.exit(f"error: {' '.join(str(error).split())}. Settings are given as --config.name=value.")
     if rest:

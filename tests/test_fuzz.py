@@ -306,21 +306,40 @@ flag_values = st.one_of(
 )
 
 
+MODES = {"pretrain": ["llama", "gpt_neox"], "evaluate_qa": ["mini", "sciq", "bioasq"]}
+
+
 @functools.cache
-def names_of(experiment):
-    mode = "llama" if experiment == "pretrain" else "mini"
-    return sorted(dict(command_line.flat(command_line.load(f"configs/{experiment}.py", mode))))
+def defaults(experiment, mode):
+    return dict(command_line.flat(command_line.load(f"configs/{experiment}.py", mode)))
+
+
+def _of_type(value):
+    """Values that a setting may well be given."""
+    if isinstance(value, bool):
+        return st.sampled_from(["true", "false"])
+    if isinstance(value, int):
+        return st.integers(-2, 300).map(str)
+    if isinstance(value, float):
+        return st.one_of(st.integers(-1, 2), st.floats(-1, 2)).map(str)
+    return st.just(str(value))
 
 
 @st.composite
 def command_lines(draw):
     experiment = draw(st.sampled_from(EXPERIMENTS))
-    mode = draw(st.sampled_from(["", ":mini", ":mini", ":mini", ":llama", ":", ":sciq", ":other"]))
-    arguments = [f"--config=configs/{experiment}.py{mode}"]
+    mode = draw(st.sampled_from(MODES.get(experiment, ["mini"])))
+    known = defaults(experiment, mode)
+    shown = draw(st.sampled_from([mode] * 12 + ["", "sciq", "other"]))
+    arguments = [f"--config=configs/{experiment}.py:{shown}"]
+    for name in sorted({"output", "method", "destination"} & set(known)):
+        arguments += [f"--config.{name}=new"] * draw(st.sampled_from([1, 1, 1, 1, 1, 1, 1, 0]))
     for _ in range(draw(st.integers(0, 4))):
-        name = draw(st.one_of(*[st.sampled_from(names_of(experiment))] * 3, words))
-        form = draw(st.sampled_from(["--config.{}={}", "--config.{}={}", "--config.{}", "--noconfig.{}", "--{}={}"]))
-        arguments.append(form.format(name, draw(flag_values)))
+        name = draw(st.sampled_from(sorted(known)))
+        wrong = draw(st.sampled_from([False] * 9 + [True]))
+        value = draw(flag_values if wrong else _of_type(known[name]))
+        form = draw(st.sampled_from(["--config.{}={}"] * 20 + ["--config.{}", "--noconfig.{}", "--{}={}"]))
+        arguments.append(form.format(draw(words) if draw(st.integers(0, 30)) == 30 else name, value))
     return draw(st.permutations(arguments))
 
 
