@@ -300,14 +300,13 @@ def choose_examples(records: Sequence[Row], limit: int, seed: int = 0) -> list[t
 
 
 def _how_chosen(name: str, entry: Entry, chosen: Sequence[tuple[Row, str]], seed: int) -> str:
-    """How the examples of one evaluation were chosen, in a sentence."""
+    """How the examples of one evaluation were chosen, in a line."""
     if len(chosen) == len(entry.records):
-        return f"{name}: all {len(chosen):,}."
+        return f"{name} on {entry.data}: all {len(chosen):,}."
     wrong = sum(why == OVERCONFIDENT for _, why in chosen)
     return (
-        f"{name}: {len(chosen):,} of {len(entry.records):,}. {wrong:,} are its most confident wrong answers, the other "
-        f"{len(chosen) - wrong:,} were drawn at random (seed {seed}): wrong answers are more frequent here than in the "
-        "evaluation."
+        f"{name} on {entry.data}: {len(chosen):,} of {len(entry.records):,}, of which {wrong:,} are the most confident "
+        f"wrong answers and {len(chosen) - wrong:,} were drawn at random (seed {seed})."
     )
 
 
@@ -361,6 +360,8 @@ def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 20
         chosen = choose_examples(entry.records, num_examples, seed)
         examples += [_example(entry, name, row, why) for row, why in chosen]
         shown.append(_how_chosen(name, entry, chosen, seed))
+    if any(example["why"] for example in examples):
+        shown.append("So wrong answers are more frequent here than in the evaluations.")
     parts = {"body": body, "records": _embedded(examples), "shown": "<br>".join(map(_text, shown))}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     text = re.sub(r"<!--(\w+)-->", lambda match: parts[match[1]], template)

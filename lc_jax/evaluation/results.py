@@ -157,7 +157,7 @@ def read(folder: Path) -> Entry:
 
 def _problem(row: Row) -> str:
     """What is wrong with a record; "" for nothing."""
-    if "status" not in row or not (row.get("question_id") or row.get("entity")):
+    if not row.get("status") or not (row.get("question_id") or row.get("entity")):
         return "no 'status', or neither 'question_id' nor 'entity'"
     if row["status"] == "ok" and not 0 <= number(row, "confidence") <= 1:
         return f"confidence {row.get('confidence')!r} of a judged row is not in [0, 1]"

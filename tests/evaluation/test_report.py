@@ -160,11 +160,11 @@ def test_half_of_the_examples_are_the_most_overconfident_and_the_others_random()
 
 
 def test_the_page_says_how_examples_were_chosen(page, entries):
-    assert "LC RL: all 120." in page
+    assert "LC RL on mine: all 120." in page
+    assert "So wrong answers are more frequent" not in page
     text = report.page(entries[:1], num_examples=20, seed=7)
-    assert (
-        "LC RL: 20 of 120. 10 are its most confident wrong answers, the other 10 were drawn at random (seed 7)" in text
-    )
+    assert "LC RL on TriviaQA: 20 of 120, of which 10 are the most confident wrong answers and 10 were drawn" in text
+    assert "at random (seed 7).<br>So wrong answers are more frequent here than in the evaluations." in text
     assert sum(row["why"] == report.OVERCONFIDENT for row in embedded(text)) == 10
 
 

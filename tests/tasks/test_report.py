@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import re
+import shutil
 
 import pytest
 
 from lc_jax.data import jsonl
+from lc_jax.evaluation import summary
 from lc_jax.tasks import report
 from tests.evaluation.test_report import entry
 from tests.test_configs import config_of
@@ -91,3 +94,108 @@ def test_what_is_missing_is_named(make, tmp_path):
     found = entry("LC RL")
     with pytest.raises(ValueError, match=r"a/result.json lacks \['judge'\]; evaluate .* again"):
         make(dataclasses.replace(found, result={k: v for k, v in found.result.items() if k != "judge"}))
+
+
+def test_every_file_of_a_report_is_strict_json(make, tmp_path):
+    """One answer: half of the numbers are undefined. Older versions wrote NaN, which is still read."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    found = summary.summarize([1.0], [True])
+    row = {"method": "m", "seed": 0, "judge": "j", "data": "d"} | dataclasses.asdict(found)
+    record = {"question_id": "q", "status": "ok", "confidence": 1.0, "correct": True, "paragraph": "x"}
+    failed = {"question_id": "r", "status": "failed", "confidence": float("nan"), "correct": False}
+    folder = tmp_path / "evaluation" / "old"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(row))
+    (folder / "records.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(failed) + "\n")
+    assert "NaN" in (folder / "result.json").read_text()
+    out = make()
+    (result,) = json.loads((out / "results.json").read_text(), parse_constant=refuse)
+    assert result["auroc"] is None
+    assert result["undefined"]["auroc"] == "all answers are right"
+    for text in re.findall(r'type="application/json">(.*?)</script>', (out / "report.html").read_text()):
+        json.loads(text, parse_constant=refuse)
+    assert "| m      |    1.000 | 0.207 to 1.000 |" in (out / "table.md").read_text()
+
+
+def test_one_evaluation_can_be_reported_by_itself(make, tmp_path):
+    make(entry("LC RL"))
+    out = make(evaluations=str(tmp_path / "evaluation" / "a"), output=str(tmp_path / "own"))
+    assert out.exists()
+    assert json.loads((tmp_path / "own" / "results.json").read_text())[0]["method"] == "LC RL"
+
+
+def test_all_that_is_wrong_with_several_folders_is_said_at_once_and_nothing_is_written(make, tmp_path):
+    make(entry("LC RL"))
+    shutil.rmtree(tmp_path / "report")
+    result = (tmp_path / "evaluation" / "a" / "result.json").read_text()
+    for name, text in (("cut", result[:50]), ("list", "[]"), ("foreign", '{"loss": 1}'), ("alone", result)):
+        (tmp_path / "evaluation" / name).mkdir()
+        (tmp_path / "evaluation" / name / "result.json").write_text(text)
+    with pytest.raises(ValueError, match="cut off") as error:
+        make()
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4
+    for name, line in zip(("alone", "cut", "foreign", "list"), lines, strict=True):
+        assert f"evaluation/{name}" in line
+        assert "again, or move that folder away" in line
+    assert "has result.json but no records.jsonl" in lines[0]
+    assert "lacks ['method', 'data', 'judge', 'seed', 'accuracy', 'ece']" in lines[2]
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"confidence": None}, r"row 1: confidence None of a judged row is not in \[0, 1\]"),
+        ({"confidence": 1.5}, r"row 1: confidence 1\.5 of a judged row"),
+        ({"correct": "yes"}, r"row 1: correct 'yes' of a judged row is neither true nor false"),
+        ({"status": None, "question_id": ""}, r"row 1: no 'status', or neither 'question_id' nor 'entity'"),
+    ],
+)
+def test_a_record_that_cannot_be_shown_is_named(make, change, why):
+    found = entry("LC RL")
+    records = [{**found.records[0], **change}, *found.records[1:]]
+    with pytest.raises(ValueError, match=rf"a/records\.jsonl, {why}.*; evaluate .* again"):
+        make(dataclasses.replace(found, records=records))
+
+
+def test_one_seed_twice_is_refused_and_two_are_averaged(make):
+    with pytest.raises(
+        ValueError,
+        match=r"evaluation/a and .*evaluation/b both hold 'LC RL' on 'TriviaQA' with seed 0: .*--config.seed",
+    ):
+        make(entry("LC RL"), entry("LC RL", 0.2))
+    out = make(entry("LC RL"), entry("LC RL", 0.2, seed=1))
+    (line,) = [line for line in (out / "table.md").read_text().splitlines() if line.startswith("| LC RL")]
+    assert line.split(" | ")[11].strip() == "2"  # seeds
+
+
+def test_a_folder_that_was_not_finished_is_left_out_with_a_word(make, tmp_path, caplog):
+    (tmp_path / "evaluation" / "begun").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"No \*/result.json under .*evaluation; run configs/evaluate_qa.py"):
+        make()
+    with caplog.at_level("WARNING"):
+        make(entry("LC RL"))
+    assert "evaluation/begun is left out: it has no result.json" in caplog.text
+
+
+def test_a_failure_half_way_leaves_the_older_report(make, monkeypatch):
+    out = make(entry("LC RL"))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(report.plots, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        make(entry("LC RL", 0.3))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_data_sets_whose_names_differ_in_signs_only_keep_their_own_figures(make):
+    out = make(entry("LC RL", data="a b"), entry("LC RL", data="a-b"))
+    assert (out / "reliability_a_b.png").exists()
+    assert (out / "reliability_a_b_.png").exists()
