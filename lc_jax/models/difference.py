@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from lc_jax.models.layout import BACKBONE, BUFFERS, REWARD_MODEL, copy_text_files, new_folder, read_json
-from lc_jax.models.tensors import Spec, Tensors, write
+from lc_jax.models.tensors import Spec, Tensors, check_values, write
 
 SUM = "model_sum.txt"  # the published check: the sum of all recovered parameters
 CHECKSUMS = "recovered_checksums.json"  # ours: SHA-256 of every recovered tensor, beside the difference
@@ -59,6 +59,7 @@ class _Pair:
     def read(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         """The tensor of the upload and its partner of the base, if it has one, both float32."""
         value = np.array(self.upload.slice(key)[...], np.float32)
+        check_values(self.folder, key, value)
         if key not in self.partners:
             return value, None
         return value, self.base.slice(self.partners[key])[...].astype(np.float32, copy=False)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lc_jax.models import hub
-from lc_jax.models.layout import GENERATION, REWARD_MODEL, WEIGHTS, copy_text_files, read_json
+from lc_jax.models.config_file import ConfigFile
+from lc_jax.models.layout import ADAPTER, GENERATION, REWARD_MODEL, WEIGHTS, copy_text_files, read_json
 from lc_jax.models.registry import FAMILIES, kind_of
 from lc_jax.models.transformer import Config, Model
 
@@ -17,20 +18,30 @@ def check(*paths: str | Path) -> None:
 
     Raises:
       FileNotFoundError: the folder, its config.json or its weights are missing; the message says which.
+      ValueError: the folder holds an adapter rather than a model.
     """
     for path in map(Path, paths):
         if not str(path) or str(path) == ".":
             raise FileNotFoundError("No checkpoint given: set the config's model path.")
         if not path.is_dir():
+            if path.is_file():
+                raise FileNotFoundError(f"{path} is a file: give the folder of a Hugging Face checkpoint.")
             if path.is_absolute() or len(path.parts) != 2 or path.parts[0] in (".", "..", "runs"):
                 raise FileNotFoundError(
                     f"No checkpoint folder {path}; run the stage that writes it, or correct the path."
                 )
             continue
+        if (path / ADAPTER).is_file():
+            raise ValueError(
+                f"{path} holds an adapter ({ADAPTER}), which is read by peft alone: merge it into its base "
+                "(merge_and_unload), save the result and give that folder."
+            )
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} has no config.json; it is not a checkpoint folder.")
         if not any((path / name).exists() for name in WEIGHTS):
-            raise FileNotFoundError(f"{path} has no weights: one of {WEIGHTS} is needed.")
+            quantised = sorted(file.name for file in path.glob("*.gguf"))
+            held = f"; {quantised[0]} is quantised (GGUF), which is not read" if quantised else ""
+            raise FileNotFoundError(f"{path} has no weights: one of {WEIGHTS} is needed{held}.")
 
 
 def resolve(path: str | Path) -> Path:
@@ -54,8 +65,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("model_type") != REWARD_MODEL:
         return config
     if "backbone_config" in config:
-        return config["backbone_config"] | {REWARD_MODEL: True}
-    backbone = Path(config["backbone_model_name_or_path"])
+        return ConfigFile(config).group("backbone_config") | {REWARD_MODEL: True}
+    backbone = Path(ConfigFile(config).text("backbone_model_name_or_path", "unnamed"))
     for place in (backbone, folder.parent / backbone.name):
         if (place / "config.json").is_file():
             return read_json(place / "config.json") | {REWARD_MODEL: True}
@@ -78,8 +89,16 @@ def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
     raw = read_config(resolve(path))
     if raw.get("model_type") not in FAMILIES:
         raise ValueError(f"{path}/config.json: model_type={raw.get('model_type')!r} is none of {sorted(FAMILIES)}.")
+    if raw.get("quantization_config"):
+        raise ValueError(
+            f"{path}/config.json: quantization_config: quantised checkpoints are not read. Give the original, or "
+            "dequantise it with transformers (model.dequantize(), then save_pretrained)."
+        )
     cls = FAMILIES[raw["model_type"]][1]
-    return cls.from_hf(raw, **precision), "scalar" if raw.get(REWARD_MODEL) else "causal"
+    try:
+        return cls.from_hf(raw, **precision), "scalar" if raw.get(REWARD_MODEL) else "causal"
+    except ValueError as error:
+        raise ValueError(f"{path}/{error}" if str(error).startswith("config.json") else str(error)) from error
 
 
 def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from lc_jax.models.config_file import ConfigFile
 from lc_jax.models.layout import token_ids
 from lc_jax.models.llama import rope_settings
 from lc_jax.models.transformer import Attend, CausalLM, Config, Linear, Norm
@@ -23,7 +24,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
     "gelu_fast": functools.partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_python": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_python_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_accurate": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
 }
 
 
@@ -46,32 +52,34 @@ class GPTNeoXConfig(Config):
         Raises:
           ValueError: the config asks for something that is not implemented; the message names the key.
         """
-        activation = config.get("hidden_act", "gelu")
+        file = ConfigFile(config)
+        activation = file.text("hidden_act", "gelu")
         if activation not in ACTIVATIONS:
             raise ValueError(f"config.json: hidden_act={activation!r} is not implemented, only {sorted(ACTIVATIONS)}.")
-        theta, scaling = rope_settings(config, 10000.0)
+        theta, scaling = rope_settings(file, 10000.0)
         if scaling:
             raise ValueError("config.json: rope_scaling is not implemented for GPT-NeoX.")
-        head_dim = config["hidden_size"] // config["num_attention_heads"]
-        fraction = (config.get("rope_parameters") or {}).get("partial_rotary_factor", config.get("rotary_pct", 0.25))
+        heads, head_dim = file.integer("num_attention_heads"), file.head_size()
+        rope = ConfigFile(file.group("rope_parameters"))
+        fraction = rope.number("partial_rotary_factor", file.number("rotary_pct", 0.25))
         return cls(
-            vocab_size=config["vocab_size"],
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
-            num_layers=config["num_hidden_layers"],
-            num_heads=config["num_attention_heads"],
-            num_kv_heads=config["num_attention_heads"],
+            vocab_size=file.integer("vocab_size"),
+            hidden_size=file.integer("hidden_size"),
+            intermediate_size=file.integer("intermediate_size"),
+            num_layers=file.integer("num_hidden_layers"),
+            num_heads=heads,
+            num_kv_heads=heads,
             head_dim=head_dim,
             rotary_dim=int(head_dim * fraction),
             rope_theta=theta,
-            norm_eps=config.get("layer_norm_eps", 1e-5),
-            max_length=config.get("max_position_embeddings", 2048),
-            tied_embeddings=config.get("tie_word_embeddings", False),
-            bos_id=config.get("bos_token_id"),
+            norm_eps=file.number("layer_norm_eps", 1e-5),
+            max_length=file.integer("max_position_embeddings", 2048),
+            tied_embeddings=file.flag("tie_word_embeddings", False),
+            bos_id=file.token_id("bos_token_id"),
             eos_ids=token_ids(config.get("eos_token_id"), "config.json: eos_token_id"),
-            initializer_range=config.get("initializer_range", 0.02),
-            parallel_residual=config.get("use_parallel_residual", True),
-            attention_bias=config.get("attention_bias", True),
+            initializer_range=file.number("initializer_range", 0.02),
+            parallel_residual=file.flag("use_parallel_residual", True),
+            attention_bias=file.flag("attention_bias", True),
             activation=activation,
             **precision,
         )

@@ -9,14 +9,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from lc_jax import parallel
 from lc_jax.models import tensors as files
 from lc_jax.models.folders import config_of, resolve, write_configs
 from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, new_folder
 from lc_jax.models.registry import abstract, family_of, flat, kind_of
-from lc_jax.models.tensors import Spec, Tensors
+from lc_jax.models.tensors import Spec, Tensors, check_values
 from lc_jax.models.transformer import Config, Model
+
+# Endings of what quantised checkpoints store next to, or in place of, their weights.
+QUANTISED = ("weight_scale", "weight_scale_inv", "qweight", "qzeros", "absmax", "weight_packed", "SCB", "quant_map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +81,17 @@ def read(
 
     Raises:
       FileNotFoundError: the checkpoint is not there.
-      ValueError: tensors are missing, too many, or of other shapes than config.json says; all of them are named.
+      ValueError: tensors are missing, too many, or of other shapes than config.json says, and all of them are named; or
+        a tensor holds NaN or infinities (when it is read), or the checkpoint is quantised.
     """
     folder = resolve(path)
     config, stored_kind = config_of(folder, **precision)
     if kind == "causal" and stored_kind == "scalar":
         raise ValueError(f"{path} is a reward model; a language model is needed here.")
     tensors = Tensors(folder)
+    if config.tied_embeddings and not _is_tied(tensors, config, stored_kind):
+        logging.warning("%s: config.json ties the embeddings, but the file holds another head, which is used", folder)
+        config = dataclasses.replace(config, tied_embeddings=False)
     old_vocab_size = config.vocab_size
     config = dataclasses.replace(config, vocab_size=vocab_size or config.vocab_size)
     model = abstract(config, kind, mesh)
@@ -107,6 +115,21 @@ def read(
     return model, (array(entry, leaf) for entry, leaf in zip(entries, leaves, strict=True))
 
 
+def _is_tied(tensors: Tensors, config: Config, kind: str) -> bool:
+    """Whether no head is stored, or one that equals the embedding; compared a thousand rows at a time."""
+    family, _ = family_of(config)
+    prefix = BACKBONE if kind == "scalar" else ""
+    keys = prefix + family.KEYS["embedding"], prefix + family.KEYS["head.kernel"]
+    if keys[1] not in tensors.names() or keys[0] not in tensors.names():
+        return True
+    if tensors.shape(keys[0]) != tensors.shape(keys[1]):
+        return False
+    embedding, head = map(tensors.slice, keys)
+    rows = tensors.shape(keys[0])[0]
+    blocks = (slice(i, min(i + 1000, rows)) for i in range(0, rows, 1000))
+    return all(np.array_equal(embedding[block], head[block]) for block in blocks)
+
+
 def _is_vocabulary(entry: Entry) -> bool:
     return entry.path[-1] == "embedding" or entry.path[-2:] == ("head", "kernel")
 
@@ -120,6 +143,10 @@ def _report(
     tied = {k for k in extra if k.endswith(("lm_head.weight", "embed_out.weight"))}  # the embedding, written twice
     if not any(_is_vocabulary(e) and e.path[-1] == "kernel" for e in entries):
         extra -= tied
+    odd = {tensors.slice(key).get_dtype() for key in keys & stored} - set(files.FLOATS)
+    if odd or any(key.endswith(QUANTISED) for key in extra):
+        names = sorted(key for key in extra if key.endswith(QUANTISED))[:1] or sorted(odd)
+        raise ValueError(f"{folder} is quantised ({names[0]}), which is not read. {files.QUANTISED}")
     problems = [f"missing: {key}" for key in sorted(keys - stored)] + [f"unknown: {k}" for k in sorted(extra)]
     for entry in entries:
         shape = shapes[entry.path][1:] if entry.stacked else shapes[entry.path]
@@ -148,6 +175,7 @@ def _reader(
         else:
             rows, columns = tuple(reversed(index)) if entry.transposed else index
             part = _vocabulary_rows(lazy, rows, columns, old_vocab_size)
+        check_values(tensors.folder, key, part)
         return (part.T if entry.transposed else part).astype(leaf.dtype)
 
     def get(index: tuple[slice, ...]) -> np.ndarray:

@@ -37,17 +37,34 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+ADAPTER = "adapter_config.json"  # of a low-rank adapter, which is no model by itself
+_LFS = b"version https://git-lfs"  # how the text begins that git-lfs keeps in the place of a file
 BACKBONE, HEAD = "backbone_model.", "reward_head."  # beginnings of a reward model's keys
 # Written by old versions of transformers; computed here, not stored.
 BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "attention.rotary_emb.cos_cached")
+
+
+def check_file(path: Path) -> None:
+    """Refuses a file that is empty, or that git-lfs has left in the place of the real one.
+
+    Raises:
+      ValueError: it is one of these.
+    """
+    with open(path, "rb") as file:
+        start = file.read(len(_LFS))
+    if not start:
+        raise ValueError(f"{path} is empty; download it again.")
+    if start == _LFS:
+        raise ValueError(f"{path} is a git-lfs pointer, not the file: fetch the file (`git lfs pull`).")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-      ValueError: the file is no JSON object in UTF-8.
+      ValueError: the file is no JSON object in UTF-8, or only points to one.
     """
+    check_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:

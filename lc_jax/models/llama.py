@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from lc_jax.models.config_file import ConfigFile
 from lc_jax.models.layout import token_ids
 from lc_jax.models.transformer import Attend, CausalLM, Config, Linear, Norm
 
@@ -60,35 +61,39 @@ class LlamaConfig(Config):
         Raises:
           ValueError: the config asks for something that is not implemented; the message names the key.
         """
-        if config.get("hidden_act", "silu") != "silu":
-            raise ValueError(
-                f"config.json: hidden_act={config['hidden_act']!r} is not implemented for Llama, only 'silu'."
-            )
-        if config.get("sliding_window"):
+        file = ConfigFile(config)
+        activation = file.text("hidden_act", "silu")
+        if activation not in ("silu", "swish"):
+            raise ValueError(f"config.json: hidden_act={activation!r} is not implemented for Llama, only 'silu'.")
+        if config.get("sliding_window") and config.get("use_sliding_window") is not False:
             raise ValueError("config.json: sliding_window is not implemented.")
-        if config.get("pretraining_tp", 1) != 1:
-            raise ValueError("config.json: pretraining_tp other than 1 is not implemented.")
-        theta, scaling = rope_settings(config, 10000.0)
-        heads = config["num_attention_heads"]
-        head_dim = config.get("head_dim") or config["hidden_size"] // heads
+        theta, scaling = rope_settings(file, 10000.0)
+        heads = file.integer("num_attention_heads")
+        head_dim = file.integer("head_dim") if config.get("head_dim") else file.head_size()
+        kv_heads = file.integer("num_key_value_heads", heads)
+        if heads % kv_heads or head_dim % 2:
+            raise ValueError(
+                f"config.json: num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}, and "
+                f"head_dim {head_dim} even."
+            )
         return cls(
-            vocab_size=config["vocab_size"],
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
-            num_layers=config["num_hidden_layers"],
+            vocab_size=file.integer("vocab_size"),
+            hidden_size=file.integer("hidden_size"),
+            intermediate_size=file.integer("intermediate_size"),
+            num_layers=file.integer("num_hidden_layers"),
             num_heads=heads,
-            num_kv_heads=config.get("num_key_value_heads") or heads,
+            num_kv_heads=kv_heads,
             head_dim=head_dim,
             rotary_dim=head_dim,
             rope_theta=theta,
-            norm_eps=config.get("rms_norm_eps", 1e-6),
-            max_length=config.get("max_position_embeddings", 2048),
-            tied_embeddings=config.get("tie_word_embeddings", False),
-            bos_id=config.get("bos_token_id"),
+            norm_eps=file.number("rms_norm_eps", 1e-6),
+            max_length=file.integer("max_position_embeddings", 2048),
+            tied_embeddings=file.flag("tie_word_embeddings", False),
+            bos_id=file.token_id("bos_token_id"),
             eos_ids=token_ids(config.get("eos_token_id"), "config.json: eos_token_id"),
-            initializer_range=config.get("initializer_range", 0.02),
-            attention_bias=config.get("attention_bias", False),
-            mlp_bias=config.get("mlp_bias", False),
+            initializer_range=file.number("initializer_range", 0.02),
+            attention_bias=file.flag("attention_bias", False),
+            mlp_bias=file.flag("mlp_bias", False),
             rope_scaling=RopeScaling(**scaling) if scaling else None,
             **precision,
         )
@@ -120,22 +125,23 @@ class LlamaConfig(Config):
         }
 
 
-def rope_settings(config: dict[str, Any], default_theta: float) -> tuple[float, dict[str, Any] | None]:
+def rope_settings(file: ConfigFile, default_theta: float) -> tuple[float, dict[str, Any] | None]:
     """Rotary base and Llama 3 scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`.
 
     Raises:
-      ValueError: another type of scaling.
+      ValueError: another type of scaling, or one of Llama 3's numbers is missing.
     """
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = rope.pop("rope_theta", None) or config.get("rope_theta") or config.get("rotary_emb_base") or default_theta
-    kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
-    rope.pop("type", None)
-    rope.pop("partial_rotary_factor", None)
+    rope = ConfigFile(file.group("rope_parameters") or file.group("rope_scaling"))
+    old = file.number("rotary_emb_base", default_theta)
+    theta = rope.number("rope_theta", file.number("rope_theta", old))
+    kind = rope.raw.get("rope_type") or rope.raw.get("type") or "default"
     if kind == "default":
-        return float(theta), None
+        return theta, None
     if kind != "llama3":
         raise ValueError(f"config.json: rope scaling of type {kind!r} is not implemented, only 'llama3'.")
-    return float(theta), {field.name: rope[field.name] for field in dataclasses.fields(RopeScaling)}
+    names = [field.name for field in dataclasses.fields(RopeScaling)]
+    scaling: dict[str, Any] = {name: rope.number(name) for name in names}
+    return theta, scaling | {names[-1]: rope.integer(names[-1])}
 
 
 class Block(nnx.Module):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from lc_jax.models import folders, layout
@@ -31,6 +32,7 @@ def read(
 
     Raises:
       FileNotFoundError: it is not there.
+      ValueError: a parameter holds NaN or infinities (when it is drawn).
     """
     folders.check(path)
     config, _ = folders.config_of(path, **precision)
@@ -39,7 +41,10 @@ def read(
     def arrays() -> Iterator[jax.Array]:
         with ocp.StandardCheckpointer() as checkpointer:
             for name, leaf in flat(model.params):
-                yield checkpointer.restore(_place(Path(path), name), {"value": leaf})["value"]
+                value = checkpointer.restore(_place(Path(path), name), {"value": leaf})["value"]
+                if not jnp.all(jnp.isfinite(value)):
+                    raise ValueError(f"{path}: {'.'.join(name)} holds NaN or infinities; take an earlier checkpoint.")
+                yield value
 
     return model, arrays()
 

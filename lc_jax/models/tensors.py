@@ -13,11 +13,16 @@ from typing import IO, Any
 import jax
 import ml_dtypes  # noqa: F401  (numpy learns bfloat16)
 import numpy as np
+from absl import logging
 from safetensors import safe_open
+
+from lc_jax.models.layout import check_file, read_json
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"  # ending of the file that says which file holds which tensor
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64", "I64": "int64", "BOOL": "bool"}
+FLOATS = ("F32", "BF16", "F16", "F64")
+QUANTISED = "Give the original, or dequantise it with transformers (model.dequantize(), then save_pretrained)."
 CODES = {name: code for code, name in DTYPES.items()}
 
 
@@ -56,20 +61,51 @@ class Tensors:
     def dtype(self) -> str:
         """The dtype that most tensors are stored in, as numpy names it."""
         found = [self.slice(key).get_dtype() for key in self.names()]
-        return DTYPES[max(sorted(set(found)), key=found.count)]
+        most = max(sorted(set(found)), key=found.count, default="none")
+        if most not in DTYPES:
+            raise ValueError(f"{self.folder}: its tensors are stored as {most}, which is not read. {QUANTISED}")
+        return DTYPES[most]
+
+
+# Bits of the exponent, which are all set in NaN and infinities alone.
+_EXPONENTS = {"float32": 0x7F800000, "float64": 0x7FF0000000000000, "float16": 0x7C00, "bfloat16": 0x7F80}
+
+
+def check_values(folder: Path, key: str, values: np.ndarray) -> None:
+    """Refuses a tensor that is not finite.
+
+    Raises:
+      ValueError: NaN or an infinity is in `values`; the message names the tensor.
+    """
+    mask = _EXPONENTS.get(str(values.dtype))
+    if mask is None:
+        return
+    bits = values.view(f"u{values.dtype.itemsize}")
+    if np.any((bits & bits.dtype.type(mask)) == mask):
+        raise ValueError(
+            f"{folder}: {key} holds NaN or infinities; the training diverged or the file is damaged: take an earlier "
+            "checkpoint, or download it again."
+        )
 
 
 def _names(folder: Path) -> list[str]:
-    """The weight files of a folder; safetensors before pickles."""
+    """The weight files of a folder: safetensors before pickles, a whole file before an index, as in transformers."""
     for name in (SAFETENSORS, PICKLE):
-        if (folder / (name + INDEX)).is_file():
-            return sorted(set(json.loads((folder / (name + INDEX)).read_text())["weight_map"].values()))
+        index = folder / (name + INDEX)
         if (folder / name).is_file():
+            if index.is_file():
+                logging.warning("%s holds %s and %s: the former is read, as in transformers", folder, name, index.name)
             return [name]
+        if index.is_file():
+            files = read_json(index).get("weight_map")
+            if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+                raise ValueError(f"{index} has no weight_map of tensors to files; download it again.")
+            return sorted(set(files.values()))
     raise FileNotFoundError(f"{folder} has neither {SAFETENSORS} nor {PICKLE}.")
 
 
 def _open(path: Path) -> Any:
+    check_file(path)
     if path.suffix == ".bin":
         return _Pickle(path)
     try:
@@ -109,7 +145,8 @@ class _PickleSlice:
         return list(self.tensor.shape)
 
     def get_dtype(self) -> str:
-        return CODES[str(self.tensor.dtype).removeprefix("torch.")]
+        name = str(self.tensor.dtype).removeprefix("torch.")
+        return CODES.get(name, name)
 
     def __getitem__(self, index: Any) -> np.ndarray:
         part = self.tensor[index]

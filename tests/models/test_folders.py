@@ -96,11 +96,11 @@ def test_no_gradient_reaches_what_is_not_trained(mesh):
     [
         ("tiny-llama", dict(hidden_act="gelu"), "hidden_act='gelu'"),
         ("tiny-llama", dict(sliding_window=128), "sliding_window"),
-        ("tiny-llama", dict(pretraining_tp=2), "pretraining_tp"),
+        ("tiny-llama", dict(quantization_config=dict(quant_method="gptq")), "quantization_config"),
         ("tiny-llama", dict(rope_scaling=dict(type="linear", factor=2.0)), "rope scaling of type 'linear'"),
         ("tiny-llama", dict(rope_parameters=dict(rope_type="yarn", factor=2.0)), "rope scaling of type 'yarn'"),
         ("tiny-llama", dict(model_type="mistral"), "model_type='mistral'"),
-        ("tiny-gpt-neox", dict(hidden_act="swish"), "hidden_act='swish'"),
+        ("tiny-gpt-neox", dict(hidden_act="gelu_10"), "hidden_act='gelu_10'"),
         ("tiny-gpt-neox", dict(rope_scaling=dict(rope_type="dynamic", factor=2.0)), "rope scaling of type 'dynamic'"),
     ],
 )

@@ -1,0 +1,206 @@
+"""Checkpoints of other makers in generate, score and convert; the numbers are those of transformers in float32."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lc_jax.data import examples
+from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.types import Example
+from tests.tasks.test_pipeline import rows, run
+
+CASES = Path(__file__).resolve().parents[1] / "cases"
+TWO_STOPS, APPENDED_EOS = CASES / "two_stop_tokens", CASES / "appended_eos"
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [1, 2], "max_new_tokens": 128}
+
+
+def generate(tmp_path, model, *prompts, **overrides):
+    source, output = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    run("generate", model=str(model), prompts=str(source), output=str(output), temperature=0.0, **overrides)
+    return rows(output)
+
+
+def score(tmp_path, model, *given, **overrides):
+    source, output = tmp_path / "rows.jsonl", tmp_path / "scored.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in given))
+    run("score", model=str(model), input=str(source), output=str(output), **overrides)
+    return rows(output)
+
+
+def copy_of(folder, tmp_path, **changes):
+    """A copy of a checkpoint with changed JSON files: `config={...}` goes into config.json."""
+    target = tmp_path / "model"
+    shutil.copytree(folder, target)
+    for name, change in changes.items():
+        path = target / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    return target
+
+
+# --- stop tokens ---
+
+
+def test_a_second_stop_token_that_generation_config_alone_knows_ends_a_completion(tmp_path):
+    (out,) = generate(tmp_path, TWO_STOPS, {"prompt": "Hello there"}, max_new_tokens=16)
+    assert (out["tokens"], out["finished"]) == ([326, 326, 326, 2], True)
+
+
+def test_a_pad_token_that_is_a_stop_token_can_still_stop(tmp_path):
+    model = copy_of(TWO_STOPS, tmp_path, tokenizer_config={"pad_token": "<|eot_id|>"})
+    (out,) = generate(tmp_path, model, {"prompt": "Hello there"}, max_new_tokens=16)
+    assert (out["tokens"], out["finished"]) == ([326, 326, 326, 2], True)
+
+
+def test_ids_need_no_tokenizer_files(tmp_path):
+    model = copy_of(TWO_STOPS, tmp_path)
+    prompt = load_tokenizer(model).encode_prompt("Hello there")
+    (model / "tokenizer.json").unlink()
+    (out,) = generate(tmp_path, model, {"prompt_tokens": prompt}, max_new_tokens=16)
+    assert (out["tokens"], out["finished"], out["completion"]) == ([326, 326, 326, 2], True, None)
+
+
+# --- begin and end of sequence, and the join of prompt and completion ---
+
+
+def test_a_tokenizer_that_appends_end_of_sequence(tmp_path):
+    tokenizer = load_tokenizer(APPENDED_EOS)
+    assert tokenizer.encode_prompt("Which city?") == [0, 382, 380, 32]
+    encoded = examples.encode_sft(tokenizer, Example("", "Which city?", " Paris"), 64)
+    assert encoded.tokens[encoded.num_source :] == (399, 1)
+    (scored,) = score(tmp_path, APPENDED_EOS, {"prompt": "Which city?", "completion": " Paris"})
+    np.testing.assert_allclose(scored["logprobs"], [-6.1250], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "logprob"),
+    [
+        ("Answer:", " Paris", -7.009),
+        ("Answer: ", "Paris", -7.009),
+        ("The light", "house", -7.051),  # The| ligh|thouse
+        ("Ans", "wer", -6.937),
+    ],
+)
+def test_a_token_that_spans_the_join_is_the_completions(tmp_path, prompt, completion, logprob):
+    (scored,) = score(tmp_path, APPENDED_EOS, {"prompt": prompt, "completion": completion})
+    np.testing.assert_allclose(scored["logprobs"], [logprob], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "Hello", "completion": ""}, "the completion is empty"),
+        ({"prompt_tokens": [5], "completion_tokens": []}, "`completion_tokens` is empty"),
+        ({"prompt_tokens": [], "completion_tokens": [5]}, "no token is scored, or none is before it"),
+        ({"text": ""}, "no token is scored"),
+        ({"prompt": 7, "completion": "x"}, "must be text, not int"),
+        ({"question": "x"}, "give `prompt`"),
+        ({"messages": [{"role": "user"}], "completion": "x"}, "message 1 needs `role` and `content`"),
+    ],
+)
+def test_a_row_with_nothing_to_score_is_named(tmp_path, row, message):
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, line 2: .*{message}"):
+        score(tmp_path, APPENDED_EOS, {"text": "I am sure"}, row)
+
+
+# --- ids without a row in the embedding ---
+
+
+def with_added_tokens(tmp_path):
+    model = copy_of(APPENDED_EOS, tmp_path)
+    hf = load_tokenizer(model).hf
+    hf.add_tokens(["<user>", "<assistant>"])
+    hf.save_pretrained(model)
+    return model
+
+
+def test_tokens_that_only_the_tokenizer_knows_are_refused_with_their_row(tmp_path):
+    model = with_added_tokens(tmp_path)
+    message = r"prompts\.jsonl, line 2: token id 400 \('<user>'\) has no row in the embedding of .* 400 rows"
+    with pytest.raises(ValueError, match=message):
+        generate(tmp_path, model, {"prompt": "Hello"}, {"prompt": "<user> Hello <assistant>"})
+    with pytest.raises(ValueError, match="token id 401"):
+        score(tmp_path, model, {"prompt": "Hello", "completion": "<assistant>"})
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_training_grows_the_embedding_to_the_tokenizer(tmp_path):
+    tokenizer = load_tokenizer(with_added_tokens(tmp_path)).grown()
+    assert tokenizer.encode_prompt("<user>") == [0, 400]
+    assert (tokenizer.num_rows, tokenizer.pad_id) == (403, 402)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 400], r"token id 400 has no row"),
+        ([-1], r"token id -1 has no row"),
+        ([1.5], "a list of integers"),
+        ("12", "a list of integers"),
+        ([True], "a list of integers"),
+        ([], "is empty"),
+    ],
+)
+def test_ids_of_rows_are_checked(tmp_path, ids, message):
+    with pytest.raises(ValueError, match=rf"prompts\.jsonl, line 1: .*{message}"):
+        generate(tmp_path, APPENDED_EOS, {"prompt_tokens": ids})
+
+
+# --- conversation and sampling defaults ---
+
+
+def chat_model(tmp_path):
+    model = copy_of(APPENDED_EOS, tmp_path, generation_config=SAMPLING)
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
+    return model
+
+
+def keeps_everything(source, folder):
+    for name in ("chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
+        assert (folder / name).read_text() == (source / name).read_text()
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert SAMPLING.items() <= generation.items()
+
+
+def test_every_conversion_keeps_chat_template_and_sampling_defaults(tmp_path):
+    source = chat_model(tmp_path)
+    run("convert", source=str(source), destination=str(tmp_path / "short"), dtype="bfloat16")
+    keeps_everything(source, tmp_path / "short")
+    run("convert", source=str(source), destination=str(tmp_path / "native"), format="native")
+    keeps_everything(source, tmp_path / "native")
+    base = {"base": str(APPENDED_EOS)}
+    run("convert", source=str(source), destination=str(tmp_path / "diff"), make_difference=True, **base)
+    keeps_everything(source, tmp_path / "diff")
+    run("convert", source=str(tmp_path / "diff"), destination=str(tmp_path / "whole"), **base)
+    keeps_everything(source, tmp_path / "whole")
+    run("convert", source=str(TWO_STOPS), destination=str(tmp_path / "two"))
+    assert json.loads((tmp_path / "two" / "generation_config.json").read_text())["eos_token_id"] == [1, 2]
+
+
+def test_a_tokenizer_that_a_training_saves_keeps_them_too(tmp_path):
+    source, folder = chat_model(tmp_path), tmp_path / "saved"
+    folder.mkdir()
+    load_tokenizer(source).grown().save(folder)
+    keeps_everything(source, folder)
+    assert "split_special_tokens" not in json.loads((folder / "tokenizer_config.json").read_text())
+
+
+def test_numbers_that_overflow_are_no_result(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    model = copy_of(APPENDED_EOS, tmp_path)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"] *= np.float32(3e38)
+    tensors["lm_head.weight"] *= np.float32(1e10)
+    save_file(tensors, model / "model.safetensors")
+    with pytest.raises(FloatingPointError, match=r"prompts\.jsonl, line 1: .*model computes"):
+        generate(tmp_path, model, {"prompt": "Hello"})
+    with pytest.raises(FloatingPointError, match=r"rows\.jsonl, line 1: .*model computes"):
+        score(tmp_path, model, {"text": "Hello there"})
+    assert not (tmp_path / "out.jsonl").exists() or not rows(tmp_path / "out.jsonl")
