@@ -127,7 +127,7 @@ def _main_row(entry: Entry, group: Sequence[Entry]) -> str:
         content = _value(entry.result, column)
         people = {row["entity"] for row in entry.records if row.get("entity") and row["status"] == "ok"}
         if column.name == "num_questions" and people:
-            content += f"<small>claims in {len(people):,} biographies</small>"
+            content += f"<small>claims in {len(people):,} biograph{'y' if len(people) == 1 else 'ies'}</small>"
         cells.append(_cell(column.title, content))
     return "".join(cells)
 

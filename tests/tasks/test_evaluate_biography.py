@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from lc_jax.data import knowledge
+from lc_jax.evaluation import report as report_page
+from lc_jax.evaluation import results
 from lc_jax.llm import AnnotatorError
 from lc_jax.miniature import text, world
 from lc_jax.prompts import claims, confidence, paragraph, retry, summarize, support
@@ -243,6 +245,31 @@ def test_a_provider_writes_and_who_is_refused_is_a_status(evaluate, tmp_path):
     ]
     assert records[0]["prompt"] == "Write a paragraph bio about Ada Lovelace."
     assert sum("Nobody" in item.prompt for item in server.asked) == 0
+
+
+def test_one_claim_gives_strict_json_and_an_interval_of_one_trial(evaluate, tmp_path):
+    """Of three people one has a claim, one is told nothing of, and one has no page."""
+    pages, path = small_store(tmp_path)
+    name = pages[0]["title"]
+    written = [{"entity": name, "generated_paragraph": f"{name}: {phrase(pages[0], 1)} (70%)."}]
+    written += [{"entity": pages[1]["title"], "generated_paragraph": ""}]
+    written += [{"entity": "Nobody", "generated_paragraph": "Nobody: sang."}]
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    with FakeServer(annotate) as server:
+        result, records = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", written), knowledge=path)
+    text = (tmp_path / "e" / "mine" / "result.json").read_text()
+    lines = (tmp_path / "e" / "mine" / "records.jsonl").read_text().splitlines()
+    assert json.loads(text, parse_constant=refuse) == result
+    assert [json.loads(line, parse_constant=refuse) for line in lines] == records
+    assert result["statuses"] == {"ok": 1, "no_claims": 1, "unverifiable": 1}
+    assert (result["accuracy_low"], result["accuracy_high"]) == pytest.approx((0.2065, 1), abs=5e-5)
+    assert {name for name, value in result.items() if value is None} == set(result["undefined"])
+    page = report_page.page([results.read(tmp_path / "e" / "mine")])
+    assert "1<small>claims in 1 biography</small>" in page
+    assert "ok 1, no_claims 1, unverifiable 1" in page
 
 
 def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate, tmp_path):
