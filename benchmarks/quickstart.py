@@ -2,6 +2,8 @@
 
 python -m benchmarks.quickstart                                   runs it in a new folder: minutes
 python -m benchmarks.quickstart --log new.txt --before old.txt    reads what two runs printed
+
+Writes runs/benchmarks/quickstart-<device>.json; `--output benchmarks/results` replaces the figures of the repository.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--log", type=Path, help="what a quickstart printed, in place of running one")
     parser.add_argument("--before", type=Path, help="what an earlier one printed")
-    parser.add_argument("--output", type=Path, default=report.ROOT / "benchmarks" / "results")
+    parser.add_argument("--output", type=Path, default=report.ROOT / "runs" / "benchmarks")
     args = parser.parse_args(argv)
     args.size, args.full, args.dry_run = report.MINIATURE, False, False
     now = stages(args.log.read_text() if args.log else run())

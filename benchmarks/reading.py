@@ -1,6 +1,7 @@
 """How well a base model of the miniature world reads: made-up paragraphs that it has never seen, one question each.
 
-  python -m benchmarks.reading lc_jax/miniature/checkpoints/llama
+  python -m benchmarks.reading                    the Llama that ships with the package
+  python -m benchmarks.reading CHECKPOINT         another base model of that world, as configs/pretrain.py makes them
 
 `right` is the share of answers whose every token is the model's first choice, given the tokens before it. Of a forecast
 only the first percentage counts, for an answer that the paragraph names or for one that it does not (0 %); `squared
@@ -9,16 +10,19 @@ error` is of the mean forecast, to be held against the variance of the truth.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import re
 import sys
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs import base
 from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.data.examples import encode_sft
@@ -50,7 +54,16 @@ def logits(model: Model, tokens: jax.Array, spans: jax.Array) -> jax.Array:
 
 
 def main(path: str) -> None:
-    """Prints a table for the checkpoint at `path`."""
+    """Prints a table for the checkpoint at `path`.
+
+    Raises:
+      FileNotFoundError: there is no folder.
+    """
+    if not Path(path).is_dir():
+        raise FileNotFoundError(
+            f"{path}: no such folder; give a base model of the miniature world: {base.LLAMA}, {base.GPT_NEOX}, or one "
+            "made with `python -m lc_jax.main --config=configs/pretrain.py:llama`."
+        )
     mesh, tokenizer = parallel.make_mesh(), load_tokenizer(path)
     stream = corpus.documents(build(), np.random.default_rng(SEED), (0, 0, 1))
     pairs = [(prompt, text.split("\n")[0]) for prompt, text in itertools.islice(stream, NUM_DOCUMENTS)]
@@ -84,4 +97,9 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", default=base.LLAMA)
+    try:
+        main(parser.parse_args().checkpoint)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -3,8 +3,9 @@
 # validation questions, and the best calibrated one goes into RUN/selected. Done evaluations are kept.
 #
 #   launch/select.sh RUN [flags of configs/evaluate_qa.py, the annotator at least]
+#   launch/select.sh runs/ppo --config.annotator.name=anthropic/claude-haiku-4-5
 set -euo pipefail
-if [ $# -eq 0 ]; then echo "usage: launch/select.sh RUN [--config.annotator... of configs/evaluate_qa.py]" >&2; exit 2; fi
+if [ $# -eq 0 ]; then echo "usage: launch/select.sh RUN --config.annotator.name=provider/model [other flags of configs/evaluate_qa.py]" >&2; exit 2; fi
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 run=$(realpath "$1")

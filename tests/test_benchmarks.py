@@ -2,11 +2,14 @@
 
 import importlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import models, quickstart, report
+from benchmarks import models, quickstart, reading, report
 
 NAMES = ["attention", "logprobs", "sft_step", "generate", "score", "ppo_step", "optimizer"]
 
@@ -55,3 +58,25 @@ def test_quickstart_is_read_from_what_it_prints(tmp_path):
     assert rows["all"]["ratio"] == pytest.approx(26 / 23)
     with pytest.raises(ValueError, match="No stage"):
         quickstart.stages("nothing")
+
+
+def test_reading_a_log_leaves_the_figures_of_the_repository_alone(tmp_path, monkeypatch):
+    log = tmp_path / "now.txt"
+    log.write_text("== summarise: 3 s\n")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    quickstart.main(["--log", str(log)])
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.json")] == [
+        Path("runs/benchmarks/quickstart-cpu.json")
+    ]
+
+
+def test_reading_without_a_checkpoint_says_what_to_give():
+    with pytest.raises(
+        FileNotFoundError, match=r"nowhere: no such folder; give a base model of the miniature world: .*llama"
+    ):
+        reading.main("nowhere")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.reading", "nowhere"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: nowhere: no such folder")
