@@ -18,7 +18,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.source, config.destination = "", ""
     config.base = ""  # what the weight difference `source` is added to
     config.make_difference = False  # write source - base in place of base + source
-    config.format = "hf"  # or "native"
+    config.format = "hf"  # "native", or "sequence_classification": a reward model for transformers
     config.dtype = ""  # the stored one
     config.shard_gigabytes = 5.0
     return config

@@ -204,6 +204,10 @@ RECIPES: dict[str, Callable[[Row, Templates, Fits | None], list[Example]]] = {
 }
 
 
+# Those whose models are asked with Templates.paragraph.
+PARAGRAPH_RECIPES = ("sft_lc", "sft_factuality", "sft_claude_distill")
+
+
 def make_examples(
     recipe: str, rows: Iterable[Row], templates: Templates, fits: Fits | None = None
 ) -> tuple[list[Example], Counter[str]]:

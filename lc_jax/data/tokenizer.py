@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
 from lc_jax.data.jsonl import write_json
 from lc_jax.models import folders, layout
+from lc_jax.prompts import Prompt
 from lc_jax.types import Message, PromptText
 
 if TYPE_CHECKING:
@@ -22,6 +26,12 @@ ROLES = ("system", "user", "assistant")
 # transformers refuses its own clean-up for such tokenizers since version 5, so the rule stands here; the order matters.
 _SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 _STAND_IN = 0xF0000  # first of the private characters that take the place of special tokens written in messages
+# Of fine-tuned models without a conversation format: (what precedes the user's text, what follows it).
+_TEMPLATE = (
+    "{%% for message in messages %%}{%% if message['role'] == 'user' %%}{{ %s + message['content'] + %s }}"
+    "{%% elif message['role'] == 'assistant' %%}{{ message['content'] + eos_token }}"
+    "{%% else %%}{{ raise_exception('this model takes user and assistant messages alone') }}{%% endif %%}{%% endfor %%}"
+)
 _REPLY = "\N{WHITE SQUARE}reply\N{WHITE SQUARE}"  # finds the place of an assistant's turn in a rendered conversation
 
 
@@ -165,11 +175,27 @@ class Tokenizer:
             self._hf.add_special_tokens({"pad_token": PAD})
         return dataclasses.replace(self, num_rows=len(self))
 
-    def with_chat_template(self, template: str) -> Tokenizer:
-        """The same tokenizer with a Jinja chat template, if it has none."""
-        if not self._hf.chat_template:
-            self._hf.chat_template = template
-        return self
+    def add_chat_template(self, prompt: Prompt) -> None:
+        """Gives a tokenizer without a chat template one that puts a user's message into `prompt`.
+
+        So `messages` in generate, transformers and vLLM are what the model was trained with; begin-of-sequence is in
+        the template. A tokenizer that has a template keeps it.
+        """
+        if self._hf.chat_template or prompt.is_message or len(prompt.fields) != 1:
+            return
+        (field,) = prompt.fields
+        question = "Write a paragraph about it."
+        expected = self.encode_prompt(prompt.render(**{field: question}))
+        before, after = prompt.render(**{field: "\0"}).split("\0")
+        begin = self._hf.convert_ids_to_tokens(list(self.prefix))
+        for space in ("", " "):  # some tokenizers put a space before text, but not after a special token
+            self._hf.chat_template = _TEMPLATE % tuple(
+                json.dumps(text, ensure_ascii=False) for text in ("".join(begin) + space + before, after)
+            )
+            if self.encode_prompt((Message("user", question),)) == expected:
+                return
+        self._hf.chat_template = None
+        logging.warning("%s: its prompts cannot be written as a chat template; none is saved", self.name)
 
     def save(self, folder: Path) -> None:
         """Writes every file of the tokenizer, chat templates too, and generation_config.json.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def resolve(path: str | Path) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of the (backbone) model; a reward model's own keys stand under "reward_model"."""
     config = read_json(folder / "config.json")
+    if is_classification(config):  # there is no language-model head, which a scalar model never uses
+        return config | {REWARD_MODEL: True, "tie_word_embeddings": True}
     if config.get("model_type") != REWARD_MODEL:
         return config
     if "backbone_config" in config:
@@ -73,6 +76,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     raise FileNotFoundError(
         f"{folder}/config.json names its backbone {str(backbone)!r}, which is not there; put that folder beside it."
     )
+
+
+def is_classification(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of transformers' sequence classification (classification.py)."""
+    names = config.get("architectures")
+    return isinstance(names, list) and str(next(iter(names), "")).endswith("ForSequenceClassification")
 
 
 def has_tokenizer(path: str | Path) -> bool:
@@ -101,12 +110,17 @@ def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
         raise ValueError(f"{path}/{error}" if str(error).startswith("config.json") else str(error)) from error
 
 
-def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:
-    """config.json, generation_config.json and the tokenizer's files; `tokenizer` as in `hf.save`."""
+def write_text_files(folder: Path, tokenizer: Any) -> None:
+    """The tokenizer's files; `tokenizer` as in `hf.save`."""
     if isinstance(tokenizer, str | Path):
         copy_text_files(Path(tokenizer), folder)
     elif tokenizer is not None:
         tokenizer.save(folder)
+
+
+def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:
+    """config.json, generation_config.json and the tokenizer's files; `tokenizer` as in `hf.save`."""
+    write_text_files(folder, tokenizer)
     config = model.config.to_hf() | {"dtype": dtype}
     if kind_of(model) == "scalar":
         wrapped = {"architectures": ["RewardModel"], "model_type": REWARD_MODEL, "backbone_config": config}

@@ -13,8 +13,8 @@ from absl import logging
 
 from lc_jax import parallel
 from lc_jax.models import tensors as files
-from lc_jax.models.folders import config_of, resolve, write_configs
-from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, new_folder
+from lc_jax.models.folders import config_of, read_config, resolve, write_configs
+from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, SCORE, new_folder
 from lc_jax.models.registry import abstract, family_of, flat, kind_of
 from lc_jax.models.tensors import Spec, Tensors, check_values
 from lc_jax.models.transformer import Config, Model
@@ -98,16 +98,18 @@ def read(
     entries = table(config, kind)
     if stored_kind == "causal":  # its keys carry no prefix
         entries = [dataclasses.replace(e, keys=tuple(k.removeprefix(BACKBONE) for k in e.keys)) for e in entries]
-    zero = {e.path for e in entries if e.path[0] == "reward_head" and (fresh_head or stored_kind == "causal")}
+    constants = {e.path: 0.0 for e in entries if e.path[0] == "reward_head" and (fresh_head or stored_kind == "causal")}
+    if stored_kind == "scalar" and SCORE in tensors.names():  # transformers' sequence classification
+        entries = [dataclasses.replace(e, keys=tuple(map(_classification_key, e.keys))) for e in entries]
+        constants.setdefault(("reward_head", "bias"), float(read_config(folder).get("reward_head_bias") or 0.0))
     shapes = {path: value.shape for path, value in flat(model.params)}
-    wanted = [e for e in entries if e.path not in zero]
+    wanted = [e for e in entries if e.path not in constants]
     _report(folder, tensors, wanted, shapes, (old_vocab_size, config.vocab_size))
 
     def array(entry: Entry, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        if entry.path in zero:
-            return jax.make_array_from_callback(
-                leaf.shape, leaf.sharding, lambda i: np.zeros(leaf.shape, leaf.dtype)[i]
-            )
+        if entry.path in constants:
+            whole = np.full(leaf.shape, constants[entry.path], leaf.dtype)
+            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: whole[i])
         get = _reader(tensors, entry, leaf, old_vocab_size if _is_vocabulary(entry) else None)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, get)
 
@@ -130,6 +132,10 @@ def _is_tied(tensors: Tensors, config: Config, kind: str) -> bool:
     return all(np.array_equal(embedding[block], head[block]) for block in blocks)
 
 
+def _classification_key(key: str) -> str:
+    return SCORE if key == HEAD + "weight" else key.removeprefix(BACKBONE)
+
+
 def _is_vocabulary(entry: Entry) -> bool:
     return entry.path[-1] == "embedding" or entry.path[-2:] == ("head", "kernel")
 
@@ -139,7 +145,7 @@ def _report(
 ) -> None:
     """Compares files and model, key by key."""
     keys, stored = {key for entry in entries for key in entry.keys}, set(tensors.names())
-    extra = {k for k in stored - keys if not k.endswith(BUFFERS) and not k.startswith(HEAD)}
+    extra = {k for k in stored - keys if not k.endswith(BUFFERS) and not k.startswith((HEAD, SCORE))}
     tied = {k for k in extra if k.endswith(("lm_head.weight", "embed_out.weight"))}  # the embedding, written twice
     if not any(_is_vocabulary(e) and e.path[-1] == "kernel" for e in entries):
         extra -= tied

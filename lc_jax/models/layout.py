@@ -37,6 +37,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+SCORE = "score.weight"  # a reward model's head as transformers' sequence classification names it
 ADAPTER = "adapter_config.json"  # of a low-rank adapter, which is no model by itself
 _LFS = b"version https://git-lfs"  # how the text begins that git-lfs keeps in the place of a file
 BACKBONE, HEAD = "backbone_model.", "reward_head."  # beginnings of a reward model's keys

@@ -8,11 +8,12 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from lc_jax.models import difference, folders, hf, hub, native
+from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.models import classification, difference, folders, hf, hub, native
 
 RECORD, RECORD_AT_END = "{destination}/run.json", True
 
-FORMATS = ("hf", "native")
+FORMATS = ("hf", "native", "sequence_classification")
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -50,6 +51,14 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     model, arrays = layout.read(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype)
     if config.format == "native":
         native.save(destination, model, arrays=arrays, tokenizer=source)
+    elif config.format == "sequence_classification":
+        tokenizer = load_tokenizer(source, need_text=False)
+        pad_id = tokenizer.pad_id if (tokenizer.pad_id or 0) < model.config.vocab_size else None
+        if pad_id is None:
+            logging.warning("%s has no padding token of its own: transformers scores one row at a time", source)
+        classification.save(
+            destination, model, arrays=arrays, tokenizer=source, pad_id=pad_id, max_shard_bytes=shard_bytes
+        )
     else:
         hf.save(destination, model, arrays=arrays, tokenizer=source, max_shard_bytes=shard_bytes)
     logging.info("%s -> %s (%s, %s)", config.source, destination, config.format, dtype)

@@ -71,6 +71,7 @@ def load_writer(config: ConfigDict) -> Writer:
     """The writer for `config.policy`."""
     tokenizer, ppo = load_tokenizer(config.policy), config.ppo
     templates = prompts.load_templates(config.templates, config.prompt_dir)
+    tokenizer.add_chat_template(templates.paragraph)
     sampling = generate.Sampling(
         ppo.response_length, ppo.temperature, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
     )

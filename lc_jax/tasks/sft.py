@@ -63,4 +63,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
         Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),
     )
+    if config.data.recipe in examples.PARAGRAPH_RECIPES:
+        tokenizer.add_chat_template(templates.paragraph)
     hf.save(output / "model", model, tokenizer=tokenizer)
