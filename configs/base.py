@@ -55,6 +55,11 @@ def trivia_qa() -> str:
     return environment("LC_TRIVIA_QA", "trivia_qa:unfiltered.nocontext")
 
 
+def compilation_cache() -> str:
+    """Where compiled programs are kept: `xla` in LC_CACHE, which is ~/.cache/lc_jax unless set."""
+    return f"{environment('LC_CACHE', str(Path.home() / '.cache' / 'lc_jax'))}/xla"
+
+
 def check_mode(mode: str, modes: Sequence[str]) -> None:
     """Raises ValueError where `mode` is none of `modes`; "" is the config file alone."""
     if mode in modes:
@@ -85,6 +90,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
                 "compute_dtype": "float32" if mini else "bfloat16",
                 "remat": "none" if mini else "full",
             },
+            "compilation_cache": compilation_cache(),  # folder of compiled programs, at most 5 GB; "" keeps none
             "kernels": "auto",  # "portable": every fast path off; or a form's name (lc_jax/kernels/forms.py)
             "templates": "short" if mini else "full",  # "chat": paragraphs through the chat template; or a folder
             "dry_run": False,  # training: says how much memory the run would take, and stops
@@ -213,10 +219,10 @@ def ppo(mode: str) -> ConfigDict:
         kl_coef=0.1,  # price of a nat of KL from the reference
         baseline="critic",  # "critic", "critic_with_answer" or "leave_one_out" (needs num_samples > 1)
         stop_penalty=False,  # a response without end-of-sequence scores -1 whatever it says
-        eval_every=20,
-        save_every=20,
+        eval_every=20,  # 0: only after the last step
+        save_every=20,  # 0: only after the last step
         keep=5,
-        num_validation=1000,
+        num_validation=1000,  # 0: no evaluation
         num_candidates=5,  # policies with the best validation rewards to keep for selection (launch/select.sh)
         first_candidate=800,  # from this step on
         max_ratio_deviation=1e-3,
@@ -234,7 +240,9 @@ def ppo(mode: str) -> ConfigDict:
         masked=published ^ True,
     )
     config.loss = dict(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1, masked=published ^ True)
-    config.alarms = dict(max_kl=50.0, min_entropy=0.01, min_stop_rate=0.5, max_same_confidence=0.95, stop=False)
+    config.alarms = dict(
+        max_kl=50.0, min_entropy=0.01, min_stop_rate=0.5, max_same_confidence=0.95, max_no_answer_rate=0.9, stop=False
+    )
     config.reader = dict(
         extractor="",
         forecaster="",

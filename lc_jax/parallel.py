@@ -6,9 +6,12 @@ G key/value heads, K head size, N rows, P prompt tokens.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -99,6 +102,37 @@ def _is_one_of_many() -> bool:
             )
         return True
     return _variable("TPU_WORKER_HOSTNAMES").strip(",").count(",") > 0
+
+
+def keep_compiled(folder: str, max_bytes: int = 5_000_000_000) -> None:
+    """Keeps compiled programs in `folder` for later runs, the least recently used ones deleted beyond `max_bytes`.
+
+    On CPUs the programs of each kind of processor have a folder of their own: they hold its instructions. With an empty
+    name nothing is kept; JAX_COMPILATION_CACHE_DIR has precedence. A folder that cannot be written is a warning.
+    """
+    if not folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") is not None:
+        return
+    path = Path(folder)
+    if jax.default_backend() == "cpu":
+        path /= f"cpu-{_processor()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.warning("Compiled programs are not kept (%s); set --config.compilation_cache", error)
+        return
+    jax.config.update("jax_compilation_cache_max_size", max_bytes)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+
+
+def _processor() -> str:
+    """A short name of the instructions that this machine's processor has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        features = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {' '.join(sorted(features.split()))}".encode()).hexdigest()[:12]
 
 
 def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1) -> dict[str, int]:

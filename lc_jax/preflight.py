@@ -49,21 +49,16 @@ class Range:
     high: float = math.inf
     whole: bool = False  # integers only
     above: float = -math.inf  # as `low`, but this number itself is refused
+    below: float = math.inf  # as `high`, but this number itself is refused
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
-        return self.low <= value <= self.high and value > self.above and math.isfinite(value)
+        return self.low <= value <= self.high and self.above < value < self.below and math.isfinite(value)
 
     def __str__(self) -> str:
-        bounds = [f"of {self.low:g} or more"] if math.isfinite(self.low) else []
-        bounds += [f"above {self.above:g}"] if math.isfinite(self.above) else []
-        if math.isfinite(self.high):
-            bounds = (
-                [f"from {self.low:g} to {self.high:g}"]
-                if math.isfinite(self.low)
-                else [*bounds, f"up to {self.high:g}"]
-            )
+        ends = {"of at least": self.low, "above": self.above, "of at most": self.high, "below": self.below}
+        bounds = [f"{word} {end:g}" for word, end in ends.items() if math.isfinite(end)]
         return " ".join(["a whole number" if self.whole else "a number", " and ".join(bounds)]).strip()
 
 
@@ -75,7 +70,7 @@ def check_settings(part: str, settings: object, **allowed: Range | tuple[str, ..
     """Refuses fields of `settings` whose values are not allowed.
 
     Args:
-      part: their place in the config ("fit"), for the flag in the message.
+      part: their place in the config ("fit"; "" is its top), for the flag in the message.
       allowed: field -> its range, or its names.
 
     Raises:
@@ -86,7 +81,7 @@ def check_settings(part: str, settings: object, **allowed: Range | tuple[str, ..
         value = getattr(settings, name)
         if value not in values:
             choice = str(values) if isinstance(values, Range) else f"one of {', '.join(values)}"
-            messages.append(f"--config.{part}.{name}={value}: give {choice}.")
+            messages.append(f"--config.{f'{part}.' if part else ''}{name}={value}: give {choice}.")
     if messages:
         raise Problems(messages)
 

@@ -27,8 +27,12 @@ def command(*arguments):
             ["--config=configs/generate.py:mini", "--config.prompts=none.jsonl", "--config.output=o"],
             "No file 'none.jsonl'",
         ),
-        (["--config=configs/ppo.py:mini", "--config.mesh.fsdp=3"], "mesh"),
+        (["--config=configs/pretrain.py", "--config.mesh.fsdp=3"], "mesh"),
         (["--config=configs/evaluate_qa.py:mini"], "give --config.output=..."),
+        (
+            ["--config=configs/pretrain.py", "--config.precision.param_dtype=bfloat"],
+            "--config.precision.param_dtype=bfloat",
+        ),
     ],
 )
 def test_mistakes_are_named(arguments, message):

@@ -66,13 +66,15 @@ def test_every_bad_field_is_named_with_its_flag_and_its_range():
     with pytest.raises(Problems) as raised:
         check_settings("fit", Settings(), size=POSITIVE_INT, share=PROBABILITY, kind=("a", "b"), rate=POSITIVE)
     assert raised.value.messages == [
-        "--config.fit.size=0: give a whole number of 1 or more.",
-        "--config.fit.share=2.0: give a number from 0 to 1.",
+        "--config.fit.size=0: give a whole number of at least 1.",
+        "--config.fit.share=2.0: give a number of at least 0 and of at most 1.",
         "--config.fit.kind=x: give one of a, b.",
         "--config.fit.rate=0.0: give a number above 0.",
     ]
     check_settings("fit", Settings(size=1), size=POSITIVE_INT)
-    assert str(Range(above=0, high=1)) == "a number above 0 and up to 1"
+    assert 1 not in Range(0, below=1)
+    assert 0.5 in Range(0, below=1)
+    assert str(Range(above=0, high=1)) == "a number above 0 and of at most 1"
 
 
 def test_sizes_that_divide_are_offered():

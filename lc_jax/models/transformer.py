@@ -22,9 +22,11 @@ from lc_jax.kernels import forms
 from lc_jax.kernels.attention import attention, decode_attention, masked_attention, prefill_attention
 from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.models.cache import Cache
+from lc_jax.preflight import check_all, check_settings
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
 UNROLL = 8  # up to this many layers the loop over layers is unrolled: faster, and still quick to compile
+DTYPES = ("float32", "bfloat16", "float16")
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -56,10 +58,11 @@ class Config:
     kernels: str = "auto"  # kernels/forms.py
 
     def __post_init__(self) -> None:
-        if self.remat not in ("none", *REMAT):
-            raise ValueError(f"remat={self.remat!r}: give one of {['none', *REMAT]}.")
-        if self.kernels not in forms.KERNELS:
-            raise ValueError(f"kernels={self.kernels!r}: give one of {forms.KERNELS}.")
+        names = dict(param_dtype=DTYPES, compute_dtype=DTYPES, remat=("none", *REMAT))
+        check_all(
+            lambda: check_settings("precision", self, **names),
+            lambda: check_settings("", self, kernels=forms.KERNELS),
+        )
 
     @property
     def dtype(self) -> jnp.dtype:

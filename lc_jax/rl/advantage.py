@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lc_jax.preflight import POSITIVE_INT, PROBABILITY, check_settings, divisors
 from lc_jax.rl.rollout import Rollout
 
 # What a score is compared with (ppo.baseline).
@@ -31,6 +32,21 @@ class AdvantageSettings:
     whiten_groups: int = 1  # statistics over so many equal runs of episodes; published: one for each of 8 devices
     clamp_kl: bool = False  # published: a token's penalty is never negative
     masked: bool = True
+
+    def __post_init__(self) -> None:
+        check_settings("advantage", self, gamma=PROBABILITY, lam=PROBABILITY, whiten_groups=POSITIVE_INT)
+
+    def check(self, num_episodes: int) -> None:
+        """Refuses groups that do not divide a rollout.
+
+        Raises:
+          ValueError: names the flag and the nearest sizes.
+        """
+        if num_episodes % self.whiten_groups:
+            raise ValueError(
+                f"--config.advantage.whiten_groups={self.whiten_groups} does not divide the rollout's {num_episodes} "
+                f"episodes (--config.ppo.rollout_batch_size): give {divisors(num_episodes, self.whiten_groups)}."
+            )
 
 
 @flax.struct.dataclass
@@ -126,8 +142,7 @@ def _by_group(
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """`advantages_and_returns` of each run of episodes by itself."""
     count, total = settings.whiten_groups, len(rewards)
-    if total % count:
-        raise ValueError(f"advantage.whiten_groups={count} does not divide the rollout's {total} episodes.")
+    settings.check(total)
     alone = dataclasses.replace(settings, whiten_groups=1)
     parts = [x.reshape(count, total // count, -1) for x in (rewards, values, mask)]
     found = jax.vmap(lambda r, v, m: advantages_and_returns(r, v, m, alone))(*parts)

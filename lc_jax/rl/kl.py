@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Self
 
+from lc_jax.preflight import NON_NEGATIVE, POSITIVE, check_settings
+
+KINDS = ("fixed", "adaptive")
+
 
 @dataclasses.dataclass(frozen=True)
 class FixedKL:
@@ -31,14 +35,27 @@ class AdaptiveKL:
         return dataclasses.replace(self, coefficient=self.coefficient * (1 + self.k_beta * error))
 
 
+@dataclasses.dataclass(frozen=True)
+class KLSettings:
+    """Which controller, and where the adaptive one steers (`config.kl`).
+
+    Raises:
+      ValueError: an unknown kind, or a number that cannot be.
+    """
+
+    kind: str  # one of KINDS
+    target: float  # nats per response
+    k_beta: float
+
+    def __post_init__(self) -> None:
+        check_settings("kl", self, kind=KINDS, target=POSITIVE, k_beta=NON_NEGATIVE)
+
+
 def make(kind: str, coefficient: float, target: float, k_beta: float) -> FixedKL | AdaptiveKL:
     """A controller by name.
 
     Raises:
-      ValueError: an unknown kind.
+      ValueError: as for KLSettings.
     """
-    if kind == "fixed":
-        return FixedKL(coefficient)
-    if kind == "adaptive":
-        return AdaptiveKL(coefficient, target, k_beta)
-    raise ValueError(f"kl.kind={kind!r}: give 'fixed' or 'adaptive'.")
+    KLSettings(kind, target, k_beta)
+    return FixedKL(coefficient) if kind == "fixed" else AdaptiveKL(coefficient, target, k_beta)

@@ -9,6 +9,8 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from lc_jax.preflight import NON_NEGATIVE, POSITIVE, check_settings
+
 Stats = dict[str, Float[Array, ""]]
 
 
@@ -20,6 +22,9 @@ class LossSettings:
     clip_value: float = 0.2
     value_coefficient: float = 0.1
     masked: bool = True  # False averages over padding as well, as the published code does
+
+    def __post_init__(self) -> None:
+        check_settings("loss", self, clip_ratio=POSITIVE, clip_value=POSITIVE, value_coefficient=NON_NEGATIVE)
 
 
 @flax.struct.dataclass

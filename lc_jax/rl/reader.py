@@ -9,19 +9,33 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lc_jax.data import examples
 from lc_jax.inference import generate, score
 from lc_jax.models.transformer import Model
+from lc_jax.preflight import NATURAL, NON_NEGATIVE, POSITIVE_INT, Range, check_settings
 from lc_jax.prompts import Prompt, postprocess_answers
 from lc_jax.rl.reward import AnswerForecasts
 from lc_jax.types import Question
 
 if TYPE_CHECKING:
     from lc_jax.data.tokenizer import Tokenizer
+
+
+def check(settings: Any, extractor: str) -> None:
+    """Refuses sizes and sampling of `config.reader` that cannot be; those of answers count with an extractor only.
+
+    Raises:
+      ValueError: one line for each setting, with its flag.
+    """
+    allowed = {"max_length": POSITIVE_INT, "batch_size": POSITIVE_INT}
+    if extractor:
+        allowed |= {"max_new_tokens": POSITIVE_INT, "max_answers": POSITIVE_INT, "top_k": NATURAL}
+        allowed |= {"temperature": NON_NEGATIVE, "validation_top_p": Range(above=0, high=1)}
+    check_settings("reader", settings, **allowed)
 
 
 @dataclasses.dataclass(frozen=True)

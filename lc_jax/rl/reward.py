@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lc_jax.preflight import NON_NEGATIVE, Range, check_settings
+
 
 @dataclasses.dataclass(frozen=True)
 class AnswerForecasts:
@@ -26,6 +28,16 @@ class RewardSettings:
     normalization: float = 5.0  # lambda, the weight of |sum of forecasts - 1|
     offset: float = 5.0  # C, added to every score
     epsilon: float = 1e-4  # probabilities below it count as it
+
+    def __post_init__(self) -> None:
+        check_settings(
+            "reward",
+            self,
+            name=tuple(REWARDS),
+            normalization=NON_NEGATIVE,
+            offset=Range(),
+            epsilon=Range(above=0, high=1),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +89,8 @@ def compute(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
     """The reward that `settings` names.
 
     Raises:
-      ValueError: no such reward, or arrays that do not belong together.
+      ValueError: arrays that do not belong together.
     """
-    if settings.name not in REWARDS:
-        raise ValueError(f"reward.name={settings.name!r}: give one of {sorted(REWARDS)}.")
     if forecasts.answer_logits.shape != forecasts.answer_mask.shape or len(forecasts.answer_mask) != len(
         forecasts.truth_logits
     ):

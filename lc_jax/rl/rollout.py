@@ -146,15 +146,7 @@ def look(
     temperature: float,
     microbatch_size: int,
 ) -> Rollout:
-    """Runs the three models over all episodes, `microbatch_size` rows at a time; a host (numpy) Rollout.
-
-    Raises:
-      ValueError: `microbatch_size` does not divide the number of episodes.
-    """
-    total = len(episodes.lengths)
-    microbatch_size = min(microbatch_size, total)
-    if total % microbatch_size:
-        raise ValueError(f"microbatch_size {microbatch_size} does not divide the rollout's {total} episodes.")
+    """Runs the three models over all episodes, at most `microbatch_size` rows at a time; a host (numpy) Rollout."""
     seen = np.zeros((4, *episodes.responses.shape), np.float32)
 
     def dispatch() -> Iterator[tuple[np.ndarray, tuple[jax.Array, ...]]]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
+from lc_jax.preflight import NON_NEGATIVE, POSITIVE, PROBABILITY, check_settings
+from lc_jax.prompts.models import distinct
 from lc_jax.rl.reader import Reading
 from lc_jax.rl.reward import Rewards, probability
 from lc_jax.rl.rollout import Rollout
@@ -53,7 +55,7 @@ def of_reading(reading: Reading, rewards: Rewards) -> dict[str, Any]:
         "reward/normalization": float(np.mean(rewards.normalization)),
         "reader/truth_prob": float(truth.mean()),
         "reader/answers_per_paragraph": float(counts.mean()),
-        "reader/no_answer_rate": float((counts == 0).mean()),
+        "reader/no_answer_rate": float(np.mean([not distinct(answers) for answers in reading.answers])),
         "reader/answers_dropped": reading.num_dropped,
         "reader/forecast_mass": float(probs.sum(axis=1).mean()),
         "reader/confidence": float(best.mean()),
@@ -85,11 +87,16 @@ class Alarms:
     min_entropy: float  # nats per token
     min_stop_rate: float  # share of responses that end by themselves
     max_same_confidence: float  # share of paragraphs in one tenth of [0, 1]: a collapsed policy says one thing
+    max_no_answer_rate: float  # share of paragraphs in which the reader finds no answer; 1: no alarm
     stop: bool
+
+    def __post_init__(self) -> None:
+        shares = dict.fromkeys(("min_stop_rate", "max_same_confidence", "max_no_answer_rate"), PROBABILITY)
+        check_settings("alarms", self, max_kl=POSITIVE, min_entropy=NON_NEGATIVE, **shares)
 
     def of(self, stats: Mapping[str, Any]) -> list[str]:
         """What is beyond its limit, in words."""
-        same = max(stats["reader/confidence_histogram"], default=0.0)
+        same, silent = max(stats["reader/confidence_histogram"], default=0.0), stats["reader/no_answer_rate"]
         found = {
             f"KL {stats['kl']:.3g} nats a response, over max_kl {self.max_kl:g}": stats["kl"] > self.max_kl,
             f"entropy {stats['rollout/entropy']:.3g} nats a token, under min_entropy {self.min_entropy:g}": (
@@ -100,6 +107,10 @@ class Alarms:
             ),
             f"{same:.0%} of paragraphs state the same confidence, over max_same_confidence "
             f"{self.max_same_confidence:.0%}": same > self.max_same_confidence,
+            f"the reader found no answer in {silent:.0%} of paragraphs, max_no_answer_rate is "
+            f"{self.max_no_answer_rate:.0%}: is --config.reader.extractor trained, and with these templates?": (
+                1 > self.max_no_answer_rate <= silent
+            ),
         }
         return [words for words, holds in found.items() if holds]
 
@@ -116,22 +127,50 @@ class RolloutLog:
         self, step: int, questions: Sequence[Question], paragraphs: Sequence[str], reading: Reading, rewards: Rewards
     ) -> None:
         """Adds a step's episodes with their forecasts and rewards."""
-        truth = probability(reading.forecasts.truth_logits)
-        probs = probability(reading.forecasts.answer_logits)
-        append_jsonl(
-            self._path,
-            (
-                {
-                    "step": step,
-                    "question_id": question.question_id,
-                    "prompt": question.prompt,
-                    "paragraph": paragraphs[i],
-                    "question": question.question,
-                    "answer": question.answer,
-                    "answer_prob": round(float(truth[i]), 4),
-                    "extracted": {a: round(float(p), 4) for a, p in zip(reading.answers[i], probs[i], strict=False)},
-                    "reward": round(float(rewards.total[i]), 4),
-                }
-                for i, question in enumerate(questions)
-            ),
-        )
+        rows = episode_rows(questions, paragraphs, reading, rewards)
+        append_jsonl(self._path, ({"step": step, **row} for row in rows))
+
+
+def episode_rows(
+    questions: Sequence[Question], paragraphs: Sequence[str], reading: Reading, rewards: Rewards
+) -> Iterator[dict[str, Any]]:
+    """A readable row for each of `questions`, with its paragraph, forecasts and reward."""
+    truth = probability(reading.forecasts.truth_logits)
+    probs = probability(reading.forecasts.answer_logits)
+    for i, question in enumerate(questions):
+        yield {
+            "question_id": question.question_id,
+            "prompt": question.prompt,
+            "paragraph": paragraphs[i],
+            "question": question.question,
+            "answer": question.answer,
+            "answer_prob": round(float(truth[i]), 4),
+            "extracted": {a: round(float(p), 4) for a, p in zip(reading.answers[i], probs[i], strict=False)},
+            "reward": round(float(rewards.total[i]), 4),
+        }
+
+
+def check_rollout(where: str, questions: Sequence[Question], rollout: Rollout) -> None:
+    """Refuses log-probabilities and values that are not finite; arguments and errors as for `check_finite`."""
+    values: dict[str, Any] = {
+        "log-probability": rollout.logprobs,
+        "log-probability of the reference": rollout.ref_logprobs,
+        "value": rollout.values,
+    }
+    check_finite(where, questions, values)
+
+
+def check_finite(where: str, questions: Sequence[Question], values: Mapping[str, np.ndarray]) -> None:
+    """Refuses numbers that are not finite, each array with a row for each of `questions`.
+
+    Raises:
+      FloatingPointError: names the kind of number, the questions and `where`.
+    """
+    for name, array in values.items():
+        bad = ~np.isfinite(np.asarray(array)).reshape(len(questions), -1).all(axis=1)
+        if bad.any():
+            ids = list(dict.fromkeys(q.question_id for q, is_bad in zip(questions, bad, strict=True) if is_bad))
+            raise FloatingPointError(
+                f"The {name} of {bad.sum()} of {len(questions)} episodes {where} is not finite; their questions are "
+                f"{ids[:10]}. Look at the models' weights; a low-precision compute_dtype may overflow."
+            )

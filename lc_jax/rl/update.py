@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
 from lc_jax.models.transformer import Model
+from lc_jax.preflight import NATURAL, POSITIVE, POSITIVE_INT, check_settings
 from lc_jax.rl import loss as losses
 from lc_jax.rl.rollout import Rollout, critic_values, policy_outputs
 from lc_jax.training import state as states
@@ -55,6 +56,12 @@ class UpdateSettings:
     microbatch_size: int  # episodes whose activations are held at once
     temperature: float  # of the log-probabilities, as in the rollout
     loss: losses.LossSettings
+
+    def __post_init__(self) -> None:
+        check_settings(
+            "ppo", self, num_epochs=POSITIVE_INT, minibatch_size=POSITIVE_INT, microbatch_size=NATURAL,
+            temperature=POSITIVE,
+        )  # fmt: skip
 
 
 @flax.struct.dataclass
@@ -115,10 +122,11 @@ def add_gradients(
 
 @functools.partial(jax.jit, static_argnames=("tx",), donate_argnames=("state",))
 def apply_gradients(
-    state: states.TrainState, grads: dict[str, Any], *, tx: Optimizer
+    state: states.TrainState, grads: dict[str, Any], loss: Float[Array, ""] | None = None, *, tx: Optimizer
 ) -> tuple[states.TrainState, Float[Array, ""]]:
-    """One optimiser step. Returns the new state and the gradient norm before clipping."""
-    return states.apply_gradients(state, grads, tx)
+    """One optimiser step, skipped where a gradient or `loss` is not finite. Returns the new state and the gradient norm
+    before clipping."""
+    return states.apply_gradients(state, grads, tx, loss=loss)
 
 
 def ppo_step(
@@ -147,7 +155,7 @@ def ppo_step(
             for key, value in jax.device_get(shares).items():  # waits: the work space of one program at a time
                 stats[key] = stats.get(key, 0.0) + value
     del models, model  # the optimiser overwrites their parameters
-    state, norm = apply_gradients(state, grads, tx=tx)
+    state, norm = apply_gradients(state, grads, jnp.float32(stats["loss"]), tx=tx)
     padding = computed / np.sum(episodes.prompt_lengths + episodes.lengths) - 1  # padding slots for each real token
     return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped, "padding": padding}
 

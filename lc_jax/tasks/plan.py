@@ -23,6 +23,7 @@ from lc_jax.inference import generate
 from lc_jax.llm import capabilities, cost
 from lc_jax.models import folders, registry
 from lc_jax.models.hub import DIFFERENCES
+from lc_jax.preflight import POSITIVE_INT, check_settings
 from lc_jax.rl.plan import writing
 from lc_jax.training import plan
 from lc_jax.types import Request, Usage
@@ -69,6 +70,15 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     if not figures:
         print(f"No figures in {config.figures}: on the machine itself run `python -m benchmarks.sft_step --full`,")
         print("and benchmarks.generate and benchmarks.ppo_step in the same way, for hours.")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a file of stages that is not there, or no devices."""
+    check_settings("", config, num_devices=POSITIVE_INT)
+    if not Path(config.stages).is_file():
+        raise FileNotFoundError(
+            f"--config.stages={config.stages}: no such file; `launch/reproduce.sh --plan` writes one and calls this."
+        )
 
 
 def needs_devices(config: ConfigDict) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +14,28 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax import parallel, prompts
-from lc_jax.data import batches
 from lc_jax.data.questions import check_disjoint, load_questions
-from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
+from lc_jax.preflight import check_all, check_output
 from lc_jax.rl import advantage, kl, reader, reward, rollout, telemetry
 from lc_jax.rl import plan as plans
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
+from lc_jax.rl.settings import PPOSettings, queries
+from lc_jax.rl.writer import Writer
+from lc_jax.training import checks, tracking
 from lc_jax.training import state as states
 from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
-from lc_jax.training.logging import Destination, Run
-from lc_jax.training.optimizer import Optimizer, OptimizerSettings, make_optimizer
+from lc_jax.training.logging import Destination, Run, announce
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
 
+SAMPLES = 8  # validation paragraphs that are shown in W&B
 MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
-
-
-@dataclasses.dataclass(frozen=True)
-class Writer:
-    """The policy's text side: how a question becomes its prompt, and its tokens a paragraph."""
-
-    tokenizer: Tokenizer
-    template: prompts.Prompt
-    critic_template: prompts.Prompt | None  # shows the critic the true answer; None: the critic reads the same prompt
-    sampling: generate.Sampling
-    batch_size: int
-
-    def encode(self, question: Question) -> list[int]:
-        """The prompt's token ids."""
-        prompt = self.template.prompt_text(paragraph_generation_prompt=question.prompt)
-        return self.tokenizer.encode_prompt(prompt, f"question {question.question_id!r}")
-
-    def encode_for_critic(self, question: Question) -> list[int]:
-        """The critic's prompt. It may hold the truth: only the baseline depends on it, never what the policy reads."""
-        if self.critic_template is None:
-            return self.encode(question)
-        fields = {"question": question.question, "answer": question.answer}
-        text = self.critic_template.render(paragraph_generation_prompt=question.prompt, **fields)
-        return self.tokenizer.encode_prompt(text)
-
-    def write(self, policy: Model, questions: Sequence[Question], seed: int) -> list[generate.Completion]:
-        """One completion per entry of `questions`; an entry that comes several times gets different samples."""
-        encoded = [self.encode(q) for q in questions]
-        return generate.generate(policy, encoded, self.sampling, seed=seed, batch_size=self.batch_size)
-
-    def decode(self, completions: Sequence[generate.Completion], clean_up: bool = False) -> list[str]:
-        """Paragraphs as text; `clean_up` as in `Tokenizer.decode`."""
-        return [self.tokenizer.decode(c.tokens, clean_up) for c in completions]
 
 
 def load_writer(config: ConfigDict) -> Writer:
@@ -103,16 +74,6 @@ def frozen(config: ConfigDict) -> dict[str, Any]:
     return dict(config.precision, param_dtype=config.precision.compute_dtype)
 
 
-def queries(questions: Sequence[Question], settings: ConfigDict, seed: int, first: int) -> Iterator[list[Question]]:
-    """Endless rollout batches from number `first` on, shuffled each epoch, a question `num_samples` times in a row."""
-    count = settings.rollout_batch_size // settings.num_samples
-    order = batches.Order(np.zeros(len(questions), np.int64), count, seed)
-    step = first
-    while True:
-        yield [questions[i] for i in order(step) for _ in range(settings.num_samples)]
-        step += 1
-
-
 class Trainer:
     """The models and settings of one run; `step` is PPO, the rest is what goes on around it.
 
@@ -121,26 +82,21 @@ class Trainer:
     """
 
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-        self.config, self.ppo = config, config.ppo
-        if config.ppo.baseline not in advantage.BASELINES:
-            raise ValueError(f"ppo.baseline={config.ppo.baseline!r}: give one of {advantage.BASELINES}.")
-        uses_critic = config.ppo.baseline.startswith("critic")
-        if not uses_critic and config.ppo.num_samples < 2:
-            raise ValueError(
-                f"ppo.baseline={config.ppo.baseline!r} compares samples: set ppo.num_samples to 2 or more."
-            )
+        self.config, self.ppo = config, PPOSettings(**config.ppo)
+        uses_critic = self.ppo.uses_critic
         paths = [config.policy, config.reader.forecaster, config.reader.extractor, config.critic if uses_critic else ""]
         folders.check(*filter(None, paths))
-        self.questions = load_questions(**config.questions)
-        self.validation = load_questions(**config.validation)[: config.ppo.num_validation]
-        check_disjoint((q.question_id for q in self.questions), (q.question_id for q in self.validation))
         self.writer = load_writer(config)
+        self.questions, self.validation = load_both_questions(config, self.ppo)
+        self.questions = self._within_query_length()
         self.reward = reward.RewardSettings(**config.reward)
         self.advantage = advantage.AdvantageSettings(**config.advantage)
+        self.advantage.check(self.ppo.rollout_batch_size)
         self.update = updates.UpdateSettings(
             self.ppo.num_epochs, self.ppo.minibatch_size, self.ppo.microbatch_size, self.ppo.temperature,
             LossSettings(**config.loss),
         )  # fmt: skip
+        self.kl = kl.make(coefficient=self.ppo.kl_coef, **config.kl)
         policy = hf.load(config.policy, mesh, **config.precision)
         critic = (
             hf.load(config.critic, mesh, kind="scalar", fresh_head=True, **config.precision) if uses_critic else None
@@ -148,26 +104,29 @@ class Trainer:
         self.reference = hf.load(config.policy, mesh, **frozen(config))
         self.reader = load_reader(config, mesh)
         learners = updates.Learners(policy, critic)
-        self.tx = self._optimizer(learners)
+        self.optimizer = OptimizerSettings.from_ratio(
+            self.ppo.num_steps * self.ppo.updates_per_step, **config.optimizer
+        )
+        self.tx = make_optimizer(self.optimizer, trainable=trainable(learners.params()))
         self.state = states.create(learners.params(), self.tx)
         self.learners = learners.with_params(None)  # the parameters are the state's from here on
-        self.kl = kl.make(coefficient=self.ppo.kl_coef, **config.kl)
 
-    def _optimizer(self, learners: updates.Learners) -> Optimizer:
-        num_updates = self.ppo.num_epochs * (self.ppo.rollout_batch_size // self.ppo.minibatch_size)
-        settings = OptimizerSettings.from_ratio(self.ppo.num_steps * num_updates, **self.config.optimizer)
-        return make_optimizer(settings, trainable=trainable(learners.params()))
-
-    def within_query_length(self) -> list[Question]:
+    def _within_query_length(self) -> list[Question]:
         """Training questions whose prompts fit; longer ones are left out, with a count, and stay in evaluation."""
         fitting = [q for q in self.questions if len(self.writer.encode(q)) <= self.ppo.query_length]
         long = len(self.questions) - len(fitting)
         logging.info("%d training questions; %d prompts are over %d tokens", len(fitting), long, self.ppo.query_length)
+        self.ppo.check_questions(len(fitting))
         return fitting
 
-    def step(self, questions: Sequence[Question], seed: int) -> tuple[dict[str, Any], tuple]:
-        """One PPO step on `questions`. Returns its statistics, and what the rollout log wants to see."""
-        phases = telemetry.Phases()
+    def step(self, questions: Sequence[Question], step: int) -> tuple[dict[str, Any], tuple]:
+        """PPO step number `step`, on `questions`. Returns its statistics, and what the rollout log wants to see.
+
+        Raises:
+          FloatingPointError: a reward, log-probability or value is not finite; names the question and the step.
+        """
+        phases, seed = telemetry.Phases(), self.config.seed * 1_000_003 + step
+        where = f"at step {step}"
         models = self.learners.with_params(self.state.params)
         with phases.measure("generate"):
             completions = self.writer.write(models.policy, questions, seed)
@@ -176,6 +135,7 @@ class Trainer:
             reading = self.reader.read(questions, paragraphs, seed)
             rewards = reward.compute(reading.forecasts, self.reward)
             scores = rewards.total
+            telemetry.check_finite(where, questions, {"reward": scores})
             if self.ppo.stop_penalty:
                 scores = reward.penalize_unstopped(scores, np.asarray([c.finished for c in completions]))
         with phases.measure("look"):
@@ -189,6 +149,7 @@ class Trainer:
                 models.policy, self.reference, models.critic, episodes, critic_episodes,
                 temperature=self.ppo.temperature, microbatch_size=self.ppo.look_batch_size,
             )  # fmt: skip
+            telemetry.check_rollout(where, questions, seen)
             estimate = advantage.estimate(seen, scores, self.kl.coefficient, self.advantage, self._groups(reading))
         with phases.measure("update"):
             del models  # the update donates the parameters
@@ -203,6 +164,7 @@ class Trainer:
         self.kl = self.kl.observe(stats["kl"])
         means = {name: float(np.mean([s[name] for s in updated])) for name in updated[0]}
         num_tokens = int(seen.episodes.spans[:, 1].sum())
+        stats["learning_rate"] = float(self.optimizer.learning_rate_at((step + 1) * self.ppo.updates_per_step - 1))
         stats |= {"kl_coef": self.kl.coefficient, "advantage/explained_variance": float(estimate.explained_variance)}
         stats |= means | telemetry.of_reading(reading, rewards) | phases.report(num_tokens)
         return stats, (questions, paragraphs, reading, rewards)
@@ -234,28 +196,51 @@ class Trainer:
     ) -> None:
         """Stops a run whose numbers cannot be right."""
         gap, ratio = rollout.sampling_gap(seen, completions), updated[0]["policy/ratio_deviation"]
-        if ratio > self.ppo.max_ratio_deviation or gap > self.ppo.max_sampling_gap:
+        if not (ratio <= self.ppo.max_ratio_deviation and gap <= self.ppo.max_sampling_gap):  # NaN as well
             raise FloatingPointError(
                 f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, "
                 f"log-probability while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. "
                 "A bug in masks, positions or dtypes, or a coarse compute_dtype: then raise ppo.max_sampling_gap."
             )
-        if updated[-1]["skipped_in_a_row"] >= MAX_SKIPPED:
+        most = min(MAX_SKIPPED, self.ppo.num_steps * self.ppo.updates_per_step)
+        if updated[-1]["skipped_in_a_row"] >= most:
             raise FloatingPointError(
-                f"{MAX_SKIPPED} gradients in a row were not finite; the last checkpoint is from before."
+                f"{most} gradients in a row were not finite; the last checkpoint is from before. Lower "
+                "--config.optimizer.learning_rate."
             )
 
-    def evaluate(self) -> dict[str, Any]:
-        """Mean surrogate reward over the validation questions, without offset and KL; the same seed every time."""
+    def evaluate(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Mean surrogate reward over the validation questions, without offset and KL; the same seed every time.
+
+        Returns the statistics, and the first SAMPLES of what was written and read.
+        """
         policy = self.learners.with_params(self.state.params).policy
         completions = self.writer.write(policy, self.validation, self.config.seed)
         validating = self.reader.drawing(top_k=0, top_p=self.config.reader.validation_top_p)
-        reading = validating.read(self.validation, self.writer.decode(completions), self.config.seed)
+        paragraphs = self.writer.decode(completions)
+        reading = validating.read(self.validation, paragraphs, self.config.seed)
         rewards = reward.compute(reading.forecasts, dataclasses.replace(self.reward, offset=0.0))
+        telemetry.check_finite("in validation", self.validation, {"reward": rewards.total})
         stop_rate = float(np.mean([c.finished for c in completions]))
-        return {f"eval_{k}": v for k, v in telemetry.of_reading(reading, rewards).items()} | {
-            "eval_stop_rate": stop_rate
-        }
+        stats = {f"eval_{k}": v for k, v in telemetry.of_reading(reading, rewards).items()}
+        samples = list(telemetry.episode_rows(self.validation[:SAMPLES], paragraphs, reading, rewards))
+        return stats | {"eval_stop_rate": stop_rate}, samples
+
+    def alarms(self) -> telemetry.Alarms:
+        """Those of the config; a reader without an extractor finds no answers, which is no cause for one."""
+        alarms = telemetry.Alarms(**self.config.alarms)
+        return alarms if self.reader.extractor else dataclasses.replace(alarms, max_no_answer_rate=1.0)
+
+    def describe(self, first: int) -> None:
+        """Logs the sizes that are in effect."""
+        ppo = self.ppo
+        logging.info(
+            "%d trained parameters; steps %d to %d of %d episodes (%d questions, %d samples each), %d updates a step "
+            "of %d episodes in micro-batches of %d; prompts of at most %d tokens, responses of at most %d",
+            sum(leaf.size for leaf in jax.tree.leaves(self.state.params)), first, ppo.num_steps, ppo.rollout_batch_size,
+            ppo.rollout_batch_size // ppo.num_samples, ppo.num_samples, ppo.updates_per_step, ppo.minibatch_size,
+            self.update.microbatch_size, ppo.query_length, ppo.response_length,
+        )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Writes the policy as a Hugging Face checkpoint."""
@@ -272,14 +257,58 @@ class Trainer:
         self.kl = dataclasses.replace(self.kl, coefficient=float(saved["kl_coef"]))
 
 
+def load_both_questions(config: ConfigDict, ppo: PPOSettings) -> tuple[list[Question], list[Question]]:
+    """The questions of training and of validation, none of them in both."""
+    training = load_questions(**config.questions)
+    validation = load_questions(**config.validation)[: ppo.num_validation] if ppo.num_validation else []
+    check_disjoint((q.question_id for q in training), (q.question_id for q in validation))
+    return training, validation
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings, folders and files that PPO cannot be run from, all of them at once."""
+    uses_critic, read = str(config.ppo.baseline).startswith("critic"), config.reader
+
+    def questions() -> None:
+        ppo = PPOSettings(**config.ppo)
+        ppo.check_questions(len(load_both_questions(config, ppo)[0]))
+
+    def templates() -> None:
+        found = prompts.load_templates(config.templates, config.prompt_dir)
+        names = [field.name for field in dataclasses.fields(found)]
+        if read.template not in names:
+            raise ValueError(f"--config.reader.template={read.template}: give one of {', '.join(names)}.")
+
+    check_all(
+        lambda: PPOSettings(**config.ppo),
+        lambda: OptimizerSettings.from_ratio(1, **config.optimizer),
+        lambda: reward.RewardSettings(**config.reward),
+        lambda: advantage.AdvantageSettings(**config.advantage).check(config.ppo.rollout_batch_size),
+        lambda: LossSettings(**config.loss),
+        lambda: kl.KLSettings(**config.kl),
+        lambda: telemetry.Alarms(**config.alarms),
+        lambda: reader.check(read, read.extractor),
+        lambda: checks.check_precision(**config.precision),
+        lambda: tracking.check(config.wandb),
+        lambda: check_output(config.output),
+        templates,
+        lambda: checks.check_model("policy", config.policy),
+        lambda: checks.check_model("critic", config.critic, "scalar") if uses_critic else None,
+        lambda: checks.check_model("reader.forecaster", read.forecaster, "scalar"),
+        lambda: checks.check_model("reader.extractor", read.extractor) if read.extractor else None,
+        lambda: checks.check_same_tokens(config.policy, config.critic) if uses_critic else None,
+        questions,
+    )
+
+
 def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
     """The memory plan; batch sizes of 0 in `config` are set to what fits."""
-    ppo, read = config.ppo, config.reader
+    ppo, read = PPOSettings(**config.ppo), config.reader
 
     def outline(name: str, kind: str = "causal", **precision: str) -> Model:
         return plans.plan.outline(name, mesh, kind, **precision)
 
-    critic = outline(config.critic, "scalar", **config.precision) if ppo.baseline.startswith("critic") else None
+    critic = outline(config.critic, "scalar", **config.precision) if ppo.uses_critic else None
     models = plans.Models(
         updates.Learners(outline(config.policy, **config.precision), critic),
         outline(config.policy, **frozen(config)),
@@ -301,30 +330,33 @@ def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
     )
     settings = OptimizerSettings.from_ratio(1, **config.optimizer)
     sizes, plan = plans.ppo(models, sizes, make_optimizer(settings, trainable(models.learners.params())))
-    ppo.update(decode_batch_size=sizes.decode_batch_size, microbatch_size=sizes.update.microbatch_size)
+    config.ppo.update(decode_batch_size=sizes.decode_batch_size, microbatch_size=sizes.update.microbatch_size)
     return plan
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains `config.policy`, leaves it in `<output>/model` and every step's episodes in `<output>/rollouts.jsonl`."""
-    output, ppo = Path(config.output), config.ppo
     planned(config, mesh).report()
     if config.dry_run:
         return
     trainer = Trainer(config, mesh)
+    output, ppo = Path(config.output), trainer.ppo
     names = ("policy", "critic", "seed", "questions", "ppo", "kl", "reward", "reader", "loss", "advantage", "optimizer")
     destination = Destination.of(config.to_dict(), *names, "precision")
     with Checkpoints(destination, every=ppo.save_every, keep=ppo.keep) as checkpoints:
         saved, first = checkpoints.restore(trainer.checkpoint())
         trainer.restore(saved)
         log, rollouts = Run(destination, ppo.num_steps, first), telemetry.RolloutLog(output / "rollouts.jsonl", first)
-        best, alarms = Candidates(output, ppo.num_candidates, ppo.first_candidate), telemetry.Alarms(**config.alarms)
-        questions = queries(trainer.within_query_length(), ppo, config.seed, first)
+        best, alarms = Candidates(output, ppo.num_candidates, ppo.first_candidate), trainer.alarms()
+        trainer.describe(first)
+        questions = queries(trainer.questions, ppo, config.seed, first)
         for step in range(first, ppo.num_steps):
-            stats, episodes = trainer.step(next(questions), seed=config.seed * 1_000_003 + step)
-            if (step + 1) % ppo.eval_every == 0 or step + 1 == ppo.num_steps:
-                stats |= trainer.evaluate()
+            stats, episodes = trainer.step(next(questions), step)
+            if ppo.evaluates_after(step + 1):
+                validation, samples = trainer.evaluate()
+                stats |= validation
                 best.offer(Candidate(step + 1, stats["eval_reward"]), trainer.save)
+                log.log_samples(step, samples)
             rollouts.write(step, *episodes)
             log.log(step, stats)
             log.advance()
@@ -338,3 +370,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
                 )
     log.close()
     trainer.save(output / "model")
+    following = f"--config.model={output}/model --config.method=ppo --config.output={output}/evaluation"
+    announce(output / "model", f"python -m lc_jax.main --config=configs/evaluate_qa.py {following}")

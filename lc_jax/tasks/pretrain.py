@@ -19,10 +19,30 @@ from lc_jax.miniature import corpus
 from lc_jax.miniature import tokenizer as world_tokenizer
 from lc_jax.miniature.world import build
 from lc_jax.models import hf, induction, registry
-from lc_jax.training import language_model, loop
-from lc_jax.training.logging import Destination
+from lc_jax.preflight import POSITIVE_INT, check_all, check_output, check_settings
+from lc_jax.training import checks, language_model, loop, tracking
+from lc_jax.training.logging import Destination, announce
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Example
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings that cannot be trained with, all of them at once."""
+
+    def corpus_of() -> None:
+        check_settings("", config, vocab_size=POSITIVE_INT, max_length=POSITIVE_INT, num_documents=POSITIVE_INT)
+        if len(config.mix) != 3 or min(config.mix) < 0 or not sum(config.mix):
+            raise ValueError(f"--config.mix={tuple(config.mix)}: give three shares of at least 0, not all of them 0.")
+        loop.FitSettings(**config.fit, seed=config.seed).num_steps(config.num_documents)
+
+    check_all(
+        lambda: check_settings("", config, family=tuple(sorted(registry.FAMILIES))),
+        corpus_of,
+        lambda: OptimizerSettings.from_ratio(1, **config.optimizer),
+        lambda: checks.check_precision(**config.precision),
+        lambda: tracking.check(config.wandb),
+        lambda: check_output(config.output),
+    )
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -31,8 +51,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     Raises:
       ValueError: the family is unknown.
     """
-    if config.family not in registry.FAMILIES:
-        raise ValueError(f"--config.family={config.family!r}: give one of {sorted(registry.FAMILIES)}.")
+    check(config)
     output = Path(config.output)
     world = build()
     directory = output / "tokenizer"
@@ -61,3 +80,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         Destination.of(config.to_dict(), "seed", "shape", "mix", "num_documents", "fit", "optimizer", "precision"),
     )
     hf.save(output / "model", model, tokenizer=directory)
+    announce(output / "model", f"python -m lc_jax.main --config=configs/sft_lc.py:mini --config.model={output}/model")

@@ -22,9 +22,10 @@ from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference.score import sequence_rewards
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model
+from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_output, check_settings
 from lc_jax.prompts import load_templates
-from lc_jax.training import loop, plan
-from lc_jax.training.logging import Destination
+from lc_jax.training import checks, loop, plan, tracking
+from lc_jax.training.logging import Destination, announce
 from lc_jax.training.losses import soft_label_loss
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Example
@@ -50,6 +51,29 @@ def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float]) -> loop
         return {"tokens": padded.tokens, "spans": padded.spans, "labels": probs[rows] * weights, "weights": weights}
 
     return loop.Dataset(lengths, collate)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings, folders and files that cannot be trained from, all of them at once."""
+
+    def fit() -> loop.FitSettings:
+        return loop.FitSettings(**config.fit, seed=config.seed)
+
+    def rows() -> None:
+        templates = load_templates(config.templates, config.prompt_dir)
+        data = config.data
+        checks.check_examples(data.recipe, data.rows, templates, data.eval_size, fit(), labels=True)
+
+    check_all(
+        fit,
+        lambda: OptimizerSettings.from_ratio(1, **config.optimizer),
+        lambda: check_settings("data", config.data, max_length=POSITIVE_INT, eval_size=NATURAL),
+        lambda: checks.check_precision(**config.precision),
+        lambda: tracking.check(config.wandb),
+        lambda: check_output(config.output),
+        lambda: checks.check_model("model", config.model),
+        rows,
+    )
 
 
 def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
@@ -95,3 +119,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),
     )
     hf.save(output / "model", model, tokenizer=tokenizer)
+    announce(
+        output / "model",
+        f"python -m lc_jax.main --config=configs/score.py --config.model={output}/model --config.input=rows.jsonl "
+        f"--config.output={output}/scored.jsonl --config.kind=reward",
+    )

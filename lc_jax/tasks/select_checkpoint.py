@@ -75,3 +75,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         for i, r in enumerate(rows)
     ]
     print(markdown([header, *cells]))
+    print(f"\nMade {folder}/selected from step {rows[best]['step']}, the candidate with the lowest ECE.")

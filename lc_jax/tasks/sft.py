@@ -17,10 +17,34 @@ from lc_jax.data import examples
 from lc_jax.data.questions import load_training_rows
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import folders, hf
+from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_output, check_settings
 from lc_jax.prompts import load_templates
-from lc_jax.training import language_model, loop, plan
-from lc_jax.training.logging import Destination
+from lc_jax.training import checks, language_model, loop, plan, tracking
+from lc_jax.training.logging import Destination, announce
 from lc_jax.training.optimizer import OptimizerSettings
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings, folders and files that cannot be trained from, all of them at once."""
+
+    def fit() -> loop.FitSettings:
+        return loop.FitSettings(**config.fit, seed=config.seed)
+
+    def rows() -> None:
+        templates = load_templates(config.templates, config.prompt_dir)
+        data = config.data
+        checks.check_examples(data.recipe, data.rows, templates, data.eval_size, fit(), labels=False)
+
+    check_all(
+        fit,
+        lambda: OptimizerSettings.from_ratio(1, **config.optimizer),
+        lambda: check_settings("data", config.data, max_length=POSITIVE_INT, eval_size=NATURAL),
+        lambda: checks.check_precision(**config.precision),
+        lambda: tracking.check(config.wandb),
+        lambda: check_output(config.output),
+        lambda: checks.check_model("model", config.model),
+        rows,
+    )
 
 
 def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
@@ -66,3 +90,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if config.data.recipe in examples.PARAGRAPH_RECIPES:
         tokenizer.add_chat_template(templates.paragraph)
     hf.save(output / "model", model, tokenizer=tokenizer)
+    announce(
+        output / "model",
+        f"python -m lc_jax.main --config=configs/generate.py --config.model={output}/model "
+        f"--config.prompts=prompts.jsonl --config.output={output}/completions.jsonl",
+    )

@@ -16,11 +16,18 @@ from lc_jax.data.jsonl import changes
 from lc_jax.training.logging import Destination
 
 State = TypeVar("State")
-RESUMABLE = 75  # exit code (EX_TEMPFAIL) of a run that was preempted after it saved
+RESUMABLE = 75  # exit code (EX_TEMPFAIL) of a run that was stopped after it saved
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # preemption, Ctrl-C
 
 
 class Checkpoints:
-    """Checkpoints of one run under its output folder; within its `with`, SIGTERM asks for a last one.
+    """Checkpoints of one run under its output folder; within its `with`, SIGTERM and Ctrl-C ask for a last one.
+
+    A second Ctrl-C raises KeyboardInterrupt at once: the newest checkpoint on disk is what is left.
+
+    Args:
+      every: steps between checkpoints; 0: only after the last step.
+      keep: checkpoints on disk; older ones are deleted.
 
     Raises:
       ValueError: the directory holds a run with other settings; the message names them.
@@ -29,7 +36,7 @@ class Checkpoints:
     def __init__(self, destination: Destination, *, every: int, keep: int = 2) -> None:
         directory, describe = destination.output / "checkpoints", dict(destination.describe)
         self._every = every
-        self._preempted = False
+        self._signal: int | None = None  # that asked for a last checkpoint
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options, metadata=describe)
         # Orbax keeps the metadata of the first run: what differs now is a changed setting.
@@ -43,26 +50,31 @@ class Checkpoints:
                 )
 
     def __enter__(self) -> Self:
-        self._handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Waits until everything is on disk; SIGTERM ends the process again, one that came meanwhile too."""
+        """Waits until everything is on disk; a signal that no `save` saw is raised again."""
         try:
             self._manager.close()
         finally:
-            signal.signal(signal.SIGTERM, self._handler)
-        if self._preempted and raised[0] is None:  # after the last save: the same command does what is left
-            signal.raise_signal(signal.SIGTERM)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+        if self._signal is not None and raised[0] is None:  # after the last save: the same command does what is left
+            signal.raise_signal(self._signal)
 
-    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
-        self._preempted = True
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self._signal == signal.SIGINT:
+                raise KeyboardInterrupt
+            logging.warning("Ctrl-C: the run stops after this step and saves it; press Ctrl-C again to stop at once")
+        self._signal = number
 
     def _stop(self) -> bool:
         """Whether any process was told to stop: all must save the same step."""
         if jax.process_count() == 1:
-            return self._preempted
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(self._preempted))))
+            return self._signal is not None
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(self._signal is not None))))
 
     def restore(self, state: State) -> tuple[State, int]:
         """The newest valid checkpoint laid out as `state` is (its shapes, dtypes and shardings), and its step.
@@ -80,12 +92,14 @@ class Checkpoints:
         """Saves after `step` steps when it is due; leaves the process when it was asked to stop.
 
         Raises:
-          SystemExit: with code 75 after SIGTERM, the state saved: the same command resumes.
+          SystemExit: with code 75 after SIGTERM or Ctrl-C, the state saved: the same command resumes.
         """
         stop = self._stop()
-        if (force or stop or step % self._every == 0) and self._manager.latest_step() != step:
+        due = self._every > 0 and step % self._every == 0
+        if (force or stop or due) and self._manager.latest_step() != step:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
         if stop:
             self._manager.wait_until_finished()
-            logging.warning("Stopped by SIGTERM; step %d is saved, run the same command to go on", step)
+            name = signal.Signals(self._signal).name if self._signal else "another host"
+            logging.warning("Stopped by %s; step %d is saved. Run the same command to resume.", name, step)
             raise SystemExit(RESUMABLE)

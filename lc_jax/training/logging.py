@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,9 +13,11 @@ import jax
 from absl import logging
 from tqdm import tqdm
 
-from lc_jax.data.jsonl import read_jsonl, write_jsonl
+from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
+from lc_jax.training import tracking
 
 SHOWN = ("loss", "eval_loss", "reward", "kl", "accuracy", "tokens_per_second")  # on the progress bar, when logged
+STARTING = "{desc}: {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # until two steps are done: no time left is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +27,13 @@ class Destination:
     output: Path  # checkpoints, metrics.jsonl and the final model
     describe: Mapping[str, Any]  # settings that must stay the same when the run is resumed, by name
     wandb: Mapping[str, Any] | None = None  # arguments of wandb.init; W&B is off without a project
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # all settings, for W&B
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], *names: str) -> Self:
         """That of a run with these settings; those under `names` must stay the same."""
         described = dict(pair for name in names for pair in _leaves(name, settings[name]))
-        return cls(Path(settings["output"]), described, settings["wandb"])
+        return cls(Path(settings["output"]), described, settings["wandb"], settings)
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -46,34 +48,25 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
 class Run:
     """The log of one run: `metrics.jsonl` in the output directory, one row a step, written by process 0 only.
 
-    A resumed run keeps the rows before its first step and drops later ones, which would be logged twice.
+    The file is strict JSON: a number that is not finite is null. A resumed run keeps the rows before its first step and
+    drops later ones, which would be logged twice. Without end in sight until two steps are done: the first compiles.
     """
 
     def __init__(self, destination: Destination, num_steps: int, first_step: int = 0) -> None:
-        output, wandb = destination.output, destination.wandb
-        self.output, self.is_main = output, jax.process_index() == 0
-        self._path = output / "metrics.jsonl"
-        self._started, self._wandb = time.monotonic(), None
+        self.output, self.is_main = destination.output, jax.process_index() == 0
+        self._path = self.output / "metrics.jsonl"
+        self._started, self._tracker = time.monotonic(), None
         if not self.is_main:
             return
-        output.mkdir(parents=True, exist_ok=True)
-        kept = (
-            [row for row in read_jsonl(self._path, torn=True) if row["step"] < first_step]
-            if self._path.exists()
-            else []
+        self.output.mkdir(parents=True, exist_ok=True)
+        previous = read_jsonl(self._path, torn=True) if self._path.exists() else []
+        write_jsonl(self._path, [row for row in previous if row["step"] < first_step])
+        self._bar = tqdm(
+            total=num_steps, initial=first_step, desc=self.output.name, unit="step", mininterval=2, bar_format=STARTING
         )
-        write_jsonl(self._path, kept)
-        self._bar = tqdm(total=num_steps, initial=first_step, desc=output.name, unit="step", mininterval=2)
-        if wandb and wandb.get("project"):
-            self._start_wandb(wandb)
-
-    def _start_wandb(self, settings: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-
-            self._wandb = wandb.init(dir=str(self.output), **settings)
-        except Exception as error:  # the run must go on without it: metrics.jsonl is the record
-            logging.warning("W&B could not start (%s); metrics go on to %s", error, self._path)
+        self._bar.set_postfix_str("compiling the first step")
+        if destination.wandb and destination.wandb.get("project"):
+            self._tracker = tracking.start(destination.wandb, self.output, destination.config)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes one row; values may be arrays of one element."""
@@ -81,28 +74,42 @@ class Run:
             return
         row = {"step": step, "seconds": round(time.monotonic() - self._started, 2)}
         row |= {name: _plain(value) for name, value in metrics.items()}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_jsonl(self._path, [row])
         self._bar.set_postfix({k: f"{row[k]:.4g}" for k in SHOWN if isinstance(row.get(k), float)}, refresh=False)
-        if self._wandb is not None:
-            self._wandb.log({k: v for k, v in row.items() if k != "step"}, step=step)
+        if self._tracker is not None:
+            self._tracker.log(step, {k: v for k, v in row.items() if k != "step"})
+
+    def log_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Shows a few rows of text as a table in W&B; nothing without it."""
+        if self.is_main and self._tracker is not None:
+            self._tracker.log_table(step, rows)
 
     def advance(self) -> None:
         """One training step is done."""
-        if self.is_main:
-            self._bar.update()
+        if not self.is_main:
+            return
+        self._bar.update()
+        done = self._bar.n - self._bar.initial
+        if done == 1:  # the time of the first step, with its compilation, tells nothing about the others
+            self._bar.initial, self._bar.start_t = self._bar.n, time.time()
+            self._bar.refresh()
+        elif self._bar.bar_format:
+            self._bar.bar_format = None
 
     def close(self) -> None:
         """Ends the progress bar and the W&B run."""
         if self.is_main:
             self._bar.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        if self._tracker is not None:
+            self._tracker.finish()
+
+
+def announce(made: str | Path, following: str) -> None:
+    """Says at the end of a task what was made and what can be done with it."""
+    if jax.process_index() == 0:
+        logging.info("Made %s.\nNext: %s", made, following)
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value; non-finite floats become strings, which every JSON reader takes."""
-    if isinstance(value, str | list | dict | bool | int) or value is None:
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else str(number)
+    """A value that JSON has."""
+    return value if isinstance(value, str | list | dict | bool | int) or value is None else float(value)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.models.transformer import Model, trainable
+from lc_jax.preflight import NATURAL, POSITIVE, POSITIVE_INT, check_settings, divisors
 from lc_jax.training import optimizer as optimizers
 from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
@@ -41,18 +42,50 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class FitSettings:
-    """How long and in what portions to train."""
+    """How long and in what portions to train.
+
+    A microbatch_size above the batch is the batch.
+
+    Raises:
+      ValueError: a size that cannot be, or a microbatch_size that does not divide the batch; names the flags.
+    """
 
     num_epochs: float
     batch_size: int  # examples per optimiser step, over all devices
-    microbatch_size: int  # examples whose activations are held at once, over all devices
-    eval_every: int
-    save_every: int
+    microbatch_size: int  # examples whose activations are held at once, over all devices; 0: as many as fit
+    eval_every: int  # steps; 0: only after the last one
+    save_every: int  # steps; 0: only after the last one
     seed: int
 
+    def __post_init__(self) -> None:
+        check_settings(
+            "fit", self, num_epochs=POSITIVE, batch_size=POSITIVE_INT, microbatch_size=NATURAL, eval_every=NATURAL,
+            save_every=NATURAL,
+        )  # fmt: skip
+        size = min(self.microbatch_size, self.batch_size)
+        object.__setattr__(self, "microbatch_size", size)
+        if size and self.batch_size % size:
+            raise ValueError(
+                f"--config.fit.microbatch_size={size} does not divide --config.fit.batch_size={self.batch_size}: give "
+                f"{divisors(self.batch_size, size)}."
+            )
+
     def num_steps(self, num_examples: int) -> int:
-        """Optimiser steps in all, at least one."""
+        """Optimiser steps in all, at least one.
+
+        Raises:
+          ValueError: the examples do not fill one batch.
+        """
+        if num_examples < self.batch_size:
+            raise ValueError(
+                f"{num_examples} training examples do not fill one batch: set --config.fit.batch_size to "
+                f"{max(num_examples, 1)} or less."
+            )
         return max(1, round(self.num_epochs * (num_examples // self.batch_size)))
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether an evaluation follows after `step` of `num_steps` steps."""
+        return step == num_steps or (self.eval_every > 0 and step % self.eval_every == 0)
 
 
 @functools.partial(jax.jit, static_argnames=("loss_fn", "tx", "microbatches"), donate_argnames=("state",))
@@ -90,7 +123,7 @@ def train_step(
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), (state.params, shapes))
         (grads, totals), _ = jax.lax.scan(add, zeros, parts)
     weight = jnp.maximum(totals["weight"], 1e-8)
-    state, norm = states.apply_gradients(state, grads, tx, weight)
+    state, norm = states.apply_gradients(state, grads, tx, weight, totals["loss"])
     return state, {k: v / weight for k, v in totals.items() if k != "weight"} | {
         "grad_norm": norm,
         "skipped_in_a_row": state.skipped,
@@ -104,12 +137,22 @@ def eval_step(model: Model, batch: Mapping[str, Array], *, loss_fn: LossFn) -> S
 
 
 def evaluate(model: Model, data: Dataset, loss_fn: LossFn, batch_size: int) -> dict[str, float]:
-    """Mean loss and metrics over all of `data`; the last batch is filled up with dummy rows of weight 0."""
+    """Mean loss and metrics over all of `data`; the last batch is filled up with dummy rows of weight 0.
+
+    Raises:
+      FloatingPointError: the loss of a batch is not finite; names its rows.
+    """
     totals: dict[str, float] = {}
     for rows in batches.by_length(data.lengths.tolist(), batch_size):
         filled = np.concatenate([rows, np.full(batch_size - len(rows), -1, rows.dtype)])
-        for name, value in eval_step(model, parallel.put_batch(dict(data.collate(filled))), loss_fn=loss_fn).items():
+        sums = eval_step(model, parallel.put_batch(dict(data.collate(filled))), loss_fn=loss_fn)
+        for name, value in sums.items():
             totals[name] = totals.get(name, 0.0) + float(value)
+        if not np.isfinite(totals["loss"]):
+            raise FloatingPointError(
+                f"The loss of held-out rows {rows.tolist()} is not finite: look at these examples, or lower "
+                "--config.optimizer.learning_rate."
+            )
     weight = max(totals.pop("weight", 0.0), 1e-8)
     return {f"eval_{name}": value / weight for name, value in totals.items()}
 
@@ -126,22 +169,19 @@ def fit(
     """Trains `model` and returns it; resumes from the newest checkpoint at the destination.
 
     Raises:
-      FloatingPointError: MAX_SKIPPED gradients in a row were not finite; the last checkpoint is from before them.
-      ValueError: the destination holds a run with other settings, or the micro-batch does not divide the batch.
+      FloatingPointError: MAX_SKIPPED losses or gradients in a row, or those of all steps, were not finite; the last
+        checkpoint is from before them.
+      ValueError: the destination holds a run with other settings, or the examples do not fill a batch.
     """
-    if settings.batch_size % settings.microbatch_size:
-        raise ValueError(
-            f"microbatch_size {settings.microbatch_size} does not divide batch_size {settings.batch_size}."
-        )
-    order = batches.Order(train.lengths, settings.batch_size, settings.seed)
     num_steps = settings.num_steps(len(train.lengths))
+    order = batches.Order(train.lengths, settings.batch_size, settings.seed)
     tx = optimizers.make_optimizer(optimizer, trainable=trainable(model.params))
+    microbatches = settings.batch_size // settings.microbatch_size
     with Checkpoints(destination, every=settings.save_every) as checkpoints:
         state, first = checkpoints.restore(states.create(model.params, tx))
+        _describe(model, train, settings, num_steps, first)
         run = Run(destination, num_steps, first)
-        step_fn = functools.partial(
-            train_step, loss_fn=loss_fn, tx=tx, microbatches=settings.batch_size // settings.microbatch_size
-        )
+        step_fn = functools.partial(train_step, loss_fn=loss_fn, tx=tx, microbatches=microbatches)
         # From here on the state owns the parameters: each step donates them. `skeleton` only carries the structure.
         skeleton = model.with_params(None)
         for step in range(first, num_steps):
@@ -150,19 +190,35 @@ def fit(
             batch, num_tokens = dict(train.collate(rows)), float(train.lengths[rows].sum())
             state, metrics = step_fn(state, skeleton, parallel.put_batch(batch))
             row: dict[str, Any] = {k: float(v) for k, v in metrics.items()}
+            row["learning_rate"] = float(optimizer.learning_rate_at(step))
             row["tokens_per_second"] = num_tokens / (time.monotonic() - started)
             row["padding"] = batch["tokens"].size / num_tokens - 1  # padding slots for each real token
             if row["skipped_in_a_row"]:
-                logging.warning("Step %d: the gradient is not finite, skipped", step)
-            if row["skipped_in_a_row"] >= MAX_SKIPPED:
-                raise FloatingPointError(
-                    f"{MAX_SKIPPED} gradients in a row were not finite at step {step} of {destination.output}; the "
-                    f"rows were {rows.tolist()}. Lower learning_rate, or look at these examples."
-                )
-            if held_out is not None and ((step + 1) % settings.eval_every == 0 or step + 1 == num_steps):
+                _report_skipped(step, row["skipped_in_a_row"], rows, min(MAX_SKIPPED, num_steps), destination)
+            if held_out is not None and settings.is_due(step + 1, num_steps):
                 row |= evaluate(model.with_params(state.params), held_out, loss_fn, settings.microbatch_size)
             run.log(step, row)
             run.advance()
             checkpoints.save(step + 1, state, force=step + 1 == num_steps)
     run.close()
     return model.with_params(state.params)
+
+
+def _describe(model: Model, train: Dataset, settings: FitSettings, num_steps: int, first: int) -> None:
+    """Logs the sizes that are in effect."""
+    logging.info(
+        "%d parameters; %d examples of %d tokens; steps %d to %d of %d examples, in %d micro-batches of %d",
+        sum(leaf.size for leaf in jax.tree.leaves(model.params)), len(train.lengths), train.lengths.sum(), first,
+        num_steps, settings.batch_size, settings.batch_size // settings.microbatch_size, settings.microbatch_size,
+    )  # fmt: skip
+
+
+def _report_skipped(step: int, skipped: float, rows: np.ndarray, most: int, destination: Destination) -> None:
+    """Warns of a step whose loss or gradient is not finite; stops the run at `most` such steps in a row."""
+    if skipped < most:
+        logging.warning("Step %d: loss or gradient is not finite, skipped; its rows were %s", step, rows.tolist())
+        return
+    raise FloatingPointError(
+        f"{most} gradients in a row were not finite at step {step} of {destination.output}; the rows were "
+        f"{rows.tolist()}. Lower --config.optimizer.learning_rate, or look at these examples and at the model."
+    )

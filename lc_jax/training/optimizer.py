@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from lc_jax.preflight import NATURAL, NON_NEGATIVE, POSITIVE_INT, PROBABILITY, Range, check_settings
 from lc_jax.training import adamw_int8
 
 SCHEDULES = ("cosine", "linear", "constant")
+BELOW_ONE = Range(0, below=1)
 KINDS = ("adamw", "adamw_int8", "adamw_int8_master")
 
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs | adamw_int8.InPlace
@@ -34,20 +36,26 @@ class OptimizerSettings:
     kind: str = "adamw"  # "adamw_int8": moments in 2 bytes; "adamw_int8_master": and bfloat16 parameters kept exactly
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"optimizer.schedule={self.schedule!r}: give one of {SCHEDULES}.")
-        if self.kind not in KINDS:
-            raise ValueError(f"optimizer.kind={self.kind!r}: give one of {KINDS}.")
+        check_settings(
+            "optimizer", self, learning_rate=NON_NEGATIVE, num_steps=POSITIVE_INT, warmup_steps=NATURAL,
+            schedule=SCHEDULES, b1=BELOW_ONE, b2=BELOW_ONE, eps=NON_NEGATIVE, weight_decay=NON_NEGATIVE, kind=KINDS,
+        )  # fmt: skip
+        if not self.clip_norm > 0:
+            raise ValueError(
+                f"--config.optimizer.clip_norm={self.clip_norm}: give a number above 0; inf clips nothing."
+            )
 
     @classmethod
     def from_ratio(
         cls, num_steps: int, *, warmup_ratio: float = 0.0, warmup_steps: int | None = None, **rest: Any
     ) -> Self:
         """Warm-up as a share of the steps (rounded up, as transformers does), or as a number when that is given."""
+        if warmup_steps is None and warmup_ratio not in PROBABILITY:
+            raise ValueError(f"--config.optimizer.warmup_ratio={warmup_ratio}: give {PROBABILITY}.")
         steps = -int(-num_steps * warmup_ratio // 1) if warmup_steps is None else warmup_steps
         return cls(num_steps=num_steps, warmup_steps=steps, **rest)
 
-    def learning_rate_at(self, step: Float[Array, ""]) -> Float[Array, ""]:
+    def learning_rate_at(self, step: Float[Array, ""] | int) -> Float[Array, ""]:
         """Learning rate of update number `step`, counted from 0: with a warm-up the first update changes nothing."""
         step = jnp.asarray(step, jnp.float32)
         rising = step / max(1, self.warmup_steps)

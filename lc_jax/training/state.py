@@ -64,18 +64,24 @@ def create(params: PyTree, tx: Optimizer) -> TrainState:
 
 
 def apply_gradients(
-    state: TrainState, grads: PyTree, tx: Optimizer, weight: Float[Array, ""] | None = None
+    state: TrainState,
+    grads: PyTree,
+    tx: Optimizer,
+    weight: Float[Array, ""] | None = None,
+    loss: Float[Array, ""] | None = None,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One optimiser step. Returns the new state and the norm of the gradients before clipping.
 
-    A gradient that is not finite changes nothing but `skipped`; whoever drives the loop stops after several in a row.
+    A gradient or loss that is not finite changes nothing but `skipped`; the caller stops after several in a
+    row.
 
     Args:
       weight: what the gradients are still to be divided by; None: nothing.
+      loss: the loss that they are of, where it is known.
     """
     weight = jnp.float32(1) if weight is None else weight
     norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads)) / weight
-    finite = jnp.isfinite(norm)
+    finite = jnp.isfinite(norm) if loss is None else jnp.isfinite(norm) & jnp.isfinite(loss)
     if isinstance(tx, adamw_int8.InPlace):
         params, opt_state = tx.apply(grads, state.opt_state, state.params, weight, finite)
         return TrainState(state.step + 1, params, opt_state, jnp.where(finite, 0, state.skipped + 1)), norm

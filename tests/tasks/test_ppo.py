@@ -81,6 +81,7 @@ def test_episodes_are_as_wide_as_the_longest_response():
 
 
 FINE = {"kl": 1.0, "rollout/entropy": 0.5, "rollout/stop_rate": 1.0, "reader/confidence_histogram": [0.5, 0.5]}
+FINE |= {"reader/no_answer_rate": 0.89}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ FINE = {"kl": 1.0, "rollout/entropy": 0.5, "rollout/stop_rate": 1.0, "reader/con
         ("rollout/entropy", 0.001, "entropy 0.001"),
         ("rollout/stop_rate", 0.25, "25% of responses end"),
         ("reader/confidence_histogram", [0.0, 0.96], "96% of paragraphs"),
+        ("reader/no_answer_rate", 0.9, "found no answer in 90% of paragraphs"),
     ],
 )
 def test_alarms_name_what_is_beyond_its_limit(name, value, words):

@@ -15,9 +15,10 @@ from lc_jax import parallel
 from lc_jax.data.examples import Encoded
 from lc_jax.models import registry
 from lc_jax.training import language_model, loop
+from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import Destination
-from lc_jax.training.optimizer import OptimizerSettings
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 RNG = np.random.default_rng(0)
 ENCODED = [
@@ -27,14 +28,15 @@ SETTINGS = loop.FitSettings(num_epochs=1, batch_size=16, microbatch_size=16, eva
 OPTIMIZER = OptimizerSettings(1e-2, 5, 0, "constant", 0.9, 0.99, 1e-8, 0.0, 1.0)
 
 
-def train(output, settings=SETTINGS, loss_fn=language_model.loss_fn, description=None, encoded=ENCODED):
+def train(output, settings=SETTINGS, loss_fn=language_model.loss_fn, description=None, encoded=ENCODED, **options):
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh):
         model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
         data = language_model.dataset(encoded)
         wandb = ConfigDict({"project": "", "mode": "offline"})
         destination = Destination(output, description or {"fit": "a"}, wandb)
-        return loop.fit(model, loss_fn, data, data, settings, OPTIMIZER, destination)
+        held_out, optimizer = options.get("held_out", data), options.get("optimizer", OPTIMIZER)
+        return loop.fit(model, loss_fn, data, held_out, settings, optimizer, destination)
 
 
 def params(model):
@@ -92,12 +94,14 @@ def test_a_bad_gradient_is_skipped_and_many_stop_the_run(tmp_path):
         return sums | {"loss": jnp.where(bad, jnp.nan, 1.0) * sums["loss"]}
 
     one_bad = [*ENCODED[:-1], Encoded((61, 61, 61), 1)]
-    model = train(tmp_path / "one", loss_fn=poisoned, encoded=one_bad)
+    model = train(tmp_path / "one", loss_fn=poisoned, encoded=one_bad, held_out=None)
     assert all(np.isfinite(x).all() for x in params(model))
     rows = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
     assert sum(row["skipped_in_a_row"] for row in rows) == 1
     with pytest.raises(FloatingPointError, match="5 gradients in a row were not finite at step 4"):
-        train(tmp_path / "all", loss_fn=poisoned, encoded=[Encoded((61, 61, 61), 1)] * 80)
+        train(tmp_path / "all", loss_fn=poisoned, encoded=[Encoded((61, 61, 61), 1)] * 80, held_out=None)
+    with pytest.raises(FloatingPointError, match=r"loss of held-out rows \[79"):
+        train(tmp_path / "held_out", loss_fn=poisoned, encoded=one_bad)
 
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
@@ -125,26 +129,117 @@ def test_a_run_is_known_by_every_field_of_what_must_stay():
     assert destination.describe == {"model": '"m"', "optimizer.kind": '"adamw"', "optimizer.b.c": "2"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("fails", [False, True])
-def test_sigterm_that_no_save_saw_is_passed_on(tmp_path, monkeypatch, fails):
+def test_a_signal_that_no_save_saw_is_passed_on(tmp_path, fails, number):
     seen = []
-    former = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    former = signal.signal(number, lambda *_: seen.append(1))
     try:
         with contextlib.suppress(KeyError), Checkpoints(Destination(tmp_path, {}), every=2):
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
             assert not seen
             if fails:
                 raise KeyError
         assert seen == ([] if fails else [1])
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
         assert len(seen) == (1 if fails else 2)  # the handler is back
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(number, former)
 
 
-def test_microbatch_must_divide_the_batch(tmp_path):
-    with pytest.raises(ValueError, match="microbatch_size 6 does not divide batch_size 16"):
-        train(tmp_path, dataclasses.replace(SETTINGS, microbatch_size=6))
+def two_steps(output, *signals):
+    """Two steps with a checkpoint every tenth; the signals come between them."""
+    with Checkpoints(Destination(output, {}), every=10) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(2)})
+        for number in signals:
+            signal.raise_signal(number)
+        checkpoints.save(2, {"x": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_between_the_usual_steps_and_ends_with_code_75(tmp_path, number):
+    with pytest.raises(SystemExit) as stopped:
+        two_steps(tmp_path, number)
+    assert stopped.value.code == 75
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["2"]
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        two_steps(tmp_path, signal.SIGINT, signal.SIGINT)
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"microbatch_size": 6}, r"fit\.microbatch_size=6 does not divide --config\.fit\.batch_size=16: give 4 or 8\."),
+        ({"batch_size": 0}, r"--config\.fit\.batch_size=0: give a whole number of at least 1\."),
+        ({"num_epochs": 0}, r"--config\.fit\.num_epochs=0: give a number above 0\."),
+        ({"eval_every": -1}, r"--config\.fit\.eval_every=-1: give a whole number of at least 0\."),
+        ({"save_every": 2.5}, r"--config\.fit\.save_every=2\.5"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_with_their_flag(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SETTINGS, **changes)
+
+
+def test_a_microbatch_larger_than_the_batch_is_the_batch():
+    assert dataclasses.replace(SETTINGS, batch_size=8, microbatch_size=32).microbatch_size == 8
+    assert dataclasses.replace(SETTINGS, microbatch_size=0).microbatch_size == 0  # chosen by the memory plan
+
+
+def test_too_few_examples_for_a_batch_are_refused():
+    assert [SETTINGS.num_steps(n) for n in (16, 31, 80)] == [1, 1, 5]
+    with pytest.raises(ValueError, match=r"15 training examples.*--config\.fit\.batch_size to 15 or less"):
+        SETTINGS.num_steps(15)
+
+
+def test_evaluation_every_zero_steps_is_only_after_the_last():
+    every_two, last = SETTINGS, dataclasses.replace(SETTINGS, eval_every=0)
+    assert [step for step in range(1, 6) if every_two.is_due(step, 5)] == [2, 4, 5]
+    assert [step for step in range(1, 6) if last.is_due(step, 5)] == [5]
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_though_its_gradient_is():
+    mesh = parallel.make_mesh()
+    with jax.set_mesh(mesh):
+        params = {"a": jnp.arange(3.0)}
+        tx = make_optimizer(OPTIMIZER, {"a": True})
+        state = states.create(jax.device_put(params, jax.NamedSharding(mesh, jax.P())), tx)
+        grads = {"a": jnp.ones(3)}
+        bad, _ = states.apply_gradients(state, grads, tx, loss=jnp.float32(np.nan))
+        good, _ = states.apply_gradients(state, grads, tx, loss=jnp.float32(1.0))
+    np.testing.assert_array_equal(bad.params["a"], params["a"])
+    assert (int(bad.skipped), int(good.skipped)) == (1, 0)
+    assert not np.array_equal(good.params["a"], params["a"])
+
+
+def test_a_run_whose_every_loss_is_not_finite_leaves_no_model(tmp_path):
+    def constant_nan(model, batch):
+        sums = language_model.loss_fn(model, batch)
+        return sums | {"loss": sums["loss"] + jnp.nan}  # its gradient is finite
+
+    with pytest.raises(FloatingPointError, match="3 gradients in a row were not finite at step 2"):
+        train(tmp_path, loss_fn=constant_nan, encoded=ENCODED[:48], held_out=None)
+
+
+def test_the_metrics_hold_the_learning_rate_and_are_strict_json(tmp_path):
+    def poisoned(model, batch):
+        sums = language_model.loss_fn(model, batch)
+        return sums | {"loss": jnp.where(jnp.any(batch["tokens"] == 61), jnp.nan, 1.0) * sums["loss"]}
+
+    falling = dataclasses.replace(OPTIMIZER, schedule="linear")
+    train(
+        tmp_path, loss_fn=poisoned, encoded=[*ENCODED[:-1], Encoded((61, 61, 61), 1)], optimizer=falling, held_out=None
+    )
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert sum(row["loss"] is None for row in rows) == 1
+    # Five updates, from 1e-2 down in fifths.
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-2, 8e-3, 6e-3, 4e-3, 2e-3])
 
 
 def test_targets_alone_are_learned():

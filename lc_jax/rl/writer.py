@@ -1,0 +1,45 @@
+"""The policy's text side: from questions to prompts, from completions to paragraphs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from lc_jax.data.tokenizer import Tokenizer
+from lc_jax.inference import generate
+from lc_jax.models.transformer import Model
+from lc_jax.prompts import Prompt
+from lc_jax.types import Question
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """The policy's text side: how a question becomes its prompt, and its tokens a paragraph."""
+
+    tokenizer: Tokenizer
+    template: Prompt
+    critic_template: Prompt | None  # shows the critic the true answer; None: the critic reads the same prompt
+    sampling: generate.Sampling
+    batch_size: int
+
+    def encode(self, question: Question) -> list[int]:
+        """The prompt's token ids."""
+        prompt = self.template.prompt_text(paragraph_generation_prompt=question.prompt)
+        return self.tokenizer.encode_prompt(prompt, f"question {question.question_id!r}")
+
+    def encode_for_critic(self, question: Question) -> list[int]:
+        """The critic's prompt. It may hold the truth: only the baseline depends on it, never what the policy reads."""
+        if self.critic_template is None:
+            return self.encode(question)
+        fields = {"question": question.question, "answer": question.answer}
+        text = self.critic_template.render(paragraph_generation_prompt=question.prompt, **fields)
+        return self.tokenizer.encode_prompt(text)
+
+    def write(self, policy: Model, questions: Sequence[Question], seed: int) -> list[generate.Completion]:
+        """One completion per entry of `questions`; an entry that comes several times gets different samples."""
+        encoded = [self.encode(q) for q in questions]
+        return generate.generate(policy, encoded, self.sampling, seed=seed, batch_size=self.batch_size)
+
+    def decode(self, completions: Sequence[generate.Completion], clean_up: bool = False) -> list[str]:
+        """Paragraphs as text; `clean_up` as in `Tokenizer.decode`."""
+        return [self.tokenizer.decode(c.tokens, clean_up) for c in completions]
