@@ -8,7 +8,7 @@
 # A stage whose result is there is skipped, a half-done one resumes. Names of models and data are the hub's; each can be
 # a local folder or file in its place.
 #
-#   LC_OUTPUT                              where everything goes (default runs/paper, with --mini runs/miniature)
+#   LC_OUTPUT                              where everything goes, seen from the repository (default runs/paper, with --mini runs/miniature)
 #   LC_SEED                                with --mini the seed of everything after the base models (default 0)
 #   LC_ACCELERATOR                         cuda12 | cuda13 | tpu (default: CPU)
 #   LC_ANNOTATOR                           who reads and judges in the evaluation, as provider/model; not with --mini
@@ -20,7 +20,7 @@ for argument in "$@"; do
   case "$argument" in
     --mini) mini=true ;;
     --plan) plan=true ;;
-    *) echo "usage: launch/reproduce.sh [--mini] [--plan]" >&2; exit 2 ;;
+    *) echo "unknown argument '$argument'; usage: launch/reproduce.sh [--mini] [--plan]" >&2; exit 2 ;;
   esac
 done
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -30,6 +30,7 @@ setup base
 if $mini; then
   out="${LC_OUTPUT:-runs/miniature}" mode=:mini tests=mini policy=model
   export LC_SEED="${LC_SEED:-0}"
+  case "$LC_SEED" in *[!0-9]*) echo "LC_SEED is '$LC_SEED'; give a whole number from 0 on" >&2; exit 2 ;; esac
   llama=() redpajama=() published=() annotator=()
 else
   out="${LC_OUTPUT:-runs/paper}" mode="" tests="trivia_qa jeopardy sciq bioasq" policy=selected
@@ -40,6 +41,7 @@ else
   if [ -z "${LC_ANNOTATOR:-}" ] && ! $plan; then echo "LC_ANNOTATOR: name who judges, as provider/model" >&2; exit 2; fi
   annotator=(--config.annotator.name="${LC_ANNOTATOR:-anthropic/claude-haiku-4-5}" --config.store="$out/replies.sqlite")
 fi
+out=$(expand_home "$out")
 export LC_OUTPUT="$out"
 data="$out/data"
 if $mini && [ "$(cat "$out/seed" 2>/dev/null || echo "$LC_SEED")" != "$LC_SEED" ]; then

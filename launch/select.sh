@@ -8,9 +8,10 @@ set -euo pipefail
 if [ $# -eq 0 ]; then echo "usage: launch/select.sh RUN --config.annotator.name=provider/model [other flags of configs/evaluate_qa.py]" >&2; exit 2; fi
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
-run=$(realpath "$1")
+run=$(realpath -m "$(expand_home "$1")")
 shift
 if [ ! -d "$run/candidates" ]; then echo "$run/candidates is not there: train with ppo.num_candidates above 0" >&2; exit 1; fi
+if ! ls -d "$run"/candidates/step-* >/dev/null 2>&1; then echo "$run/candidates is empty: no step was kept" >&2; exit 1; fi
 setup base
 
 for candidate in "$run"/candidates/step-*; do

@@ -32,11 +32,19 @@ install_package() {  # install_package [extras]; a registry may fail for a momen
   return 1
 }
 
+expand_home() {  # expand_home PATH; a quoted "~/x" reaches a script as it stands
+  case "$1" in
+    "~" | "~/"*) echo "$HOME${1#\~}" ;;
+    *) echo "$1" ;;
+  esac
+}
+
 setup() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
   # Large arrays come and go all the time; huge pages make that cheaper on CPUs (glibc 2.35 and newer; others ignore it).
   export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
-  local kind=$1 accelerator=${LC_ACCELERATOR:-} venv=${LC_VENV:-.venv} extras python key
+  local kind=${1:-} accelerator=${LC_ACCELERATOR:-} venv extras python key
+  venv=$(expand_home "${LC_VENV:-.venv}")
   case "$kind" in
     base) extras=${accelerator:-train} ;;
     dev) extras=dev${accelerator:+,$accelerator} ;;
@@ -48,7 +56,7 @@ setup() {
   esac
   if [ ! -x "$venv/bin/python" ]; then
     python=$(find_python) || return
-    "$python" -m venv "$venv" || return
+    "$python" -m venv "$venv" || { echo "no environment could be made in $venv; name another with LC_VENV" >&2; return 1; }
   fi
   venv=$(cd "$venv" && pwd) || return
   export VIRTUAL_ENV=$venv PATH="$venv/bin:$PATH"

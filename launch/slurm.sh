@@ -18,10 +18,12 @@
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?run this with sbatch}"
 if [ ! -f lc_jax/main.py ]; then echo "submit from the repository's root, not from $SLURM_SUBMIT_DIR" >&2; exit 1; fi
+python=${LC_VENV:-.venv}/bin/python
+if [ ! -x "$python" ]; then echo "$python is not there: install first, as this script's head says" >&2; exit 1; fi
 
 # On Slurm jax gives a process one GPU unless told otherwise; here a process has the whole node.
 JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((${SLURM_GPUS_ON_NODE:?ask for GPUs with --gpus-per-node} - 1)))
 export JAX_LOCAL_DEVICE_IDS
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.94}  # nothing else runs on these GPUs
 exec srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
-  "${LC_VENV:-.venv}/bin/python" -m lc_jax.main "$@"
+  "$python" -m lc_jax.main "$@"

@@ -68,6 +68,36 @@ def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
     assert output.count("done before") == 17
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments", "variables", "message"),
+    [
+        ("quickstart.sh", ["--fast"], {}, "unknown argument '--fast'; usage: "),
+        ("reproduce.sh", ["--mini"], {"LC_SEED": "one"}, "LC_SEED is 'one'; give a whole number"),
+        ("reproduce.sh", ["--mini"], {"LC_ACCELERATOR": "gpu"}, "LC_ACCELERATOR is 'gpu'; it may be cuda12, "),
+        ("select.sh", [], {}, "usage: launch/select.sh RUN"),
+        ("select.sh", ["/no/run"], {}, "/no/run/candidates is not there: train with ppo.num_candidates above 0"),
+        ("tpu.sh", [], {}, "LC_TPU: name of the TPU slice"),
+        ("slurm.sh", [], {}, "SLURM_SUBMIT_DIR: run this with sbatch"),
+        ("slurm.sh", [], {"SLURM_SUBMIT_DIR": "/"}, "submit from the repository's root, not from /"),
+        ("slurm.sh", [], {"SLURM_SUBMIT_DIR": str(ROOT), "LC_VENV": "/no/venv"}, "/no/venv/bin/python is not there"),
+    ],
+)
+def test_a_mistake_is_one_line_and_runs_nothing(launch, tmp_path, script, arguments, variables, message):
+    code, output, calls = launch(script, *arguments, **variables)
+    assert code != 0
+    assert message in output
+    assert len(output.splitlines()) == 1
+    assert calls == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quoted_home_folder_is_the_home_folder(launch, tmp_path):
+    code, output, calls = launch("quickstart.sh", LC_OUTPUT="~/mine", HOME=str(tmp_path))
+    assert code == 0, output
+    assert f"--config.output={tmp_path}/mine/lc_sft" in calls[2]
+    assert (tmp_path / "mine" / "seed").read_text() == "0\n"
+
+
 def test_the_paper_in_order(launch):
     code, output, calls = launch("reproduce.sh", LC_ANNOTATOR="")
     assert code == 2
