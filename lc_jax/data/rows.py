@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
@@ -129,6 +130,31 @@ def _split_files(folder: Path, split: str | None, config: str = "") -> list[Path
     return chosen
 
 
+def _connection_fault(name: str) -> str:
+    """Why the hub does not answer within ten seconds; "" where it does, whatever it says of the data set."""
+    from huggingface_hub import HfApi, constants
+
+    try:
+        HfApi().dataset_info(name, timeout=10)
+    except Exception as error:  # of several HTTP libraries; an answer, such as 404, has a response
+        if getattr(error, "response", None) is None and not constants.HF_HUB_OFFLINE:
+            return f"{constants.ENDPOINT} does not answer: {' '.join(str(error).split()) or type(error).__name__}"
+    return ""
+
+
+@contextlib.contextmanager
+def _offline(datasets: Any, is_offline: bool) -> Iterator[None]:
+    """Lets the hub's clients read their cache only: without a connection they retry for a minute for each file."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = is_offline or before[0]
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
 def _hub_rows(source: str, split: str | None) -> list[dict[str, Any]]:
     remedy = "Pass a local path instead."
     try:
@@ -137,10 +163,12 @@ def _hub_rows(source: str, split: str | None) -> list[dict[str, Any]]:
         raise ValueError(f"There is no file or folder {source}; hub data sets need: pip install datasets.") from error
     found = _HUB_NAME.fullmatch(source)
     assert found is not None
+    fault = _connection_fault(found["name"])
     try:
-        loaded = datasets.load_dataset(found["name"], found["config"], split=split, revision=found["revision"])
+        with _offline(datasets, bool(fault)):
+            loaded = datasets.load_dataset(found["name"], found["config"], split=split, revision=found["revision"])
     except Exception as error:  # the hub client raises errors of many packages: offline, gated, renamed, script, split
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = fault or f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"{source} is no local path and the hub does not give it ({reason}). {remedy}") from error
     if isinstance(loaded, dict):
         if len(loaded) != 1:

@@ -5,6 +5,7 @@ import sys
 import types
 
 import pytest
+from huggingface_hub import HfApi, constants
 
 from lc_jax.data.questions import check_disjoint, join, load_questions, load_training_rows, question_from, rename
 from lc_jax.data.rows import load_rows
@@ -129,18 +130,35 @@ def test_damaged_files_name_the_place(tmp_path):
         load_rows("./absent.csv")
 
 
-def test_a_hub_data_set_that_cannot_be_had_names_the_remedy(monkeypatch):
-    calls = []
+@pytest.mark.parametrize(
+    ("answer", "message", "is_offline"),
+    [
+        (None, r"\(ConnectionError: offline\).*local path instead", False),
+        (OSError("no route"), r"\(https://\S+ does not answer: no route\).*local path instead", True),
+    ],
+)
+def test_a_hub_data_set_that_cannot_be_had_names_the_remedy(monkeypatch, answer, message, is_offline):
+    calls, offline = [], []
 
     def load_dataset(*args, **kwargs):
         calls.append((args, kwargs))
+        offline.append((constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE))  # True: no retries
         raise ConnectionError("offline")
 
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    with pytest.raises(ValueError, match=r"ConnectionError: offline.*local path instead"):
+    def dataset_info(self, name, timeout):
+        if answer:
+            raise answer
+
+    config = types.SimpleNamespace(HF_HUB_OFFLINE=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset, config=config))
+    with pytest.raises(ValueError, match=message):
         load_rows("tatsu-lab/linguistic_calibration:sft_training@main", "train")
     expected = (("tatsu-lab/linguistic_calibration", "sft_training"), {"split": "train", "revision": "main"})
     assert calls == [expected]
+    assert offline == [(is_offline, is_offline)]
+    assert (constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE) == (False, False)
 
 
 def test_the_same_question_on_both_sides_is_refused():
