@@ -32,3 +32,25 @@ def test_equal_readings_are_made_once_and_found_again(monkeypatch):
     np.testing.assert_array_equal(found, [sum(forecaster.encode(*triple)) for triple in triples])
     assert [len(group) for group in asked] == [2, 2, 1]
     assert Reader(None, forecaster)._forecast([]).shape == (0,)
+
+
+def test_answers_truths_and_their_forecasts_keep_their_places(monkeypatch):
+    """The truth's forecast comes first; more answers than K are dropped from the end and counted."""
+
+    def rewards(model, groups, *, batch_size):
+        return [np.asarray([sequence[0] for sequence in group], np.float32) for group in groups]
+
+    monkeypatch.setattr(score, "group_rewards", rewards)
+    questions = [Question(f"q{i}", "", f"Q{i}?", "truth") for i in range(3)]
+    logits = {"truth": 10, "a": 1, "b": 2, "c": 3}
+    forecaster = types.SimpleNamespace(
+        encode=lambda question, paragraph, answer: [logits[answer]], model=None, batch_size=4
+    )
+    listed = [["b", "a", "c"], [], ["c"]]
+    extractor = types.SimpleNamespace(max_answers=2, extract=lambda questions, paragraphs, seed: listed)
+    found = Reader(extractor, forecaster).read(questions, ["z"] * 3, seed=0)
+    assert found.answers == [["b", "a"], [], ["c"]]
+    assert found.num_dropped == 1
+    assert found.forecasts.truth_logits.tolist() == [10, 10, 10]
+    assert found.forecasts.answer_logits.tolist() == [[2, 1], [0, 0], [3, 0]]
+    assert found.forecasts.answer_mask.tolist() == [[True, True], [False, False], [True, False]]
