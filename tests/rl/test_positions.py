@@ -204,7 +204,7 @@ def test_the_validation_reward_is_without_the_offset():
         reward=RewardSettings(),
         config=types.SimpleNamespace(seed=11, reader=types.SimpleNamespace(validation_top_p=0.9)),
     )
-    found = Trainer.evaluate(trainer)
+    found, _ = Trainer.evaluate(trainer)
     # log 1/2 each; the forecasts are 1/2 and sigmoid(9), so that 1/2 and next to nothing is missing to 1.
     missing = 0.5 + 1 - reward.probability(9.0)
     assert found["eval_reward"] == pytest.approx(np.log(0.5) - 5 * missing / 2, abs=1e-5)

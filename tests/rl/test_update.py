@@ -121,6 +121,7 @@ def test_published_ppo_step(golden, folders, number):
             np.testing.assert_allclose(found, expected, atol=0.02 * case["learning_rate"], err_msg=name)
 
 
+@pytest.mark.slow
 def test_micro_batches_share_a_program():
     mesh = parallel.make_mesh(1, 4, 2)
     settings = OptimizerSettings(1e-4, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.0, 1.0)
