@@ -58,8 +58,8 @@ class PPOSettings:
 
     def __post_init__(self) -> None:
         check_all(self._check_ranges)  # the sizes below are numbers then
-        for name, most in (("minibatch_size", self.rollout_batch_size), ("microbatch_size", self.minibatch_size)):
-            object.__setattr__(self, name, min(getattr(self, name), most))
+        object.__setattr__(self, "minibatch_size", min(self.minibatch_size, self.rollout_batch_size))
+        object.__setattr__(self, "microbatch_size", min(self.microbatch_size, self.minibatch_size))
         check_all(self._check_samples, self._check_minibatches, self._check_baseline, self._check_candidates)
 
     def _check_ranges(self) -> None:
