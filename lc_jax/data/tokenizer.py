@@ -277,6 +277,8 @@ def load_tokenizer(path: str | Path, need_text: bool = True) -> Tokenizer:
     generation = layout.read_json(folder / layout.GENERATION) if (folder / layout.GENERATION).is_file() else {}
     if not need_text and not folders.has_tokenizer(folder):
         return make_tokenizer(None, str(folder), config, generation)
+    for file in filter(Path.is_file, (folder / name for name in layout.TOKENIZER_FILES)):
+        layout.check_file(file)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # of many packages: tokenizers raises bare ones

@@ -15,6 +15,7 @@ import numpy as np
 
 from lc_jax.data import examples
 from lc_jax.inference import generate, score
+from lc_jax.inference.finite import check_finite
 from lc_jax.models.transformer import Model
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, POSITIVE_INT, Range, check_settings
 from lc_jax.prompts import Prompt, postprocess_answers
@@ -74,6 +75,8 @@ class Extractor:
         completions = generate.generate(
             self.part.model, prompts, self.sampling, seed=seed, batch_size=self.part.batch_size
         )
+        for question, completion in zip(questions, completions, strict=True):
+            check_finite(completion.logprobs, self.part.tokenizer.name, f"question {question.question_id!r}")
         return [postprocess_answers(self.part.tokenizer.decode(c.tokens)) for c in completions]
 
 
@@ -146,4 +149,7 @@ class Reader:
             self.forecaster.model, [list(group) for group in groups.values()], batch_size=self.forecaster.batch_size
         )
         logits = dict(zip(groups, found, strict=True))
-        return np.asarray([logits[key][place] for key, place in places], np.float32)
+        values = [float(logits[key][place]) for key, place in places]
+        for (question, _, _), value in zip(triples, values, strict=True):
+            check_finite([value], self.forecaster.tokenizer.name, f"question {question.question_id!r}")
+        return np.asarray(values, np.float32)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference import generate
+from lc_jax.inference.finite import check_finite
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import Prompt
 from lc_jax.types import Question
@@ -38,7 +39,10 @@ class Writer:
     def write(self, policy: Model, questions: Sequence[Question], seed: int) -> list[generate.Completion]:
         """One completion per entry of `questions`; an entry that comes several times gets different samples."""
         encoded = [self.encode(q) for q in questions]
-        return generate.generate(policy, encoded, self.sampling, seed=seed, batch_size=self.batch_size)
+        completions = generate.generate(policy, encoded, self.sampling, seed=seed, batch_size=self.batch_size)
+        for question, completion in zip(questions, completions, strict=True):
+            check_finite(completion.logprobs, "the policy", f"question {question.question_id!r}")
+        return completions
 
     def decode(self, completions: Sequence[generate.Completion], clean_up: bool = False) -> list[str]:
         """Paragraphs as text; `clean_up` as in `Tokenizer.decode`."""

@@ -3,6 +3,7 @@
 import types
 
 import numpy as np
+import pytest
 
 from lc_jax.inference import score
 from lc_jax.rl.reader import Reader
@@ -21,6 +22,7 @@ def test_equal_readings_are_made_once_and_found_again(monkeypatch):
     forecaster = types.SimpleNamespace(
         encode=lambda question, paragraph, answer: [ord(c) for c in question.question + paragraph + answer],
         model=None,
+        tokenizer=types.SimpleNamespace(name="forecaster"),
         batch_size=4,
     )
     # The same paragraph twice, an answer that is the truth, the same paragraph under another question.
@@ -44,7 +46,10 @@ def test_answers_truths_and_their_forecasts_keep_their_places(monkeypatch):
     questions = [Question(f"q{i}", "", f"Q{i}?", "truth") for i in range(3)]
     logits = {"truth": 10, "a": 1, "b": 2, "c": 3}
     forecaster = types.SimpleNamespace(
-        encode=lambda question, paragraph, answer: [logits[answer]], model=None, batch_size=4
+        encode=lambda question, paragraph, answer: [logits[answer]],
+        model=None,
+        tokenizer=types.SimpleNamespace(name="forecaster"),
+        batch_size=4,
     )
     listed = [["b", "a", "c"], [], ["c"]]
     extractor = types.SimpleNamespace(max_answers=2, extract=lambda questions, paragraphs, seed: listed)
@@ -54,3 +59,15 @@ def test_answers_truths_and_their_forecasts_keep_their_places(monkeypatch):
     assert found.forecasts.truth_logits.tolist() == [10, 10, 10]
     assert found.forecasts.answer_logits.tolist() == [[2, 1], [0, 0], [3, 0]]
     assert found.forecasts.answer_mask.tolist() == [[True, True], [False, False], [True, False]]
+
+
+def test_a_reward_that_is_no_number_stops_the_run(monkeypatch):
+    monkeypatch.setattr(score, "group_rewards", lambda model, groups, *, batch_size: [np.full(1, np.nan, np.float32)])
+    forecaster = types.SimpleNamespace(
+        encode=lambda question, paragraph, answer: [1],
+        model=None,
+        tokenizer=types.SimpleNamespace(name="runs/forecaster"),
+        batch_size=4,
+    )
+    with pytest.raises(FloatingPointError, match="question 'q7': runs/forecaster computes nan"):
+        Reader(None, forecaster)._forecast([(Question("q7", "", "Q?", "truth"), "z", "truth")])

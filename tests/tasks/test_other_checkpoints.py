@@ -279,3 +279,59 @@ def test_chat_templates_ask_through_the_models_own_conversation(tmp_path):
     (tmp_path / "out.jsonl").unlink()
     (again,) = generate(tmp_path, CHAT, {"prompt_tokens": prompt}, max_new_tokens=4)
     assert out["tokens"] == again["tokens"]
+
+
+def test_a_chat_model_is_fine_tuned_in_its_own_conversation(tmp_path):
+    """Templates "chat": the prompt is a user's message, and the target ends as an assistant's turn does."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    source = tmp_path / "sft.jsonl"
+    made = [
+        {
+            "question_id": f"q{i}",
+            "paragraph_generation_prompt": f"Write about {i}.",
+            "claude_summary": "It is 70% sure.",
+        }
+        for i in range(8)
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in made))
+    fit = {"num_epochs": 1, "batch_size": 4, "microbatch_size": 4, "eval_every": 100, "save_every": 100}
+    run(
+        "sft_lc",
+        model=str(CHAT),
+        output=str(tmp_path / "run"),
+        templates="chat",
+        data__rows__source=str(source),
+        data__rows__questions=None,
+        data__eval_size=2,
+        **{f"fit__{name}": value for name, value in fit.items()},
+    )
+    folder = tmp_path / "run" / "model"
+    assert (folder / "chat_template.jinja").read_text() == (CHAT / "chat_template.jinja").read_text()
+    generation = GenerationConfig.from_pretrained(folder)
+    assert (generation.eos_token_id, generation.temperature, generation.top_p) == ([1, 3], 0.6, 0.9)
+    rows_of_model = json.loads((folder / "config.json").read_text())["vocab_size"]
+    assert rows_of_model == len(AutoTokenizer.from_pretrained(folder)) == 401  # with a padding token of its own
+    (out,) = generate(tmp_path, folder, {"messages": [{"role": "user", "content": "Write about 1."}]}, max_new_tokens=4)
+    assert out["tokens"]
+
+
+def test_a_checkpoint_with_nan_is_converted_to_nothing(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    model = copy_of(APPENDED_EOS, tmp_path)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][3] = np.nan
+    save_file(tensors, model / "model.safetensors")
+    for settings in ({}, {"format": "native"}, {"base": str(APPENDED_EOS)}):
+        with pytest.raises(ValueError, match=r"model\.norm\.weight holds NaN"):
+            run("convert", source=str(model), destination=str(tmp_path / "out"), **settings)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "config.json"])
+def test_text_files_that_git_lfs_has_not_fetched_are_named(tmp_path, name):
+    model = copy_of(APPENDED_EOS, tmp_path)
+    (model / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 13\n")
+    with pytest.raises(ValueError, match=rf"{name} is a git-lfs pointer"):
+        generate(tmp_path, model, {"prompt": "Hello"})
