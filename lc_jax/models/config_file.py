@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,16 +17,16 @@ class ConfigFile:
     raw: Mapping[str, Any]
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """A whole number above 0."""
+        """A whole number above 0 that 31 bits hold."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
-            raise ValueError(f"config.json: {key} must be a whole number above 0, not {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < 2**31 or value % 1:
+            raise ValueError(f"config.json: {key} must be a whole number from 1 to {2**31 - 1}, not {value!r}.")
         return int(value)
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number above 0."""
+        """A number above 0, and below 1e30."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
             raise ValueError(f"config.json: {key} must be a number above 0, not {value!r}.")
         return float(value)
 

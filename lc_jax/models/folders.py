@@ -96,7 +96,7 @@ def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
       ValueError: the family, or something that the config asks for, is not implemented.
     """
     raw = read_config(resolve(path))
-    if raw.get("model_type") not in FAMILIES:
+    if raw.get("model_type") not in list(FAMILIES):  # a list: what is no text has no hash
         raise ValueError(f"{path}/config.json: model_type={raw.get('model_type')!r} is none of {sorted(FAMILIES)}.")
     if raw.get("quantization_config"):
         raise ValueError(

@@ -62,6 +62,8 @@ class GPTNeoXConfig(Config):
         heads, head_dim = file.integer("num_attention_heads"), file.head_size()
         rope = ConfigFile(file.group("rope_parameters"))
         fraction = rope.number("partial_rotary_factor", file.number("rotary_pct", 0.25))
+        if fraction > 1:
+            raise ValueError(f"config.json: rotary_pct is a part of 1, not {fraction}.")
         return cls(
             vocab_size=file.integer("vocab_size"),
             hidden_size=file.integer("hidden_size"),

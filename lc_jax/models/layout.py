@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
     check_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{path} is not JSON in UTF-8 ({error}); download it again.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds {type(value).__name__}, not a JSON object; download it again.")
