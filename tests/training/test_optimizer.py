@@ -61,7 +61,7 @@ def test_warmup_ratio_rounds_up():
 
 
 def test_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"optimizer\.schedule='step'"):
+    with pytest.raises(ValueError, match=r"optimizer\.schedule=step"):
         settings(schedule="step")
 
 
