@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lc_jax.data.questions import cell, is_missing, question_from
+from lc_jax.data.cells import (
+    Dropped,
+    demonstration_in,
+    id_in,
+    label_in,
+    list_in,
+    number_in,
+    question_in,
+    text_in,
+)
+from lc_jax.data.columns import column, is_missing, names_of
+from lc_jax.data.questions import suggest
 from lc_jax.data.rows import Row
 from lc_jax.prompts import Prompt, Templates, join_answers
-from lc_jax.prompts.literals import parse_list
 from lc_jax.types import Example, Question
 
 if TYPE_CHECKING:
@@ -23,51 +32,12 @@ MAX_PARAGRAPH = 2000  # characters of a paragraph that a reward model is shown
 Fits = Callable[[str], bool]  # whether a prompt is short enough for its model
 
 
-class Dropped(Exception):
-    """Why a row makes no example."""
-
-
 # --- one row -> its examples -----------------------------------------------------------------------------------------
 
 
-def _text(row: Row, column: str) -> str:
-    value = row.get(column)
-    if is_missing(value):
-        raise Dropped(f"missing {column}")
-    return str(value)
-
-
-def _list(row: Row, column: str) -> list[Any]:
-    """A list cell: a list, or the text of one.
-
-    Differs: data_preprocessor.py evaluates the cell, which fails at nan and at cells that are lists already.
-    """
-    value = row.get(column)
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return list(value)
-    try:
-        return parse_list(_text(row, column))
-    except ValueError as error:
-        raise Dropped(f"unparsable {column}") from error
-
-
-def _id(row: Row) -> str:
-    value = cell(row, "question_id")
-    if value is None:
-        raise Dropped("missing question_id")
-    return str(value)
-
-
-def _question(row: Row) -> Question:
-    try:
-        return question_from(row)
-    except ValueError as error:
-        raise Dropped(f"{error} (join it on question_id)") from error
-
-
 def _answers_and_probs(row: Row) -> tuple[list[Any], list[Any]]:
-    answers = _list(row, "lc_sft_ground_truth_and_extracted_answers")
-    probs = _list(row, "lc_sft_forecasted_probs")
+    answers = list_in(row, "lc_sft_ground_truth_and_extracted_answers")
+    probs = list_in(row, "lc_sft_forecasted_probs")
     if len(answers) != len(probs):
         raise Dropped("answers and probabilities of unequal length")
     if not answers:
@@ -121,24 +91,24 @@ def _reader_prompt(
 def _sft(row: Row, templates: Templates, target: Any, column: str) -> list[Example]:
     if is_missing(target):
         raise Dropped(f"missing {column}")
-    prompt = _text(row, "paragraph_generation_prompt")
-    return [Example(_id(row), templates.paragraph.prompt_text(paragraph_generation_prompt=prompt), str(target))]
+    prompt = text_in(row, "paragraph_generation_prompt")
+    return [Example(id_in(row), templates.paragraph.prompt_text(paragraph_generation_prompt=prompt), str(target))]
 
 
 def _sft_lc(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
     """q -> the summary of several paragraphs."""
-    return _sft(row, templates, row.get("claude_summary"), "claude_summary")
+    return _sft(row, templates, column(row, "claude_summary"), "claude_summary")
 
 
 def _sft_factuality(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
     """q -> the first of the sampled paragraphs."""
-    paragraphs = _list(row, "icl_generated_paragraphs")
+    paragraphs = list_in(row, "icl_generated_paragraphs")
     return _sft(row, templates, paragraphs[0] if paragraphs else None, "icl_generated_paragraphs")
 
 
 def _sft_claude_distill(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
     """q -> the annotator's own paragraph."""
-    return _sft(row, templates, row.get("claude_generated_paragraph"), "claude_generated_paragraph")
+    return _sft(row, templates, column(row, "claude_generated_paragraph"), "claude_generated_paragraph")
 
 
 def _extract_answers(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
@@ -147,26 +117,26 @@ def _extract_answers(row: Row, templates: Templates, fits: Fits | None) -> list[
     if any(is_missing(entry) for entry in answers + probs):
         raise Dropped("an answer or a probability is missing")
     fields = {
-        "generated_paragraph": _text(row, "lc_sft_generated_paragraph"),
-        "question": _question(row).question,
+        "generated_paragraph": text_in(row, "lc_sft_generated_paragraph"),
+        "question": question_in(row).question,
     }
     prompt = _reader_prompt(templates.extract_answers, fields, fits, limit=None)
-    return [Example(_id(row), prompt, join_answers([str(answer) for answer in answers[1:]]))]
+    return [Example(id_in(row), prompt, join_answers([str(answer) for answer in answers[1:]]))]
 
 
 def _forecast_probs(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
     """(x, z, answer) -> probability, for the true answer and each extracted one. An empty entry drops one answer."""
     answers, probs = _answers_and_probs(row)
-    paragraph, question = _text(row, "lc_sft_generated_paragraph"), _question(row).question
+    paragraph, question = text_in(row, "lc_sft_generated_paragraph"), question_in(row).question
     examples = []
     for answer, prob in zip(answers, probs, strict=True):
         if is_missing(answer) or is_missing(prob):
             continue
-        label = _number(prob)
+        label = number_in(prob)
         if not 0.0 <= label <= 1.0:
             raise Dropped("a probability outside [0, 1]")
         fields = {"generated_paragraph": paragraph, "question": question, "answer": str(answer)}
-        examples.append(Example(_id(row), _reader_prompt(templates.forecast_probs, fields, fits), label=label))
+        examples.append(Example(id_in(row), _reader_prompt(templates.forecast_probs, fields, fits), label=label))
     if not examples:
         raise Dropped("no answer with a probability")
     return examples
@@ -174,24 +144,33 @@ def _forecast_probs(row: Row, templates: Templates, fits: Fits | None) -> list[E
 
 def _factuality(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
     """(x, z, y) -> 0 or 1."""
-    label = _number(_text(row, "factuality_sft_binary_correctness"))
+    label = number_in(text_in(row, "factuality_sft_binary_correctness"))
     if label not in (0.0, 1.0):
         raise Dropped("factuality_sft_binary_correctness is neither 0 nor 1")
-    question = _question(row)
+    question = question_in(row)
     fields = {
-        "generated_paragraph": _text(row, "factuality_sft_generated_paragraph"),
+        "generated_paragraph": text_in(row, "factuality_sft_generated_paragraph"),
         "question": question.question,
         "answer": question.answer,
     }
-    return [Example(_id(row), _reader_prompt(templates.factuality, fields, fits), label=label)]
+    return [Example(id_in(row), _reader_prompt(templates.factuality, fields, fits), label=label)]
 
 
-def _number(value: Any) -> float:
-    """The number in a cell; NaN, which no range takes, if there is none."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
+def _demonstration(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
+    """Text or a conversation as it stands -> the completion, or the assistant's last message."""
+    prompt, target = demonstration_in(row)
+    return [Example(id_in(row), prompt, target)]
+
+
+def _labelled(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
+    """Prompt and answer as they stand, or paragraph, question and answer in ForecastProbs' words -> the label."""
+    label = label_in(row)
+    if is_missing(column(row, "generated_paragraph")):
+        return [Example(id_in(row), text_in(row, "prompt") + text_in(row, "answer"), label=label)]
+    question = question_in(row)
+    paragraph = text_in(row, "generated_paragraph")
+    fields = {"generated_paragraph": paragraph, "question": question.question, "answer": question.answer}
+    return [Example(id_in(row), _reader_prompt(templates.forecast_probs, fields, fits), label=label)]
 
 
 RECIPES: dict[str, Callable[[Row, Templates, Fits | None], list[Example]]] = {
@@ -201,7 +180,11 @@ RECIPES: dict[str, Callable[[Row, Templates, Fits | None], list[Example]]] = {
     "extract_answers": _extract_answers,
     "forecast_probs": _forecast_probs,
     "factuality": _factuality,
+    "demonstrations": _demonstration,  # a user's own rows
+    "labelled_answers": _labelled,
 }
+# Columns that a user's own rows must have, for messages.
+_COLUMNS = {"demonstrations": ("prompt", "completion"), "labelled_answers": ("prompt", "answer", "label")}
 
 
 # Those whose models are asked with Templates.paragraph.
@@ -230,6 +213,26 @@ def make_examples(
             examples += RECIPES[recipe](row, templates, fits)
         except Dropped as reason:
             dropped[str(reason)] += 1
+    return examples, dropped
+
+
+def load_examples(
+    recipe: str, source: object, rows: Sequence[Row], templates: Templates, fits: Fits | None = None
+) -> tuple[list[Example], Counter[str]]:
+    """As `make_examples`, for a task that needs at least one example.
+
+    Args:
+      source: where the rows are from, for messages.
+
+    Raises:
+      ValueError: an unknown recipe, or no row makes an example; the message lists the columns.
+    """
+    examples, dropped = make_examples(recipe, rows, templates, fits)
+    if not examples:
+        names = names_of(rows)
+        wanted = [name for name in _COLUMNS.get(recipe, ()) if name not in names]
+        flag = f" Name yours with --config.data.rows.columns={suggest(names, wanted)}." if wanted else ""
+        raise ValueError(f"{source}: no row makes an example of {recipe!r} ({dict(dropped)}); columns: {names}.{flag}")
     return examples, dropped
 
 

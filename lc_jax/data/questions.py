@@ -2,128 +2,132 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 
-from lc_jax.data.rows import Row, load_rows
-from lc_jax.prompts.literals import parse_list
+from lc_jax.data.answers import MORE, USUAL, accepted
+from lc_jax.data.columns import at, column, distinct, hashed_id, is_missing, names_of, rename, row_id
+from lc_jax.data.rows import Row, load_rows, optional
+from lc_jax.prompts.query import OPENING
 from lc_jax.types import Question
 
-# Question field -> columns that may hold it, first found wins; a dot steps into a record. The published column names,
-# then TriviaQA's, then BioASQ's.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "question_id": ("question_id", "id"),
-    "paragraph_generation_prompt": ("paragraph_generation_prompt",),
-    "question": ("question", "body"),
-    "answer": ("ground_truth_top_answer", "answer.value", "answer", "answers", "correct_answer", "exact_answer"),
-    "aliases": ("aliases", "answer.aliases", "answers", "exact_answer"),
-    "kind": ("kind",),
+QUERIES = ("paragraph_generation_prompt", "prompt")  # columns of the open-ended query, the first that holds one
+QUESTIONS = ("question", "body")
+_VALIDATION_SHARE = 5  # at most every fifth question is held out for validation
+# Names that other data sets give to our columns, for the flag that a message advises.
+_SYNONYMS = {
+    "question": ("query", "input", "problem", "clue", "text", "prompt", "instruction"),
+    "answer": ("target", "solution", "label", "output", "response", "gold", "obj", "answer_text", "completion"),
+    "prompt": ("instruction", "query", "question", "input", "text"),
+    "completion": ("output", "response", "answer", "target", "chosen"),
+    "label": ("score", "reward", "correct", "target", "is_correct"),
 }
-_LISTS = ("answers", "exact_answer")  # columns that hold lists, in CSV files as text
 
 
-def is_missing(value: object) -> bool:
-    """Whether a cell holds nothing: None or NaN. An empty text is a value."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def plain_query(question: str) -> str:
+    """The query for a question that has none of its own; `generate_data` makes better ones."""
+    return f"{OPENING}the answer to this question: {question}"
 
 
-def _at(row: Row, name: str) -> Any:
-    """The cell of a column; a dot steps into a record. None where there is none."""
-    value: Any = row
-    for step in (name,) if name in row else name.split("."):
-        value = value.get(step) if isinstance(value, Mapping) else None
-    return value
-
-
-def cell(row: Row, field: str) -> Any:
-    """What `row` holds for a Question field, by COLUMNS; None if nothing."""
-    for name in COLUMNS[field]:
-        value = _at(row, name)
-        if is_missing(value) or isinstance(value, Mapping):
-            continue
-        if isinstance(value, str) and (field == "aliases" or name in _LISTS):
-            return _list_or_text(value)
-        return value
-    return None
-
-
-def _list_or_text(value: str) -> Any:
-    """A list that a CSV cell holds as text, or the text."""
-    try:
-        return parse_list(value)
-    except ValueError:
-        return value
-
-
-def forms(value: Any) -> list[str]:
-    """The forms of an answer: a text is one form; of nested lists (BioASQ) the forms of the first come first.
-
-    Differs: data_utils.py:process_bioasq_row takes one letter of a text and leaves a list as it is.
-    """
-    if is_missing(value):
-        return []
-    if isinstance(value, (list, tuple)):
-        return [form for item in value for form in forms(item)]
-    return [str(value)]
-
-
-def question_from(row: Row) -> Question:
-    """The Question of one row; `prompt` is empty where the row has none.
+def text_cell(row: Row, names: Sequence[str]) -> str:
+    """The first text that is no blank in the columns `names`; "" where they hold nothing.
 
     Raises:
-      ValueError: no id, question or answer; the message names the field.
+      ValueError: a column holds something else than text.
     """
-    found = {field: cell(row, field) for field in COLUMNS}
-    answers = forms(found["answer"])
-    for field, present in (
-        ("question_id", found["question_id"] is not None),
-        ("question", bool(found["question"])),
-        ("answer", bool(answers and answers[0])),
-    ):
-        if not present:
+    for name in names:
+        value = column(row, name)
+        if is_missing(value) or (isinstance(value, str) and not value.strip()):
+            continue
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is not text")
+        return value
+    return ""
+
+
+def question_from(row: Row, question_id: str = "") -> Question:
+    """The Question of one row; `prompt` is empty where the row has none.
+
+    Args:
+      question_id: of a row that has none.
+
+    Raises:
+      ValueError: no id, question or answer, or one that is not text; the message names the field.
+    """
+    name, question, answers = row_id(row) or question_id, text_cell(row, QUESTIONS), accepted(row)
+    for field, value in (("question_id", name), ("question", question), ("answer", answers)):
+        if not value:
             raise ValueError(f"missing {field}")
+    kind = column(row, "kind")
     return Question(
-        question_id=str(found["question_id"]),
-        prompt=str(found["paragraph_generation_prompt"] or ""),
-        question=str(found["question"]),
+        question_id=name,
+        prompt=text_cell(row, QUERIES),
+        question=question,
         answer=answers[0],
-        aliases=tuple(dict.fromkeys(form for form in forms(found["aliases"]) if form and form != answers[0])),
-        kind=str(found["kind"] or ""),
+        aliases=tuple(answers[1:]),
+        kind="" if is_missing(kind) else str(kind),
     )
 
 
 def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:
-    """`rows` with the columns of the row of `others` that has the same question_id; a row's own columns win.
+    """`rows` with the columns of the row of `others` that has the same question_id; a row's own cells win.
 
     Rows of `others` without an id (Jeopardy, SciQ) are known by their index. A row without a partner stays as it is.
-    """
-    partners = {}
-    for index, other in enumerate(others):
-        key = cell(other, "question_id")
-        partners[str(index if key is None else key)] = other
-    return [{**partners.get(str(cell(row, "question_id")), {}), **row} for row in rows]
-
-
-def rename(rows: Sequence[dict[str, Any]], columns: str) -> list[dict[str, Any]]:
-    """Rows whose columns have other names, with the published names added: "question=ask,answer=solution.text".
 
     Raises:
-      ValueError: not of that form, or no row has such a column; the message names it.
+      ValueError: rows of `others` with one id disagree about question or answer; or no id of `others` is one of `rows`.
     """
-    if not columns:
-        return list(rows)
-    pairs = [pair.strip().partition("=") for pair in columns.split(",")]
-    for published, equals, theirs in pairs:
-        if not (published and equals and theirs):
-            raise ValueError(f"columns={columns!r}: write published=yours, with commas between.")
-        if rows and all(is_missing(_at(row, theirs)) for row in rows):
-            raise ValueError(f"columns={columns!r}: no row has {theirs!r}; there are {sorted(rows[0])}.")
-    return [{**row, **{published: _at(row, theirs) for published, _, theirs in pairs}} for row in rows]
+    ids, partners = [row_id(row) for row in rows], dict[str, Row]()
+    wanted = set(ids)
+    other_id = ""
+    for index, other in enumerate(others):
+        other_id = row_id(other) or str(index)
+        first = partners.setdefault(other_id, other)
+        if first is not other and other_id in wanted and _content(first) != _content(other):
+            raise ValueError(f"The id {other_id!r} is of several questions or answers that disagree: correct the ids.")
+    if rows and partners and not wanted & partners.keys():
+        raise ValueError(
+            f"The questions and answers have other ids than the rows: for example {other_id!r}, not {ids[0]!r}."
+        )
+    return [
+        {**partners.get(name, {}), **{key: cell for key, cell in row.items() if not is_missing(cell)}}
+        for name, row in zip(ids, rows, strict=True)
+    ]
+
+
+def _content(row: Row) -> tuple[Any, list[str]]:
+    return next((column(row, name) for name in QUESTIONS if column(row, name)), ""), accepted(row)
+
+
+def _holds_questions(row: Row) -> bool:
+    return any(isinstance(column(row, name), str) for name in QUESTIONS) and bool(accepted(row))
+
+
+def load_joined_rows(
+    source: str | Path,
+    split: str | None = None,
+    answers: str | Path | None = None,
+    answers_split: str | None = None,
+    columns: str = "",
+) -> list[dict[str, Any]]:
+    """Rows with the questions and answers that published sets leave out, joined on question_id.
+
+    `answers` is not read where rows of `source` hold question and answer themselves.
+    """
+    rows = rename(load_rows(source, optional(split)), optional(columns) or "")
+    if optional(answers) is None:
+        return rows
+    if any(map(_holds_questions, rows)):
+        logging.info("%s holds its own questions and answers; %s is not read.", source, answers)
+        return rows
+    assert answers is not None
+    return join(rows, load_rows(answers, optional(answers_split)))
 
 
 def load_training_rows(
@@ -133,12 +137,113 @@ def load_training_rows(
     questions_split: str | None = None,
     columns: str = "",
 ) -> list[dict[str, Any]]:
-    """Rows of a training set, joined on question_id with the questions and answers that published sets leave out.
+    """Rows of a training set, joined as `load_joined_rows` does, each with its `question_id`.
 
-    `columns` names columns that are called otherwise (see `rename`).
+    The id of a row without one is made from its prompt or question, so that rows of the same text have the same.
     """
-    rows = rename(load_rows(source, split), columns)
-    return join(rows, load_rows(questions, questions_split)) if questions else rows
+    rows = load_joined_rows(source, split, questions, questions_split, columns)
+    return [{**row, "question_id": row_id(row) or _made_id(row, number)} for number, row in enumerate(rows)]
+
+
+def _made_id(row: Row, number: int) -> str:
+    """An id from the text that a row is about, or from its number."""
+    for name in (*QUERIES, *QUESTIONS, "messages", "conversations"):
+        value = column(row, name)
+        if not is_missing(value) and value:
+            return hashed_id(str(value))
+    return f"row {number}"
+
+
+def suggest(names: Sequence[str], wanted: Sequence[str]) -> str:
+    """The value of a `columns` setting that may make `wanted` of the columns `names`: "prompt=instruction,..."."""
+    own = {name.strip().casefold(): name for name in names}
+    taken = [next((own[s] for s in _SYNONYMS.get(field, ()) if s in own), "COLUMN") for field in wanted]
+    return ",".join(f"{field}={name}" for field, name in zip(wanted, taken, strict=True))
+
+
+def _refusal(rows: Sequence[Row], source: object, dropped: Mapping[str, int], flag: str) -> str:
+    names = names_of(rows)
+    columns = {"question": QUESTIONS, "answer": (*USUAL, *MORE)}
+    fields = [name for name in columns if all(is_missing(at(row, own)) for own in columns[name] for row in rows)]
+    remedy = f"Name yours with {flag}.columns={suggest(names, fields)}." if fields else "Fill them in."
+    return f"{source}: no row makes a question ({dict(dropped)}); its columns are {names}. {remedy}"
+
+
+def raw_questions(
+    rows: Sequence[Row], source: object, *, flag: str = "--config.questions", hashed: bool = False
+) -> tuple[list[Question], list[dict[str, Any]]]:
+    """The questions of rows, which may share ids, and these rows under the names of the published columns.
+
+    Rows without an id are known by their index. Rows that lack a question or an answer are left out, and their number
+    is logged.
+
+    Args:
+      source: where the rows come from, for messages.
+      flag: of the setting whose `columns` names columns, for messages.
+      hashed: ids are made from the question in place of the index, so that they are the same in every file.
+
+    Raises:
+      ValueError: no row makes a question; the message lists the columns.
+    """
+    questions: list[Question] = []
+    named: list[dict[str, Any]] = []
+    dropped: Counter[str] = Counter()
+    for index, row in enumerate(rows):
+        try:
+            made = _made_id(row, index) if hashed else str(index)
+            q = question_from(row, made)
+        except ValueError as error:
+            dropped[str(error)] += 1
+            continue
+        questions.append(q)
+        own = {"question_id": q.question_id, "question": q.question, "ground_truth_top_answer": q.answer}
+        named.append({**row, **own, "aliases": list(q.aliases)})
+    if dropped:
+        logging.warning("%s: dropped %d of %d rows: %s", source, sum(dropped.values()), len(rows), dict(dropped))
+    if not questions:
+        raise ValueError(_refusal(rows, source, dropped, flag))
+    return questions, named
+
+
+def with_distinct_ids(questions: Sequence[Question], source: object) -> list[Question]:
+    """Questions of which no two share an id (see `columns.distinct`)."""
+    ids = distinct([q.question_id for q in questions], source)
+    return [dataclasses.replace(q, question_id=name) for q, name in zip(questions, ids, strict=True)]
+
+
+def load_raw_questions(
+    source: str | Path,
+    split: str | None = None,
+    answers: str | Path | None = None,
+    answers_split: str | None = None,
+    columns: str = "",
+    flag: str = "--config.questions",
+) -> list[Question]:
+    """The questions of a data set with a query each, in order; several may share an id.
+
+    Where no row has a query, each gets `plain_query`; where some have, rows without one are dropped, since whoever made
+    the queries had none for them. Rows that lack a cell are dropped and their number is logged.
+
+    Args:
+      source: what `load_rows` takes.
+      split: which split of a data set that has several.
+      answers: a second source, joined on question_id, where `source` holds only prompts, as the published sets do.
+      answers_split: the split of `answers`.
+      columns: names of columns that are called otherwise (see `columns.rename`).
+      flag: of this setting, for messages.
+
+    Raises:
+      ValueError: columns that are not there, or no row that makes a question.
+    """
+    rows = load_joined_rows(source, split, answers, answers_split, columns)
+    questions, _ = raw_questions(rows, source, flag=flag, hashed=True)
+    with_query = [q for q in questions if q.prompt]
+    if not with_query:
+        logging.info("%s has no column %s: every question gets a plain query.", source, QUERIES[0])
+        return [dataclasses.replace(q, prompt=plain_query(q.question)) for q in questions]
+    if len(with_query) < len(questions):
+        logging.warning("%s: dropped %d questions without a query.", source, len(questions) - len(with_query))
+    return with_query
 
 
 def load_questions(
@@ -149,76 +254,41 @@ def load_questions(
     answers_split: str | None = None,
     columns: str = "",
 ) -> list[Question]:
-    """The questions of a data set, in order. Rows that lack a cell are dropped and their number is logged.
+    """As `load_raw_questions`, at most the first `limit`; questions that share an id are told apart as a, a#2, ..."""
+    questions = load_raw_questions(source, split, answers, answers_split, columns)
+    return with_distinct_ids(questions if limit is None else questions[:limit], source)
+
+
+def load_train_and_validation(
+    train: Mapping[str, Any], validation: Mapping[str, Any], num_validation: int, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """The questions of PPO and at most `num_validation` for its validation.
+
+    Where `validation` has no source, or the same file as `train`, questions are split off: at most a fifth, chosen by
+    id with `seed`, so that the questions of one id are on one side.
 
     Args:
-      source: what `load_rows` takes.
-      split: which split of a data set that has several.
-      limit: at most this many questions, from the start.
-      answers: a second source, joined on question_id, where `source` holds only prompts, as the published sets do.
-      answers_split: the split of `answers`.
-      columns: names of columns that are called otherwise (see `rename`).
+      train, validation: the arguments of `load_raw_questions`.
 
     Raises:
-      ValueError: columns that are not there, or no row that makes a question.
+      ValueError: a question id is on both sides; see `load_raw_questions`.
     """
-    rows = rename(load_rows(source, split), columns)
-    if answers is not None:
-        rows = join(rows, load_rows(answers, answers_split))
-    questions: list[Question] = []
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        if limit is not None and len(questions) >= limit:
-            break
-        try:
-            question = question_from(row)
-        except ValueError as error:
-            dropped[str(error)] += 1
-            continue
-        if question.prompt:
-            questions.append(question)
-        else:
-            dropped["missing paragraph_generation_prompt"] += 1
-    if dropped:
-        logging.warning("%s: dropped %d of %d rows: %s", source, sum(dropped.values()), len(rows), dict(dropped))
-    if not questions and limit != 0:
-        names = sorted(rows[0]) if rows else []
-        raise ValueError(
-            f"{source}: no row makes a question ({dict(dropped)}); its columns are {names}. Name them with `columns`."
-        )
-    return questions
-
-
-def raw_questions(rows: Sequence[Row], source: object) -> tuple[list[Question], list[dict[str, Any]]]:
-    """The questions of rows that need no prompt yet, and these rows under the names of the published columns.
-
-    Rows without an id (Jeopardy, SciQ) are known by their index. Rows that lack a question or an answer are left out,
-    and their number is logged.
-
-    Args:
-      source: where the rows come from, for messages.
-
-    Raises:
-      ValueError: no row makes a question.
-    """
-    questions: list[Question] = []
-    kept: list[dict[str, Any]] = []
-    dropped: Counter[str] = Counter()
-    for index, row in enumerate(rows):
-        named = {**row} if cell(row, "question_id") is not None else {**row, "question_id": str(index)}
-        try:
-            q = question_from(named)
-        except ValueError as error:
-            dropped[str(error)] += 1
-            continue
-        questions.append(q)
-        own = {"question_id": q.question_id, "question": q.question, "ground_truth_top_answer": q.answer}
-        kept.append({**named, **own, "aliases": list(q.aliases)})
-    if dropped:
-        logging.warning("%s: dropped %d of %d rows: %s", source, sum(dropped.values()), len(rows), dict(dropped))
-    if not questions:
-        raise ValueError(f"{source}: no row makes a question ({dict(dropped)}).")
-    return questions, kept
+    questions, source = load_raw_questions(**train), optional(validation["source"])
+    if source is not None and not (str(source) == str(train["source"]) and Path(source).is_file()):
+        held_out = load_raw_questions(**validation, flag="--config.validation")[:num_validation]
+        check_disjoint((q.question_id for q in questions), (q.question_id for q in held_out))
+        return with_distinct_ids(questions, train["source"]), with_distinct_ids(held_out, source)
+    ids = list(dict.fromkeys(q.question_id for q in questions))
+    if len(ids) < 2:
+        raise ValueError(f"{train['source']}: one question is too few to train on one and validate on another.")
+    count = min(num_validation, max(len(ids) // _VALIDATION_SHARE, 1))
+    np.random.RandomState(seed).shuffle(ids)
+    chosen = set(ids[len(ids) - count :])
+    named = with_distinct_ids(questions, train["source"])
+    sides = [q.question_id in chosen for q in questions]
+    held_out = [q for q, is_held_out in zip(named, sides, strict=True) if is_held_out]
+    logging.info("%s: %d of %d questions are held out for validation.", train["source"], len(held_out), len(questions))
+    return [q for q, is_held_out in zip(named, sides, strict=True) if not is_held_out], held_out
 
 
 def check_disjoint(train: Iterable[str], evaluation: Iterable[str]) -> None:

@@ -51,6 +51,7 @@ class Biography:
     entity: str
     prompt: str
     paragraph: str
+    name: str = ""  # distinguishes several about one entity; "": the entity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Record:
     page is about its subject, and "no_claims" where it makes none.
     """
 
-    question_id: str  # the entity and the number of the claim in its biography
+    question_id: str  # the biography and the number of the claim in it
     entity: str
     prompt: str
     question: str  # the claim that counts, as the biography states it
@@ -75,13 +76,14 @@ class Record:
     correct: bool  # it is supported
     status: Status  # anything but "ok" is counted, and left out of the metrics
     detail: str = ""  # why the status is not "ok"
+    biography: str = ""  # its name, the entity or, of a second one about the same, "entity#2"
 
 
 def whole(biography: Biography, status: Status, detail: str = "") -> Record:
     """The record of a biography of which no claim can be judged."""
-    b = biography
+    b, name = biography, biography.name or biography.entity
     return Record(
-        b.entity, b.entity, b.prompt, b.prompt, "", b.paragraph, (), (), (), "", math.nan, False, status, detail
+        name, b.entity, b.prompt, b.prompt, "", b.paragraph, (), (), (), "", math.nan, False, status, detail, name
     )
 
 
@@ -96,7 +98,7 @@ def _record(biography: Biography, number: int, group: Group, stated: Sequence[St
         status = stated.status
     return dataclasses.replace(
         whole(biography, status, stated.detail if isinstance(stated, Annotation) else ""),
-        question_id=f"{biography.entity}/{number}",
+        question_id=f"{biography.name or biography.entity}/{number}",
         question=(objective or [group[0].text])[best],
         claims=group,
         answers=tuple(item.claim for item in found),
@@ -195,12 +197,12 @@ def _mean(values: Sequence[float]) -> float:
 
 def factscore(records: Sequence[Record]) -> FActScore:
     """The figures that FActScore reports and the published code leaves out."""
-    by_entity: dict[str, list[Record]] = collections.defaultdict(list)
+    by_biography: dict[str, list[Record]] = collections.defaultdict(list)
     for record in records:
         if record.claims or record.status == "no_claims":
-            by_entity[record.entity].append(record)
+            by_biography[record.biography or record.entity].append(record)
     counts, shares, penalized = [], [], []
-    for found in by_entity.values():
+    for found in by_biography.values():
         counts.append(sum(any(label == OBJECTIVE for _, label in record.claims) for record in found))
         verdicts = [record.correct for record in found if record.status == "ok"]
         if verdicts:

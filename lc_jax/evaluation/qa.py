@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from lc_jax.llm.annotate import Annotation, judge
 from lc_jax.llm.steps import Ask, Fields, Step
-from lc_jax.prompts import equivalence, extract, forecast, query
+from lc_jax.prompts import equivalence, extract, forecast
 from lc_jax.prompts.equivalence import Comparison
 from lc_jax.types import Generation, Question, ReplyStatus
 
@@ -101,11 +101,6 @@ def _choose(generation: Generation, found: Annotation, forecasts: Sequence[Annot
         status=bad.status if bad else "ok",
         detail=bad.detail if bad else "",
     )
-
-
-def plain_query(question: str) -> str:
-    """What a writer is asked where a question has no query of its own."""
-    return f"{query.OPENING}the answer to this question: {question}"
 
 
 def unwritten(question: Question, paragraph: Annotation) -> Record:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lc_jax.data import jsonl
+from lc_jax.data.columns import column, names_of
 from lc_jax.data.growing import fingerprint
-from lc_jax.data.rows import Row, load_rows
+from lc_jax.data.rows import Row, optional
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation, read_reply
 from lc_jax.llm.session import Session
@@ -23,21 +24,17 @@ MAX_TOKENS = 512  # of a paragraph that a provider's model writes
 Costs = list[tuple[str, cost.Estimate, cost.Meter | None]]  # by step
 
 
-def read_paragraphs(path: str, column: str, key: Callable[[Row], Any]) -> dict[str, str]:
-    """Paragraphs by what `key` finds in their rows, or by row where it finds nothing (None).
+def paragraphs_of(rows: Sequence[Row], path: str, name: str) -> list[Annotation | None]:
+    """The paragraph of each row in the column `name`; None where it holds no text (None, NaN, a number).
 
     Raises:
-      ValueError: no row has the column.
+      ValueError: no row has text there; the message lists the columns.
     """
-    rows = load_rows(path)
-    found = {}
-    for index, row in enumerate(rows):
-        if isinstance(row.get(column), str):
-            name = key(row)
-            found[str(index if name is None else name)] = row[column]
-    if not found:
-        names = sorted({name for row in rows for name in row})
-        raise ValueError(f"{path}: no row has text in {column!r}; name its column with --config.column, of {names}.")
+    cells = [column(row, name) for row in rows]
+    found = [Annotation("ok", cell) if isinstance(cell, str) else None for cell in cells]
+    if not any(found):
+        names = names_of(rows)
+        raise ValueError(f"{path}: no row has text in {name!r}; name its column with --config.column, of {names}.")
     return found
 
 
@@ -65,8 +62,8 @@ class Writer:
     dry_run: bool
 
     def __post_init__(self) -> None:
-        given = [name for name in ("paragraphs", "model") if getattr(self, name)]
-        given += ["writer.name"] * bool(self.writer["name"])
+        given = [name for name in ("paragraphs", "model") if optional(getattr(self, name)) is not None]
+        given += ["writer.name"] * (optional(self.writer["name"]) is not None)
         if len(given) != 1:
             raise ValueError(
                 "Who writes the paragraphs? Give one of --config.paragraphs=FILE, --config.model=FOLDER and "
@@ -76,27 +73,22 @@ class Writer:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Writer:
         """The writer that a config names."""
-        return cls(**{field.name: settings[field.name] for field in dataclasses.fields(cls)})
+        fields = {field.name: settings[field.name] for field in dataclasses.fields(cls)}
+        return cls(**fields | {name: optional(fields[name]) or "" for name in ("paragraphs", "model")})
 
     @property
     def name(self) -> str:
         """The file, folder or model, for results."""
         return str(self.paragraphs or self.model or self.writer["name"])
 
-    def write(
-        self, prompts: Mapping[str, str], key: Callable[[Row], Any], session: Session, mesh: Any
-    ) -> tuple[dict[str, Annotation], Costs]:
-        """Paragraphs by id, and what they cost; those that a file has not are left out.
+    def write(self, prompts: Mapping[str, str], session: Session, mesh: Any) -> tuple[dict[str, Annotation], Costs]:
+        """A paragraph for every id of a model or provider (see `paragraphs_of` for files), and what they cost.
 
         Args:
           prompts: what is asked for, by id.
-          key: finds the id in a row of a file.
           session: whose store and budget a provider's model shares.
           mesh: of a checkpoint; None where none writes.
         """
-        if self.paragraphs:
-            texts = read_paragraphs(self.paragraphs, self.column, key)
-            return {name: Annotation("ok", texts[name]) for name in prompts if name in texts}, []
         prompt = strategies.load(self.strategy, self.templates, self.prompt_dir, checkpoint=bool(self.model))
         if self.model and self.dry_run:
             return {name: Annotation("ok", EXPECTED) for name in prompts}, []

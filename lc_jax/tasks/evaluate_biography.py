@@ -19,13 +19,14 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
+from lc_jax.data.columns import column, distinct, names_of
 from lc_jax.data.knowledge import Knowledge, NoPage, Page
-from lc_jax.data.rows import MINIATURE, Row, load_rows
+from lc_jax.data.rows import MINIATURE, Row, load_rows, optional
 from lc_jax.evaluation import biography, retrieval, table
 from lc_jax.evaluation.biography import Biography, Record
 from lc_jax.evaluation.retrieval import Retriever
 from lc_jax.evaluation.summary import judged, summarize
-from lc_jax.evaluation.writers import Writer
+from lc_jax.evaluation.writers import Costs, Writer, paragraphs_of
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation
 from lc_jax.llm.checks import check_asking
@@ -42,12 +43,13 @@ if TYPE_CHECKING:
 
 def needs_devices(config: ConfigDict) -> bool:
     """Whether a checkpoint writes."""
-    return bool(config.model) and not config.dry_run
+    return optional(config.model) is not None and not config.dry_run
 
 
-def _entity(row: Row) -> Any:
-    """Whom a row is about."""
-    return row.get("entity") or row.get("title")
+def _entity(row: Row) -> str:
+    """Whom a row is about; "" if it does not say."""
+    names = (column(row, name) for name in ("entity", "title", "name", "topic"))
+    return next((name.strip() for name in names if isinstance(name, str) and name.strip()), "")
 
 
 def load_entities(config: ConfigDict) -> list[str]:
@@ -56,20 +58,54 @@ def load_entities(config: ConfigDict) -> list[str]:
     Raises:
       ValueError: there are none.
     """
-    source = config.entities or config.paragraphs
+    source = optional(config.entities) or optional(config.paragraphs)
     if not source:
         raise ValueError("--config.entities is empty: give a file of them, or --config.paragraphs with an entity each.")
-    names: list[Any]
+    names: list[str]
+    rows: list[dict[str, Any]] = []
     if source == MINIATURE:
         names = [subject.described for subject in world.build().split(config.entities_split)]
     elif source.endswith(".txt"):
         names = Path(source).read_text(encoding="utf-8-sig").splitlines()
     else:
-        names = [_entity(row) for row in load_rows(source, config.entities_split or None)]
-    entities = list(dict.fromkeys(name.strip() for name in names if isinstance(name, str) and name.strip()))
+        rows = load_rows(source, optional(config.entities_split))
+        names = [_entity(row) for row in rows]
+    entities = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not entities:
-        raise ValueError(f"{source}: no row has an 'entity' or a 'title'.")
+        raise ValueError(f"{source}: no row has an 'entity' or a 'title'; its columns are {names_of(rows)}.")
+    if not all(names) and rows:
+        logging.warning("%s: dropped %d rows without an entity.", source, names.count(""))
     return entities[: config.limit or None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A text about an entity, or why there is none."""
+
+    name: str  # the entity; of a second text about the same "entity#2"
+    entity: str
+    text: Annotation
+
+
+def load_biographies(config: ConfigDict, entities: Sequence[str]) -> list[Written]:
+    """The biographies of a file in the order of `entities`; several about one entity are told apart by name.
+
+    Raises:
+      ValueError: no text in the column, or no row is about one of the entities.
+    """
+    rows = load_rows(config.paragraphs)
+    texts: dict[str, list[Annotation]] = {}
+    for row, text in zip(rows, paragraphs_of(rows, config.paragraphs, config.column), strict=True):
+        if text is not None and _entity(row):
+            texts.setdefault(_entity(row), []).append(text)
+    found = [(entity, text) for entity in entities for text in texts.get(entity, ())]
+    if not found:
+        raise ValueError(
+            f"{config.paragraphs}: no row is about one of the entities; it is about {list(texts)[:3]}, and "
+            f"{config.entities or config.paragraphs} names {list(entities)[:3]}."
+        )
+    names = distinct([entity for entity, _ in found], config.paragraphs)
+    return [Written(name, entity, text) for name, (entity, text) in zip(names, found, strict=True)]
 
 
 def look_up(knowledge: Knowledge, entities: Sequence[str]) -> tuple[dict[str, Page], dict[str, str]]:
@@ -102,25 +138,29 @@ class Work:
             return [list(page.passages[:number]) for _ in claims]
         return retrieval.top(self.retriever, page, [f"{entity} {claim}" for claim in claims], number)
 
-    def records(self, written: Mapping[str, Annotation]) -> list[Record]:
-        """Those of all entities in order; of `written` (by entity) those that have a text are read."""
+    def records(self, written: Sequence[Written]) -> list[Record]:
+        """Those of all entities in order; of `written` those that have a text and a page are read."""
         good = [
-            Biography(entity, self.prompts[entity], found.value)
-            for entity, found in written.items()
-            if found.status == "ok"
+            Biography(item.entity, self.prompts[item.entity], item.text.value, item.name)
+            for item in written
+            if item.text.status == "ok" and item.entity in self.pages
         ]
         read: dict[str, list[Record]] = {}
         for record in biography.evaluate(
             good, self.passages, self.steps.ask, uses_confidence=self.config.uses_confidence
         ):
-            read.setdefault(record.entity, []).append(record)
+            read.setdefault(record.biography, []).append(record)
+        names = {entity: [item for item in written if item.entity == entity] for entity in self.prompts}
+        records: list[Record] = []
         for entity, prompt in self.prompts.items():
-            empty = Biography(entity, prompt, "")
             if entity in self.missing:
-                read[entity] = [biography.whole(empty, "unverifiable", self.missing[entity])]
-            elif entity in written and entity not in read:
-                read[entity] = [biography.whole(empty, written[entity].status, written[entity].detail)]
-        return [record for entity in self.prompts for record in read.get(entity, ())]
+                whole = biography.whole(Biography(entity, prompt, ""), "unverifiable", self.missing[entity])
+                records.append(whole)
+                continue
+            for item in names[entity]:
+                unread = biography.whole(Biography(entity, prompt, "", item.name), item.text.status, item.text.detail)
+                records += read.get(item.name, [unread])
+        return records
 
     def settings(self, writer: Writer) -> dict[str, Any]:
         """What the numbers depend on, for whoever reads the report."""
@@ -186,6 +226,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     writer, output = Writer.from_settings(config), Path(config.output)
     query = Prompt(config.query)
     prompts = {entity: query.render(entity=entity) for entity in load_entities(config)}
+    biographies = load_biographies(config, list(prompts)) if writer.paragraphs else None
     with Knowledge(config.knowledge) as knowledge:
         pages, missing = look_up(knowledge, list(prompts))
     with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
@@ -194,8 +235,11 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
             retriever = retrieval.load(config.retriever, Path(f"{config.knowledge}.vectors"))
         steps = Steps(biography.STEPS, session, config.prompt_dir, config.dry_run)
         work = Work(config, prompts, pages, missing, steps, retriever)
-        written, costs = writer.write({entity: prompts[entity] for entity in pages}, _entity, session, mesh)
-        records = work.records(written)
+        costs: Costs = []
+        if biographies is None:
+            texts, costs = writer.write({entity: prompts[entity] for entity in pages}, session, mesh)
+            biographies = [Written(entity, entity, text) for entity, text in texts.items()]
+        records = work.records(biographies)
         costs += steps.costs
         if config.dry_run:
             print(cost.render(costs))

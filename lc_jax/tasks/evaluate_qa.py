@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,12 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
-from lc_jax.data.questions import cell, load_training_rows, raw_questions
+from lc_jax.data.columns import pair, row_id
+from lc_jax.data.questions import load_joined_rows, plain_query, raw_questions, with_distinct_ids
+from lc_jax.data.rows import load_rows, optional
 from lc_jax.evaluation import qa, table
 from lc_jax.evaluation.summary import judged, summarize
-from lc_jax.evaluation.writers import Writer
+from lc_jax.evaluation.writers import Costs, Writer, paragraphs_of
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation
 from lc_jax.llm.checks import check_asking
@@ -36,10 +38,12 @@ from lc_jax.types import Generation, Question
 if TYPE_CHECKING:
     import jax
 
+UNREAD_SHARE = 0.9  # of paragraphs without an answer, from which on a result warns
+
 
 def needs_devices(config: ConfigDict) -> bool:
     """Whether a checkpoint writes."""
-    return bool(config.model) and not config.dry_run
+    return optional(config.model) is not None and not config.dry_run
 
 
 def load_questions(config: ConfigDict) -> list[Question]:
@@ -47,19 +51,79 @@ def load_questions(config: ConfigDict) -> list[Question]:
 
     A question without a query gets one of the plainest form; `generate_data` makes better ones.
     """
-    source: dict[str, Any] = {name: value or None for name, value in config.questions.items()}
-    if not source["source"]:
+    questions, _ = raw_questions(_load_rows(config), _source(config))
+    return _with_queries(questions, config.limit)
+
+
+def _source(config: ConfigDict) -> str:
+    return optional(config.questions.source) or config.paragraphs
+
+
+def _with_queries(questions: Sequence[Question], limit: int) -> list[Question]:
+    shown = questions[: limit or None]
+    return [q if q.prompt else dataclasses.replace(q, prompt=plain_query(q.question)) for q in shown]
+
+
+def _load_rows(config: ConfigDict) -> list[dict[str, Any]]:
+    """The rows of the questions."""
+    source: dict[str, Any] = dict(config.questions)
+    if optional(source["source"]) is None:
         if not config.paragraphs:
             raise ValueError(
                 "--config.questions.source is empty: give a data set, or --config.paragraphs with questions."
             )
         source |= {"source": config.paragraphs, "split": None, "answers": None, "answers_split": None}
-    rows = load_training_rows(
-        source["source"], source["split"], source["answers"], source["answers_split"], source["columns"] or ""
-    )
-    found, _ = raw_questions(rows, source["source"])
-    asked = found[: config.limit or None]
-    return [q if q.prompt else dataclasses.replace(q, prompt=qa.plain_query(q.question)) for q in asked]
+    return load_joined_rows(**source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """What is evaluated."""
+
+    questions: list[Question]  # one for each paragraph, no two of the same question_id
+    paragraphs: list[Annotation]
+    clusters: list[str]  # the id of each question in its file: paragraphs of one question are not independent
+    num_missing: int = 0  # questions without a paragraph
+
+    def __post_init__(self) -> None:
+        """An empty paragraph has a status of its own: it is counted, and is no score."""
+        for place, paragraph in enumerate(self.paragraphs):
+            if paragraph.status == "ok" and not paragraph.value.strip():
+                self.paragraphs[place] = Annotation("invalid", detail="the paragraph is empty")
+
+
+def _items(pairs: Sequence[tuple[Question, Annotation | None]], source: object) -> Items:
+    written = [(q, paragraph) for q, paragraph in pairs if paragraph is not None]
+    questions = with_distinct_ids([q for q, _ in written], source)
+    ids = [q.question_id for q, _ in written]
+    return Items(questions, [paragraph for _, paragraph in written], ids, len(pairs) - len(written))
+
+
+def load_items(config: ConfigDict) -> Items:
+    """Questions with the paragraphs of a file: of one row, or of rows with the same id in two files.
+
+    A question with several paragraphs is evaluated once for each.
+
+    Raises:
+      ValueError: no text in the column, or ids that do not say which paragraph belongs to which question.
+    """
+    rows, is_own = _load_rows(config), optional(config.questions.source) is None
+    if is_own:
+        paragraphs_of(rows, config.paragraphs, config.column)  # refuses a wrong column before anything else
+    questions, rows = raw_questions(rows, _source(config))
+    questions = _with_queries(questions, config.limit)
+    if is_own:
+        own = paragraphs_of(rows, config.paragraphs, config.column)
+        return _items(list(zip(questions, own, strict=False)), config.paragraphs)
+    theirs = load_rows(config.paragraphs)
+    texts = paragraphs_of(theirs, config.paragraphs, config.column)
+    ids = [row_id(row) or str(index) for index, row in enumerate(theirs)]
+    names = [row["question_id"] for row in rows]
+    partners = pair(names, ids, f"questions in {config.questions.source}", f"paragraphs in {config.paragraphs}")
+    pairs: list[tuple[Question, Annotation | None]] = []
+    for q, places in zip(questions, partners, strict=False):
+        pairs += [(q, texts[place]) for place in places if texts[place] is not None] or [(q, None)]
+    return _items(pairs, config.paragraphs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,29 +131,29 @@ class Work:
     """What one evaluation works with."""
 
     config: ConfigDict
-    questions: Sequence[Question]
+    items: Items
     writer: Writer
     steps: Steps  # the questions to the reader and judge
 
-    def records(self, written: Mapping[str, Annotation]) -> list[qa.Record]:
-        """One for each question that has a paragraph (`written`: by question_id), in order."""
-        asked = [q for q in self.questions if q.question_id in written]
-        good = [q for q in asked if written[q.question_id].status == "ok"]
+    def records(self) -> list[qa.Record]:
+        """One for each paragraph, in order."""
+        written = list(zip(self.items.questions, self.items.paragraphs, strict=True))
+        good = [(q, paragraph) for q, paragraph in written if paragraph.status == "ok"]
         found = qa.evaluate(
-            [Generation(q, written[q.question_id].value) for q in good],
+            [Generation(q, paragraph.value) for q, paragraph in good],
             self.steps.ask,
             uses_confidence=self.config.uses_confidence,
             forecast_truth=self.config.forecast_truth,
         )
-        read = dict(zip((q.question_id for q in good), found, strict=True))
-        return [read.get(q.question_id) or qa.unwritten(q, written[q.question_id]) for q in asked]
+        read = dict(zip((q.question_id for q, _ in good), found, strict=True))
+        return [read.get(q.question_id) or qa.unwritten(q, paragraph) for q, paragraph in written]
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, for whoever reads the report."""
         config = self.config
         names = ("strategy", "temperature", "uses_confidence", "limit", "prompt_dir", "templates")
         asked = {name: config[name] for name in names}
-        questions = {name: value for name, value in config.questions.items() if value}
+        questions = {name: value for name, value in config.questions.items() if optional(value) is not None}
         made = {"prompts": self.steps.wordings(), "code": code_version()}
         return {"writer": self.writer.name, **asked, "questions": questions, **made}
 
@@ -102,14 +166,21 @@ def _result(work: Work, records: Sequence[qa.Record]) -> dict[str, Any]:
     """
     config, session = work.config, work.steps.session
     statuses = Counter(str(record.status) for record in records)
-    missing = len(work.questions) - len(records)
+    missing = work.items.num_missing
     if missing:
         statuses["missing"] = missing
-        logging.warning("%s has no paragraph for %d of %d questions.", config.paragraphs, missing, len(work.questions))
+        logging.warning("%s has no paragraph for %d of %d.", config.paragraphs, missing, missing + len(records))
     scored = judged(records, "questions", f"{config.output}/records.jsonl", accept_failed=config.accept_failed)
+    cluster = dict(zip((q.question_id for q in work.items.questions), work.items.clusters, strict=True))
+    are_clustered = len(set(work.items.clusters)) < len(cluster)
     summary = summarize(
-        [r.confidence for r in scored], [r.correct for r in scored], [r.kind for r in scored], seed=config.seed
+        [r.confidence for r in scored],
+        [r.correct for r in scored],
+        [r.kind for r in scored],
+        clusters=[cluster[r.question_id] for r in scored] if are_clustered else None,
+        seed=config.seed,
     )
+    summary = dataclasses.replace(summary, notes=(*summary.notes, *_unread(scored, session.name)))
     row = {"method": config.method, "seed": config.seed, "judge": session.name, "data": config.data}
     spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
     return row | dataclasses.asdict(summary) | {"statuses": dict(statuses), "cost": spent, "settings": work.settings()}
@@ -120,13 +191,34 @@ def _store(config: ConfigDict) -> Path:
     return Path(config.store) if config.store else Path(config.output) / "replies.sqlite"
 
 
+def _check_data(config: ConfigDict) -> None:
+    """Reads the user's file of paragraphs with its questions."""
+    if optional(config.paragraphs) is not None:
+        load_items(config)
+
+
 def check(config: ConfigDict) -> None:
-    """Checks writer, annotator, budget, store and wordings; see lc_jax.main.
+    """Checks writer, annotator, budget, store, wordings and the file of paragraphs; see lc_jax.main.
 
     Raises:
       Problems: a line for each setting that is wrong.
     """
-    check_all(lambda: Writer.from_settings(config), lambda: check_asking(config, _store(config)))
+    check_all(
+        lambda: Writer.from_settings(config), lambda: check_asking(config, _store(config)), lambda: _check_data(config)
+    )
+
+
+def _unread(scored: Sequence[qa.Record], reader: str) -> list[str]:
+    """A warning where the reader found an answer in (nearly) no paragraph."""
+    empty = sum(not record.answers for record in scored)
+    if empty < UNREAD_SHARE * len(scored):
+        return []
+    words = (
+        f"the reader {reader} found no answer in {empty} of {len(scored)} paragraphs: they are probably of another "
+        "kind than it expects (simulated/miniature reads its own world's sentences only), or in another column"
+    )
+    logging.warning("%s", words)
+    return [words]
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
@@ -138,12 +230,15 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     """
     writer = Writer.from_settings(config)
     output = Path(config.output)
-    questions = load_questions(config)
-    prompts = {q.question_id: q.prompt for q in questions}
+    items = load_items(config) if writer.paragraphs else None
+    questions = [] if items else with_distinct_ids(load_questions(config), config.questions.source)
     with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
-        written, costs = writer.write(prompts, lambda row: cell(row, "question_id"), session, mesh)
-        work = Work(config, questions, writer, Steps(qa.STEPS, session, config.prompt_dir, config.dry_run))
-        records = work.records(written)
+        costs: Costs = []
+        if items is None:
+            written, costs = writer.write({q.question_id: q.prompt for q in questions}, session, mesh)
+            items = Items(questions, list(written.values()), list(written))
+        work = Work(config, items, writer, Steps(qa.STEPS, session, config.prompt_dir, config.dry_run))
+        records = work.records()
         costs += work.steps.costs
         if config.dry_run:
             print(cost.render(costs))

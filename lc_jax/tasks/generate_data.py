@@ -26,9 +26,10 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax import prompts
+from lc_jax.data.columns import column, is_missing, pair, rename, row_id
 from lc_jax.data.growing import Growing, fingerprint
-from lc_jax.data.questions import cell, is_missing, load_questions, load_training_rows, raw_questions
-from lc_jax.data.rows import load_rows
+from lc_jax.data.questions import load_joined_rows, load_raw_questions, raw_questions
+from lc_jax.data.rows import load_rows, optional
 from lc_jax.inference import writing
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation
@@ -78,11 +79,11 @@ class Work:
         for (row, _), annotation in zip(asked, found, strict=True):
             yield row, (step, annotation)
 
-    def inputs(self, column: str, read: Callable[[Any], Any] = str) -> dict[int, Any]:
+    def inputs(self, name: str, read: Callable[[Any], Any] = str) -> dict[int, Any]:
         """By row what stands in a column that a stage before this one made; rows without are left out."""
         found = {}
         for row in self.todo:
-            value = self.rows[row].get(column)
+            value = column(self.rows[row], name)
             if not is_missing(value):
                 found[row] = read(value)
         return found
@@ -231,24 +232,43 @@ def _questions(config: ConfigDict) -> tuple[Sequence[Question], Sequence[Row]]:
     Raises:
       ValueError: a row of `config.input` belongs to no question.
     """
-    source: dict[str, Any] = {name: value or None for name, value in config.questions.items()}
+    source: dict[str, Any] = dict(config.questions)
+    has_source, columns = optional(source["source"]) is not None, optional(source["columns"]) or ""
     limit = config.limit or None
-    rows = load_rows(config.input)[:limit] if config.input else None
-    if config.what == "queries" or not source["source"]:
+    if optional(config.input) is None and not has_source:
+        raise ValueError("No questions: give --config.input=FILE or --config.questions.source=DATA.")
+    rows = None if optional(config.input) is None else rename(load_rows(config.input), columns)[:limit]
+    if config.what == "queries" or not has_source:
         if rows is None:
-            rows = load_training_rows(source["source"], source["split"], source["answers"], source["answers_split"])
-        return raw_questions(rows[:limit], config.input or source["source"])
-    known = load_questions(**source, limit=None if rows else limit)
+            rows = load_joined_rows(**source)
+        return raw_questions(rows[:limit], optional(config.input) or source["source"])
+    known = load_raw_questions(**source)
     if rows is None:
-        rows = [{"question_id": q.question_id, "paragraph_generation_prompt": q.prompt} for q in known]
-    by_id = {q.question_id: q for q in known}
-    ids = [str(cell(row, "question_id")) for row in rows]
-    unknown = [question_id for question_id in ids if question_id not in by_id]
+        known = known[:limit]
+        return known, [{"question_id": q.question_id, "paragraph_generation_prompt": q.prompt} for q in known]
+    places = _partners(rows, known, config)
+    return [known[place] for place in places], rows
+
+
+def _partners(rows: Sequence[Row], known: Sequence[Question], config: ConfigDict) -> list[int]:
+    """The place of each row's question in `known`.
+
+    Raises:
+      ValueError: a row belongs to no question, or nothing says to which of several.
+    """
+    ids = [row_id(row) for row in rows]
+    found = pair(
+        ids, [q.question_id for q in known], f"rows of {config.input}", f"questions of {config.questions.source}"
+    )
+    unknown = [name for name, places in zip(ids, found, strict=True) if not places]
     if unknown:
         raise ValueError(
             f"{config.input}: question_id {unknown[0]!r} (and {len(unknown) - 1} more) not among the questions."
         )
-    return [by_id[question_id] for question_id in ids], rows
+    several = [name for name, places in zip(ids, found, strict=True) if len(places) > 1]
+    if several:
+        raise ValueError(f"{config.questions.source}: the id {several[0]!r} is of several questions; correct the ids.")
+    return [places[0] for places in found]
 
 
 def _recipe(work: Work) -> Row:

@@ -14,7 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax import parallel, prompts
-from lc_jax.data.questions import check_disjoint, load_questions
+from lc_jax.data.questions import load_train_and_validation
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
@@ -259,10 +259,7 @@ class Trainer:
 
 def load_both_questions(config: ConfigDict, ppo: PPOSettings) -> tuple[list[Question], list[Question]]:
     """The questions of training and of validation, none of them in both."""
-    training = load_questions(**config.questions)
-    validation = load_questions(**config.validation)[: ppo.num_validation] if ppo.num_validation else []
-    check_disjoint((q.question_id for q in training), (q.question_id for q in validation))
-    return training, validation
+    return load_train_and_validation(config.questions, config.validation, ppo.num_validation, config.seed)
 
 
 def check(config: ConfigDict) -> None:

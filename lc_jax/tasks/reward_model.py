@@ -99,8 +99,10 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     tokenizer = load_tokenizer(config.model).grown()
     rows = load_training_rows(**config.data.rows)
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
-    found, dropped = examples.make_examples(config.data.recipe, rows, templates, tokenizer.fits(max_length))
-    split = examples.split_by_question(found, config.data.eval_size, config.seed, (str(r["question_id"]) for r in rows))
+    found, dropped = examples.load_examples(
+        config.data.recipe, config.data.rows.source, rows, templates, tokenizer.fits(max_length)
+    )
+    split = examples.split_by_question(found, config.data.eval_size, config.seed, (r["question_id"] for r in rows))
     train, held_out = split.train, split.evaluation
     logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(dropped))
 

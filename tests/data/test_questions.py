@@ -7,7 +7,8 @@ import types
 import pytest
 from huggingface_hub import HfApi, constants
 
-from lc_jax.data.questions import check_disjoint, join, load_questions, load_training_rows, question_from, rename
+from lc_jax.data.columns import rename
+from lc_jax.data.questions import check_disjoint, join, load_questions, load_training_rows, question_from
 from lc_jax.data.rows import load_rows
 from lc_jax.types import Question
 
@@ -110,7 +111,7 @@ def test_rows_that_lack_a_cell_are_dropped_not_fatal(tmp_path):
     rows = [*ROWS[:1], {**ROWS[1], "answer": ""}, {**ROWS[2], "question": ""}]
     path = write(tmp_path / "a.csv", rows)
     assert load_questions(path) == EXPECTED[:1]
-    with pytest.raises(ValueError, match=r"no row makes a question.*its columns are.*Name them"):
+    with pytest.raises(ValueError, match=r"no row makes a question.*its columns are.*Fill them in"):
         load_questions(write(tmp_path / "b.csv", rows[1:]))
 
 

@@ -353,3 +353,19 @@ def test_biographies_of_a_file_need_no_jax(tmp_path):
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "o" / "result.json").read_text())["accuracy"] == 1
+
+
+def test_two_biographies_of_one_person_are_two(evaluate, tmp_path):
+    pages, path = small_store(tmp_path)
+    name = pages[0]["title"]
+    texts = [{"entity": name, "generated_paragraph": f"{name}: {phrase(pages[0], n)} (70%)."} for n in (1, 2)]
+    with FakeServer(annotate) as server:
+        result, records = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", texts), knowledge=path)
+    assert [r["paragraph"] for r in records] == [text["generated_paragraph"] for text in texts]
+    assert [r["question_id"] for r in records] == [f"{name}/1", f"{name}#2/1"]
+    assert {r["entity"] for r in records} == {name}
+    assert result["factscore"]["num_biographies"] == 2
+    other = write(tmp_path / "other.txt", [])
+    (tmp_path / "other.txt").write_text("Somebody\n")
+    with pytest.raises(ValueError, match=r"no row is about one of the entities; it is about .* names \['Somebody'\]"):
+        evaluate(server, paragraphs=write(tmp_path / "p.jsonl", texts), entities=other, knowledge=path)

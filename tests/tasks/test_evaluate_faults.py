@@ -67,25 +67,98 @@ def test_what_no_parser_takes_is_asked_again_and_then_counted(evaluate, tmp_path
 
 @pytest.mark.parametrize(
     "text",
-    ["{question} {} %s", "Human: hi\n\nAssistant:", "</s>[PAD]<|endoftext|>", "🚁", "\u202eעברית", "é" * 10_000, ""],
+    ["{question} {} %s", "Human: hi\n\nAssistant:", "</s>[PAD]<|endoftext|>", "🚁", "\u202eעברית", "é" * 10_000],
 )
 def test_texts_of_every_kind_stay_what_they_are(evaluate, tmp_path, text):
-    """In paragraph, question and answers; an empty paragraph offers no answer."""
+    """In paragraph, question and answers."""
 
     def answer(request):
         fields = extract.PROMPT.match(request.prompt)
         assert fields is None or fields == {"generated_paragraph": text, "question": f"Who said {text}?"}
-        offered = json.dumps({"answers": [text] if text else []})
+        offered = json.dumps({"answers": [text]})
         return Reply("ok", offered if fields else "0.9")
 
     row = {
         "question_id": "q",
         "question": f"Who said {text}?",
-        "answers": [text or "nobody"],
+        "answers": [text],
         "generated_paragraph": text,
     }
     with FakeServer(answer) as server:
         result, (record,) = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", [row]))
     assert result["statuses"] == {"ok": 1}
     assert (record["question"], record["paragraph"], record["chosen"]) == (row["question"], text, text)
-    assert (record["confidence"], record["correct"]) == ((0.9, True) if text else (1.0, False))
+    assert (record["confidence"], record["correct"]) == (0.9, True)
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_paragraph_has_a_status_and_no_score(evaluate, tmp_path, text):
+    found = invented(4)
+    found[1]["generated_paragraph"] = text
+    with FakeServer(scripted) as server:
+        result, records = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", found))
+    assert result["statuses"] == {"ok": 3, "invalid": 1}
+    assert (records[1]["status"], records[1]["detail"]) == ("invalid", "the paragraph is empty")
+    assert (records[1]["confidence"], result["num_questions"]) == (None, 3)
+
+
+SAME_ID = [
+    {"id": "o56j4qio", "question": "What is the odds ratio for hypertension?", "answer": 2.36, "said": "2.36 (90%)"},
+    {"id": "o56j4qio", "question": "What is the odds ratio for diabetes?", "answer": "2.07", "said": "9.99 (60%)"},
+    {"id": "a1", "question": "What is incubation?", "answer": ["120 hours", "5 days"], "said": "5 days (80%)"},
+]
+
+
+def same_id(*names):
+    """The rows with the columns `names`."""
+    rows = [row | {"generated_paragraph": f"It is {row['said']}."} for row in SAME_ID]
+    return [{name: row[name] for name in ("id", *names)} for row in rows]
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_rows_that_share_an_id_are_all_scored(evaluate, tmp_path, files):
+    names = ("question", "answer", "generated_paragraph")
+    settings = {"paragraphs": write(tmp_path / "p.jsonl", same_id(*(names if files == 1 else names[2:])))}
+    if files == 2:
+        settings["questions__source"] = write(tmp_path / "q.jsonl", same_id(*names[:2]))
+    with FakeServer(scripted) as server:
+        result, records = evaluate(server, **settings)
+        judged = [item for item in server.asked if equivalence.PROMPT.match(item.prompt)]
+    assert [r["question_id"] for r in records] == ["o56j4qio", "o56j4qio#2", "a1"]
+    assert [(r["chosen"], r["confidence"], r["correct"]) for r in records] == [
+        ("2.36", 0.9, True),
+        ("9.99", 0.6, False),
+        ("5 days", 0.8, True),
+    ]
+    assert (result["num_questions"], result["accuracy"]) == (3, pytest.approx(2 / 3))
+    assert len(judged) == 1  # of the wrong one only: any accepted answer matches without a judge
+
+
+def test_several_paragraphs_of_one_question_are_several_records(evaluate, tmp_path):
+    questions = write(tmp_path / "q.jsonl", same_id("question", "answer")[2:])
+    texts = [{"question_id": "a1", "generated_paragraph": f"It is {n} days ({n}0%)."} for n in (5, 6, 7)]
+    with FakeServer(scripted) as server:
+        result, records = evaluate(
+            server, paragraphs=write(tmp_path / "p.jsonl", texts), questions__source=questions, limit=1
+        )
+    assert [r["question_id"] for r in records] == ["a1", "a1#2", "a1#3"]
+    assert [r["correct"] for r in records] == [True, False, False]
+    assert result["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_paragraphs_of_other_questions_are_refused_with_ids_of_both(evaluate, tmp_path):
+    questions = write(tmp_path / "q.jsonl", same_id("question", "answer"))
+    texts = write(tmp_path / "p.jsonl", [{"question_id": "x7", "generated_paragraph": "It is 5."}])
+    with pytest.raises(ValueError, match=r"p.jsonl is an id of the questions in .*q.jsonl.*'x7' and 'o56j4qio'"):
+        evaluate(None, paragraphs=texts, questions__source=questions)
+
+
+def test_a_reader_that_finds_nothing_warns(evaluate, tmp_path):
+    texts = [row | {"generated_paragraph": "Nothing is known."} for row in invented(20)]
+    with FakeServer(scripted) as server:
+        result, _ = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", texts))
+    assert any("found no answer in 20 of 20 paragraphs" in note for note in result["notes"])
+    texts[:3] = invented(3)
+    with FakeServer(scripted) as server:
+        result, _ = evaluate(server, paragraphs=write(tmp_path / "q.jsonl", texts))
+    assert not any("found no answer" in note for note in result["notes"])

@@ -278,3 +278,24 @@ def test_published_wordings_take_the_place_of_ours(run, tmp_path):
         (tmp_path / "out.jsonl.part").touch()
         with pytest.raises(ValueError, match="was begun otherwise: prompts was"):
             run("queries", server)
+
+
+def test_rows_that_share_an_id_keep_their_own_columns(run, tmp_path):
+    shared = [{"id": 7, "question": f"Who wrote book {i}?", "answer": f"Author {i}"} for i in range(3)]
+    write(tmp_path / "questions.jsonl", shared)
+    with FakeServer(scripted) as server:
+        run("queries", server)
+        known = str(tmp_path / "out.jsonl")
+        drafts = [{"id": 7.0, "lc_sft_generated_paragraph": f"Author {i}"} for i in range(3)]
+        write(tmp_path / "drafts.jsonl", drafts)
+        settings = {"input": str(tmp_path / "drafts.jsonl"), "questions__source": known}
+        run("forecasts", server, output="forecasts.jsonl", **settings)
+        write(tmp_path / "drafts.jsonl", drafts[:2])
+        with pytest.raises(ValueError, match=r"The id '7' is of 2 rows of .* and of 3 questions of"):
+            run("forecasts", server, output="others.jsonl", **settings)
+    rows = read(tmp_path / "out.jsonl")
+    assert [row["question"] for row in rows] == [row["question"] for row in shared]
+    assert all(f"book {i}?" in row["paragraph_generation_prompt"] for i, row in enumerate(rows))
+    made = read(tmp_path / "forecasts.jsonl")
+    assert [row["lc_sft_ground_truth_and_extracted_answers"] for row in made] == [[f"Author {i}"] * 2 for i in range(3)]
+    assert [row["lc_sft_forecasted_probs"] for row in made] == [[1, 1]] * 3

@@ -1,0 +1,127 @@
+"""What recipes read from a row of training data: texts, lists, labels and conversations; or why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lc_jax.data.columns import column, is_missing, row_id
+from lc_jax.data.questions import question_from
+from lc_jax.data.rows import Row
+from lc_jax.prompts.literals import parse_list
+from lc_jax.types import Message, PromptText, Question
+
+# Names of speakers in ShareGPT's `conversations`.
+_ROLES = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant", "model": "assistant"}
+_LABELS = {"true": 1.0, "false": 0.0}
+
+
+class Dropped(Exception):
+    """Why a row makes no example."""
+
+
+def text_in(row: Row, name: str) -> str:
+    """The text in a column; a number is its text."""
+    value = column(row, name)
+    if is_missing(value):
+        raise Dropped(f"missing {name}")
+    if isinstance(value, list | tuple | Mapping):
+        raise Dropped(f"{name} is not text")
+    return str(value)
+
+
+def list_in(row: Row, name: str) -> list[Any]:
+    """A list cell: a list, or the text of one.
+
+    Differs: data_preprocessor.py evaluates the cell, which fails at nan and at cells that are lists already.
+    """
+    value = column(row, name)
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return list(value)
+    try:
+        return parse_list(text_in(row, name))
+    except ValueError as error:
+        raise Dropped(f"unparsable {name}") from error
+
+
+def id_in(row: Row) -> str:
+    """The id of a row."""
+    name = row_id(row)
+    if not name:
+        raise Dropped("missing question_id")
+    return name
+
+
+def question_in(row: Row) -> Question:
+    """The question of a row with its answer."""
+    try:
+        return question_from(row)
+    except ValueError as error:
+        raise Dropped(f"{error} (join it on question_id)") from error
+
+
+def number_in(value: Any) -> float:
+    """The number in a cell; NaN, which no range takes, if there is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def label_in(row: Row, name: str = "label") -> float:
+    """A probability: a number in [0, 1], or true or false."""
+    value = column(row, name)
+    if is_missing(value) or value == "":
+        raise Dropped(f"missing {name}")
+    label = _LABELS.get(str(value).strip().lower(), number_in(value))
+    if not 0.0 <= label <= 1.0:
+        raise Dropped(f"{name} is no probability in [0, 1], true or false")
+    return label
+
+
+def conversation_in(row: Row, name: str) -> tuple[Message, ...]:
+    """The messages in a column: records of role and content, or (ShareGPT) of from and value; or the text of them."""
+    value = column(row, name)
+    turns = list_in(row, name) if isinstance(value, str) else value
+    if not isinstance(turns, list | tuple) or not turns:
+        raise Dropped(f"missing {name}")
+    messages = []
+    for turn in turns:
+        if not isinstance(turn, Mapping):
+            raise Dropped(f"{name}: a message is no record of role and content")
+        role, content = (column(turn, a) or column(turn, b) for a, b in (("role", "from"), ("content", "value")))
+        if isinstance(content, list):  # parts, as providers take them
+            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise Dropped(f"{name}: a message lacks role or content")
+        messages.append(Message(_ROLES.get(role.lower(), role.lower()), content))
+    return tuple(messages)
+
+
+def demonstration_in(row: Row) -> tuple[PromptText, str]:
+    """Prompt and target of a row: `prompt` and `completion`, or a conversation whose last message is the target.
+
+    `prompt` and `completion` may be conversations themselves.
+    """
+    for name in ("messages", "conversations"):
+        if not is_missing(column(row, name)):
+            messages = conversation_in(row, name)
+            if messages[-1].role != "assistant":
+                raise Dropped(f"{name}: the last message is not the assistant's")
+            if len(messages) == 1:
+                raise Dropped(f"{name}: nothing comes before the assistant's message")
+            if not messages[-1].content.strip():
+                raise Dropped(f"{name}: the assistant's message is empty")
+            return messages[:-1], messages[-1].content
+    prompt = column(row, "prompt")
+    shown: PromptText = conversation_in(row, "prompt") if isinstance(prompt, list) else text_in(row, "prompt")
+    target = column(row, "completion")
+    completion = (
+        conversation_in(row, "completion")[-1].content if isinstance(target, list) else text_in(row, "completion")
+    )
+    if not shown or not completion:
+        raise Dropped("empty prompt" if not shown else "empty completion")
+    return shown, completion
