@@ -2,12 +2,11 @@
 
   python -m lc_jax.main --config=configs/evaluate_qa.py:mini --config.model=runs/miniature/lc_rl/model \\
       --config.method="LC RL" --config.output=runs/miniature/evaluation/lc_rl
-  python -m lc_jax.main --config=configs/evaluate_qa.py --config.paragraphs=mine.jsonl --config.questions.source= \\
-      --config.data=mine --config.method=mine --config.annotator.name=anthropic/claude-haiku-4-5 \\
-      --config.output=runs/evaluation/mine --config.dry_run=true
+  python -m lc_jax.main --config=configs/evaluate_qa.py:own --config.paragraphs=mine.jsonl --config.method=mine \\
+      --config.annotator.name=anthropic/claude-haiku-4-5 --config.output=runs/evaluation/mine --config.dry_run=true
 
-Modes: trivia_qa (the default), jeopardy, sciq, bioasq, mini. The second command says what it would cost and stops; it
-needs no JAX. A rerun goes on where the last one stopped and pays for nothing twice.
+Modes: trivia_qa (the default), jeopardy, sciq, bioasq, mini; own: rows of `paragraphs` hold their question and answer.
+The second command prints what it would cost and stops; it needs no JAX. A rerun resumes and pays for nothing twice.
 """
 
 from ml_collections import ConfigDict
@@ -16,15 +15,18 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    base.check_mode(mode, ("", *base.TESTS, "mini"))
+    base.check_mode(mode, ("", *base.TESTS, "own", "mini"))
     name = mode or "trivia_qa"
-    config = base.writing(base.asking(base.base_config("evaluate_qa", "" if name in base.TESTS else mode)))
+    config = base.writing(base.asking(base.base_config("evaluate_qa", mode if mode == "mini" else "")))
     config.method, config.output = "", ""
     config.forecast_truth = False  # forecast the true answer as well, for the records
     if mode == "mini":
         config.data, config.questions = "miniature", base.questions("test", mini=True)
         config.annotator.name = base.ANNOTATOR
         config.max_new_tokens, config.batch_size = 32, 256
+    elif mode == "own":
+        config.data = ""  # the file's name
+        config.questions = dict(source="", split="", answers="", answers_split="", columns="")
     else:
         config.data, config.questions = base.TESTS[name][0], base.test_questions(name)
     return config

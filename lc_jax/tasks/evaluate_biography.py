@@ -249,3 +249,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         row = _result(work, records) | {"settings": work.settings(writer)}
     jsonl.write_json(output / "result.json", row)
     logging.info("\n%s", table.render([row]))
+    following = f"python -m lc_jax.main --config=configs/report.py --config.evaluations={output.parent}"
+    logging.info("Made %s/result.json and records.jsonl.\nNext: %s", output, following)

@@ -76,6 +76,15 @@ def _load_rows(config: ConfigDict) -> list[dict[str, Any]]:
     return load_joined_rows(**source)
 
 
+def _own_questions(config: ConfigDict) -> str:
+    """Advice for a file of paragraphs that needs no other questions; "" for one whose rows hold none."""
+    try:
+        raw_questions(load_rows(config.paragraphs), config.paragraphs)
+    except (OSError, ValueError):
+        return ""
+    return f" The rows of {config.paragraphs} hold question and answer: --config=configs/evaluate_qa.py:own uses them."
+
+
 @dataclasses.dataclass(frozen=True)
 class Items:
     """What is evaluated."""
@@ -107,7 +116,11 @@ def load_items(config: ConfigDict) -> Items:
     Raises:
       ValueError: no text in the column, or ids that do not say which paragraph belongs to which question.
     """
-    rows, is_own = _load_rows(config), optional(config.questions.source) is None
+    is_own = optional(config.questions.source) is None
+    try:
+        rows = _load_rows(config)
+    except ValueError as error:
+        raise ValueError(f"{error}{'' if is_own else _own_questions(config)}") from error
     if is_own:
         paragraphs_of(rows, config.paragraphs, config.column)  # refuses a wrong column before anything else
     questions, rows = raw_questions(rows, _source(config))
@@ -119,7 +132,10 @@ def load_items(config: ConfigDict) -> Items:
     texts = paragraphs_of(theirs, config.paragraphs, config.column)
     ids = [row_id(row) or str(index) for index, row in enumerate(theirs)]
     names = [row["question_id"] for row in rows]
-    partners = pair(names, ids, f"questions in {config.questions.source}", f"paragraphs in {config.paragraphs}")
+    try:
+        partners = pair(names, ids, f"questions in {config.questions.source}", f"paragraphs in {config.paragraphs}")
+    except ValueError as error:
+        raise ValueError(f"{error}{_own_questions(config)}") from error
     pairs: list[tuple[Question, Annotation | None]] = []
     for q, places in zip(questions, partners, strict=False):
         pairs += [(q, texts[place]) for place in places if texts[place] is not None] or [(q, None)]
@@ -158,6 +174,11 @@ class Work:
         return {"writer": self.writer.name, **asked, "questions": questions, **made}
 
 
+def _data_name(config: ConfigDict) -> str:
+    """What the questions are called in tables: `config.data`, or the name of their file."""
+    return config.data or Path(_source(config)).stem
+
+
 def _result(work: Work, records: Sequence[qa.Record]) -> dict[str, Any]:
     """The row of results.
 
@@ -181,7 +202,7 @@ def _result(work: Work, records: Sequence[qa.Record]) -> dict[str, Any]:
         seed=config.seed,
     )
     summary = dataclasses.replace(summary, notes=(*summary.notes, *_unread(scored, session.name)))
-    row = {"method": config.method, "seed": config.seed, "judge": session.name, "data": config.data}
+    row = {"method": config.method, "seed": config.seed, "judge": session.name, "data": _data_name(config)}
     spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
     return row | dataclasses.asdict(summary) | {"statuses": dict(statuses), "cost": spent, "settings": work.settings()}
 
@@ -248,3 +269,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         row = _result(work, records)
     jsonl.write_json(output / "result.json", row)
     logging.info("\n%s", table.render([row]))
+    following = f"python -m lc_jax.main --config=configs/report.py --config.evaluations={output.parent}"
+    logging.info("Made %s/result.json and records.jsonl.\nNext: %s", output, following)

@@ -103,3 +103,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         out |= {"logprobs": completion.logprobs, "finished": completion.finished}
         jsonl.append_jsonl(output, [rows[index] | out])
     jsonl.sort_jsonl(output, ("row", "sample"))
+    unfinished = sum(not row["finished"] for row in jsonl.read_jsonl(output))
+    logging.info(
+        "Made %s: %d completions, %d of them cut off at --config.max_new_tokens=%d.",
+        output, len(done) + len(todo), unfinished, config.max_new_tokens,
+    )  # fmt: skip

@@ -108,3 +108,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             out = {"reward": result}
         jsonl.append_jsonl(output, [{"row": index} | rows[index] | out])
     jsonl.sort_jsonl(output, ("row",))
+    logging.info("Made %s: %d rows with their %s.", output, len(rows), config.kind)

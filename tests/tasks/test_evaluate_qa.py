@@ -347,3 +347,20 @@ def test_every_file_of_an_evaluation_is_strict_json(evaluate, tmp_path, paragrap
     assert undefined | {"kind_correlation"} == set(result["undefined"]) - {
         "auroc_low", "auroc_high", "ece_high", "brier_high"
     }  # fmt: skip
+
+
+def test_own_mode_reads_questions_from_the_paragraphs_and_takes_the_name_of_the_file(tmp_path):
+    path = write(tmp_path / "capitals.jsonl", invented(3))
+    config = config_of("evaluate_qa", "own")
+    config.paragraphs = path
+    assert [q.question_id for q in evaluate_qa.load_items(config).questions] == [r["question_id"] for r in invented(3)]
+    assert evaluate_qa._data_name(config) == "capitals"
+
+
+def test_paragraphs_that_hold_their_own_questions_are_pointed_to_the_own_mode(tmp_path):
+    path, others = write(tmp_path / "mine.jsonl", invented(3)), write(tmp_path / "others.jsonl", invented(60)[50:])
+    config = config_of("evaluate_qa")
+    config.paragraphs = path
+    config.questions.update(source=others, split=None, answers=None, answers_split=None)
+    with pytest.raises(ValueError, match=r"No id of .*mine.jsonl hold question and answer: .*evaluate_qa.py:own"):
+        evaluate_qa.load_items(config)
