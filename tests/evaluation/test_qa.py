@@ -164,6 +164,8 @@ def test_free_matches_are_the_same_words(candidate, truth, same):
 
 
 def test_the_simulated_annotator_can_be_asked():
-    record = evaluate([generation("Nothing of the kind.")], llm.load("simulated/miniature"), uses_confidence=True)[0]
+    question = Question("q", "Write.", "Which country does Velm lie in?", "Osk", (), "country")
+    nothing = [Generation(question, "Nothing of the kind.")]
+    record = evaluate(nothing, llm.load("simulated/miniature"), uses_confidence=True)[0]
     assert (record.status, record.answers, record.correct, record.confidence) == ("ok", (), False, 1.0)
     assert dataclasses.asdict(record)["status"] == "ok"

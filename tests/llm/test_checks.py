@@ -46,7 +46,7 @@ def settings(**changes):
         ),
         ({"name": "local/x", "batch": True, "concurrency": 3}, "local/x takes no batch and no concurrency"),
         ({"base_url": "localhost:8000"}, "has no scheme: write http://localhost:8000"),
-        ({"concurrency": -1}, "--config.annotator.concurrency=-1: give a whole number of 0 or more"),
+        ({"concurrency": -1}, "--config.annotator.concurrency=-1: give a whole number of at least 0; 0 leaves"),
         ({"concurrency": 2.5}, "--config.annotator.concurrency=2.5"),
         ({"price": (1.0, 2.0)}, "--config.annotator.price=(1.0, 2.0): give three numbers of 0 or more"),
         ({"price": (1, 2, -3)}, "give three numbers"),
@@ -112,7 +112,7 @@ def test_a_missing_or_spoilt_key_is_told_before_anything_is_opened(name, variabl
 
 @pytest.mark.parametrize("budget", [-1, -0.01, float("nan"), float("inf"), "20", None, True])
 def test_budgets_that_are_none(budget):
-    with pytest.raises(ValueError, match=r"--config\.budget=.*: give a number of 0 or more, in dollars"):
+    with pytest.raises(ValueError, match=r"--config\.budget=.*: give a number of at least 0, in dollars; 0 sets"):
         checks.check_budget(settings(), budget)
 
 

@@ -274,7 +274,7 @@ def test_remat_full_keeps_less_for_the_backward_pass():
 
 
 def test_unknown_remat_is_refused():
-    with pytest.raises(ValueError, match="remat='some'"):
+    with pytest.raises(ValueError, match=r"precision\.remat=some: give one of none, full, dots\."):
         with_config(build("llama"), remat="some")
 
 
