@@ -197,12 +197,19 @@ def writing(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def _follow_questions(config: ConfigDict) -> None:
+    """Validates on one's own file too: where one file is both, some of its questions are held out for validation."""
+    for name in ("source", "columns"):
+        config.validation[name] = config.questions.get_oneway_ref(name)
+
+
 def ppo(mode: str) -> ConfigDict:
     """PPO with the published settings (paper section 5 and appendix); the caller adds models and reward."""
     config = training(
         base_config("ppo", mode), learning_rate=1e-5, schedule="linear", warmup_steps=5, eps=1e-5, weight_decay=0.01
     )
     config.questions, config.validation = questions("ppo"), questions("ppo_validation")
+    _follow_questions(config)
     config.ppo = dict(
         num_steps=1500,
         rollout_batch_size=512,  # episodes: questions x samples
@@ -262,6 +269,7 @@ def miniature_ppo(config: ConfigDict) -> None:
     """Sizes of PPO in the miniature world. Differs from the published run: several samples a question and a
     leave-one-out baseline take the place of 768,000 episodes; KL is cheaper, learning faster."""
     config.questions, config.validation = questions("ppo", mini=True), questions("ppo_validation", mini=True)
+    _follow_questions(config)
     config.ppo.update(
         num_steps=60,
         rollout_batch_size=256,

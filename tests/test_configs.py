@@ -142,3 +142,11 @@ def test_one_switch_turns_the_published_arithmetic_on(name):
     config.loss.masked = True  # what is set by itself stays
     assert settings(config) == [True, False, True, 8, True, 50, 0.9]
     assert config_of(name, "mini").published is False
+
+
+def test_validation_follows_the_questions_of_ppo_unless_it_is_given():
+    config = config_of("ppo")
+    config.questions.source = "mine.csv"
+    assert config.validation.source == "mine.csv"
+    config.validation.source = "other.csv"
+    assert (config.questions.source, config.validation.source) == ("mine.csv", "other.csv")
