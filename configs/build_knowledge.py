@@ -2,9 +2,10 @@
 
   python -m lc_jax.main --config=configs/build_knowledge.py --config.source=wikipedia.jsonl.gz
 
-`source` is a file (.jsonl, .json, .csv, each also .gz; .parquet) or a folder of such files. Columns: title, text, and
-where there are any `redirect` (the title that this one leads to) or `redirects` (the titles that lead here). Stopped,
-it goes on where it was. ":mini" holds the cities of the miniature world.
+`source` is a file (.jsonl, .json, .csv, each also .gz; .parquet), a folder of such files or of WikiExtractor's
+(--json), a Cirrus dump, or FActScore's SQLite file. Columns: title, text (or a list of sentences), and where there are
+any `redirect` (the title that this one leads to) or `redirects` (the titles that lead here). A rerun resumes a build
+that was stopped. ":mini" holds the cities of the miniature world.
 """
 
 from ml_collections import ConfigDict

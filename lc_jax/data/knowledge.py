@@ -23,12 +23,13 @@ from typing import Any
 from tqdm import tqdm
 
 from lc_jax.data.growing import fingerprint
-from lc_jax.data.rows import MINIATURE, Row, stream_rows
+from lc_jax.data.rows import MINIATURE, Row, data_files, stream_rows
 
 PASSAGE_WORDS = 180  # of a passage: about the published 256 tokens
 BATCH = 1000  # rows a transaction
 _HEAD = 1 << 16  # bytes of the source by which it is known again
 _REDIRECT = re.compile(r"\s*#redirect\s*:?\s*\[\[([^]|#]+)", re.IGNORECASE)
+_TAGS = re.compile(r"</?s>")
 _TABLES = """
 create table if not exists meta (name text primary key, value text) without rowid;
 create table if not exists pages (title text primary key, key text, passages text);
@@ -82,14 +83,27 @@ def _put(database: sqlite3.Connection, **values: Any) -> None:
     database.executemany("insert or replace into meta values (?, ?)", rows)
 
 
+def _text(row: Row) -> str:
+    """The text of a row, the sentences of a list (FActScore) joined; "" where there is none."""
+    text = row.get("text")
+    if isinstance(text, list | tuple):
+        return " ".join(sentence for sentence in text if isinstance(sentence, str))
+    return text if isinstance(text, str) else ""
+
+
 def _redirects(row: Row) -> Iterator[tuple[str, str]]:
-    """(from, to) of a row: `redirect` names where its title leads, `redirects` the titles that lead to it."""
-    title, text = row["title"], row.get("text")
-    found = _REDIRECT.match(text) if isinstance(text, str) else None
-    target = row.get("redirect") or (found[1] if found else None)
-    if isinstance(target, str):
+    """(from, to) of a row: `redirect` names where its title leads, `redirects` the titles that lead to it.
+
+    A list called `redirect` (Cirrus dumps) holds titles that lead to the row's.
+    """
+    title, target = row["title"], row.get("redirect")
+    found = _REDIRECT.match(_text(row))
+    if isinstance(target, str) and target:
         yield title, target
-    for other in row.get("redirects") or ():
+    elif found:
+        yield title, found[1]
+    others = [*(target if isinstance(target, list | tuple) else ()), *(row.get("redirects") or ())]
+    for other in others:
         name = other.get("title") if isinstance(other, Mapping) else other
         if isinstance(name, str):
             yield name, title
@@ -97,16 +111,20 @@ def _redirects(row: Row) -> Iterator[tuple[str, str]]:
 
 def _add(database: sqlite3.Connection, row: Row, num_words: int) -> str:
     """Keeps what a row holds; what it was, to be counted."""
-    title, text = row.get("title"), row.get("text")
+    title = row.get("title")
+    if "title" not in row and isinstance(row.get("index"), Mapping):
+        return "index lines"  # every other line of a Cirrus dump
     if not isinstance(title, str) or not normal(title):
         return "without title"
     redirects = [(normal(name), target) for name, target in _redirects(row)]
     database.executemany("insert or ignore into redirects values (?, ?)", redirects)
     if any(name == normal(title) for name, _ in redirects):
         return "redirects"
-    passages = cut(text, num_words) if isinstance(text, str) else []
+    text = _text(row)
+    passages = cut(text, num_words)
     if not passages:
-        return "without text"
+        is_other = bool(row.get("text")) and not text
+        return "with text that is neither text nor a list of sentences" if is_other else "without text"
     page = (title, normal(title), json.dumps(passages, ensure_ascii=False))
     new = database.execute("insert or ignore into pages values (?, ?, ?)", page).rowcount
     return "pages" if new else "same title again"
@@ -151,19 +169,41 @@ def _begin(path: Path, recipe: Mapping[str, Any]) -> sqlite3.Connection:
 
 
 def _rows(source: Path) -> Iterator[Row]:
-    if str(source) != MINIATURE:
-        return (row for _, row in stream_rows(source))
-    from lc_jax.miniature import world
+    if str(source) == MINIATURE:
+        from lc_jax.miniature import world
 
-    return iter(world.build().pages())
+        return iter(world.build().pages())
+    if source.is_dir():  # all files are one source, whatever their names
+        return (row for path in data_files(source) for _, row in stream_rows(path))
+    return _documents(source) if _is_sqlite(source) else (row for _, row in stream_rows(source))
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
+
+
+def _documents(path: Path) -> Iterator[Row]:
+    """The rows of an SQLite table documents (title, text), in the order in which they were written.
+
+    FActScore puts tags around sentences and between paragraphs, which are left out.
+    """
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        try:
+            for title, text in database.execute("select title, text from documents order by rowid"):
+                yield {"title": title, "text": _TAGS.sub(" ", text) if isinstance(text, str) else text}
+        except sqlite3.Error as error:
+            raise ValueError(f"{path} has no table documents (title, text) that can be read: {error}.") from error
 
 
 def build(source: str | Path, path: str | Path, *, passage_words: int = PASSAGE_WORDS) -> dict[str, int]:
     """Makes the store at `path`, or goes on with it; how many rows were pages, redirects or of no use, over all runs.
 
     Args:
-      source: a file or folder of rows with `title` and `text` and, where there are any, `redirect` (a title) or
-        `redirects` (titles, or records with a title); a text "#REDIRECT [[...]]" is one as well. Or "miniature".
+      source: a file or folder of rows with `title` and `text` (or a list of sentences) and, where there are any,
+        `redirect` (the title that this one leads to) or `redirects` (titles, or records with a title, that lead here;
+        in Cirrus dumps called `redirect`); a text "#REDIRECT [[...]]" is one as well. Or an SQLite file with a table
+        documents (title, text), as FActScore's. Or "miniature".
 
     Raises:
       FileNotFoundError: there is no source.

@@ -208,3 +208,67 @@ def test_the_command_builds_from_a_folder(tmp_path, capsys):
     build_knowledge.run(config, None)
     assert "k.sqlite: 3 pages" in capsys.readouterr().out
     assert Knowledge(config.output).find("last").passages == ("one",)
+
+
+def test_a_text_may_be_a_list_of_sentences(store):
+    lines = ["Lise Meitner was an Austrian-Swedish physicist.", "In 1938 she fled to Stockholm."]
+    pages = store(
+        [
+            {"title": "Lise Meitner", "text": lines},
+            {"title": "Ada Lovelace", "text": "Ada Lovelace was an English mathematician."},
+            {"title": "Lise", "text": ["#REDIRECT [[Lise Meitner]]"]},
+        ]
+    )
+    assert pages.find("lise meitner").passages == (" ".join(lines),)
+    assert pages.find("Ada Lovelace").passages == ("Ada Lovelace was an English mathematician.",)
+    assert pages.find("Lise").title == "Lise Meitner"
+
+
+def test_a_cirrus_dump_alternates_index_lines_and_pages_whose_redirects_lead_to_them(tmp_path):
+    rows = [
+        {"index": {"_type": "_doc", "_id": "7"}},
+        {"title": "Lise Meitner", "text": "A physicist.", "redirect": [{"namespace": 0, "title": "Meitner"}]},
+        {"index": {"_type": "_doc", "_id": "8"}},
+        {"title": "Ada Lovelace", "text": "A mathematician.", "redirect": []},
+        {"title": "Bare", "redirect": []},
+        {"title": "Nested", "text": {"en": "x"}},
+    ]
+    path = tmp_path / "k.sqlite"
+    assert knowledge.build(write(tmp_path / "wiki-cirrussearch-content.json.gz", rows), path) == {
+        "pages": 2,
+        "index lines": 2,
+        "without text": 1,
+        "with text that is neither text nor a list of sentences": 1,
+    }
+    assert Knowledge(path).find("meitner").passages == ("A physicist.",)
+
+
+def test_a_folder_of_extractor_files_is_one_source(tmp_path):
+    for name, title in (("AA/wiki_00", "A"), ("AA/wiki_01", "B"), ("AB/wiki_00", "C")):
+        (tmp_path / "text" / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / "text" / name, [{"id": "1", "url": "u", "title": title, "text": f"{title} is a letter."}] * 2)
+    path = tmp_path / "k.sqlite"
+    assert knowledge.build(tmp_path / "text", path) == {"pages": 3, "same title again": 3}
+    assert Knowledge(path).find("C").passages == ("C is a letter.",)
+
+
+def test_files_of_one_folder_need_no_common_name(tmp_path):
+    (tmp_path / "dump").mkdir()
+    write(tmp_path / "dump" / "people.jsonl", pages(1))
+    write(tmp_path / "dump" / "towns.jsonl.gz", [{"title": "Last", "text": "one"}])
+    assert knowledge.build(tmp_path / "dump", tmp_path / "k.sqlite") == {"pages": 2}
+
+
+def test_documents_of_an_sqlite_file(tmp_path):
+    source = tmp_path / "enwiki.db"
+    with contextlib.closing(sqlite3.connect(source)) as database, database:
+        database.execute("create table documents (title primary key, text)")
+        text = "<s>Lise Meitner was a physicist.</s><s>She fled.</s>"
+        database.execute("insert into documents values (?, ?), (?, ?)", ("Lise Meitner", text, "Empty", None))
+    path = tmp_path / "k.sqlite"
+    assert knowledge.build(source, path) == {"pages": 1, "without text": 1}
+    assert Knowledge(path).find("Lise Meitner").passages == ("Lise Meitner was a physicist. She fled.",)
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as database, database:
+        database.execute("create table pages (title)")
+    with pytest.raises(ValueError, match=r"other\.db has no table documents \(title, text\)"):
+        knowledge.build(tmp_path / "other.db", tmp_path / "o.sqlite")
