@@ -168,6 +168,11 @@ def rows(name: str, mini: bool = False) -> dict[str, str | None]:
     return source | {"questions": asked[0], "questions_split": asked[1], "columns": ""}
 
 
+def own_rows() -> dict[str, str]:
+    """The settings of one's own rows, a file, folder or hub data set, to be named by flag."""
+    return {"source": "", "split": "", "questions": "", "questions_split": "", "columns": ""}
+
+
 def annotator(name: str = "") -> ConfigDict:
     """Who is asked in text ("provider/model"), and how; what is empty is left to the provider."""
     return ConfigDict({"name": name, "base_url": "", "batch": False, "concurrency": 0, "price": ()})

@@ -21,7 +21,16 @@ from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "base")
-TRAINED = ["sft_lc", "sft_factuality", "sft_claude_distill", "extract_answers", "forecast_probs", "factuality_reward"]
+TRAINED = [
+    "sft_lc",
+    "sft_factuality",
+    "sft_claude_distill",
+    "extract_answers",
+    "forecast_probs",
+    "factuality_reward",
+    "sft",
+    "reward_model",
+]
 GIB = 2**30
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lc_jax.data import examples
 from lc_jax.data.questions import load_training_rows
+from lc_jax.data.rows import optional
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import folders, registry
 from lc_jax.models.transformer import Config
@@ -73,13 +74,9 @@ def check_examples(
     Raises:
       ValueError: names the file or flag, and why rows were dropped.
     """
-    loaded = load_training_rows(**rows)
-    found, dropped = examples.make_examples(recipe, loaded, templates)
-    if not found:
-        raise ValueError(
-            f"{rows['source']}: none of its {len(loaded)} rows makes an example for --config.data.recipe={recipe}: "
-            f"{dict(dropped)}."
-        )
+    if optional(rows["source"]) is None:
+        raise ValueError("--config.data.rows.source is empty: give a file, a folder or a hub data set.")
+    found, _ = examples.load_examples(recipe, rows["source"], load_training_rows(**rows), templates)
     if math.isnan(found[0].label) == labels:
         task = "sft" if labels else "reward_model"
         raise ValueError(f"--config.data.recipe={recipe} makes examples for the task {task}.")

@@ -1,0 +1,123 @@
+"""Runs on people's own files without ids: SFT, reward models and PPO, with only the flags that each config names."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from configs import base
+from lc_jax import parallel
+from lc_jax.data import rows as data_rows
+from lc_jax.data.tokenizer import load_tokenizer
+from tests.test_configs import config_of
+
+CASES = Path(__file__).resolve().parents[1] / "cases"
+CHAT, PLAIN = CASES / "chat", CASES / "appended_eos"
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def run(name, **overrides):
+    """A run as its command makes it: the checks before anything is loaded, then the task."""
+    config = config_of(name, "mini")
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in overrides.items()})
+    task, mesh = importlib.import_module(f"lc_jax.tasks.{config.task}"), parallel.make_mesh(**config.mesh)
+    task.check(config)
+    with jax.set_mesh(mesh):
+        task.run(config, mesh)
+
+
+def has_trained(model, folder):
+    before, after = (load_file(path / "model.safetensors") for path in (model, folder))
+    name = "model.layers.0.mlp.down_proj.weight"
+    return bool(np.isfinite(after[name]).all() and (before[name] != after[name]).any())
+
+
+DEMONSTRATIONS = [{"prompt": f"Which city {i}? ", "completion": f"Paris {i}."} for i in range(12)]
+CONVERSATIONS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"Which city is {i}?"},
+            {"role": "assistant", "content": "Rome."},
+            {"role": "user", "content": "Are you sure?"},
+            {"role": "assistant", "content": "No, 40% sure."},
+        ]
+    }
+    for i in range(12)
+]
+
+
+@pytest.mark.parametrize(("model", "rows"), [(PLAIN, DEMONSTRATIONS), (CHAT, CONVERSATIONS)])
+def test_twelve_demonstrations_train_a_language_model(tmp_path, model, rows):
+    output = tmp_path / "out"
+    run("sft", model=str(model), output=str(output), data__rows__source=write(tmp_path / "mine.jsonl", rows))
+    assert has_trained(model, output / "model")
+    assert load_tokenizer(output / "model").hf.chat_template == load_tokenizer(model).hf.chat_template
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Is it so? ", "answer": "Yes", "label": 0.75},
+        {"generated_paragraph": "It is Linz.", "question": "Which town?", "answer": ["Linz"], "label": True},
+    ],
+)
+def test_twelve_labelled_answers_train_a_reward_model(tmp_path, row):
+    source, output = write(tmp_path / "mine.jsonl", [row] * 12), tmp_path / "out"
+    run("reward_model", model=str(PLAIN), output=str(output), data__rows__source=source)
+    assert load_file(output / "model" / "model.safetensors")["reward_head.bias"] > 0  # it began at 0, labels are > 1/2
+
+
+@pytest.mark.parametrize("name", ["sft", "reward_model"])
+def test_every_setting_that_is_missing_is_named_at_once(tmp_path, name):
+    config = config_of(name)
+    with pytest.raises(ValueError, match=r"--config\.model: No checkpoint(.|\n)*--config\.data\.rows\.source is empty"):
+        importlib.import_module(f"lc_jax.tasks.{config.task}").check(config)
+
+
+def test_fewer_rows_than_a_batch_are_refused_with_the_size_to_give(tmp_path):
+    source = write(tmp_path / "mine.jsonl", DEMONSTRATIONS[:5])
+    settings = {"model": str(PLAIN), "output": str(tmp_path / "out"), "data__rows__source": source}
+    with pytest.raises(ValueError, match=r"5 training examples .*--config\.fit\.batch_size to 5 or less"):
+        run("sft", **settings)
+    run("sft", **settings, fit__batch_size=5)
+    assert has_trained(PLAIN, tmp_path / "out" / "model")
+
+
+def test_rows_with_other_columns_are_refused_with_the_flag_that_names_them(tmp_path):
+    source = write(tmp_path / "mine.jsonl", [{"instruction": "x", "output": "y"}] * 12)
+    settings = {"model": str(PLAIN), "output": str(tmp_path / "out"), "data__rows__source": source}
+    with pytest.raises(ValueError, match=r"columns=prompt=instruction,completion=output"):
+        run("sft", **settings)
+    run("sft", **settings, data__rows__columns="prompt=instruction,completion=output")
+    assert has_trained(PLAIN, tmp_path / "out" / "model")
+
+
+@pytest.mark.slow
+def test_ppo_trains_and_validates_on_one_file_of_questions(tmp_path, monkeypatch):
+    def fetch(*args):
+        raise AssertionError(f"{args} is fetched")
+
+    monkeypatch.setattr(data_rows, "_hub_rows", fetch)
+    questions = [{"question": f"Which is peak {i}?", "answer": f"Peak {i}"} for i in range(20)]
+    source = write(tmp_path / "mine.jsonl", questions)
+    sizes = {"num_steps": 2, "rollout_batch_size": 8, "num_samples": 4, "minibatch_size": 8, "microbatch_size": 8}
+    run(
+        "ppo",
+        policy=base.LLAMA,
+        reader__forecaster=base.LLAMA,
+        reader__extractor=base.LLAMA,
+        questions__source=source,
+        validation__source="",
+        output=str(tmp_path / "out"),
+        ppo__query_length=64,
+        **{f"ppo__{name}": value for name, value in sizes.items()},
+    )
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
