@@ -56,9 +56,7 @@ class Growing:
         """Puts facts into the manifest; the code's version, the counts and the time come with them."""
         self.manifest |= facts
         self.manifest |= {"code": code_version(), "statuses": self.statuses(), "updated": now()}
-        temporary = self.manifest_path.with_name(self.manifest_path.name + ".tmp")
-        temporary.write_text(json.dumps(self.manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(self.manifest_path)
+        jsonl.write_json(self.manifest_path, self.manifest)
 
     def note_cost(self, dollars: float, **facts: Any) -> None:
         """What this run has spent, on top of what former runs have."""

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """Strict JSON: every parser reads it. NaN and infinities, which JSON does not have, become null."""
-    return json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    """Returns strict JSON that every parser reads.
+
+    NaN and infinities, which JSON does not have, become null; halves of surrogate pairs, which are no text, U+FFFD.
+    """
+    text = json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    return text if text.isascii() else _HALF_PAIR.sub("\ufffd", text)
 
 
 def _without_nan(value: Any) -> Any:

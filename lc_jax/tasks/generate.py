@@ -72,7 +72,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     prompts = [_encode(row, str(place), tokenizer, template) for place, row in placed]
     output = Path(config.output)
     names = ("model", "num_samples", "max_new_tokens", *SAMPLING, "seed")
-    settings = {name: config[name] for name in names} | {"prompts": fingerprint(rows)}
+    uses_template = any(row.get("paragraph_generation_prompt") is not None for row in rows)
+    settings = {name: config[name] for name in (*names, *(("templates", "prompt_dir") if uses_template else ()))}
+    settings |= {"prompts": fingerprint(rows), "prompt_ids": fingerprint(prompts)}  # ids: templates and tokenizer files
     done = {(row["row"], row["sample"]) for row in jsonl.resume(output, settings)}
     todo = [(i, s) for i in range(len(rows)) for s in range(config.num_samples) if (i, s) not in done]
     logging.info("%d completions to write, %d already in %s", len(todo), len(done), output)

@@ -86,7 +86,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     is_reward = config.kind == "reward"
     encoded = [_encode(row, str(place), tokenizer, not is_reward) for place, row in placed]
     output = Path(config.output)
-    settings = {name: config[name] for name in ("model", "kind", "temperature")} | {"input": fingerprint(rows)}
+    settings = {name: config[name] for name in ("model", "kind", "temperature")}
+    settings |= {"input": fingerprint(rows), "input_ids": fingerprint(encoded)}  # ids: chat template, tokenizer files
     done = {row["row"] for row in jsonl.resume(output, settings)}
     todo = [i for i in range(len(rows)) if i not in done]
     logging.info("%d rows to score, %d already in %s", len(todo), len(done), output)

@@ -15,13 +15,14 @@ from ml_collections import ConfigDict
 from lc_jax import parallel
 from lc_jax.data import examples
 from lc_jax.data.questions import load_training_rows
-from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_output, check_settings
-from lc_jax.prompts import load_templates
+from lc_jax.prompts import Prompt, load_templates
 from lc_jax.training import checks, language_model, loop, plan, tracking
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.optimizer import OptimizerSettings
+from lc_jax.types import Message
 
 
 def check(config: ConfigDict) -> None:
@@ -60,6 +61,24 @@ def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
     return found
 
 
+def _warn_of_other_prompts(tokenizer: Tokenizer, template: Prompt) -> None:
+    """Warns where a chat model is fine-tuned on prompts in another form than its own conversations."""
+    if tokenizer.hf is None or not tokenizer.hf.chat_template:
+        return
+    query = "Write a paragraph about it."
+    text = template.prompt_text(paragraph_generation_prompt=query)
+    try:
+        is_same = tokenizer.encode_prompt(text) == tokenizer.encode_prompt((Message("user", query),))
+    except ValueError:  # a chat template that takes other conversations
+        is_same = False
+    if not is_same:
+        logging.warning(
+            "%s has a chat template but is trained on the prompts of templates=full; "
+            "to train it in its own conversation give --config.templates=chat.",
+            tokenizer.name,
+        )
+
+
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains `config.model` on `config.data` and leaves a Hugging Face checkpoint in `<output>/model`."""
     planned(config, mesh).report()
@@ -69,6 +88,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model).grown()
     rows = load_training_rows(**config.data.rows)
+    if config.data.recipe in examples.PARAGRAPH_RECIPES and config.templates == "full":
+        _warn_of_other_prompts(tokenizer, load_templates(config.templates, config.prompt_dir).paragraph)
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
     found, dropped = examples.load_examples(
         config.data.recipe, config.data.rows.source, rows, templates, tokenizer.fits(max_length)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 from pathlib import Path
 
 import jax
@@ -13,6 +14,9 @@ from configs import base
 from lc_jax import parallel
 from lc_jax.data import rows as data_rows
 from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.prompts import load_templates
+from lc_jax.tasks import sft
+from tests.tasks import test_pipeline as pipeline
 from tests.test_configs import config_of
 
 CASES = Path(__file__).resolve().parents[1] / "cases"
@@ -98,6 +102,32 @@ def test_rows_with_other_columns_are_refused_with_the_flag_that_names_them(tmp_p
         run("sft", **settings)
     run("sft", **settings, data__rows__columns="prompt=instruction,completion=output")
     assert has_trained(PLAIN, tmp_path / "out" / "model")
+
+
+@pytest.mark.parametrize(("model", "name", "is_warned"), [(CHAT, "full", True), (PLAIN, "full", False)])
+def test_a_chat_model_in_other_words_than_its_own_is_warned_of(model, name, is_warned, caplog):
+    with caplog.at_level(logging.WARNING):
+        sft._warn_of_other_prompts(load_tokenizer(model), load_templates(name).paragraph)
+    assert ("--config.templates=chat" in caplog.text) == is_warned
+
+
+def test_a_model_whose_chat_template_is_the_training_template_is_not_warned_of(caplog):
+    template, tokenizer = load_templates("full").paragraph, load_tokenizer(PLAIN)
+    tokenizer.add_chat_template(template)
+    assert tokenizer.hf.chat_template
+    with caplog.at_level(logging.WARNING):
+        sft._warn_of_other_prompts(tokenizer, template)
+    assert not caplog.records
+
+
+def test_rows_written_with_other_templates_are_not_continued(tmp_path):
+    prompts = write(tmp_path / "prompts.jsonl", [{"paragraph_generation_prompt": "Write about Chad."}])
+    output = tmp_path / "out.jsonl"
+    settings = {"model": str(CHAT), "prompts": prompts, "output": str(output), "max_new_tokens": 2}
+    pipeline.run("generate", **settings)
+    with pytest.raises(ValueError, match=r"templates was 'short', is 'chat'"):
+        pipeline.run("generate", **settings, templates="chat")
+    pipeline.run("generate", **settings)  # nothing is left to do
 
 
 @pytest.mark.slow
