@@ -4,8 +4,7 @@ import pytest
 
 from tests import mutate
 
-CHEAP = ["if answer and not is_no_answer", "divisor = 100.0", "if not 0 <= value <= 1", "confidence = max(probs)"]
-CHEAP += ["shaped = -kl_coef"]  # the one that needs JAX
+CHEAP = ("confidence = max(probs)", "shaped = -kl_coef")  # without JAX and with it
 
 
 def test_every_mutation_fits_its_file():
@@ -22,7 +21,7 @@ def test_a_stale_list_is_an_error(tmp_path):
 
 
 def test_cheap_mutations_are_caught():
-    chosen = [m for m in mutate.load() if m.old.startswith(tuple(CHEAP))]
+    chosen = [m for m in mutate.load() if m.old.startswith(CHEAP)]
     assert len(chosen) == len(CHEAP)
     with mutate.copied_tree() as root:
         survivors = [m.label for m in chosen if mutate.survives(m, root)]

@@ -16,11 +16,17 @@ def fresh(family, mesh, **changes):
     return registry.initialize(registry.FAMILIES[family][1].from_hf(raw, **config.precision), jax.random.key(0), mesh)
 
 
+@jax.jit
+def greedy(model, tokens):
+    """The most probable next token of every position."""
+    module = model.bind()
+    return jnp.argmax(module.logits(module(tokens)), axis=-1)
+
+
 def share_copied(model):
     """Of 40 random tokens that stand there a second time, each but the first could be known."""
     listed = np.stack([np.random.default_rng(row).permutation(2000)[:40] + 10 for row in range(20)])
-    module = model.bind()
-    guesses = jnp.argmax(module.logits(module(jnp.asarray(np.tile(listed, 2)))), axis=-1)
+    guesses = greedy(model, jnp.asarray(np.tile(listed, 2)))
     return float(np.mean(np.asarray(guesses)[:, 40:79] == listed[:, 1:]))
 
 
