@@ -113,7 +113,13 @@ class Trainer:
 
     def _within_query_length(self) -> list[Question]:
         """Training questions whose prompts fit; longer ones are left out, with a count, and stay in evaluation."""
-        fitting = [q for q in self.questions if len(self.writer.encode(q)) <= self.ppo.query_length]
+        lengths = [len(self.writer.encode(q)) for q in self.questions]
+        fitting = [q for q, length in zip(self.questions, lengths, strict=True) if length <= self.ppo.query_length]
+        if not fitting:
+            raise ValueError(
+                f"Every training prompt is longer than --config.ppo.query_length={self.ppo.query_length} tokens: give "
+                f"{max(lengths)}, the length of the longest, or at least {min(lengths)}, that of the shortest."
+            )
         long = len(self.questions) - len(fitting)
         logging.info("%d training questions; %d prompts are over %d tokens", len(fitting), long, self.ppo.query_length)
         self.ppo.check_questions(len(fitting))

@@ -162,3 +162,40 @@ def test_a_reader_that_finds_nothing_warns(evaluate, tmp_path):
     with FakeServer(scripted) as server:
         result, _ = evaluate(server, paragraphs=write(tmp_path / "q.jsonl", texts))
     assert not any("found no answer" in note for note in result["notes"])
+
+
+ANSWERS = [
+    {"answer": ["14 December", "December"]},  # NQ-open
+    {"possible_answers": '["14 December", "December"]'},  # PopQA
+    {"answers": {"text": ["14 December", "December"], "answer_start": [3, 6]}},  # SQuAD
+    {"answer": {"value": "14 December", "aliases": ["December"], "normalized_aliases": ["december"]}},  # TriviaQA
+]
+
+
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_any_accepted_answer_is_right_without_a_judge(evaluate, tmp_path, answers):
+    row = {"question": "When was the last moon walk?", "generated_paragraph": "It is December (80%)."} | answers
+    with FakeServer(scripted) as server:
+        result, (record,) = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", [row]))
+        judged = [item for item in server.asked if equivalence.PROMPT.match(item.prompt)]
+    assert (record["chosen"], record["correct"], result["accuracy"]) == ("December", True, 1.0)
+    assert not judged
+
+
+def nested(kind):
+    """One document as SQuAD and TriviaQA publish theirs, with the paragraph that is evaluated next to the question."""
+    said = {"generated_paragraph": "It is December (80%)."}
+    if kind == "squad":
+        qa = {"id": "s1", "question": "When?", "answers": [{"text": "14 December"}, {"text": "December"}]} | said
+        return {"version": "1.1", "data": [{"title": "Moon", "paragraphs": [{"context": "C", "qas": [qa]}]}]}
+    answer = {"Value": "14 December", "Aliases": ["December"], "NormalizedAliases": ["december"]}
+    return {"Domain": "Web", "Data": [{"QuestionId": "t1", "Question": "When?", "Answer": answer} | said]}
+
+
+@pytest.mark.parametrize(("kind", "name"), [("squad", "s1"), ("trivia_qa", "t1")])
+def test_nested_files_are_evaluated_as_they_are_published(evaluate, tmp_path, kind, name):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(nested(kind)))
+    with FakeServer(scripted) as server:
+        _, (record,) = evaluate(server, paragraphs=str(path))
+    assert (record["question_id"], record["chosen"], record["correct"]) == (name, "December", True)

@@ -139,15 +139,10 @@ def test_ppo_trains_and_validates_on_one_file_of_questions(tmp_path, monkeypatch
     questions = [{"question": f"Which is peak {i}?", "answer": f"Peak {i}"} for i in range(20)]
     source = write(tmp_path / "mine.jsonl", questions)
     sizes = {"num_steps": 2, "rollout_batch_size": 8, "num_samples": 4, "minibatch_size": 8, "microbatch_size": 8}
-    run(
-        "ppo",
-        policy=base.LLAMA,
-        reader__forecaster=base.LLAMA,
-        reader__extractor=base.LLAMA,
-        questions__source=source,
-        validation__source="",
-        output=str(tmp_path / "out"),
-        ppo__query_length=64,
-        **{f"ppo__{name}": value for name, value in sizes.items()},
-    )
+    settings = {"policy": base.LLAMA, "reader__forecaster": base.LLAMA, "reader__extractor": base.LLAMA}
+    settings |= {"questions__source": source, "output": str(tmp_path / "out")}
+    settings |= {f"ppo__{name}": value for name, value in sizes.items()}
+    with pytest.raises(ValueError, match=r"Every training prompt is longer than --config\.ppo\.query_length=5 tokens"):
+        run("ppo", **settings, ppo__query_length=5)
+    run("ppo", **settings, ppo__query_length=64)
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
