@@ -74,7 +74,7 @@ def of_rollout(rollout: Rollout, finished: Sequence[bool]) -> dict[str, float]:
         "rollout/length": float(mask.sum(axis=1).mean()),
         "rollout/stop_rate": float(np.mean(finished)),
         "rollout/entropy": float(np.where(mask, rollout.entropies, 0.0).sum() / mask.sum()),
-        "kl": float(-log_ratio.sum(axis=1).mean()),
+        "kl": float(0.0 - log_ratio.sum(axis=1).mean()),
         "kl/k3": float((np.expm1(log_ratio) - log_ratio).sum(axis=1).mean()),
     }
 

@@ -374,4 +374,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     log.close()
     trainer.save(output / "model")
     following = f"--config.model={output}/model --config.method=ppo --config.output={output}/evaluation"
+    if config.templates not in ("full", "short"):  # a chat model, or a folder of templates
+        following += f" --config.templates={config.templates}"
     announce(output / "model", f"python -m lc_jax.main --config=configs/evaluate_qa.py {following}")
