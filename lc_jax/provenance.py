@@ -17,10 +17,10 @@ PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors", "numpy",
     "datasets", "anthropic", "openai", "sentence-transformers",
 )  # fmt: skip
-# Keys of vendors, tokens, and passwords in addresses.
+# Keys of vendors (with a digit, which tells them from names of folders), tokens, and passwords in addresses.
 _SECRET = re.compile(
-    r"()\b(?:sk|pk|rk|hf|ghp|gho|github_pat|xox[abp]|AKIA|AIza)[-_]?[A-Za-z0-9_-]{16,}"
-    r"|(://)[^/@\s]+:[^/@\s]+(?=@)|([?&](?:key|token|api[_-]?key)=)[^&\s]+"
+    r"()\b(?:(?:sk|pk|rk)[-_]|hf_|gh[po]_|github_pat_|xox[abp]-|AKIA|AIza)(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}"
+    r"|(://)[^/@\s]+(?=@)|([?&](?:key|token|api[_-]?key)=)[^&\s]+"
 )
 
 

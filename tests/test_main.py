@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lc_jax import provenance
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -101,6 +103,19 @@ def test_a_closed_pipe_is_quiet(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("runs/skill-evaluation-results", "runs/skill-evaluation-results"),
+        ("hf-internal-testing/tiny-random-llama", "hf-internal-testing/tiny-random-llama"),
+        ("https://0123token@host/v1", "https://...@host/v1"),
+        ("hf_0123456789abcdefghij", "..."),
+    ],
+)
+def test_names_of_folders_are_no_secrets(text, shown):
+    assert provenance.without_secrets(text) == shown
 
 
 def test_a_run_leaves_its_config_command_versions_and_commit(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
+_HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # of whole pairs as well
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
@@ -44,7 +45,7 @@ def parse_value(text: str, place: str) -> Any:
         raise ValueError(f"{place}: the key {error.args[0]!r} is there twice; remove one.") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not JSON ({error}).") from error
-    if "\\u" in text and not _is_writable(value):
+    if _HALF_ESCAPE.search(text) and not _is_writable(value):
         raise ValueError(f"{place}: an escape \\ud8xx is half of a surrogate pair, which is no text; correct it.")
     return value
 

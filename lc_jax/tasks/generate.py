@@ -22,7 +22,9 @@ from lc_jax.data.tokenizer import Tokenizer, load_tokenizer, parse_messages
 from lc_jax.inference import generate
 from lc_jax.inference.finite import check_finite
 from lc_jax.models import folders, hf
+from lc_jax.preflight import NATURAL, NON_NEGATIVE, POSITIVE_INT, Range, check_all, check_settings
 from lc_jax.prompts import Prompt, load_templates
+from lc_jax.training import checks
 
 RECORD = "{output}.run.json"
 INPUTS = ("prompt_tokens", "messages", "prompt", "paragraph_generation_prompt")
@@ -54,6 +56,18 @@ def _log_sampling(config: ConfigDict, tokenizer: Tokenizer) -> None:
         theirs = ", ".join(f"{name} {value}" for name, value in differing.items())
         ours = ", ".join(f"{name} {config[name]}" for name in differing)
         logging.info("generation_config.json of %s recommends %s; this run uses %s", config.model, theirs, ours)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses numbers and folders that nothing can be decoded with, all of them at once."""
+    check_all(
+        lambda: check_settings(
+            "", config, batch_size=POSITIVE_INT, num_samples=POSITIVE_INT, max_new_tokens=POSITIVE_INT,
+            temperature=NON_NEGATIVE, top_p=Range(above=0, high=1), top_k=NATURAL,
+        ),
+        lambda: checks.check_precision(**config.precision),
+        lambda: checks.check_model("model", config.model),
+    )  # fmt: skip
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:

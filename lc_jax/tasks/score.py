@@ -23,6 +23,8 @@ from lc_jax.data.tokenizer import Tokenizer, load_tokenizer, parse_messages
 from lc_jax.inference import score
 from lc_jax.inference.finite import check_finite
 from lc_jax.models import folders, hf
+from lc_jax.preflight import POSITIVE, POSITIVE_INT, check_all, check_settings
+from lc_jax.training import checks
 
 RECORD = "{output}.run.json"
 
@@ -62,6 +64,15 @@ def _check_text(*values: Any, where: str) -> None:
     wrong = next((value for value in values if not isinstance(value, str | tuple)), None)
     if wrong is not None:
         raise ValueError(f"{where}: prompt, completion and text must be text, not {type(wrong).__name__}.")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses numbers and folders that nothing can be scored with, all of them at once."""
+    check_all(
+        lambda: check_settings("", config, batch_size=POSITIVE_INT, temperature=POSITIVE, kind=tuple(KINDS)),
+        lambda: checks.check_precision(**config.precision),
+        lambda: checks.check_model("model", config.model, "scalar" if config.kind == "reward" else "causal"),
+    )
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:

@@ -55,7 +55,7 @@ class Run:
     def __init__(self, destination: Destination, num_steps: int, first_step: int = 0) -> None:
         self.output, self.is_main = destination.output, jax.process_index() == 0
         self._path = self.output / "metrics.jsonl"
-        self._started, self._tracker = time.monotonic(), None
+        self._started, self._tracker, self._num_steps = time.monotonic(), None, 0  # steps done by this process
         if not self.is_main:
             return
         self.output.mkdir(parents=True, exist_ok=True)
@@ -89,8 +89,8 @@ class Run:
         if not self.is_main:
             return
         self._bar.update()
-        done = self._bar.n - self._bar.initial
-        if done == 1:  # the time of the first step, with its compilation, tells nothing about the others
+        self._num_steps += 1
+        if self._num_steps == 1:  # the time of the first step, with its compilation, tells nothing about the others
             self._bar.initial, self._bar.start_t = self._bar.n, time.time()
             self._bar.refresh()
         elif self._bar.bar_format:

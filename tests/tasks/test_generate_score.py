@@ -1,5 +1,6 @@
 """The tasks for users: decode and score JSONL, keep what is written when cut off, and convert checkpoints."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate as engine
 from tests.tasks.test_pipeline import rows, run
+from tests.test_configs import config_of
 
 MODEL = str(Path(__file__).resolve().parents[2] / "lc_jax" / "miniature" / "checkpoints" / "llama")
 PROMPTS = ["Write about the clock of the town of Gent.", "Write about Chad.", "Survey the writers on", "Hello"]
@@ -133,3 +135,23 @@ def test_same_greedy_text_as_transformers(prompts, tmp_path):
         )
         text = tokenizer.decode(theirs[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text == row["completion"]
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("generate", "batch_size", 0),
+        ("generate", "num_samples", 0),
+        ("generate", "top_p", 1.5),
+        ("generate", "model", "missing"),
+        ("score", "batch_size", -1),
+        ("score", "temperature", 0.0),
+        ("score", "kind", "loss"),
+    ],
+)
+def test_numbers_and_folders_are_checked_before_devices_are_made(name, setting, value):
+    config = config_of(name, "mini")
+    config.model = MODEL
+    config[setting] = value
+    with pytest.raises(ValueError, match=f"--config.{setting}"):
+        importlib.import_module(f"lc_jax.tasks.{name}").check(config)
