@@ -35,6 +35,7 @@ from lc_jax import settings, tasks
 from lc_jax.preflight import Problems
 from lc_jax.provenance import RunRecord
 
+PACKAGE = str(Path(__file__).resolve().parent) + os.sep  # by which our own log lines are told from those of libraries
 INTERRUPTED, BUG = 130, 70  # exit codes: Ctrl-C, and EX_SOFTWARE
 _TRAINING = [
     "jax",
@@ -47,6 +48,7 @@ _TRAINING = [
     "transformers",
     "tokenizers",
     "sentencepiece",
+    "jinja2",
     "wandb",
 ]
 # What to install for a package that is missing; all others belong to the base install.
@@ -173,7 +175,9 @@ def _output_is_closed() -> bool:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the task; an error ends with "error: " lines and a non-zero exit code, -v=1 adds the traceback."""
-    logging.get_absl_handler().addFilter(lambda r: r.levelno >= stdlib_logging.WARNING or "lc_jax" in r.pathname)
+    logging.get_absl_handler().addFilter(
+        lambda r: r.levelno >= stdlib_logging.WARNING or r.pathname.startswith(PACKAGE)
+    )
     try:
         run_task(argv)
     except (Exception, KeyboardInterrupt) as error:

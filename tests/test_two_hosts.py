@@ -69,8 +69,8 @@ def supervised(folder, *flags):
     (folder / "rows.jsonl").write_text("\n".join(lines))
     return [
         "lc_jax.main", "--config=configs/sft_lc.py:mini", "--config.data.eval_size=4",
-        f"--config.data.rows.source={folder}/rows.jsonl", "--config.fit.num_epochs=2", "--config.fit.batch_size=4",
-        "--config.fit.microbatch_size=4", *flags,
+        f"--config.data.rows.source={folder}/rows.jsonl", "--config.data.rows.questions=",
+        "--config.fit.num_epochs=2", "--config.fit.batch_size=4", "--config.fit.microbatch_size=4", *flags,
     ]  # fmt: skip
 
 

@@ -93,7 +93,9 @@ def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:
             raise ValueError(f"The id {other_id!r} is of several questions or answers that disagree: correct the ids.")
     if rows and partners and not wanted & partners.keys():
         raise ValueError(
-            f"The questions and answers have other ids than the rows: for example {other_id!r}, not {ids[0]!r}."
+            f"The questions and answers have other ids than the rows: for example {other_id!r}, not {ids[0]!r}. "
+            "Rows that need no other questions: leave the setting for these empty, --config.data.rows.questions= in "
+            "training, --config.questions.answers= elsewhere."
         )
     return [
         {**partners.get(name, {}), **{key: cell for key, cell in row.items() if not is_missing(cell)}}

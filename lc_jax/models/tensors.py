@@ -69,6 +69,7 @@ class Tensors:
 
 # Bits of the exponent, which are all set in NaN and infinities alone.
 _EXPONENTS = {"float32": 0x7F800000, "float64": 0x7FF0000000000000, "float16": 0x7C00, "bfloat16": 0x7F80}
+_BLOCK = 1 << 18  # values that are checked at once: what is computed of them stays in the processor's cache
 
 
 def check_values(folder: Path, key: str, values: np.ndarray) -> None:
@@ -80,8 +81,9 @@ def check_values(folder: Path, key: str, values: np.ndarray) -> None:
     mask = _EXPONENTS.get(str(values.dtype))
     if mask is None:
         return
-    bits = values.view(f"u{values.dtype.itemsize}")
-    if np.any((bits & bits.dtype.type(mask)) == mask):
+    bits = np.ascontiguousarray(values).reshape(-1).view(f"u{values.dtype.itemsize}")
+    blocks = (bits[first : first + _BLOCK] for first in range(0, len(bits), _BLOCK))
+    if any(((block & bits.dtype.type(mask)) == mask).any() for block in blocks):
         raise ValueError(
             f"{folder}: {key} holds NaN or infinities; the training diverged or the file is damaged: take an earlier "
             "checkpoint, or download it again."

@@ -59,12 +59,13 @@ def _log_sampling(config: ConfigDict, tokenizer: Tokenizer) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses numbers and folders that nothing can be decoded with, all of them at once."""
+    """Refuses numbers, files and folders that nothing can be decoded with, all of them at once."""
     check_all(
         lambda: check_settings(
             "", config, batch_size=POSITIVE_INT, num_samples=POSITIVE_INT, max_new_tokens=POSITIVE_INT,
             temperature=NON_NEGATIVE, top_p=Range(above=0, high=1), top_k=NATURAL,
         ),
+        lambda: load_placed_rows(config.prompts),
         lambda: checks.check_precision(**config.precision),
         lambda: checks.check_model("model", config.model),
     )  # fmt: skip

@@ -67,9 +67,10 @@ def _check_text(*values: Any, where: str) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses numbers and folders that nothing can be scored with, all of them at once."""
+    """Refuses numbers, files and folders that nothing can be scored with, all of them at once."""
     check_all(
         lambda: check_settings("", config, batch_size=POSITIVE_INT, temperature=POSITIVE, kind=tuple(KINDS)),
+        lambda: load_placed_rows(config.input),
         lambda: checks.check_precision(**config.precision),
         lambda: checks.check_model("model", config.model, "scalar" if config.kind == "reward" else "causal"),
     )

@@ -90,6 +90,8 @@ class Run:
             return
         self._bar.update()
         self._num_steps += 1
+        if self._bar.disable:  # by TQDM_DISABLE: such a bar has none of these attributes
+            return
         if self._num_steps == 1:  # the time of the first step, with its compilation, tells nothing about the others
             self._bar.initial, self._bar.start_t = self._bar.n, time.time()
             self._bar.refresh()

@@ -10,6 +10,7 @@ from typing import Any
 from absl import logging
 
 from lc_jax.data.jsonl import dumps
+from lc_jax.provenance import without_secrets
 
 MODES = ("online", "offline", "disabled")
 RUN_ID = "wandb_run_id.txt"  # in the output folder: a resumed run is the same run
@@ -40,7 +41,11 @@ def start(settings: Mapping[str, Any], output: Path, config: Mapping[str, Any]) 
         run_id = run_id or secrets.token_hex(4)
         path.write_text(run_id + "\n")
         run = wandb.init(
-            **{"name": output.name, **settings}, id=run_id, resume="allow", dir=str(output), config=dict(config)
+            **{"name": output.name, **settings},
+            id=run_id,
+            resume="allow",
+            dir=str(output),
+            config=without_secrets(config),
         )
         return Tracker(run, wandb.Table)
     except Exception as error:

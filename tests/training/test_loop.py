@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import signal
 
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from lc_jax import parallel
 from lc_jax.data.examples import Encoded
+from lc_jax.data.jsonl import read_jsonl
 from lc_jax.models import registry
-from lc_jax.training import language_model, loop
+from lc_jax.training import language_model, logging, loop
 from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import Destination
@@ -259,3 +262,13 @@ def test_targets_alone_are_learned():
     )
     assert float(found["loss"]) == pytest.approx(float(expected), rel=1e-5)
     assert float(found["weight"]) == (labels[:, 1:] != -100).sum()
+
+
+def test_a_run_without_a_progress_bar(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging, "tqdm", functools.partial(tqdm, disable=True))
+    run = logging.Run(Destination(tmp_path, {}), num_steps=2)
+    for step in range(2):
+        run.log(step, {"loss": 1.0})
+        run.advance()
+    run.close()
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1]
