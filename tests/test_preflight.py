@@ -16,6 +16,8 @@ from lc_jax.preflight import (
     check_settings,
     divisors,
 )
+from lc_jax.tasks import sft
+from tests.test_configs import config_of
 
 
 def fail(error):
@@ -91,3 +93,13 @@ def test_a_file_is_no_output_folder(tmp_path):
         with pytest.raises(ValueError, match=r"--config\.output=.*file is a file"):
             check_output(path)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_dry_run_needs_neither_checkpoint_nor_data():
+    config = config_of("sft_lc")
+    config.model, config.dry_run = "llama-2-7b", True
+    config.data.rows.source = "none.jsonl"
+    sft.check(config)
+    config.dry_run = False
+    with pytest.raises(Problems, match=r"No checkpoint folder llama-2-7b[^\n]*\n[^\n]*none.jsonl"):
+        sft.check(config)

@@ -50,6 +50,11 @@ def initialize(config: Config, key: jax.Array, mesh: jax.sharding.Mesh, kind: st
     return model.with_params(params)
 
 
+def is_preset(name: str) -> bool:
+    """Whether `from_preset` has a config of this name."""
+    return any(name in module.PRESETS for module, _ in FAMILIES.values())
+
+
 def from_preset(name: str, **precision: str) -> Config:
     """The config of a model known by name.
 

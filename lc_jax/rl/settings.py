@@ -134,8 +134,7 @@ class PPOSettings:
         if num_questions * self.num_samples < self.rollout_batch_size:
             raise ValueError(
                 f"--config.ppo.rollout_batch_size={self.rollout_batch_size} takes "
-                f"{self.rollout_batch_size // self.num_samples} questions a step; there are {num_questions} with "
-                f"prompts of --config.ppo.query_length={self.query_length} tokens or less: give "
+                f"{self.rollout_batch_size // self.num_samples} questions a step; there are {num_questions}: give "
                 f"{max(num_questions * self.num_samples, self.num_samples)} or less."
             )
 

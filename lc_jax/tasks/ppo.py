@@ -206,7 +206,8 @@ class Trainer:
             raise FloatingPointError(
                 f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, "
                 f"log-probability while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. "
-                "A bug in masks, positions or dtypes, or a coarse compute_dtype: then raise ppo.max_sampling_gap."
+                "A bug in masks, positions or dtypes, or a coarse dtype: then set "
+                "--config.precision.compute_dtype=float32, or raise ppo.max_sampling_gap, ppo.max_ratio_deviation."
             )
         most = min(MAX_SKIPPED, self.ppo.num_steps * self.ppo.updates_per_step)
         if updated[-1]["skipped_in_a_row"] >= most:
@@ -272,6 +273,9 @@ def check(config: ConfigDict) -> None:
     """Refuses settings, folders and files that PPO cannot be run from, all of them at once."""
     uses_critic, read = str(config.ppo.baseline).startswith("critic"), config.reader
 
+    def model(name: str, path: str, kind: str = "causal") -> None:
+        checks.check_model(name, path, kind, dry_run=config.dry_run)
+
     def questions() -> None:
         ppo = PPOSettings(**config.ppo)
         ppo.check_questions(len(load_both_questions(config, ppo)[0]))
@@ -295,12 +299,12 @@ def check(config: ConfigDict) -> None:
         lambda: tracking.check(config.wandb),
         lambda: check_output(config.output),
         templates,
-        lambda: checks.check_model("policy", config.policy),
-        lambda: checks.check_model("critic", config.critic, "scalar") if uses_critic else None,
-        lambda: checks.check_model("reader.forecaster", read.forecaster, "scalar"),
-        lambda: checks.check_model("reader.extractor", read.extractor) if read.extractor else None,
+        lambda: model("policy", config.policy),
+        lambda: model("critic", config.critic, "scalar") if uses_critic else None,
+        lambda: model("reader.forecaster", read.forecaster, "scalar"),
+        lambda: model("reader.extractor", read.extractor) if read.extractor else None,
         lambda: checks.check_same_tokens(config.policy, config.critic) if uses_critic else None,
-        questions,
+        *([] if config.dry_run else [questions]),
     )
 
 

@@ -71,8 +71,8 @@ def check(config: ConfigDict) -> None:
         lambda: checks.check_precision(**config.precision),
         lambda: tracking.check(config.wandb),
         lambda: check_output(config.output),
-        lambda: checks.check_model("model", config.model),
-        rows,
+        lambda: checks.check_model("model", config.model, dry_run=config.dry_run),
+        *([] if config.dry_run else [rows]),
     )
 
 

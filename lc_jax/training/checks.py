@@ -26,13 +26,18 @@ def check_precision(**precision: str) -> None:
     registry.from_preset("tiny-llama", **precision)
 
 
-def check_model(name: str, path: str, kind: str = "causal") -> Config | None:
+def check_model(name: str, path: str, kind: str = "causal", *, dry_run: bool = False) -> Config | None:
     """The config of the checkpoint that the setting `name` names; None of a hub name, which is not looked up yet.
+
+    Args:
+      dry_run: a preset's name, such as llama-2-7b, is enough for the memory plan.
 
     Raises:
       FileNotFoundError: the folder, its config.json or its weights are missing.
       ValueError: its family is not implemented, or a language model is needed and it is a reward model.
     """
+    if dry_run and registry.is_preset(path):
+        return registry.from_preset(path)
     try:
         folders.check(path)
         if not Path(path).is_dir():
