@@ -24,6 +24,8 @@ RECORDED = {
     "forecast_probs": ("reward_model_frames", "postprocess_forecast_probs"),
     "factuality": ("reward_model_frames", "postprocess_binary_correctness"),
 }
+# The configs whose rows are the published data set; sft and reward_model read a user's own file.
+PUBLISHED = [name for name in TRAINED if name not in ("sft", "reward_model")]
 SPLITS = ("ppo", "ppo_validation", "reward_model", "validation", "test")
 
 
@@ -86,7 +88,7 @@ def copy(request, recordings, tmp_path, monkeypatch):
     return recorded
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_recipe_gives_the_recorded_rows(copy, name):
     config = config_of(name)
     rows = load_training_rows(**config.data.rows)
