@@ -168,9 +168,23 @@ def rows(name: str, mini: bool = False) -> dict[str, str | None]:
     return source | {"questions": asked[0], "questions_split": asked[1], "columns": ""}
 
 
-def own_rows() -> dict[str, str]:
-    """The settings of one's own rows, a file, folder or hub data set, to be named by flag."""
-    return {"source": "", "split": "", "questions": "", "questions_split": "", "columns": ""}
+def own_training(task: str, mode: str, recipe: str, warmup_ratio: float, mini_length: int) -> ConfigDict:
+    """A trainer on one's own rows, a file, folder or hub data set, to be named by flag.
+
+    Args:
+      recipe: how a row becomes an example (lc_jax/data/examples.py).
+      mini_length: most tokens of an example in the miniature.
+    """
+    config = training(base_config(task, mode), learning_rate=5e-6, warmup_ratio=warmup_ratio)
+    config.model, config.output = "", f"runs/{task}"
+    rows = dict(source="", split="", questions="", questions_split="", columns="")
+    config.data = dict(recipe=recipe, rows=rows, eval_size=0, max_length=1024)
+    config.fit = dict(num_epochs=3, batch_size=8, microbatch_size=8, eval_every=100, save_every=100)
+    if mode == "mini":
+        config.model, config.output = LLAMA, f"{root()}/{task}"
+        config.data.max_length = mini_length
+        config.optimizer.learning_rate = 3e-4
+    return config
 
 
 def annotator(name: str = "") -> ConfigDict:

@@ -16,12 +16,4 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    config = base.training(base.base_config("reward_model", mode), learning_rate=5e-6, warmup_ratio=0.1)
-    config.model, config.output = "", "runs/reward_model"
-    config.data = dict(recipe="labelled_answers", rows=base.own_rows(), eval_size=0, max_length=1024)
-    config.fit = dict(num_epochs=3, batch_size=8, microbatch_size=8, eval_every=100, save_every=100)
-    if mode == "mini":
-        config.model, config.output = base.LLAMA, f"{base.root()}/reward_model"
-        config.data.max_length = 160
-        config.optimizer.learning_rate = 3e-4
-    return config
+    return base.own_training("reward_model", mode, "labelled_answers", warmup_ratio=0.1, mini_length=160)

@@ -15,12 +15,4 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    config = base.training(base.base_config("sft", mode), learning_rate=5e-6, warmup_ratio=0.03)
-    config.model, config.output = "", "runs/sft"
-    config.data = dict(recipe="demonstrations", rows=base.own_rows(), eval_size=0, max_length=1024)
-    config.fit = dict(num_epochs=3, batch_size=8, microbatch_size=8, eval_every=100, save_every=100)
-    if mode == "mini":
-        config.model, config.output = base.LLAMA, f"{base.root()}/sft"
-        config.data.max_length = 128
-        config.optimizer.learning_rate = 3e-4
-    return config
+    return base.own_training("sft", mode, "demonstrations", warmup_ratio=0.03, mini_length=128)

@@ -32,6 +32,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from lc_jax import settings, tasks
+from lc_jax.data import memo
 from lc_jax.preflight import Problems
 from lc_jax.provenance import RunRecord
 
@@ -126,12 +127,13 @@ def run_task(argv: Sequence[str]) -> None:
     if config.task not in names:
         raise Problems([f"config.task={config.task!r}: give one of {', '.join(names)}."])
     task = importlib.import_module(f"lc_jax.tasks.{config.task}")
-    getattr(task, "check", lambda config: None)(config)
-    with (
-        _devices(task, config) as mesh,
-        _recorded(_record(task, config, argv[1:], mesh), at_end=getattr(task, "RECORD_AT_END", False)),
-    ):
-        task.run(config, mesh)
+    with memo.reuse():
+        getattr(task, "check", lambda config: None)(config)
+        with (
+            _devices(task, config) as mesh,
+            _recorded(_record(task, config, argv[1:], mesh), at_end=getattr(task, "RECORD_AT_END", False)),
+        ):
+            task.run(config, mesh)
 
 
 def _is_expected(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ POSITIVE, NON_NEGATIVE, PROBABILITY = Range(above=0), Range(0), Range(0, 1)
 
 
 def check_settings(part: str, settings: object, **allowed: Range | tuple[str, ...]) -> None:
-    """Refuses fields of `settings` whose values are not allowed.
+    """Refuses fields of `settings`, an object or a mapping, whose values are not allowed.
 
     Args:
       part: their place in the config ("fit"; "" is its top), for the flag in the message.
@@ -78,7 +78,7 @@ def check_settings(part: str, settings: object, **allowed: Range | tuple[str, ..
     """
     messages = []
     for name, values in allowed.items():
-        value = getattr(settings, name)
+        value = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
         if value not in values:
             choice = str(values) if isinstance(values, Range) else f"one of {', '.join(values)}"
             messages.append(f"--config.{f'{part}.' if part else ''}{name}={value}: give {choice}.")

@@ -13,6 +13,7 @@ from absl import logging
 
 from lc_jax.data.answers import MORE, USUAL, accepted
 from lc_jax.data.columns import at, column, distinct, hashed_id, is_missing, names_of, rename, row_id
+from lc_jax.data.memo import memoise
 from lc_jax.data.rows import Row, load_rows, optional
 from lc_jax.prompts.query import OPENING
 from lc_jax.types import Question
@@ -132,6 +133,7 @@ def load_joined_rows(
     return join(rows, load_rows(answers, optional(answers_split)))
 
 
+@memoise
 def load_training_rows(
     source: str | Path,
     split: str | None = None,
@@ -261,6 +263,7 @@ def load_questions(
     return with_distinct_ids(questions if limit is None else questions[:limit], source)
 
 
+@memoise
 def load_train_and_validation(
     train: Mapping[str, Any], validation: Mapping[str, Any], num_validation: int, seed: int
 ) -> tuple[list[Question], list[Question]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lc_jax.data import files
 from lc_jax.data.files import Place
+from lc_jax.data.memo import memoise
 
 Row = Mapping[str, Any]
 
@@ -63,6 +64,7 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
     return rows
 
 
+@memoise
 def load_placed_rows(path: str | Path) -> list[tuple[Place, dict[str, Any]]]:
     """The rows of a file of a user, each with its place for messages.
 

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
 from lc_jax.data.columns import pair, row_id
+from lc_jax.data.memo import memoise
 from lc_jax.data.questions import load_joined_rows, plain_query, raw_questions, with_distinct_ids
 from lc_jax.data.rows import load_rows, optional
 from lc_jax.evaluation import qa, table
@@ -108,6 +109,7 @@ def _items(pairs: Sequence[tuple[Question, Annotation | None]], source: object) 
     return Items(questions, [paragraph for _, paragraph in written], ids, len(pairs) - len(written))
 
 
+@memoise
 def load_items(config: ConfigDict) -> Items:
     """Questions with the paragraphs of a file: of one row, or of rows with the same id in two files.
 

@@ -19,14 +19,14 @@ from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
-from lc_jax.preflight import check_all, check_output
+from lc_jax.preflight import check_all
 from lc_jax.rl import advantage, kl, reader, reward, rollout, telemetry
 from lc_jax.rl import plan as plans
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings, queries
 from lc_jax.rl.writer import Writer
-from lc_jax.training import checks, tracking
+from lc_jax.training import checks
 from lc_jax.training import state as states
 from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
@@ -87,7 +87,7 @@ class Trainer:
         paths = [config.policy, config.reader.forecaster, config.reader.extractor, config.critic if uses_critic else ""]
         folders.check(*filter(None, paths))
         self.writer = load_writer(config)
-        self.questions, self.validation = load_both_questions(config, self.ppo)
+        self.questions, self.validation = load_both_questions(config)
         self.questions = self._within_query_length()
         self.reward = reward.RewardSettings(**config.reward)
         self.advantage = advantage.AdvantageSettings(**config.advantage)
@@ -264,9 +264,9 @@ class Trainer:
         self.kl = dataclasses.replace(self.kl, coefficient=float(saved["kl_coef"]))
 
 
-def load_both_questions(config: ConfigDict, ppo: PPOSettings) -> tuple[list[Question], list[Question]]:
+def load_both_questions(config: ConfigDict) -> tuple[list[Question], list[Question]]:
     """The questions of training and of validation, none of them in both."""
-    return load_train_and_validation(config.questions, config.validation, ppo.num_validation, config.seed)
+    return load_train_and_validation(config.questions, config.validation, config.ppo.num_validation, config.seed)
 
 
 def check(config: ConfigDict) -> None:
@@ -277,8 +277,8 @@ def check(config: ConfigDict) -> None:
         checks.check_model(name, path, kind, dry_run=config.dry_run)
 
     def questions() -> None:
-        ppo = PPOSettings(**config.ppo)
-        ppo.check_questions(len(load_both_questions(config, ppo)[0]))
+        train, _ = load_both_questions(config)
+        PPOSettings(**config.ppo).check_questions(len(train))
 
     def templates() -> None:
         found = prompts.load_templates(config.templates, config.prompt_dir)
@@ -288,16 +288,13 @@ def check(config: ConfigDict) -> None:
 
     check_all(
         lambda: PPOSettings(**config.ppo),
-        lambda: OptimizerSettings.from_ratio(1, **config.optimizer),
+        *checks.run_checks(config.to_dict()),
         lambda: reward.RewardSettings(**config.reward),
         lambda: advantage.AdvantageSettings(**config.advantage).check(config.ppo.rollout_batch_size),
         lambda: LossSettings(**config.loss),
         lambda: kl.KLSettings(**config.kl),
         lambda: telemetry.Alarms(**config.alarms),
         lambda: reader.check(read, read.extractor),
-        lambda: checks.check_precision(**config.precision),
-        lambda: tracking.check(config.wandb),
-        lambda: check_output(config.output),
         templates,
         lambda: model("policy", config.policy),
         lambda: model("critic", config.critic, "scalar") if uses_critic else None,

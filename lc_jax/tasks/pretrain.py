@@ -19,8 +19,8 @@ from lc_jax.miniature import corpus
 from lc_jax.miniature import tokenizer as world_tokenizer
 from lc_jax.miniature.world import build
 from lc_jax.models import hf, induction, registry
-from lc_jax.preflight import POSITIVE_INT, check_all, check_output, check_settings
-from lc_jax.training import checks, language_model, loop, tracking
+from lc_jax.preflight import POSITIVE_INT, check_all, check_settings
+from lc_jax.training import checks, language_model, loop
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Example
@@ -29,19 +29,24 @@ from lc_jax.types import Example
 def check(config: ConfigDict) -> None:
     """Refuses settings that cannot be trained with, all of them at once."""
 
-    def corpus_of() -> None:
-        check_settings("", config, vocab_size=POSITIVE_INT, max_length=POSITIVE_INT, num_documents=POSITIVE_INT)
+    def mix() -> None:
         if len(config.mix) != 3 or min(config.mix) < 0 or not sum(config.mix):
             raise ValueError(f"--config.mix={tuple(config.mix)}: give three shares of at least 0, not all of them 0.")
-        loop.FitSettings(**config.fit, seed=config.seed).num_steps(config.num_documents)
+
+    def sizes() -> None:
+        check_settings("", config, vocab_size=POSITIVE_INT, max_length=POSITIVE_INT, num_documents=POSITIVE_INT)
+
+    def num_steps() -> None:
+        fit = loop.FitSettings(**config.fit, seed=config.seed)
+        if config.num_documents in POSITIVE_INT:
+            fit.num_steps(config.num_documents)
 
     check_all(
         lambda: check_settings("", config, family=tuple(sorted(registry.FAMILIES))),
-        corpus_of,
-        lambda: OptimizerSettings.from_ratio(1, **config.optimizer),
-        lambda: checks.check_precision(**config.precision),
-        lambda: tracking.check(config.wandb),
-        lambda: check_output(config.output),
+        mix,
+        sizes,
+        num_steps,
+        *checks.run_checks(config.to_dict()),
     )
 
 

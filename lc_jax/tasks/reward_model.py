@@ -22,9 +22,8 @@ from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference.score import sequence_rewards
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model
-from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_output, check_settings
 from lc_jax.prompts import load_templates
-from lc_jax.training import checks, loop, plan, tracking
+from lc_jax.training import checks, loop, plan
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.losses import soft_label_loss
 from lc_jax.training.optimizer import OptimizerSettings
@@ -55,38 +54,15 @@ def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float]) -> loop
 
 def check(config: ConfigDict) -> None:
     """Refuses settings, folders and files that cannot be trained from, all of them at once."""
-
-    def fit() -> loop.FitSettings:
-        return loop.FitSettings(**config.fit, seed=config.seed)
-
-    def rows() -> None:
-        templates = load_templates(config.templates, config.prompt_dir)
-        data = config.data
-        checks.check_examples(data.recipe, data.rows, templates, data.eval_size, fit(), labels=True)
-
-    check_all(
-        fit,
-        lambda: OptimizerSettings.from_ratio(1, **config.optimizer),
-        lambda: check_settings("data", config.data, max_length=POSITIVE_INT, eval_size=NATURAL),
-        lambda: checks.check_precision(**config.precision),
-        lambda: tracking.check(config.wandb),
-        lambda: check_output(config.output),
-        lambda: checks.check_model("model", config.model, dry_run=config.dry_run),
-        *([] if config.dry_run else [rows]),
-    )
+    checks.check_training(config.to_dict(), labels=True)
 
 
 def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
     """The memory plan; a fit.microbatch_size of 0 is set to what fits."""
-    settings, found = plan.supervised(
-        plan.outline(config.model, mesh, "scalar", **config.precision),
-        loss_fn,
-        dataset([[0] * config.data.max_length], [0.0]).collate(np.zeros(1, int)),
-        loop.FitSettings(**config.fit, seed=config.seed),
-        OptimizerSettings.from_ratio(1, **config.optimizer),
-    )
-    config.fit.microbatch_size = settings.microbatch_size
-    return found
+    longest = dataset([[0] * config.data.max_length], [0.0]).collate(np.zeros(1, int))
+    size, result = plan.of_training(config.to_dict(), mesh, loss_fn, longest, "scalar")
+    config.fit.microbatch_size = size
+    return result
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lc_jax.data import examples
 from lc_jax.data.questions import load_training_rows
-from lc_jax.data.rows import optional
+from lc_jax.data.rows import Row, optional
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import folders, registry
 from lc_jax.models.transformer import Config
-from lc_jax.prompts import Templates
+from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_output, check_settings
+from lc_jax.prompts import Templates, load_templates
+from lc_jax.training import tracking
 from lc_jax.training.loop import FitSettings
+from lc_jax.training.optimizer import OptimizerSettings
 
 
 def check_precision(**precision: str) -> None:
@@ -67,23 +71,56 @@ def check_same_tokens(policy: str, critic: str) -> None:
         )
 
 
-def check_examples(
-    recipe: str, rows: Mapping[str, Any], templates: Templates, eval_size: int, fit: FitSettings, *, labels: bool
-) -> None:
-    """Refuses rows of which too few make an example, or examples of another kind of model.
+def run_checks(settings: Mapping[str, Any]) -> list[Callable[[], object]]:
+    """The checks that every trainer makes: optimiser, precision, W&B and output of its `settings`."""
+    return [
+        lambda: OptimizerSettings.from_ratio(1, **settings["optimizer"]),
+        lambda: check_precision(**settings["precision"]),
+        lambda: tracking.check(settings["wandb"]),
+        lambda: check_output(settings["output"]),
+    ]
+
+
+def check_training(settings: Mapping[str, Any], *, labels: bool) -> None:
+    """Refuses settings, folders and files that nothing can be trained from, all of them at once.
 
     Args:
-      rows: arguments of load_training_rows.
+      settings: of a task that trains one model on rows.
       labels: whether the model learns labels (a reward model) or texts.
 
     Raises:
-      ValueError: names the file or flag, and why rows were dropped.
+      Problems: a line for each.
     """
-    if optional(rows["source"]) is None:
-        raise ValueError("--config.data.rows.source is empty: give a file, a folder or a hub data set.")
-    found, _ = examples.load_examples(recipe, rows["source"], load_training_rows(**rows), templates)
-    if math.isnan(found[0].label) == labels:
-        task = "sft" if labels else "reward_model"
-        raise ValueError(f"--config.data.recipe={recipe} makes examples for the task {task}.")
-    split = examples.split_by_question(found, eval_size, fit.seed)
-    fit.num_steps(len(split.train))
+    data, is_dry_run = settings["data"], settings["dry_run"]
+
+    def sizes() -> None:
+        check_settings("data", data, max_length=POSITIVE_INT, eval_size=NATURAL)
+
+    def fit() -> FitSettings:
+        return FitSettings(**settings["fit"], seed=settings["seed"])
+
+    def templates() -> Templates:
+        return load_templates(settings["templates"], settings["prompt_dir"])
+
+    @functools.cache
+    def rows() -> list[Row]:
+        if optional(data["rows"]["source"]) is None:
+            raise ValueError("--config.data.rows.source is empty: give a file, a folder or a hub data set.")
+        return [*load_training_rows(**data["rows"])]
+
+    def num_steps() -> None:
+        made, _ = examples.load_examples(data["recipe"], data["rows"]["source"], rows(), templates())
+        if math.isnan(made[0].label) == labels:
+            task = "sft" if labels else "reward_model"
+            raise ValueError(f"--config.data.recipe={data['recipe']} makes examples for the task {task}.")
+        sizes()
+        fit().num_steps(len(examples.split_by_question(made, data["eval_size"], settings["seed"]).train))
+
+    check_all(
+        fit,
+        *run_checks(settings),
+        sizes,
+        lambda: check_model("model", settings["model"], dry_run=is_dry_run),
+        templates,
+        *(() if is_dry_run else (rows, num_steps)),  # the latter repeats what the others raise, which is said once
+    )

@@ -274,3 +274,26 @@ def supervised(
     size = settings.microbatch_size
     size, found = (size, plan(size)) if size else most(settings.batch_size, plan)
     return dataclasses.replace(settings, microbatch_size=size), found
+
+
+def of_training(
+    settings: Mapping[str, Any],
+    mesh: parallel.AnyMesh,
+    loss_fn: loop.LossFn,
+    longest: Mapping[str, np.ndarray],
+    kind: str = "causal",
+) -> tuple[int, Plan]:
+    """The microbatch size of a task that trains one model, and its plan.
+
+    Args:
+      settings: of the task, by name.
+      longest, kind: as in `supervised` and `outline`.
+    """
+    fit, plan = supervised(
+        outline(settings["model"], mesh, kind, **settings["precision"]),
+        loss_fn,
+        longest,
+        loop.FitSettings(**settings["fit"], seed=settings["seed"]),
+        OptimizerSettings.from_ratio(1, **settings["optimizer"]),
+    )
+    return fit.microbatch_size, plan

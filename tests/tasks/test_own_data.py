@@ -14,6 +14,7 @@ from configs import base
 from lc_jax import parallel
 from lc_jax.data import rows as data_rows
 from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.preflight import Problems
 from lc_jax.prompts import load_templates
 from lc_jax.tasks import sft
 from tests.tasks import test_pipeline as pipeline
@@ -84,6 +85,26 @@ def test_every_setting_that_is_missing_is_named_at_once(tmp_path, name):
     config = config_of(name)
     with pytest.raises(ValueError, match=r"--config\.model: No checkpoint(.|\n)*--config\.data\.rows\.source is empty"):
         importlib.import_module(f"lc_jax.tasks.{config.task}").check(config)
+
+
+@pytest.mark.parametrize("name", ["sft", "reward_model", "ppo"])
+def test_missing_rows_are_named_together_with_every_other_mistake(tmp_path, name):
+    settings = {"output": str(tmp_path), "templates": "nowhere", "optimizer__kind": "sgd", "wandb__mode": "of"}
+    settings |= {"wandb__project": "mine", "precision__remat": "some"}
+    rows = str(tmp_path / "missing.jsonl")
+    if name == "ppo":
+        settings |= {"policy": str(tmp_path), "questions__source": rows, "ppo__num_steps": 0}
+    else:
+        settings |= {"model": str(tmp_path), "data__rows__source": rows, "data__max_length": 0, "fit__num_epochs": 0}
+    config = config_of(name)
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
+    with pytest.raises(Problems) as problems:
+        importlib.import_module(f"lc_jax.tasks.{name}").check(config)
+    text = str(problems.value)
+    for words in ("optimizer.kind=sgd", "wandb.mode=of", "remat", "nowhere", f"{tmp_path} has no config.json", rows):
+        assert text.count(words) == 1, words
+    for words in ("ppo.num_steps=0",) if name == "ppo" else ("data.max_length=0", "fit.num_epochs=0"):
+        assert text.count(words) == 1, words
 
 
 def test_fewer_rows_than_a_batch_are_refused_with_the_size_to_give(tmp_path):
