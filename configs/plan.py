@@ -1,6 +1,6 @@
 """What a script of stages would take, without running anything: launch/reproduce.sh [--mini] --plan.
 
-The stages are a file of lines, each a name and the flags of lc_jax.main, with tabs between.
+The stages are a file of lines, each a name, what the stage makes and the flags of lc_jax.main, with tabs between.
 """
 
 from ml_collections import ConfigDict
@@ -11,6 +11,8 @@ from configs import base
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("plan", mode)
     config.stages = ""
+    config.profile = ""  # of launch/profiles, or a file: flags for all stages of a config
+    config.devices = ""
     config.figures = "benchmarks/results"  # measured on one device, by `python -m benchmarks.NAME --full`
     config.num_devices = 1 if mode == "mini" else 8
     return config

@@ -6,6 +6,8 @@
 #
 #   bash launch/quickstart.sh --plan          what it would take; runs no stage
 #
+#   bash launch/quickstart.sh --check         whether every stage can run; runs none
+#
 #   LC_OUTPUT       where everything goes (default runs/miniature); remove a folder in it to run that stage again
 #   LC_SEED         seed of everything after the base models (default 0)
 #   LC_ACCELERATOR  cuda12 | cuda13 | tpu (default: CPU)

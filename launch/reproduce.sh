@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
 # The paper in order: models, readers, reinforcement learning, evaluation of all methods, tables and figures.
 #
-#   launch/reproduce.sh --plan         what it would take: stages, models, memory, API cost; runs no stage
 #   launch/reproduce.sh                with the published settings and arithmetic (eight 80 GB GPUs)
+#   launch/reproduce.sh --profile=1xh200    ... on one GPU of 141 GB; also the path of a file such as those in
+#                                      launch/profiles: lines of CONFIG FLAG [FLAG ...] for all stages of a config
+#   launch/reproduce.sh --plan         what it would take: memory, disk, hours, API calls and dollars; runs no stage
+#   launch/reproduce.sh --check        everything that would stop a stage, with its remedy; runs no stage. A run begins
+#                                      with it. A test data set that is missing leaves out its evaluations only
 #   launch/reproduce.sh --mini         the same script on the miniature world; what launch/quickstart.sh runs
+#
+#   --devices=8xa100        plan and check for devices that are not here (default: those of the profile's name for --plan,
+#                           those that are here otherwise)
+#   --config.NAME=VALUE     a setting of every stage
+#   --keep-checkpoints      keeps what finished stages needed to resume (default: deleted once a stage's result is there)
 #
 # A stage whose result is there is skipped, a half-done one resumes. Names of models and data are the hub's; each can be
 # a local folder or file in its place.
@@ -15,17 +24,25 @@
 #   LC_LLAMA_2_7B, LC_LLAMA_2_7B_CHAT, LC_REDPAJAMA_3B           base models
 #   LC_DATASET, LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ, LC_BIOASQ    data
 set -euo pipefail
-mini=false plan=false
+mini=false action=run profile="" devices="" keep_checkpoints=false flags=()
 for argument in "$@"; do
   case "$argument" in
     --mini) mini=true ;;
-    --plan) plan=true ;;
-    *) echo "unknown argument '$argument'; usage: launch/reproduce.sh [--mini] [--plan]" >&2; exit 2 ;;
+    --plan | --check) action=${argument#--} ;;
+    --profile=*) profile=${argument#*=} ;;
+    --devices=*) devices=${argument#*=} ;;
+    --keep-checkpoints) keep_checkpoints=true ;;
+    --config.*=*) flags+=("$argument") ;;
+    *) echo "unknown argument '$argument'; usage: launch/reproduce.sh [--mini] [--plan|--check] [--profile=NAME|FILE]" \
+         "[--devices=8xa100] [--keep-checkpoints] [--config.NAME=VALUE ...]" >&2; exit 2 ;;
   esac
 done
+if [ -f "$profile" ]; then profile=$(realpath "$profile"); fi
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 setup base
+# JAX takes three quarters of a GPU unless told otherwise.
+export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-.94}"
 
 if $mini; then
   out="${LC_OUTPUT:-runs/miniature}" mode=:mini tests=mini policy=model
@@ -34,11 +51,14 @@ if $mini; then
   llama=() redpajama=() published=() annotator=()
 else
   out="${LC_OUTPUT:-runs/paper}" mode="" tests="trivia_qa jeopardy sciq bioasq" policy=selected
+  profile="${profile:-8xa100}"
   base_model="${LC_LLAMA_2_7B:-meta-llama/Llama-2-7b-hf}"
   llama=(--config.model="$base_model")
   redpajama=(--config.model="${LC_REDPAJAMA_3B:-togethercomputer/RedPajama-INCITE-Base-3B-v1}")
   published=(--config.published=true)
-  if [ -z "${LC_ANNOTATOR:-}" ] && ! $plan; then echo "LC_ANNOTATOR: name who judges, as provider/model" >&2; exit 2; fi
+  if [ -z "${LC_ANNOTATOR:-}" ] && [ "$action" != plan ]; then
+    echo "LC_ANNOTATOR: name who judges, as provider/model" >&2; exit 2
+  fi
   annotator=(--config.annotator.name="${LC_ANNOTATOR:-anthropic/claude-haiku-4-5}" --config.store="$out/replies.sqlite")
 fi
 out=$(expand_home "$out")
@@ -47,14 +67,8 @@ data="$out/data"
 if $mini && [ "$(cat "$out/seed" 2>/dev/null || echo "$LC_SEED")" != "$LC_SEED" ]; then
   echo "$out is of seed $(cat "$out/seed"); give another LC_OUTPUT for seed $LC_SEED" >&2; exit 2
 fi
-if $plan; then
-  LC_PLAN=$(mktemp)
-  export LC_PLAN
-  trap 'rm -f "$LC_PLAN"' EXIT
-else
-  mkdir -p "$data"
-  if $mini; then echo "$LC_SEED" >"$out/seed"; fi
-fi
+stages=$(mktemp)
+trap 'rm -f "$stages" "$stages.ready"' EXIT
 config() { echo "--config=configs/$1.py$mode"; }
 
 # 1. Data. The published data set holds what these stages make. The base model knows its world from many writers, who
@@ -107,12 +121,9 @@ stage "Factuality RL" "$out/factuality_rl/model" "$(config ppo_factuality)" "${p
   --config.output="$out/factuality_rl" --config.policy="$out/factuality_sft/model" \
   --config.critic="$out/factuality_reward/model" --config.reader.forecaster="$out/factuality_reward/model"
 select_checkpoint() {  # NAME METHOD USES_CONFIDENCE: of the five best by validation reward the best calibrated one
-  if $plan; then  # five times the thousand validation questions
-    stage "select $2" "" "$(config evaluate_qa)" --config.model="$out/$1/model" --config.limit=5000 "${annotator[@]}" \
-      --config.uses_confidence="$3"
-  elif [ ! -e "$out/$1/selected" ]; then
-    launch/select.sh "$out/$1" "${annotator[@]}" --config.uses_confidence="$3"
-  fi
+  stage "select $2" "$out/$1/selected" "$(config evaluate_qa)" --config.questions.split=validation \
+    --config.questions.answers_split=train --config.data="TriviaQA validation" --config.model="$out/$1/model" \
+    "${annotator[@]}" --config.uses_confidence="$3"
 }
 if ! $mini; then
   select_checkpoint lc_rl "LC RL" true
@@ -142,9 +153,19 @@ if ! $mini; then
     --config.strategy=llama-2-chat
 fi
 
-# 6. Tables and figures.
-if $plan; then
-  python -m lc_jax.main "$(config plan)" --config.stages="$LC_PLAN"
-else
-  python -m lc_jax.main "$(config report)" --config.evaluations="$out/evaluation" --config.output="$out"
+# 6. Check everything, run the stages, draw tables and figures.
+arguments=(--config.stages="$stages" --config.profile="$profile" --config.devices="$devices")
+if [ "$action" = plan ]; then
+  python -m lc_jax.main "$(config plan)" "${arguments[@]}"
+  exit
 fi
+arguments+=(--config.evaluations="$out/evaluation")
+if [ "$action" = check ]; then
+  python -m lc_jax.main "$(config check_stages)" "${arguments[@]}"
+  exit
+fi
+python -m lc_jax.main "$(config check_stages)" "${arguments[@]}" --config.ready="$stages.ready"
+mkdir -p "$data"
+if $mini; then echo "$LC_SEED" >"$out/seed"; fi
+run_stages "$stages.ready"
+python -m lc_jax.main "$(config report)" --config.evaluations="$out/evaluation" --config.output="$out"

@@ -15,9 +15,8 @@ if ! ls -d "$run"/candidates/step-* >/dev/null 2>&1; then echo "$run/candidates 
 setup base
 
 for candidate in "$run"/candidates/step-*; do
-  stage "evaluate ${candidate##*/}" "$candidate/evaluation/result.json" --config=configs/evaluate_qa.py \
-    --config.questions.split=validation --config.questions.answers_split=train --config.method="${candidate##*/}" \
-    --config.data="TriviaQA validation" \
-    --config.model="$candidate/model" --config.output="$candidate/evaluation" "$@"
+  run_stage "evaluate ${candidate##*/}" "$candidate/evaluation/result.json" --config=configs/evaluate_qa.py \
+    --config.questions.split=validation --config.questions.answers_split=train --config.data="TriviaQA validation" \
+    "$@" --config.method="${candidate##*/}" --config.model="$candidate/model" --config.output="$candidate/evaluation"
 done
 python -m lc_jax.main --config=configs/select_checkpoint.py --config.run="$run"

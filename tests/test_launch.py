@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# A `python` that notes what it is called with and leaves the results; with PLAN it is the real one.
+# A `python` that notes what it is called with and leaves the results. For plans, and for checks with CHECK, it is the
+# real one; otherwise all stages pass the check.
 STUB = """#!/bin/sh
-case "$*" in *configs/plan.py*) exec "$REAL_PYTHON" "$@" ;; esac
+case "$CHECK $*" in
+  *configs/plan.py* | yes*configs/check_stages.py*) exec "$REAL_PYTHON" "$@" ;;
+  *configs/check_stages.py*)
+    for argument in "$@"; do
+      case "$argument" in
+        --config.stages=*) stages=${argument#*=} ;;
+        --config.ready=*) cp "$stages" "${argument#*=}" ;;
+      esac
+    done
+    exit ;;
+esac
 echo "$*" >>"$CALLS"
 for argument in "$@"; do
   case "$argument" in
     --config.output=*.jsonl) touch "${argument#--config.output=}" ;;
     --config.output=*)
       output="${argument#*=}"
-      mkdir -p "$output/model" "$output/candidates/step-000800/model" && touch "$output/result.json" ;;
+      mkdir -p "$output/model" "$output/checkpoints" "$output/candidates/step-000800/model"
+      touch "$output/result.json" ;;
+    --config.run=*) mkdir -p "${argument#*=}/selected" ;;
   esac
 done
 """
@@ -50,7 +64,7 @@ def launch(tmp_path):
 
 
 def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
-    code, output, calls = launch("quickstart.sh")
+    code, output, calls = launch("quickstart.sh", CHECK="yes")
     assert code == 0, output
     configs = [call.split("--config=configs/")[1].split()[0] for call in calls]
     assert configs == [
@@ -98,11 +112,12 @@ def test_a_quoted_home_folder_is_the_home_folder(launch, tmp_path):
     assert (tmp_path / "mine" / "seed").read_text() == "0\n"
 
 
-def test_the_paper_in_order(launch):
+def test_the_paper_in_order(launch, tmp_path):
     code, output, calls = launch("reproduce.sh", LC_ANNOTATOR="")
     assert code == 2
     assert "LC_ANNOTATOR" in output
-    code, output, calls = launch("reproduce.sh", LC_ANNOTATOR="openai/judge", LC_LLAMA_2_7B="/models/llama")
+    names = {"LC_ANNOTATOR": "openai/judge", "LC_LLAMA_2_7B": "/models/llama"}
+    code, output, calls = launch("reproduce.sh", "--config.prompt_dir=words", **names)
     assert code == 0, output
     names = [call.split("configs/")[1].split(".py")[0] for call in calls]
     assert names[:8] == [
@@ -115,6 +130,18 @@ def test_the_paper_in_order(launch):
     assert "--config.questions.split=validation" in calls[8]
     assert names[12:] == ["evaluate_qa"] * 32 + ["report"]
     assert all("openai/judge" in call for call in calls[12:-1])
+    assert all("--config.prompt_dir=words" in call for call in calls if not re.search("select|report", call))
+    # What finished stages needed to resume is gone.
+    assert (tmp_path / "out" / "lc_rl" / "selected").is_dir()
+    assert not list((tmp_path / "out").glob("*/checkpoints"))
+    assert not list((tmp_path / "out").glob("*_rl/candidates/*/model"))
+
+
+def test_checkpoints_are_kept_on_request(launch, tmp_path):
+    code, output, _ = launch("reproduce.sh", "--keep-checkpoints", LC_ANNOTATOR="openai/judge")
+    assert code == 0, output
+    assert (tmp_path / "out" / "lc_sft" / "checkpoints").is_dir()
+    assert (tmp_path / "out" / "lc_rl" / "candidates" / "step-000800" / "model").is_dir()
 
 
 @pytest.mark.parametrize("mini", [True, False])
@@ -155,8 +182,8 @@ def test_hours_follow_from_the_benchmarks(tmp_path, capsys):
         (tmp_path / f"{name}-h100.json").write_text(json.dumps(record))
     stages = tmp_path / "stages"
     stages.write_text(
-        "SFT\t--config=configs/sft_lc.py\t\nRL\t--config=configs/ppo.py\t--config.ppo.num_steps=100\t\n"
-        "QA\t--config=configs/evaluate_qa.py:bioasq\t--config.model=x/y\t--config.annotator.name=anthropic/claude-haiku-4-5\t\n"
+        "SFT\tsft/model\t--config=configs/sft_lc.py\nRL\trl/model\t--config=configs/ppo.py\t--config.ppo.num_steps=100\n"
+        "QA\tqa/result.json\t--config=configs/evaluate_qa.py:bioasq\t--config.model=x/y\t--config.annotator.name=anthropic/claude-haiku-4-5\n"
     )
     config = config_of("plan")
     config.stages, config.figures, config.num_devices = str(stages), str(tmp_path), 2
@@ -167,6 +194,6 @@ def test_hours_follow_from_the_benchmarks(tmp_path, capsys):
     assert hours["RL"] == pytest.approx(100 * 10 * (512 / 128) * (32 / 8) / 2 / 3600, abs=0.006)
     assert hours["QA"] == pytest.approx(1515 * 200 / 5000 / 2 / 3600, abs=0.006)
     assert hours["all"] == pytest.approx(hours["SFT"] + hours["RL"] + hours["QA"], abs=0.02)
-    stages.write_text("bad\t--config=configs/sft_lc.py\t--config.lr=1\t\n")
-    with pytest.raises((ValueError, AttributeError), match="lr"):
+    stages.write_text("bad\tmodel\t--config=configs/sft_lc.py\t--config.lr=1\n")
+    with pytest.raises(ValueError, match=r"the stage 'bad': --config.lr: no such setting"):
         plan.run(config, None)

@@ -16,13 +16,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from lc_jax import miniature, parallel, settings
+from lc_jax import miniature, parallel
 from lc_jax.evaluation import qa
 from lc_jax.evaluation.table import markdown
 from lc_jax.inference import generate
 from lc_jax.llm import capabilities, cost
 from lc_jax.models import folders, registry
 from lc_jax.models.hub import DIFFERENCES
+from lc_jax.planning.stages import load
 from lc_jax.preflight import POSITIVE_INT, check_settings
 from lc_jax.rl.plan import writing
 from lc_jax.training import plan
@@ -58,10 +59,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
       ValueError: a line is not a name with flags of lc_jax.main.
     """
     figures = _figures(Path(config.figures))
-    stages = []
-    for line in Path(config.stages).read_text().splitlines():
-        name, *given = line.strip("\t").split("\t")
-        stages.append(_stage(name, _parse(name, given), figures, config.num_devices))
+    stages = [_stage(s.name, s.config, figures, config.num_devices) for s in load(config.stages, config.profile)]
     header = ["stage", "models", "GB a device", "hours", "API $"]
     total = Stage("all", "", math.nan, sum(s.hours for s in stages), sum(s.dollars for s in stages))
     cells = [[s.name, s.models, _number(s.memory), _number(s.hours), _number(s.dollars)] for s in [*stages, total]]
@@ -84,14 +82,6 @@ def check(config: ConfigDict) -> None:
 def needs_devices(config: ConfigDict) -> bool:
     """A plan is made on any machine."""
     return False
-
-
-def _parse(name: str, given: list[str]) -> ConfigDict:
-    """The config that `python -m lc_jax.main` would run with these flags."""
-    try:
-        return settings.parse(given)[0]
-    except ValueError as error:
-        raise ValueError(f"The stage {name!r}: {error}") from error
 
 
 def _stage(name: str, config: ConfigDict, figures: Mapping[str, Any], num_devices: int) -> Stage:

@@ -1,0 +1,18 @@
+"""Everything that would stop a stage of a script, before the first one runs: launch/reproduce.sh [--mini] --check.
+
+The stages are a file of lines, each a name, what the stage makes and the flags of lc_jax.main, with tabs between.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    config = base.base_config("check_stages", mode)
+    config.stages = ""
+    config.profile = ""  # of launch/profiles, or a file: flags for all stages of a config
+    config.devices = ""  # such as 8xa100: devices that are not here; "": those that are
+    config.evaluations = ""  # folder that is told which data sets are not evaluated, and why
+    config.ready = ""  # file that the stages which can run are written to, with the profile's flags; "": only checks
+    return config
