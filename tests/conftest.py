@@ -7,6 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,6 +16,13 @@ SHARED = ROOT.parent / "shared"
 # Most of the suite's time is compiling, and many tests compile the same programs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fast tests compile without most optimisations, which save less time than they take; slow tests as users do."""
+    if config.getoption("markexpr") == "not slow":
+        value = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # read by the processes that tests start
+        jax.config.update("jax_disable_most_optimizations", value == "1")
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,7 @@ def test_reading_a_log_leaves_the_figures_of_the_repository_alone(tmp_path, monk
     ]
 
 
+@pytest.mark.slow
 def test_reading_without_a_checkpoint_says_what_to_give():
     with pytest.raises(
         FileNotFoundError, match=r"nowhere: no such folder; give a base model of the miniature world: .*llama"

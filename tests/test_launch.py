@@ -144,7 +144,7 @@ def test_checkpoints_are_kept_on_request(launch, tmp_path):
     assert (tmp_path / "out" / "lc_rl" / "candidates" / "step-000800" / "model").is_dir()
 
 
-@pytest.mark.parametrize("mini", [True, False])
+@pytest.mark.parametrize("mini", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_plan_runs_nothing(launch, tmp_path, mini):
     code, output, calls = launch("reproduce.sh", "--plan", *["--mini"] * mini)
     assert code == 0, output

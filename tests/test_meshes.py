@@ -59,6 +59,7 @@ def supervised_losses(mesh, kind, microbatches):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["causal", "scalar"])
 def test_supervised_training(kind):
     one, eight = meshes()
@@ -98,6 +99,7 @@ def test_ppo():
     np.testing.assert_allclose(ppo_losses(eight), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_generation():
     """The same greedy tokens; the weights that the loop reads are whole on the fsdp axis, in the compute dtype."""
     prompts, found = sequences(np.random.default_rng(0), 8, 9), []

@@ -20,6 +20,7 @@ def test_a_stale_list_is_an_error(tmp_path):
     assert found == "lc_jax/rl/kl.py: 'no such text' occurs 0 times, mend tests/mutations.txt"
 
 
+@pytest.mark.slow
 def test_cheap_mutations_are_caught():
     chosen = [m for m in mutate.load() if m.old.startswith(CHEAP)]
     assert len(chosen) == len(CHEAP)
@@ -38,6 +39,7 @@ def test_a_survivor_is_reported(monkeypatch, capsys):
     assert mutate.main(["rl/kl.py", "--list"]) == 0
 
 
+@pytest.mark.slow
 def test_tests_that_are_not_there_are_an_error():
     fault = mutate.Mutation("lc_jax/rl/kl.py", "target", "goal", ("tests/rl/no_such_file.py",))
     with mutate.copied_tree() as root, pytest.raises(RuntimeError, match="pytest ended with 4"):

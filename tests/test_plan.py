@@ -135,6 +135,7 @@ def test_optimizer_step_takes_little_besides_its_arguments(kind):
         assert work < plan.peak(traced, plan.divide([model]), state) < 0.11 * held
 
 
+@pytest.mark.slow
 def test_open_sizes_are_the_largest_that_fit(monkeypatch):
     mesh = one_device()
     with jax.set_mesh(mesh):
@@ -156,6 +157,7 @@ def test_open_sizes_are_the_largest_that_fit(monkeypatch):
         assert "lower fit.microbatch_size" in str(none)
 
 
+@pytest.mark.slow
 def test_ppo_with_five_7b_models_fits_one_gpu_of_141_gb(monkeypatch):
     """The README's settings with XLA_PYTHON_CLIENT_MEM_FRACTION=0.94 on an H200, of 139 GiB; all models of 7B."""
     monkeypatch.setattr(plan, "device_bytes", lambda: 0.94 * 139 * 2**30)
@@ -186,6 +188,7 @@ def eight(name="tiny-llama"):
     return (name, {"param_dtype": "float32", "compute_dtype": "float32", "remat": "none"})
 
 
+@pytest.mark.slow
 @counted
 def test_collectives_of_a_supervised_step():
     mesh = parallel.make_mesh(1, 4, 2)
@@ -197,6 +200,7 @@ def test_collectives_of_a_supervised_step():
         assert collectives(traced) == expected
 
 
+@pytest.mark.slow
 @counted
 def test_collectives_of_a_ppo_update():
     mesh = parallel.make_mesh(1, 4, 2)
@@ -215,6 +219,7 @@ def test_collectives_of_a_ppo_update():
         }
 
 
+@pytest.mark.slow
 @counted
 def test_collectives_of_a_rollout():
     mesh = parallel.make_mesh(1, 4, 2)
@@ -235,6 +240,7 @@ def test_collectives_of_a_rollout():
         }
 
 
+@pytest.mark.slow
 def test_no_device_gathers_what_other_replicas_look_up():
     """What is read from the embedding goes from columns to rows among the devices of one replica."""
     mesh, rows, length, width = parallel.make_mesh(2, 4, 1), 16, 32, 32
@@ -248,6 +254,7 @@ def test_no_device_gathers_what_other_replicas_look_up():
     assert max(map(np.prod, looked_up)) <= rows // mesh.size * length * width
 
 
+@pytest.mark.slow
 def test_no_matrix_is_gathered_in_the_decode_loop():
     mesh = parallel.make_mesh(1, 4, 2)
     with jax.set_mesh(mesh):

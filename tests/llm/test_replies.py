@@ -141,7 +141,7 @@ NAMES = ("choices", "message", "content", "finish_reason", "usage", "type", "tex
 NAMED = st.recursive(JSON, lambda inner: st.dictionaries(st.sampled_from(NAMES), inner | st.lists(inner, max_size=2)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(NAMED, st.booleans())
 def test_any_json_is_a_reply_or_malformed(body, nested):
     for read, wrapped in (

@@ -225,7 +225,7 @@ FORMS += [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(REPLIES, st.sampled_from(FORMS))
 def test_parsers_return_a_value_that_can_be_kept_or_invalid(reply, form):
     for prompt in PROMPTS.values():

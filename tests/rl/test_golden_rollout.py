@@ -25,6 +25,7 @@ from lc_jax.types import Question
 from tests import recorded
 from tests.rl.test_update import hf_names
 
+pytestmark = pytest.mark.slow  # test_update.py takes a published step in less
 PRECISION = {"param_dtype": "float32", "compute_dtype": "float32"}
 NUM_STEPS = 3
 SEEDS = {"policy": 301, "critic": 302, "forecaster": 303}

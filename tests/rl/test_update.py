@@ -83,7 +83,7 @@ def hf_names(params, folders, mesh):
     return named
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 6))])
 def test_published_ppo_step(golden, folders, number):
     published = recorded.load(golden / "ppo_step.json")["fixed_scores"]
     case, inputs = published["steps"][number], published["inputs"]
@@ -161,6 +161,7 @@ def load_before(folders, name):
     return load_file(folders["critic"] / "model.safetensors")[key]
 
 
+@pytest.mark.slow
 def test_gradients(golden, folders):
     """The gradient of the published loss, tensor by tensor."""
     published = recorded.load(golden / "ppo_step.json")["fixed_scores"]

@@ -167,6 +167,7 @@ def extras():
     return [{"entity": "Nobody Of This Name", "generated_paragraph": "x: y."}]
 
 
+@pytest.mark.slow
 def test_30_real_people_by_bm25(evaluate, people, store, tmp_path, capsys):
     found = biographies(people)
     found[1]["entity"] = unicodedata.normalize("NFD", found[1]["entity"]).upper()
