@@ -11,13 +11,13 @@ that was stopped. ":mini" holds the cities of the miniature world.
 from ml_collections import ConfigDict
 
 from configs import base
-from lc_jax.data import knowledge
+from lc_jax.data import pages
 
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("build_knowledge", mode)
     config.source, config.output = "", "runs/knowledge.sqlite"
-    config.passage_words = knowledge.PASSAGE_WORDS  # about the published 256 tokens
+    config.passage_words = pages.PASSAGE_WORDS  # about the published 256 tokens
     if mode == "mini":
         config.source, config.output = "miniature", f"{base.root()}/knowledge.sqlite"
     return config

@@ -23,10 +23,12 @@ from lc_jax.prompts import biography
 def get_config(mode: str = "") -> ConfigDict:
     config = base.writing(base.asking(base.base_config("evaluate_biography", mode)))
     config.method, config.data, config.output = "", "biographies", "runs/evaluation/biographies"
-    config.entities = ""  # file of those written about: lines of text, or rows with entity or title; "": of paragraphs
-    config.entities_split = ""  # of a folder of such files
+    # A file of names, one a line; rows with entity, title, name or topic; FActScore's folder; "": those of paragraphs
+    config.entities = base.environment("LC_ENTITIES", "")
+    config.entities_split = ""  # of a folder of such files; of FActScore's "unlabeled" (500 people) unless given
     config.query = biography.PROMPT.template  # what a writer is asked for
-    config.knowledge = "runs/knowledge.sqlite"  # what configs/build_knowledge.py left
+    # What configs/build_knowledge.py left, or FActScore's enwiki-20230401.db as it is.
+    config.knowledge = base.environment("LC_KNOWLEDGE", "runs/knowledge.sqlite")
     config.retriever = "sentence-transformers/gtr-t5-large"  # or another such model or folder of one, or "bm25"
     config.num_passages = retrieval.NUM_PASSAGES
     if mode == "mini":

@@ -1,20 +1,18 @@
-"""What is known of entities: pages by title, cut into passages, in one SQLite file (paper section 6, biographies).
+"""The knowledge store that biographies are checked against: pages by title, cut into passages (paper section 6).
 
-`build` makes the file from rows of title and text and goes on where it was stopped: how many rows have been read is
-committed together with what they held. `Knowledge` reads only a file that is whole.
+A store is one SQLite file, of FActScore's form (lc_jax/data/documents.py) or of ours. `build` makes one from rows of
+title and text and resumes where it was stopped: how many rows have been read is committed together with what they held.
+`Knowledge` reads only a file that is whole.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import hashlib
 import itertools
 import json
-import re
 import sqlite3
-import unicodedata
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,14 +20,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lc_jax.data import documents
+from lc_jax.data.documents import Documents, columns_of, is_sqlite, open_read_only
 from lc_jax.data.growing import fingerprint
+from lc_jax.data.pages import PASSAGE_WORDS, NoPage, Page, cut, normal, redirect_target
 from lc_jax.data.rows import MINIATURE, Row, data_files, stream_rows
 
-PASSAGE_WORDS = 180  # of a passage: about the published 256 tokens
 BATCH = 1000  # rows a transaction
 _HEAD = 1 << 16  # bytes of the source by which it is known again
-_REDIRECT = re.compile(r"\s*#redirect\s*:?\s*\[\[([^]|#]+)", re.IGNORECASE)
-_TAGS = re.compile(r"</?s>")
 _TABLES = """
 create table if not exists meta (name text primary key, value text) without rowid;
 create table if not exists pages (title text primary key, key text, passages text);
@@ -37,31 +35,8 @@ create index if not exists pages_by_key on pages (key);
 create table if not exists redirects (key text, target text, primary key (key, target)) without rowid;
 """
 _BUILDER = "configs/build_knowledge.py"
+_SOURCES = f"build one with {_BUILDER}, or give FActScore's enwiki-20230401.db (--config.knowledge or LC_KNOWLEDGE)"
 _REMEDY = f"run {_BUILDER} with the same output, it goes on where it was stopped"
-
-
-class NoPage(LookupError):
-    """No page, or no single one, is about an entity; the message says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """What is known of one entity."""
-
-    title: str
-    passages: tuple[str, ...]
-
-
-def normal(title: str) -> str:
-    """The form in which titles are compared: without case, composed or decomposed, underscores as spaces."""
-    folded = unicodedata.normalize("NFKC", title.replace("_", " ")).casefold()
-    return " ".join(unicodedata.normalize("NFKC", folded).split())
-
-
-def cut(text: str, num_words: int = PASSAGE_WORDS) -> list[str]:
-    """A text as passages of `num_words` words, the last one shorter; [] of an empty text."""
-    words = text.split()
-    return [" ".join(words[start : start + num_words]) for start in range(0, len(words), num_words)]
 
 
 def _truncated(path: Path) -> bool:
@@ -96,12 +71,11 @@ def _redirects(row: Row) -> Iterator[tuple[str, str]]:
 
     A list called `redirect` (Cirrus dumps) holds titles that lead to the row's.
     """
-    title, target = row["title"], row.get("redirect")
-    found = _REDIRECT.match(_text(row))
+    title, target, written = row["title"], row.get("redirect"), redirect_target(_text(row))
     if isinstance(target, str) and target:
         yield title, target
-    elif found:
-        yield title, found[1]
+    elif written:
+        yield title, written
     others = [*(target if isinstance(target, list | tuple) else ()), *(row.get("redirects") or ())]
     for other in others:
         name = other.get("title") if isinstance(other, Mapping) else other
@@ -150,6 +124,8 @@ def _begin(path: Path, recipe: Mapping[str, Any]) -> sqlite3.Connection:
         raise ValueError(f"{path} is cut off or no knowledge store: remove it and build it again.")
     database = sqlite3.connect(path)
     try:
+        if columns_of(database, "documents"):
+            raise ValueError(f"{path} is FActScore's and can be read as it is: name another output.")
         database.executescript(_TABLES)
         begun = _get(database, "recipe", recipe)
         changed = [name for name in recipe if begun.get(name) != recipe[name]]
@@ -175,25 +151,7 @@ def _rows(source: Path) -> Iterator[Row]:
         return iter(world.build().pages())
     if source.is_dir():  # all files are one source, whatever their names
         return (row for path in data_files(source) for _, row in stream_rows(path))
-    return _documents(source) if _is_sqlite(source) else (row for _, row in stream_rows(source))
-
-
-def _is_sqlite(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"
-
-
-def _documents(path: Path) -> Iterator[Row]:
-    """The rows of an SQLite table documents (title, text), in the order in which they were written.
-
-    FActScore puts tags around sentences and between paragraphs, which are left out.
-    """
-    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-        try:
-            for title, text in database.execute("select title, text from documents order by rowid"):
-                yield {"title": title, "text": _TAGS.sub(" ", text) if isinstance(text, str) else text}
-        except sqlite3.Error as error:
-            raise ValueError(f"{path} has no table documents (title, text) that can be read: {error}.") from error
+    return documents.rows(source) if is_sqlite(source) else (row for _, row in stream_rows(source))
 
 
 def build(source: str | Path, path: str | Path, *, passage_words: int = PASSAGE_WORDS) -> dict[str, int]:
@@ -229,32 +187,77 @@ def build(source: str | Path, path: str | Path, *, passage_words: int = PASSAGE_
     return dict(counts)
 
 
+class _Built:
+    """The pages of a store that `build` made."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self.database = database
+
+    def _column(self, query: str, *values: str) -> list[str]:
+        return [row[0] for row in self.database.execute(query, values)]
+
+    def titles(self, name: str) -> list[str]:
+        """Returns the titles that differ from `name` in case or Unicode form at most."""
+        return self._column("select title from pages where key = ? order by title", normal(name))
+
+    def targets(self, name: str) -> list[str]:
+        """Returns the titles that `name` leads to."""
+        return self._column("select target from redirects where key = ? order by target", normal(name))
+
+    def near(self, name: str) -> list[str]:
+        """Returns titles that are `name` with a remark in brackets, for a message."""
+        key, query = normal(name), "select title from pages where key >= ? and key < ? order by key limit 5"
+        return self._column(query, f"{key} (", f"{key} )")
+
+    def passages(self, title: str) -> list[str]:
+        """Returns the passages of the page of a title."""
+        passages: list[str] = json.loads(self._column("select passages from pages where title = ?", title)[0])
+        return passages
+
+
 class Knowledge:
-    """The pages of a store that is whole.
+    """The pages of a store: one that `build` has completed, or FActScore's, which its content tells apart.
+
+    The file is opened read-only.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is half built, cut off, or none.
+      FileNotFoundError: there is no such file.
+      ValueError: it is half built, cut off, or something else.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"No knowledge store {str(path)!r}: build it with {_BUILDER}.")
+            raise FileNotFoundError(f"No knowledge store {str(path)!r}: {_SOURCES}.")
         if self.path.with_name(self.path.name + "-journal").exists():
             raise ValueError(f"{path} is being built, or was and was stopped: {_REMEDY}.")
+        if not is_sqlite(self.path):
+            with self.path.open("rb") as file:
+                begin = file.read(15).decode("ascii", "replace")
+            raise ValueError(f"{path} is no knowledge store: no SQLite file, it begins with {begin!r}; {_SOURCES}.")
         if _truncated(self.path):
             raise ValueError(
                 f"{path} is cut off or no knowledge store: copy it again, or remove it and build it again."
             )
-        self.database = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
+        self.database = open_read_only(self.path)
         self._finalizer = weakref.finalize(self, self.database.close)
         try:
-            complete = _get(self.database, "complete")
+            self._store = self._of_content()
         except sqlite3.Error as error:
-            raise ValueError(f"{path} is no knowledge store ({error}): build one with {_BUILDER}.") from error
-        if not complete:
-            raise ValueError(f"{path} is half built: {_REMEDY}.")
+            raise ValueError(f"{path} is no knowledge store ({error}): {_SOURCES}.") from error
+
+    def _of_content(self) -> _Built | Documents:
+        documents = columns_of(self.database, "documents")
+        if {"title", "text"} <= set(documents):
+            if not self.database.execute("select 1 from documents limit 1").fetchone():
+                raise ValueError(f"{self.path} is no knowledge store: its table documents is empty; {_SOURCES}.")
+            return Documents(self.database)
+        if not columns_of(self.database, "meta"):
+            what = f"its table documents has the columns {documents}" if documents else "it has no table documents"
+            raise ValueError(f"{self.path} is no knowledge store: {what}; {_SOURCES}.")
+        if not _get(self.database, "complete"):
+            raise ValueError(f"{self.path} is half built: {_REMEDY}.")
+        return _Built(self.database)
 
     def __enter__(self) -> Knowledge:
         return self
@@ -262,38 +265,26 @@ class Knowledge:
     def __exit__(self, *_: object) -> None:
         self._finalizer()
 
-    def _column(self, query: str, value: str) -> list[str]:
-        return [row[0] for row in self.database.execute(query, (value,))]
-
     def find(self, entity: str) -> Page:
-        """The page about `entity`: of the very title, or of the one title that differs in case or Unicode form only.
+        """Returns the page about `entity`: of the very title, or of the one that differs in case or Unicode form only.
 
         Raises:
           NoPage: there is none, there are several, or redirects lead nowhere.
         """
         name, passed = entity, set[str]()
         while True:
-            key = normal(name)
-            titles = self._column("select title from pages where key = ? order by title", key)
+            titles = self._store.titles(name)
             if name in titles or len(titles) == 1:
-                return self._page(name if name in titles else titles[0])
-            targets = [] if titles else self._column("select target from redirects where key = ? order by target", key)
+                title = name if name in titles else titles[0]
+                return Page(title, tuple(self._store.passages(title)))
+            targets = [] if titles else self._store.targets(name)
             several = titles or targets
             if len(several) > 1:
                 raise NoPage(f"{entity!r} may be any of {several[:5]}")
             if not targets:
-                raise NoPage(f"no page {entity!r}{self._near(key)}")
-            if key in passed:
+                near = self._store.near(name)
+                raise NoPage(f"no page {entity!r}" + (f"; there are {near}" if near else ""))
+            if normal(name) in passed:
                 raise NoPage(f"redirects from {entity!r} go in a circle")
-            passed.add(key)
+            passed.add(normal(name))
             name = targets[0]
-
-    def _near(self, key: str) -> str:
-        """Pages of the same name with a remark in brackets, for a message."""
-        query = "select title from pages where key >= ? and key < ? order by key limit 5"
-        near = [row[0] for row in self.database.execute(query, (f"{key} (", f"{key} )"))]
-        return f"; there are {near}" if near else ""
-
-    def _page(self, title: str) -> Page:
-        passages = self._column("select passages from pages where title = ?", title)[0]
-        return Page(title, tuple(json.loads(passages)))

@@ -55,7 +55,7 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
         rows = [row for _, row in stream_rows(path, split)]
     elif config and Path(local).is_dir():
         rows = [row for file in _split_files(Path(local), split, config) for _, row in files.stream_file(file)]
-    elif path.is_absolute() or text.startswith(".") or _has_ending(path) or not _HUB_NAME.fullmatch(text):
+    elif path.is_absolute() or text.startswith(".") or is_data_file(path) or not _HUB_NAME.fullmatch(text):
         raise FileNotFoundError(f"No file or folder {text}.")
     else:
         rows = _hub_rows(text, split)
@@ -87,7 +87,8 @@ def stream_rows(path: Path, split: str | None = None) -> Iterator[tuple[Place, d
         yield from files.stream_file(file)
 
 
-def _has_ending(path: Path) -> bool:
+def is_data_file(path: Path) -> bool:
+    """Whether a file's name ends as those of data files do."""
     return path.name.lower().endswith(files.ENDINGS)
 
 
@@ -98,7 +99,7 @@ def data_files(folder: Path) -> list[Path]:
       FileNotFoundError: there are none; the message lists what is there.
     """
     there = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    chosen = [path for path in there if _has_ending(path)] or [path for path in there if "." not in path.name]
+    chosen = [path for path in there if is_data_file(path)] or [path for path in there if "." not in path.name]
     if not chosen:
         names = [str(path.relative_to(folder)) for path in there]
         raise FileNotFoundError(

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lc_jax.data.growing import fingerprint
-from lc_jax.data.knowledge import Page, normal
+from lc_jax.data.pages import Page, normal
 
 NUM_PASSAGES = 5  # for each claim, as published
 BM25_NAME = "bm25"

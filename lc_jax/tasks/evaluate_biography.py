@@ -19,9 +19,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
-from lc_jax.data.columns import column, distinct, names_of
-from lc_jax.data.knowledge import Knowledge, NoPage, Page
-from lc_jax.data.rows import MINIATURE, Row, load_rows, optional
+from lc_jax.data.columns import distinct
+from lc_jax.data.entities import SOURCE, entity_of, load_entities
+from lc_jax.data.knowledge import Knowledge
+from lc_jax.data.pages import NoPage, Page
+from lc_jax.data.rows import load_rows, optional
 from lc_jax.evaluation import biography, retrieval, table
 from lc_jax.evaluation.biography import Biography, Record
 from lc_jax.evaluation.retrieval import Retriever
@@ -32,7 +34,6 @@ from lc_jax.llm.annotate import Annotation
 from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Steps
-from lc_jax.miniature import world
 from lc_jax.preflight import check_all
 from lc_jax.prompts import Prompt
 from lc_jax.provenance import code_version
@@ -46,36 +47,16 @@ def needs_devices(config: ConfigDict) -> bool:
     return optional(config.model) is not None and not config.dry_run
 
 
-def _entity(row: Row) -> str:
-    """Whom a row is about; "" if it does not say."""
-    names = (column(row, name) for name in ("entity", "title", "name", "topic"))
-    return next((name.strip() for name in names if isinstance(name, str) and name.strip()), "")
-
-
-def load_entities(config: ConfigDict) -> list[str]:
-    """Distinct entities in order: the lines of a .txt file, or column `entity` (or `title`) of rows.
+def entities_of(config: ConfigDict) -> list[str]:
+    """Loads the entities of `config.entities`, or of the rows of paragraphs where it is empty.
 
     Raises:
-      ValueError: there are none.
+      FileNotFoundError, ValueError: there are none; see `load_entities`.
     """
     source = optional(config.entities) or optional(config.paragraphs)
     if not source:
-        raise ValueError("--config.entities is empty: give a file of them, or --config.paragraphs with an entity each.")
-    names: list[str]
-    rows: list[dict[str, Any]] = []
-    if source == MINIATURE:
-        names = [subject.described for subject in world.build().split(config.entities_split)]
-    elif source.endswith(".txt"):
-        names = Path(source).read_text(encoding="utf-8-sig").splitlines()
-    else:
-        rows = load_rows(source, optional(config.entities_split))
-        names = [_entity(row) for row in rows]
-    entities = list(dict.fromkeys(name.strip() for name in names if name.strip()))
-    if not entities:
-        raise ValueError(f"{source}: no row has an 'entity' or a 'title'; its columns are {names_of(rows)}.")
-    if not all(names) and rows:
-        logging.warning("%s: dropped %d rows without an entity.", source, names.count(""))
-    return entities[: config.limit or None]
+        raise ValueError(f"--config.entities is empty, and there is no --config.paragraphs that names them: {SOURCE}.")
+    return load_entities(source, config.entities_split)[: config.limit or None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +77,8 @@ def load_biographies(config: ConfigDict, entities: Sequence[str]) -> list[Writte
     rows = load_rows(config.paragraphs)
     texts: dict[str, list[Annotation]] = {}
     for row, text in zip(rows, paragraphs_of(rows, config.paragraphs, config.column), strict=True):
-        if text is not None and _entity(row):
-            texts.setdefault(_entity(row), []).append(text)
+        if text is not None and entity_of(row):
+            texts.setdefault(entity_of(row), []).append(text)
     found = [(entity, text) for entity in entities for text in texts.get(entity, ())]
     if not found:
         raise ValueError(
@@ -207,12 +188,24 @@ def _store(config: ConfigDict) -> Path:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks writer, annotator, budget, store and wordings; see lc_jax.main.
+    """Checks writer, annotator, budget, store, wordings, entities, paragraphs and knowledge; see lc_jax.main.
 
     Raises:
       Problems: a line for each setting that is wrong.
     """
-    check_all(lambda: Writer.from_settings(config), lambda: check_asking(config, _store(config)))
+    check_all(
+        lambda: Writer.from_settings(config),
+        lambda: check_asking(config, _store(config)),
+        lambda: _check_data(config),
+        lambda: Knowledge(config.knowledge).__exit__(),
+    )
+
+
+def _check_data(config: ConfigDict) -> None:
+    """Reads the entities, and the user's file of paragraphs about them."""
+    entities = entities_of(config)
+    if optional(config.paragraphs) is not None:
+        load_biographies(config, entities)
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
@@ -225,7 +218,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     """
     writer, output = Writer.from_settings(config), Path(config.output)
     query = Prompt(config.query)
-    prompts = {entity: query.render(entity=entity) for entity in load_entities(config)}
+    prompts = {entity: query.render(entity=entity) for entity in entities_of(config)}
     biographies = load_biographies(config, list(prompts)) if writer.paragraphs else None
     with Knowledge(config.knowledge) as knowledge:
         pages, missing = look_up(knowledge, list(prompts))

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lc_jax.data import knowledge
-from lc_jax.data.knowledge import Knowledge, NoPage
+from lc_jax.data.knowledge import Knowledge
+from lc_jax.data.pages import NoPage, Page
 from lc_jax.tasks import build_knowledge
 from tests.test_configs import config_of
 
@@ -51,7 +52,7 @@ def test_titles_are_found_in_any_case_and_unicode_form(store):
         ]
     )
     for name in (composed, unicodedata.normalize("NFD", composed), "BÉLA  BARTÓK", "béla_bartók"):
-        assert found.find(name) == knowledge.Page(composed, ("A composer.",))
+        assert found.find(name) == Page(composed, ("A composer.",))
     assert found.find("ABBA").passages == ("A band.",)
     assert found.find("STRASSE").title == "Straße"
     assert found.find("Turkey").passages == ("A country.",)  # the very title wins
@@ -162,7 +163,7 @@ def test_a_source_that_is_cut_off_can_be_mended(tmp_path, monkeypatch):
 
 def test_stores_that_are_none_are_refused(tmp_path):
     source, path = write(tmp_path / "pages.jsonl", pages(300)), tmp_path / "k.sqlite"
-    with pytest.raises(FileNotFoundError, match=r"No knowledge store .*: build it with configs/build_knowledge.py"):
+    with pytest.raises(FileNotFoundError, match=r"No knowledge store .*: build one with configs/build_knowledge.py"):
         Knowledge(path)
     knowledge.build(source, path)
     whole = path.read_bytes()
@@ -179,8 +180,8 @@ def test_stores_that_are_none_are_refused(tmp_path):
         knowledge.build(source, path)
     path.unlink()
     with contextlib.closing(sqlite3.connect(path)) as database:
-        database.execute("create table documents (title, text)")
-    with pytest.raises(ValueError, match=r"no knowledge store \(no such table: meta\)"):
+        database.execute("create table pages (title, text)")
+    with pytest.raises(ValueError, match=r"k\.sqlite is no knowledge store: it has no table documents; build one with"):
         Knowledge(path)
 
 
@@ -257,18 +258,3 @@ def test_files_of_one_folder_need_no_common_name(tmp_path):
     write(tmp_path / "dump" / "people.jsonl", pages(1))
     write(tmp_path / "dump" / "towns.jsonl.gz", [{"title": "Last", "text": "one"}])
     assert knowledge.build(tmp_path / "dump", tmp_path / "k.sqlite") == {"pages": 2}
-
-
-def test_documents_of_an_sqlite_file(tmp_path):
-    source = tmp_path / "enwiki.db"
-    with contextlib.closing(sqlite3.connect(source)) as database, database:
-        database.execute("create table documents (title primary key, text)")
-        text = "<s>Lise Meitner was a physicist.</s><s>She fled.</s>"
-        database.execute("insert into documents values (?, ?), (?, ?)", ("Lise Meitner", text, "Empty", None))
-    path = tmp_path / "k.sqlite"
-    assert knowledge.build(source, path) == {"pages": 1, "without text": 1}
-    assert Knowledge(path).find("Lise Meitner").passages == ("Lise Meitner was a physicist. She fled.",)
-    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as database, database:
-        database.execute("create table pages (title)")
-    with pytest.raises(ValueError, match=r"other\.db has no table documents \(title, text\)"):
-        knowledge.build(tmp_path / "other.db", tmp_path / "o.sqlite")

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from lc_jax.data.knowledge import Page
+from lc_jax.data.pages import Page
 from lc_jax.evaluation import retrieval
 from tests.recorded import load
 

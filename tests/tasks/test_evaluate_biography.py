@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lc_jax.data import knowledge
+from lc_jax.data.documents import SEPARATOR
 from lc_jax.evaluation import report as report_page
 from lc_jax.evaluation import results
 from lc_jax.llm import AnnotatorError
@@ -20,6 +21,7 @@ from lc_jax.miniature import text, world
 from lc_jax.prompts import claims, confidence, paragraph, retry, summarize, support
 from lc_jax.tasks import build_knowledge, evaluate_biography, report
 from lc_jax.types import Reply
+from tests.data.test_documents import make_store
 from tests.llm.fake_server import KEY, FakeServer, Fault
 from tests.tasks.test_evaluate_qa import WITHOUT, counted, write
 from tests.tasks.test_pipeline import rows
@@ -225,6 +227,29 @@ def test_30_real_people_by_a_real_encoder(evaluate, people, store, tmp_path):
     assert Path(f"{store}.vectors").stat().st_size > 4 * 384 * 200
 
 
+def test_factscores_own_files_are_evaluated_as_they_are(evaluate, tmp_path):
+    """Its store of pages and its generations (topic and output), without building or renaming anything."""
+    page = {"title": "Lise Meitner", "text": " ".join(f"w{i}" for i in range(90))}
+    passages = [" ".join(page["text"].split()[start : start + WORDS]) for start in (0, WORDS, 2 * WORDS)]
+    text = SEPARATOR.join(f"<s>{passage}</s>" for passage in passages)
+    path = make_store(tmp_path / "enwiki-20230401.db", [("Lise Meitner", text), ("Other", "<s>x</s>")])
+    said = f"Lise Meitner: {phrase(page, 1)} (60%).\nLise Meitner: sang (90%)."
+    written = [{"topic": "lise_meitner", "output": said}, {"topic": "Nobody", "output": "Nobody: ran."}]
+    with FakeServer(annotate) as server:
+        result, records = evaluate(
+            server, paragraphs=write(tmp_path / "GPT-4.jsonl", written), column="output", knowledge=path
+        )
+    shown = [summarize.split_paragraphs(f["passages"]) for a in server.asked if (f := support.PROMPT.match(a.prompt))]
+    assert [sorted(texts) for texts in shown] == [sorted(passages)] * 2
+    assert [(r["confidence"], r["correct"], r["status"]) for r in records] == [
+        (0.6, True, "ok"),
+        (0.9, False, "ok"),
+        (None, False, "unverifiable"),
+    ]
+    assert result["accuracy"] == 0.5
+    assert result["settings"]["knowledge"] == str(path)
+
+
 def test_a_provider_writes_and_who_is_refused_is_a_status(evaluate, tmp_path):
     _, path = small_store(tmp_path)
     (tmp_path / "people.txt").write_text("Ada Lovelace\n\nBela Bartok\nAda Lovelace\nNobody\n")
@@ -297,11 +322,11 @@ def test_what_is_missing_stops_before_anything_is_paid_for(evaluate, tmp_path, c
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with FakeServer(annotate) as server:
         for settings, why in (
-            ({"knowledge": tmp_path / "none.sqlite"}, "No knowledge store .*: build it with"),
+            ({"knowledge": tmp_path / "none.sqlite"}, "No knowledge store .*: build one with"),
             ({"retriever": "gtr"}, r"pip install 'lc_jax\[retrieval\]'; or give --config.retriever=bm25"),
             ({"paragraphs": ""}, "Who writes the paragraphs"),
             ({"column": "nothing"}, "no row has text in 'nothing'"),
-            ({"entities": write(tmp_path / "x.jsonl", [{"name": 1}])}, "no row has an 'entity' or a 'title'"),
+            ({"entities": write(tmp_path / "x.jsonl", [{"name": 1}])}, r"x\.jsonl: no row has one of \['entity'"),
         ):
             with pytest.raises((ValueError, FileNotFoundError), match=why):
                 evaluate(server, **{"paragraphs": source, "knowledge": path} | settings)
