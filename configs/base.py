@@ -202,18 +202,41 @@ def asking(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def writing(config: ConfigDict) -> ConfigDict:
-    """Adds who writes the paragraphs that are evaluated, one of: a file of them, a checkpoint, a provider's model."""
+def add_sampling(config: ConfigDict, temperature: float) -> None:
+    """Adds how a checkpoint samples paragraphs; published: nucleus of 0.9, 512 new tokens at most."""
+    published = config.get_ref("published")
+    config.temperature = temperature
+    config.top_p = 1.0 - 0.1 * published.to_float()  # 1 = any token; checkpoints only
+    config.max_new_tokens, config.batch_size = 300 + 212 * published.to_int(), 64
+
+
+def add_wording(config: ConfigDict) -> None:
+    """Adds in which of our wordings an annotator is asked to read a paragraph."""
+    published = config.get_ref("published")
+    config.wording = dict(
+        reasoning=published.identity(),  # a line of reasoning before the answer
+        text_order=published.identity(),  # answers in the order of the paragraph; False: the most probable first
+    )
+
+
+def add_evaluation(config: ConfigDict, roles: Sequence[str]) -> None:
+    """Adds what every evaluation takes: who writes the paragraphs, and who reads and judges them.
+
+    The paragraphs are of one of: a file, a checkpoint, a provider's model.
+
+    Args:
+      roles: what annotators do in it; each can have an annotator of its own.
+    """
     config.paragraphs = ""  # a file ...
     config.column = "generated_paragraph"  # of that file; claude_summary evaluates summaries directly
     config.model = ""  # ... a checkpoint ...
-    config.max_new_tokens, config.batch_size = 300, 64
+    add_sampling(config, temperature=0.3)
     config.writer = annotator()  # ... or a provider's model
     config.strategy = "finetuned"  # or 8-shot, summary-8-shot, llama-2-chat; of a writer 0-shot, uncertainty, ...
-    config.temperature = 0.3
     config.uses_confidence = True  # False for methods that state none: the first answer counts, with confidence 1
     config.limit = 0  # questions, or entities; 0 = all
-    return config
+    config.annotators = {role: annotator() for role in roles}  # where one has no name, `annotator` does its part
+    config.judge_temperature = 0.2 * config.get_ref("published").to_float()  # of verdicts
 
 
 def _follow_questions(config: ConfigDict) -> None:

@@ -21,7 +21,8 @@ from lc_jax.prompts import biography
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    config = base.writing(base.asking(base.base_config("evaluate_biography", mode)))
+    config = base.asking(base.base_config("evaluate_biography", mode))
+    base.add_evaluation(config, roles=("claims", "confidence", "judge"))
     config.method, config.data, config.output = "", "biographies", "runs/evaluation/biographies"
     # A file of names, one a line; rows with entity, title, name or topic; FActScore's folder; "": those of paragraphs
     config.entities = base.environment("LC_ENTITIES", "")

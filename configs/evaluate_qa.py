@@ -17,7 +17,10 @@ from configs import base
 def get_config(mode: str = "") -> ConfigDict:
     base.check_mode(mode, ("", *base.TESTS, "own", "mini"))
     name = mode or "trivia_qa"
-    config = base.writing(base.asking(base.base_config("evaluate_qa", mode if mode == "mini" else "")))
+    config = base.asking(base.base_config("evaluate_qa", mode if mode == "mini" else ""))
+    base.add_evaluation(config, roles=("extract", "forecast", "judge"))
+    base.add_wording(config)
+    config.judge_matches = config.get_ref("published").identity()  # False: what is an alias, word for word, is right
     config.method, config.output = "", ""
     config.forecast_truth = False  # forecast the true answer as well, for the records
     if mode == "mini":

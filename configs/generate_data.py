@@ -22,12 +22,17 @@ def get_config(mode: str = "") -> ConfigDict:
     config.clues = False  # queries from Jeopardy! clues (with a `category`), which are made questions first
     config.model = ""
     config.in_context = False  # paragraphs of a base model, after eight examples
+    config.first_paragraph = config.get_ref(
+        "in_context"
+    ).identity()  # a base model goes on: cut at the first blank line
     config.column = "icl_generated_paragraphs"
-    config.num_samples, config.temperature = 8, 0.7
-    config.max_new_tokens, config.batch_size = 300, 64
+    config.num_samples = 8
+    base.add_sampling(config, temperature=0.7)
+    base.add_wording(config)
     if mode == "mini":
         config.questions = base.questions("sft", mini=True)
         config.annotator.name, config.model = base.ANNOTATOR, base.LLAMA
+        config.first_paragraph = True  # its base models go on as well
         config.temperature = 1.0  # paragraphs are short: at 0.7 the true answer is too often not among the eight
         config.max_new_tokens, config.batch_size = 32, 256
     return config

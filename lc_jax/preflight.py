@@ -86,6 +86,18 @@ def check_settings(part: str, settings: object, **allowed: Range | tuple[str, ..
         raise Problems(messages)
 
 
+def check_sampling(settings: object) -> None:
+    """Checks how a checkpoint draws tokens: temperature, top_p, max_new_tokens, batch_size.
+
+    Raises:
+      Problems: one line for each field that is wrong.
+    """
+    check_settings(
+        "", settings, temperature=NON_NEGATIVE, top_p=Range(above=0, high=1), max_new_tokens=POSITIVE_INT,
+        batch_size=POSITIVE_INT,
+    )  # fmt: skip
+
+
 def divisors(total: int, near: int) -> str:
     """The divisors of `total` around `near`, in words for a remedy."""
     below = max(n for n in range(1, total + 1) if total % n == 0 and (n <= near or n == 1))

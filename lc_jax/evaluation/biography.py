@@ -26,19 +26,29 @@ NUM_BINS = 40  # of the calibration error, as published
 LONG_ENOUGH = 10  # claims; biographies with fewer are penalised (FActScore's gamma)
 _EXPECTED = [[Claim("a claim of about so many words", OBJECTIVE)] for _ in range(15)]
 
-_CLAIMS = Step(claims.PROMPT, 0.2, 4096, lambda fields: _EXPECTED)
-# Under their published names, so that a folder of wordings can take their place; no file of the last was published.
-STEPS = {
-    "claims": _CLAIMS,
-    "plain_claims": _CLAIMS,  # of methods that state no confidence, which have a wording of their own there
-    "confidence": Step(
-        confidence.PROMPT,
-        0.2,
-        4096,
-        lambda fields: [Stated(text, 0.5) for text in confidence.split_statements(fields["statements"])],
-    ),
-    "support": Step(support.PROMPT, 0.0, 100, lambda fields: True),
-}
+
+def steps(judge_temperature: float = 0.0) -> dict[str, Step]:
+    """Returns the questions to annotators.
+
+    They stand under their published names, so that a folder of wordings can replace them; of "support" no wording was
+    published.
+    """
+    decomposition = Step(claims.PROMPT, 0.2, 4096, lambda fields: _EXPECTED, "claims")
+    return {
+        "claims": decomposition,
+        "plain_claims": decomposition,  # of methods without confidence, whose published wording is another
+        "confidence": Step(
+            confidence.PROMPT,
+            0.2,
+            4096,
+            lambda fields: [Stated(text, 0.5) for text in confidence.split_statements(fields["statements"])],
+            "confidence",
+        ),
+        "support": Step(support.PROMPT, judge_temperature, 100, lambda fields: True, "judge"),
+    }
+
+
+STEPS = steps()
 
 Find = Callable[[str, Sequence[str]], list[list[str]]]  # from an entity and claims to the passages for each claim
 Status = ReplyStatus | Literal["unverifiable", "no_claims", "not_objective"]

@@ -11,19 +11,40 @@ import unicodedata
 from collections.abc import Sequence
 
 from lc_jax.llm.annotate import Annotation, judge
-from lc_jax.llm.steps import Ask, Fields, Step
+from lc_jax.llm.steps import REASONING, Ask, Fields, Step
 from lc_jax.prompts import equivalence, extract, forecast
 from lc_jax.prompts.equivalence import Comparison
 from lc_jax.types import Generation, Question, ReplyStatus
 
-# Under their published names, so that a folder of wordings can take their place.
-STEPS = {
-    "eval_extract": Step(extract.PROMPT, 0.2, 300, lambda fields: ["an answer", "another answer"]),
-    "eval_forecast": Step(forecast.PROMPT, 0.2, 300, lambda fields: 0.5),
-    "equivalence": Step(
-        equivalence.PROMPT, 0.0, 200, lambda fields: [False] * len(equivalence.split_comparisons(fields["comparisons"]))
-    ),
-}
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How paragraphs are read and judged; docs/published.md says which values the published evaluation has."""
+
+    reasoning: bool = False  # extraction and forecasts: a line of reasoning comes before the answer
+    text_order: bool = False  # answers are listed in the order of the paragraph; False: the most probable first
+    judge_matches: bool = False  # the judge is asked about answers in the words of the truth or an alias, too
+    judge_temperature: float = 0.0
+
+    def steps(self) -> dict[str, Step]:
+        """The questions to annotators under their published names, so that a folder of wordings can replace them."""
+        extraction = extract.prompt(reasoning=self.reasoning, text_order=self.text_order)
+        probability = forecast.prompt(reasoning=self.reasoning)
+        most = max(300, REASONING * self.reasoning)
+        return {
+            "eval_extract": Step(extraction, 0.2, most, lambda fields: ["an answer", "another answer"], "extract"),
+            "eval_forecast": Step(probability, 0.2, most, lambda fields: 0.5, "forecast"),
+            "equivalence": Step(
+                equivalence.PROMPT,
+                self.judge_temperature,
+                200,
+                lambda fields: [False] * len(equivalence.split_comparisons(fields["comparisons"])),
+                "judge",
+            ),
+        }
+
+
+STEPS = Protocol().steps()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,34 +74,34 @@ def _plain(answer: str) -> str:
 
 
 def _matches(question: Question, answer: str) -> bool:
-    """The truth or one of its aliases in the same words: nobody has to be asked."""
+    """Whether an answer is the truth or one of its aliases in the same words."""
     return bool(_plain(answer)) and _plain(answer) in map(_plain, (question.answer, *question.aliases))
 
 
 def _forecasts(generations: Sequence[Generation], answers: Sequence[Sequence[str]], ask: Ask) -> list[list[Annotation]]:
-    """One forecast for every answer of every paragraph, each asked by itself."""
-    asked = [(i, answer) for i, offered in enumerate(answers) for answer in offered]
+    """Returns a forecast for every answer of every paragraph, each from a request of its own."""
+    pairs = [(i, answer) for i, listed in enumerate(answers) for answer in listed]
     rows: list[Fields] = [
         {
             "generated_paragraph": generations[i].paragraph,
             "question": generations[i].question.question,
             "answer": answer,
         }
-        for i, answer in asked
+        for i, answer in pairs
     ]
-    grouped: list[list[Annotation]] = [[] for _ in generations]
-    for (i, _), reply in zip(asked, ask("eval_forecast", rows), strict=True):
-        grouped[i].append(reply)
-    return grouped
+    forecasts: list[list[Annotation]] = [[] for _ in generations]
+    for (i, _), reply in zip(pairs, ask("eval_forecast", rows), strict=True):
+        forecasts[i].append(reply)
+    return forecasts
 
 
-def _choose(generation: Generation, found: Annotation, forecasts: Sequence[Annotation] | None) -> Record:
-    """The answer with the highest forecast (the first wins ties), or simply the first where nothing was forecast.
+def _choose(generation: Generation, extraction: Annotation, forecasts: Sequence[Annotation] | None) -> Record:
+    """The record of the answer with the highest forecast (the first wins ties), or of the first without forecasts.
 
     A paragraph without an answer is wrong with confidence 1, as published.
     """
-    q, answers = generation.question, tuple(found.value or ())
-    bad = next((a for a in (found, *(forecasts or ())) if a.status != "ok"), None)
+    q, answers = generation.question, tuple(extraction.value or ())
+    bad = next((a for a in (extraction, *(forecasts or ())) if a.status != "ok"), None)
     probs = tuple(a.value for a in forecasts) if forecasts and bad is None else ()
     chosen, confidence = (answers[0], 1.0) if answers else ("", 1.0)
     if probs:
@@ -97,48 +118,61 @@ def _choose(generation: Generation, found: Annotation, forecasts: Sequence[Annot
         probs=probs,
         chosen=chosen if bad is None else "",
         confidence=confidence if bad is None else float("nan"),
-        correct=bad is None and _matches(q, chosen),
+        correct=False,
         status=bad.status if bad else "ok",
         detail=bad.detail if bad else "",
     )
 
 
 def unwritten(question: Question, paragraph: Annotation) -> Record:
-    """The record of a question whose paragraph could not be had."""
+    """Returns the record of a question without a paragraph."""
     return _choose(Generation(question, ""), dataclasses.replace(paragraph, value=None), None)
 
 
-def _judged(record: Record, verdict: Annotation) -> Record:
-    """The record with an annotator's verdict on the chosen answer."""
+def _with_verdict(record: Record, verdict: Annotation) -> Record:
+    """Returns the record with an annotator's verdict on the chosen answer."""
     if verdict.status == "ok":
         return dataclasses.replace(record, correct=verdict.value)
     return dataclasses.replace(record, confidence=float("nan"), status=verdict.status, detail=verdict.detail)
 
 
 def evaluate(
-    generations: Sequence[Generation], ask: Ask, *, uses_confidence: bool, forecast_truth: bool = False
+    generations: Sequence[Generation],
+    ask: Ask,
+    *,
+    uses_confidence: bool,
+    forecast_truth: bool = False,
+    judge_matches: bool = False,
 ) -> list[Record]:
-    """One record a paragraph, in order. Ten answers at a time are judged, and only those that match no alias.
+    """Returns one record a paragraph, in order. Ten answers at a time are judged.
 
     Args:
-      ask: asks the steps of STEPS.
+      ask: asks the steps of a Protocol.
       uses_confidence: False for methods that state no confidence: the first extracted answer counts, with confidence 1.
       forecast_truth: forecast the true answer as well, which no metric uses.
+      judge_matches: see Protocol.
     """
     rows: list[Fields] = [{"generated_paragraph": g.paragraph, "question": g.question.question} for g in generations]
-    extracted = list(ask("eval_extract", rows))
-    offered = [found.value or () for found in extracted]
-    forecasts = _forecasts(generations, offered, ask) if uses_confidence else [None] * len(generations)
-    records = [_choose(g, found, f) for g, found, f in zip(generations, extracted, forecasts, strict=True)]
+    extractions = list(ask("eval_extract", rows))
+    answers = [extraction.value or () for extraction in extractions]
+    forecasts = _forecasts(generations, answers, ask) if uses_confidence else [None] * len(generations)
+    records = [_choose(g, e, f) for g, e, f in zip(generations, extractions, forecasts, strict=True)]
     if forecast_truth:
         truths = _forecasts(generations, [(g.question.answer,) for g in generations], ask)
         records = [
             dataclasses.replace(record, truth_prob=truth.value)
             for record, (truth,) in zip(records, truths, strict=True)
         ]
-    unclear = [i for i, r in enumerate(records) if r.status == "ok" and r.chosen and not r.correct]
+    unclear = []
+    for i, (generation, record) in enumerate(zip(generations, records, strict=True)):
+        if record.status != "ok" or not record.chosen:
+            continue
+        if not judge_matches and _matches(generation.question, record.chosen):
+            records[i] = dataclasses.replace(record, correct=True)
+        else:
+            unclear.append(i)
     comparisons = [Comparison(records[i].question, records[i].answer, records[i].chosen) for i in unclear]
     verdicts = judge(lambda batches: ask("equivalence", batches), comparisons)
     for i, verdict in zip(unclear, verdicts, strict=True):
-        records[i] = _judged(records[i], verdict)
+        records[i] = _with_verdict(records[i], verdict)
     return records

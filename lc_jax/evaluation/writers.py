@@ -31,11 +31,11 @@ def paragraphs_of(rows: Sequence[Row], path: str, name: str) -> list[Annotation 
       ValueError: no row has text there; the message lists the columns.
     """
     cells = [column(row, name) for row in rows]
-    found = [Annotation("ok", cell) if isinstance(cell, str) else None for cell in cells]
-    if not any(found):
+    paragraphs = [Annotation("ok", cell) if isinstance(cell, str) else None for cell in cells]
+    if not any(paragraphs):
         names = names_of(rows)
         raise ValueError(f"{path}: no row has text in {name!r}; name its column with --config.column, of {names}.")
-    return found
+    return paragraphs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Writer:
     """Exactly one of `paragraphs`, `model` and `writer`, and how it is asked. The fields are those of the configs.
 
     Raises:
-      ValueError: none of the three is given, or several.
+      ValueError: none of the three is named, or several; or a provider's model with a top_p.
     """
 
     paragraphs: str  # a file
@@ -57,17 +57,24 @@ class Writer:
     templates: str
     prompt_dir: str
     temperature: float
+    top_p: float  # of a checkpoint: its tokens are drawn from this nucleus; 1 = any token
     seed: int
     output: str  # folder of paragraphs.jsonl, where a checkpoint's are kept
     dry_run: bool
+    published: bool  # whether top_p is the published one, which providers' models were not asked with either
 
     def __post_init__(self) -> None:
-        given = [name for name in ("paragraphs", "model") if optional(getattr(self, name)) is not None]
-        given += ["writer.name"] * (optional(self.writer["name"]) is not None)
-        if len(given) != 1:
+        writers = [name for name in ("paragraphs", "model") if optional(getattr(self, name)) is not None]
+        writers += ["writer.name"] * (optional(self.writer["name"]) is not None)
+        if len(writers) != 1:
             raise ValueError(
                 "Who writes the paragraphs? Give one of --config.paragraphs=FILE, --config.model=FOLDER and "
-                f"--config.writer.name=provider/model; given: {given}."
+                f"--config.writer.name=provider/model; given: {writers}."
+            )
+
+        if self.writer["name"] and self.top_p != 1 and not self.published:
+            raise ValueError(
+                f"--config.top_p={self.top_p} is of checkpoints: {self.writer['name']} is asked without; leave it at 1."
             )
 
     @classmethod
@@ -80,6 +87,10 @@ class Writer:
     def name(self) -> str:
         """The file, folder or model, for results."""
         return str(self.paragraphs or self.model or self.writer["name"])
+
+    def sampling(self) -> dict[str, float]:
+        """The settings of a checkpoint's sampling, for results; {} of other writers."""
+        return {"top_p": self.top_p, "max_new_tokens": self.max_new_tokens} if self.model else {}
 
     def write(self, prompts: Mapping[str, str], session: Session, mesh: Any) -> tuple[dict[str, Annotation], Costs]:
         """A paragraph for every id of a model or provider (see `paragraphs_of` for files), and what they cost.
@@ -95,9 +106,10 @@ class Writer:
         if self.model:
             return self._write_from_checkpoint(prompts, prompt, mesh), []
         step = Step(prompt, self.temperature, MAX_TOKENS, lambda fields: EXPECTED)
-        steps = Steps({"paragraph": step}, session.beside(self.writer, self.dry_run), dry_run=self.dry_run)
-        found = steps.ask("paragraph", [{"paragraph_generation_prompt": text} for text in prompts.values()])
-        return dict(zip(prompts, found, strict=True)), steps.costs
+        provider = session.with_annotator(self.writer, "writer", self.dry_run)
+        steps = Steps({"paragraph": step}, provider, dry_run=self.dry_run)
+        paragraphs = steps.ask("paragraph", [{"paragraph_generation_prompt": text} for text in prompts.values()])
+        return dict(zip(prompts, paragraphs, strict=True)), steps.costs
 
     def _write_from_checkpoint(self, prompts: Mapping[str, str], prompt: Prompt, mesh: Any) -> dict[str, Annotation]:
         """Paragraphs by id, kept in `<output>/paragraphs.jsonl` as they are written.
@@ -108,25 +120,25 @@ class Writer:
         from lc_jax.inference import writing
 
         path = Path(self.output) / "paragraphs.jsonl"
-        how = (self.model, self.strategy, self.temperature, self.max_new_tokens, self.seed)
+        how = (self.model, self.strategy, self.temperature, self.top_p, self.max_new_tokens, self.seed)
         recipe = fingerprint([prompt.template, *how])
-        kept = jsonl.repair(path)
-        if any(row.get("recipe") != recipe for row in kept):
+        rows = jsonl.repair(path)
+        if any(row.get("recipe") != recipe for row in rows):
             raise ValueError(
                 f"{path} was written by another model or in another way: remove it or name another output."
             )
-        done = {row["question_id"]: _annotation(row) for row in kept}
-        todo = [name for name in prompts if name not in done]
-        decoding = writing.Decoding(self.max_new_tokens, self.temperature, self.seed, self.batch_size)
+        paragraphs = {row["question_id"]: _annotation(row) for row in rows}
+        todo = [name for name in prompts if name not in paragraphs]
+        decoding = writing.Decoding(self.max_new_tokens, self.temperature, self.seed, self.batch_size, self.top_p)
         texts = [prompt.prompt_text(paragraph_generation_prompt=prompts[name]) for name in todo]
         for place, text, _ in writing.write(self.model, mesh, texts, decoding, self.precision):
-            found = read_reply(prompt, {}, Reply("ok", text))
-            row = {"question_id": todo[place], "paragraph": found.value, "recipe": recipe}
-            if found.status != "ok":  # a reasoning model that did not come to its answer
-                row |= {"status": found.status, "detail": found.detail}
-            done[row["question_id"]] = _annotation(row)
+            annotation = read_reply(prompt, {}, Reply("ok", text))
+            row = {"question_id": todo[place], "paragraph": annotation.value, "recipe": recipe}
+            if annotation.status != "ok":  # a reasoning model that did not come to its answer
+                row |= {"status": annotation.status, "detail": annotation.detail}
+            paragraphs[row["question_id"]] = _annotation(row)
             jsonl.append_jsonl(path, [row])
-        return {name: done[name] for name in prompts}
+        return {name: paragraphs[name] for name in prompts}
 
 
 def _annotation(row: Row) -> Annotation:

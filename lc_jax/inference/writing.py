@@ -24,6 +24,7 @@ class Decoding:
     temperature: float  # 0 = greedy
     seed: int
     batch_size: int
+    top_p: float = 1.0  # 1 = any token
 
 
 def write(
@@ -53,6 +54,7 @@ def write(
     sampling = generate.Sampling(
         decoding.max_new_tokens,
         decoding.temperature,
+        decoding.top_p,
         eos_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
     )

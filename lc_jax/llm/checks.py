@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 from collections.abc import Mapping
@@ -20,24 +21,23 @@ _OVER_HTTP = ("anthropic", "openai")  # providers with an address, a key and req
 
 
 def check_asking(settings: Mapping[str, Any], store: str | Path) -> None:
-    """Checks all settings of a task that asks an annotator, and those of a provider's model that writes.
+    """Checks all settings of a task that asks annotators, and those of a provider's model that writes.
 
     Args:
-      settings: the fields of configs.base.asking, prompt_dir, and perhaps `writer`.
+      settings: the fields of configs.base.asking, prompt_dir, and perhaps `writer` and `annotators`.
       store: the file of replies.
 
     Raises:
       Problems: one line for each setting that is wrong.
     """
-    keyless, writer = bool(settings["dry_run"]), settings.get("writer") or {}
-    checks = [
-        lambda: check_annotator(settings["annotator"], keyless=keyless),
-        lambda: check_budget(settings["annotator"], settings["budget"]),
-        lambda: check_store(store),
-        lambda: published.check(settings["prompt_dir"]),
-    ]
-    if writer.get("name"):
-        checks.append(lambda: check_annotator(writer, "writer", keyless=keyless))
+    keyless, budget = bool(settings["dry_run"]), settings["budget"]
+    others = {"writer": settings.get("writer") or {}}
+    others |= {f"annotators.{role}": part for role, part in (settings.get("annotators") or {}).items()}
+    annotators = {"annotator": settings["annotator"]} | {part: a for part, a in others.items() if a.get("name")}
+    checks = [lambda: check_store(store), lambda: published.check(settings["prompt_dir"])]
+    for part, annotator in annotators.items():
+        checks.append(functools.partial(check_annotator, annotator, part, keyless=keyless))
+        checks.append(functools.partial(check_budget, annotator, budget, part))
     check_all(*checks)
 
 
@@ -80,8 +80,11 @@ def check_annotator(settings: Mapping[str, Any], part: str = "annotator", *, key
     check_all(check_numbers, check_provider)
 
 
-def check_budget(settings: Mapping[str, Any], budget: object) -> None:
+def check_budget(settings: Mapping[str, Any], budget: object, part: str = "annotator") -> None:
     """Checks a limit in dollars, 0 for none, and that the annotator's price is known where there is one.
+
+    Args:
+      part: the annotator's place in the config.
 
     Raises:
       ValueError: it is no such number, or there is no price.
@@ -92,7 +95,7 @@ def check_budget(settings: Mapping[str, Any], budget: object) -> None:
     if budget and settings.get("name") and not settings.get("price") and not (able and able.price):
         raise ValueError(
             f"--config.budget={budget}: no price of {settings['name']} is known, so no budget can be kept: give "
-            f"--config.annotator.price, {_PRICE}, or no budget."
+            f"--config.{part}.price, {_PRICE}, or no budget."
         )
 
 

@@ -38,11 +38,26 @@ class Session:
         """What `requests` will cost at most; nothing is sent."""
         return estimate(self.name, requests, self.store, self.price)
 
-    def beside(self, settings: Mapping[str, Any], dry_run: bool = False) -> Session:
-        """Another annotator with the same store and budget; `settings` as in `open_configured`. Not to be entered."""
-        check_annotator(settings, "writer", keyless=dry_run)
+    def with_annotator(self, settings: Mapping[str, Any], part: str, dry_run: bool = False) -> Session:
+        """Returns another annotator with the same store and budget; not to be entered.
+
+        Args:
+          settings: as in `open_configured`.
+          part: their place in the config, for messages.
+        """
+        check_annotator(settings, part, keyless=dry_run)
         options = _given(settings)
+        if dry_run:
+            options.pop("batch", None)  # as in `open_configured`
         return _session(self.store, self.meter, options.pop("name"), **options)
+
+    def with_roles(self, annotators: Mapping[str, Mapping[str, Any]], dry_run: bool = False) -> dict[str, Session]:
+        """Returns by role the annotators that have a name in `annotators` (settings by role)."""
+        return {
+            role: self.with_annotator(settings, f"annotators.{role}", dry_run)
+            for role, settings in annotators.items()
+            if settings["name"]
+        }
 
     def __enter__(self) -> Session:
         return self

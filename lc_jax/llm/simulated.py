@@ -78,12 +78,23 @@ def _paragraph(fields: Mapping[str, str]) -> str:
     raise _Unanswerable("the simulated annotator reads paragraphs but knows no facts to write one from")
 
 
+def _reasoned(rule: Callable[[Mapping[str, str]], str], label: str) -> Callable[[Mapping[str, str]], str]:
+    """A rule that writes a line of reasoning before its answer."""
+    return lambda fields: f"The sentences of the paragraph say so.\n{label}: {rule(fields)}"
+
+
+# The rules list answers in the order of the paragraph, whichever order a wording asks for.
 _RULES: tuple[tuple[Prompt, Callable[[Mapping[str, str]], str]], ...] = (
     (summarize.PROMPT, _summarize),
     (extract.PROMPT, _extract),
+    (extract.prompt(text_order=True), _extract),
+    (extract.prompt(reasoning=True), _reasoned(_extract, "Answers")),
+    (extract.prompt(reasoning=True, text_order=True), _reasoned(_extract, "Answers")),
     (forecast.PROMPT, _forecast),
+    (forecast.prompt(reasoning=True), _reasoned(_forecast, "Probability")),
     (equivalence.PROMPT, _equivalence),
     (correctness.PROMPT, _correctness),
+    (correctness.prompt(reasoning=True), _reasoned(_correctness, "Verdict")),
     (claims.PROMPT, _claims),
     (confidence.PROMPT, _confidence),
     (support.PROMPT, _support),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
-from lc_jax.prompts.objects import labelled, schema, stated
-from lc_jax.prompts.prompt import Invalid, Shot, few_shot
+from lc_jax.prompts.objects import after_reasoning, labelled, schema, stated, with_reasons
+from lc_jax.prompts.prompt import Invalid, Parser, Prompt, Shot, few_shot
 
 _VERDICTS = {"1": 1, "yes": 1, "true": 1, "correct": 1, "0": 0, "no": 0, "false": 0, "incorrect": 0}
 
@@ -20,7 +21,7 @@ def _parse(reply: str, fields: Mapping[str, str]) -> int:
 
 
 _STAR = "Its brightest star is Antares, a red supergiant. The constellation was known to the Babylonians."
-SHOTS = (
+SHOTS: tuple[Shot, ...] = (
     Shot(
         {
             "generated_paragraph": _STAR,
@@ -33,16 +34,38 @@ SHOTS = (
     Shot({"generated_paragraph": _STAR, "question": "In which month is Scorpius highest?", "answer": "July"}, "0"),
 )
 
-PROMPT = few_shot(
-    """\
+_REASONS = (
+    "The paragraph calls Antares the brightest star.",
+    "The paragraph names the Babylonians, and not as those who named the constellation.",
+    "The paragraph says nothing of a month.",
+)
+
+
+@functools.cache
+def prompt(reasoning: bool = False) -> Prompt:
+    """The question, which replies answer with 0 or 1.
+
+    Args:
+      reasoning: whether a line of reasoning comes before it.
+    """
+    reply = "Reply with 0 or 1 and nothing else."
+    shots, label = SHOTS, "Verdict:"
+    parser: Parser = _parse
+    if reasoning:
+        reply = """\
+Reply with two lines: "Reasoning:" and what the paragraph says on the question, then "Verdict:" and 0 or 1."""
+        shots = with_reasons(SHOTS, _REASONS, "Verdict")
+        label, parser = "Reasoning:", after_reasoning(_parse, "verdict")
+    rules = f"""\
 Somebody answers the question with what the paragraph states, and with nothing else. Is the reply they would give the \
 true answer, in this or other words?
 
 - Write 1 if it is.
 - Write 0 if the paragraph leads to another answer or to none.
-- Reply with 0 or 1 and nothing else.""",
-    "Paragraph: {generated_paragraph}\n\nQuestion: {question}\n\nTrue answer: {answer}\n\nVerdict:",
-    SHOTS,
-    _parse,
-    schema("verdict", {"type": "integer", "enum": [0, 1]}),
-)
+- {reply}"""
+    form = f"Paragraph: {{generated_paragraph}}\n\nQuestion: {{question}}\n\nTrue answer: {{answer}}\n\n{label}"
+    verdict = {"type": "integer", "enum": [0, 1]}
+    return few_shot(rules, form, shots, parser, schema("verdict", verdict, reasoning=reasoning))
+
+
+PROMPT = prompt()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from lc_jax.prompts.literals import leading_list
 from lc_jax.prompts.models import NO_ANSWER, distinct
-from lc_jax.prompts.objects import labelled, schema, stated
-from lc_jax.prompts.prompt import Invalid, Shot, few_shot
+from lc_jax.prompts.objects import after_reasoning, labelled, schema, stated, with_reasons
+from lc_jax.prompts.prompt import Invalid, Parser, Prompt, Shot, few_shot
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> list[str]:
@@ -32,7 +33,7 @@ def _parse(reply: str, fields: Mapping[str, str]) -> list[str]:
     return distinct(lines[0].split(";"))
 
 
-SHOTS = (
+SHOTS: tuple[Shot, ...] = (
     Shot(
         {
             "generated_paragraph": "The bridge took nine years to build. I am fairly sure that it was finished in 1932 "
@@ -67,17 +68,43 @@ SHOTS = (
     ),
 )
 
-PROMPT = few_shot(
-    """\
+# What the paragraphs of SHOTS say of their questions.
+_REASONS = (
+    "The paragraph gives two years in which the bridge may have been finished.",
+    "The paragraph mentions a purple variety, but does not name it.",
+    "The paragraph rules Vienna out and names one other city.",
+    "The paragraph names three holders of the record and calls the third the least likely.",
+)
+
+
+@functools.cache
+def prompt(reasoning: bool = False, text_order: bool = False) -> Prompt:
+    """The question, which replies answer on one line.
+
+    Args:
+      reasoning: whether a line of reasoning comes before the answers.
+      text_order: whether answers stand in the order of the paragraph; otherwise the most probable comes first.
+    """
+    order = "in the order in which the paragraph names them" if text_order else "the most probable first"
+    rules = f"""\
 Read the paragraph and list every answer to the question that it offers as possible, however unlikely it calls it.
 
 - Take answers from the paragraph alone, even where you know better.
 - Give each answer in the shortest form that is clear by itself, once.
 - An answer that the paragraph rules out is not offered.
-- Write the answers on one line, the most probable first, with "; " between them.
-- If the paragraph offers no answer to the question, write: No Answer""",
-    "Paragraph: {generated_paragraph}\n\nQuestion: {question}\n\nAnswers:",
-    SHOTS,
-    _parse,
-    schema("answers", {"type": "array", "items": {"type": "string"}}),
-)
+- Write the answers on one line, {order}, with "; " between them.
+- If the paragraph offers no answer to the question, write: {NO_ANSWER}"""
+    shots, label = SHOTS, "Answers:"
+    parser: Parser = _parse
+    if reasoning:
+        rules += """
+- Write two lines: "Reasoning:" and which statements of the paragraph bear on the question, then "Answers:" and the \
+answers."""
+        shots = with_reasons(SHOTS, _REASONS, "Answers")
+        label, parser = "Reasoning:", after_reasoning(_parse, "answers?")
+    form = f"Paragraph: {{generated_paragraph}}\n\nQuestion: {{question}}\n\n{label}"
+    answers = {"type": "array", "items": {"type": "string"}}
+    return few_shot(rules, form, shots, parser, schema("answers", answers, reasoning=reasoning))
+
+
+PROMPT = prompt()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 
-from lc_jax.prompts.objects import labelled, schema, stated
-from lc_jax.prompts.prompt import Invalid, Shot, few_shot
+from lc_jax.prompts.objects import after_reasoning, labelled, schema, stated, with_reasons
+from lc_jax.prompts.prompt import Invalid, Parser, Prompt, Shot, few_shot
 
 # A decimal comma is read where it cannot separate thousands: "0,8" and "12,5%" are numbers, "1,000" is none.
 _DECIMAL = r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+|0,[0-9]+|[0-9]{1,3},[0-9]{1,2}"
@@ -46,7 +47,7 @@ _RIVER = (
     "I think that the river rises in the Tatra mountains (60%), or else in the Beskids (30%). It is almost certain to "
 )
 _RIVER += "end in the Baltic Sea. I have read that it is 410 km long."
-SHOTS = (
+SHOTS: tuple[Shot, ...] = (
     Shot(
         {"generated_paragraph": _RIVER, "question": "In which mountains does it rise?", "answer": "The Beskids"}, "0.3"
     ),
@@ -59,8 +60,31 @@ SHOTS = (
     ),
 )
 
-PROMPT = few_shot(
-    """\
+_REASONS = (
+    "The paragraph gives the Beskids 30%.",
+    "The paragraph does not name the Sudetes, and leaves 10% for other mountains.",
+    "The paragraph is almost certain of the Baltic Sea.",
+    "The paragraph gives this length; where its author read it expresses no doubt.",
+)
+
+
+@functools.cache
+def prompt(reasoning: bool = False) -> Prompt:
+    """The question, which replies answer with a number.
+
+    Args:
+      reasoning: whether a line of reasoning comes before it.
+    """
+    reply = "Reply with one number from 0 to 1 and nothing else."
+    shots, label = SHOTS, "Probability:"
+    parser: Parser = _parse
+    if reasoning:
+        reply = """\
+Reply with two lines: "Reasoning:" and what the paragraph says of the answer, then "Probability:" and one number from \
+0 to 1."""
+        shots = with_reasons(SHOTS, _REASONS, "Probability")
+        label, parser = "Reasoning:", after_reasoning(_parse, "probability")
+    rules = f"""\
 Someone who knows nothing but the paragraph below has to say how probable it is that a given answer to a question is \
 the right one. Which probability do the paragraph's statements support?
 
@@ -70,9 +94,9 @@ certain" is about 0.95, "likely" 0.75, "a toss-up" 0.5, "possibly" 0.3, "unlikel
 - An answer stated flatly, without any doubt, has probability 1.
 - An answer that the paragraph does not offer shares what the offered answers leave over: near 0 if they leave nothing.
 - Another wording of the same answer is the same answer.
-- Reply with one number from 0 to 1 and nothing else.""",
-    "Paragraph: {generated_paragraph}\n\nQuestion: {question}\n\nAnswer: {answer}\n\nProbability:",
-    SHOTS,
-    _parse,
-    schema("probability", {"type": "number"}),
-)
+- {reply}"""
+    form = f"Paragraph: {{generated_paragraph}}\n\nQuestion: {{question}}\n\nAnswer: {{answer}}\n\n{label}"
+    return few_shot(rules, form, shots, parser, schema("probability", {"type": "number"}, reasoning=reasoning))
+
+
+PROMPT = prompt()

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lc_jax.prompts.literals import parse_object, unfence
-from lc_jax.prompts.prompt import Invalid
+from lc_jax.prompts.prompt import Invalid, Parser, Shot
 
 
-def schema(name: str, value: Mapping[str, Any]) -> str:
-    """The JSON schema of an object whose one member `name` holds what the JSON schema `value` describes."""
+def schema(name: str, value: Mapping[str, Any], *, reasoning: bool = False) -> str:
+    """The JSON schema of an object whose member `name` holds what the JSON schema `value` describes.
+
+    Args:
+      reasoning: whether a text `reasoning` precedes it.
+    """
+    properties = {"reasoning": {"type": "string"}, name: value} if reasoning else {name: value}
     return json.dumps(
-        {"type": "object", "properties": {name: value}, "required": [name], "additionalProperties": False}
+        {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
     )
 
 
@@ -100,3 +105,34 @@ def labelled(text: str, word: str) -> str:
     label = rf"^[^:\n]{{0,100}}\b(?:{word})\b[^:\n]{{0,100}}:[ \t]*(.*)"
     found = re.findall(label, text, re.IGNORECASE | re.MULTILINE)
     return str(found[0]).strip() if len(found) == 1 else text
+
+
+def with_reasons(shots: Sequence[Shot], reasons: Sequence[str], label: str) -> tuple[Shot, ...]:
+    """Returns examples whose replies reason first, one sentence each, and then state the answer behind `label`."""
+    return tuple(
+        Shot(shot.fields, f"{reason}\n{label}: {shot.reply}") for shot, reason in zip(shots, reasons, strict=True)
+    )
+
+
+def after_reasoning(parser: Parser, word: str) -> Parser:
+    """Returns `parser` for replies that reason first: it reads what the last line with the label states.
+
+    Of an object it reads the member of that name, or the last one. A reply without the label is Invalid, because its
+    reasoning could pass for an answer.
+
+    Args:
+      word: a pattern for the label, which opens a line: "answers?" for "Answers: A; B".
+    """
+    label = re.compile(rf"^[#>\s]*(?:{word})[ \t]*:\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
+
+    def parse(reply: str, fields: Mapping[str, str]) -> Any:
+        found = members(reply)
+        if found is not None:
+            name = next((key for key in found if re.fullmatch(word, key, re.IGNORECASE)), list(found)[-1])
+            return parser(json.dumps({name: found[name]}), fields)
+        statements = label.findall("\n".join(map(without_markup, unfence(reply).splitlines())))
+        if not statements:
+            raise Invalid(f"no line begins with the label {word.removesuffix('?').capitalize()!r} and a colon")
+        return parser(statements[-1].strip(), fields)
+
+    return parse

@@ -34,7 +34,14 @@ from lc_jax.llm.annotate import Annotation
 from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Steps
-from lc_jax.preflight import check_all
+from lc_jax.preflight import (
+    NATURAL,
+    NON_NEGATIVE,
+    POSITIVE_INT,
+    check_all,
+    check_sampling,
+    check_settings,
+)
 from lc_jax.prompts import Prompt
 from lc_jax.provenance import code_version
 
@@ -146,9 +153,9 @@ class Work:
     def settings(self, writer: Writer) -> dict[str, Any]:
         """What the numbers depend on, for whoever reads the report."""
         names = ["entities", "knowledge", "retriever", "num_passages", "query", "strategy", "temperature"]
-        names += ["uses_confidence", "limit", "prompt_dir", "templates"]
-        asked = {name: self.config[name] for name in names}
-        return {"writer": writer.name, **asked, "prompts": self.steps.wordings(), "code": code_version()}
+        names += ["uses_confidence", "limit", "prompt_dir", "templates", "judge_temperature"]
+        settings = {"writer": writer.name, **writer.sampling(), **{name: self.config[name] for name in names}}
+        return settings | {"prompts": self.steps.wordings(), "code": code_version()}
 
 
 def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
@@ -174,7 +181,7 @@ def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
         num_bins=biography.NUM_BINS,
         seed=config.seed,
     )
-    row = {"method": config.method, "seed": config.seed, "judge": session.name, "data": config.data}
+    row = {"method": config.method, "seed": config.seed, "judge": work.steps.annotators(), "data": config.data}
     spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
     figures = biography.factscore(records)
     summary = dataclasses.replace(summary, notes=(*summary.notes, figures.sentence()))
@@ -188,12 +195,14 @@ def _store(config: ConfigDict) -> Path:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks writer, annotator, budget, store, wordings, entities, paragraphs and knowledge; see lc_jax.main.
+    """Checks numbers, writer, annotators, budget, store, wordings, entities, paragraphs and knowledge; see lc_jax.main.
 
     Raises:
       Problems: a line for each setting that is wrong.
     """
     check_all(
+        lambda: check_sampling(config),
+        lambda: check_settings("", config, judge_temperature=NON_NEGATIVE, limit=NATURAL, num_passages=POSITIVE_INT),
         lambda: Writer.from_settings(config),
         lambda: check_asking(config, _store(config)),
         lambda: _check_data(config),
@@ -226,7 +235,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         retriever = None  # loaded before anything is paid for
         if pages and not config.dry_run:
             retriever = retrieval.load(config.retriever, Path(f"{config.knowledge}.vectors"))
-        steps = Steps(biography.STEPS, session, config.prompt_dir, config.dry_run)
+        sessions = session.with_roles(config.annotators, config.dry_run)
+        questions = biography.steps(config.judge_temperature)
+        steps = Steps(questions, session, config.prompt_dir, config.dry_run, sessions)
         work = Work(config, prompts, pages, missing, steps, retriever)
         costs: Costs = []
         if biographies is None:

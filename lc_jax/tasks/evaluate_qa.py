@@ -32,7 +32,7 @@ from lc_jax.llm.annotate import Annotation
 from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Steps
-from lc_jax.preflight import check_all
+from lc_jax.preflight import NATURAL, NON_NEGATIVE, check_all, check_sampling, check_settings
 from lc_jax.provenance import code_version
 from lc_jax.types import Generation, Question
 
@@ -71,7 +71,9 @@ def _load_rows(config: ConfigDict) -> list[dict[str, Any]]:
     if optional(source["source"]) is None:
         if not config.paragraphs:
             raise ValueError(
-                "--config.questions.source is empty: give a data set, or --config.paragraphs with questions."
+                "--config.questions.source is empty, and a model needs questions to write about: give "
+                "--config.questions.source=questions.jsonl (rows of `question` and `answer`), or the paragraphs of a "
+                "file with --config.paragraphs."
             )
         source |= {"source": config.paragraphs, "split": None, "answers": None, "answers_split": None}
     return load_joined_rows(**source)
@@ -162,6 +164,7 @@ class Work:
             self.steps.ask,
             uses_confidence=self.config.uses_confidence,
             forecast_truth=self.config.forecast_truth,
+            judge_matches=self.config.judge_matches,
         )
         read = dict(zip((q.question_id for q, _ in good), found, strict=True))
         return [read.get(q.question_id) or qa.unwritten(q, paragraph) for q, paragraph in written]
@@ -169,11 +172,12 @@ class Work:
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, for whoever reads the report."""
         config = self.config
-        names = ("strategy", "temperature", "uses_confidence", "limit", "prompt_dir", "templates")
-        asked = {name: config[name] for name in names}
+        names = ["strategy", "temperature", "uses_confidence", "limit", "prompt_dir", "templates"]
+        names += ["judge_matches", "judge_temperature"]
+        settings = {"writer": self.writer.name, **self.writer.sampling(), **{name: config[name] for name in names}}
+        settings["wording"] = dict(config.wording)
         questions = {name: value for name, value in config.questions.items() if optional(value) is not None}
-        made = {"prompts": self.steps.wordings(), "code": code_version()}
-        return {"writer": self.writer.name, **asked, "questions": questions, **made}
+        return settings | {"questions": questions, "prompts": self.steps.wordings(), "code": code_version()}
 
 
 def _data_name(config: ConfigDict) -> str:
@@ -203,8 +207,11 @@ def _result(work: Work, records: Sequence[qa.Record]) -> dict[str, Any]:
         clusters=[cluster[r.question_id] for r in scored] if are_clustered else None,
         seed=config.seed,
     )
-    summary = dataclasses.replace(summary, notes=(*summary.notes, *_unread(scored, session.name)))
-    row = {"method": config.method, "seed": config.seed, "judge": session.name, "data": _data_name(config)}
+    summary = dataclasses.replace(
+        summary, notes=(*summary.notes, *_unread(scored, work.steps.session_of("eval_extract").name))
+    )
+    row = {"method": config.method, "seed": config.seed, "data": _data_name(config)}
+    row["judge"] = work.steps.annotators()
     spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
     return row | dataclasses.asdict(summary) | {"statuses": dict(statuses), "cost": spent, "settings": work.settings()}
 
@@ -215,19 +222,25 @@ def _store(config: ConfigDict) -> Path:
 
 
 def _check_data(config: ConfigDict) -> None:
-    """Reads the user's file of paragraphs with its questions."""
+    """Reads the user's file of paragraphs with its questions; a model needs questions from elsewhere."""
     if optional(config.paragraphs) is not None:
         load_items(config)
+    elif optional(config.questions.source) is None:
+        _load_rows(config)  # says what to give
 
 
 def check(config: ConfigDict) -> None:
-    """Checks writer, annotator, budget, store, wordings and the file of paragraphs; see lc_jax.main.
+    """Checks numbers, writer, annotators, budget, store, wordings and the file of paragraphs; see lc_jax.main.
 
     Raises:
       Problems: a line for each setting that is wrong.
     """
     check_all(
-        lambda: Writer.from_settings(config), lambda: check_asking(config, _store(config)), lambda: _check_data(config)
+        lambda: check_sampling(config),
+        lambda: check_settings("", config, judge_temperature=NON_NEGATIVE, limit=NATURAL),
+        lambda: Writer.from_settings(config),
+        lambda: check_asking(config, _store(config)),
+        lambda: _check_data(config),
     )
 
 
@@ -260,7 +273,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         if items is None:
             written, costs = writer.write({q.question_id: q.prompt for q in questions}, session, mesh)
             items = Items(questions, list(written.values()), list(written))
-        work = Work(config, items, writer, Steps(qa.STEPS, session, config.prompt_dir, config.dry_run))
+        protocol = qa.Protocol(
+            **config.wording, judge_matches=config.judge_matches, judge_temperature=config.judge_temperature
+        )
+        sessions = session.with_roles(config.annotators, config.dry_run)
+        steps = Steps(protocol.steps(), session, config.prompt_dir, config.dry_run, sessions)
+        work = Work(config, items, writer, steps)
         records = work.records()
         costs += work.steps.costs
         if config.dry_run:

@@ -22,7 +22,7 @@ from lc_jax.data.tokenizer import Tokenizer, load_tokenizer, parse_messages
 from lc_jax.inference import generate
 from lc_jax.inference.finite import check_finite
 from lc_jax.models import folders, hf
-from lc_jax.preflight import NATURAL, NON_NEGATIVE, POSITIVE_INT, Range, check_all, check_settings
+from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import Prompt, load_templates
 from lc_jax.training import checks
 
@@ -61,14 +61,12 @@ def _log_sampling(config: ConfigDict, tokenizer: Tokenizer) -> None:
 def check(config: ConfigDict) -> None:
     """Refuses numbers, files and folders that nothing can be decoded with, all of them at once."""
     check_all(
-        lambda: check_settings(
-            "", config, batch_size=POSITIVE_INT, num_samples=POSITIVE_INT, max_new_tokens=POSITIVE_INT,
-            temperature=NON_NEGATIVE, top_p=Range(above=0, high=1), top_k=NATURAL,
-        ),
+        lambda: check_sampling(config),
+        lambda: check_settings("", config, num_samples=POSITIVE_INT, top_k=NATURAL),
         lambda: load_placed_rows(config.prompts),
         lambda: checks.check_precision(**config.precision),
         lambda: checks.check_model("model", config.model),
-    )  # fmt: skip
+    )
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:

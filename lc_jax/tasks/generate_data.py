@@ -35,7 +35,8 @@ from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation
 from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
-from lc_jax.llm.steps import Step, Steps
+from lc_jax.llm.steps import REASONING, Step, Steps
+from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import correctness, extract, forecast, in_context, paragraph, published, query, summarize
 from lc_jax.prompts.literals import parse_list
 from lc_jax.prompts.reasoning import strip_reasoning
@@ -46,16 +47,25 @@ RECORD = "{output}.run.json"
 Row = dict[str, Any]
 
 
-# Temperatures are the published ones where the paper gives them.
-STEPS = {
-    "clue": Step(query.CLUE, 0.3, 200, lambda fields: fields["question"]),
-    "query": Step(query.PROMPT, 0.3, 200, lambda fields: fields["question"]),
-    "claude_distill": Step(paragraph.PROMPT, 0.7, 512, lambda fields: ""),
-    "summarize": Step(summarize.PROMPT, 0.3, 512, lambda fields: ""),
-    "extract": Step(extract.PROMPT, 0.2, 200, lambda fields: ["an answer", "another answer"]),
-    "forecast": Step(forecast.PROMPT, 0.2, 32, lambda fields: 0.5),
-    "correctness": Step(correctness.PROMPT, 0.2, 32, lambda fields: 0),
-}
+def annotation_steps(reasoning: bool, text_order: bool) -> dict[str, Step]:
+    """Returns the questions to annotators; temperatures are the published ones where the paper gives them.
+
+    Args:
+      reasoning, text_order: how answers are read from paragraphs; see `qa.Protocol`.
+    """
+    short, long = (REASONING, REASONING) if reasoning else (32, 200)
+    extraction = extract.prompt(reasoning=reasoning, text_order=text_order)
+    probability, verdict = forecast.prompt(reasoning=reasoning), correctness.prompt(reasoning=reasoning)
+    return {
+        "clue": Step(query.CLUE, 0.3, 200, lambda fields: fields["question"]),
+        "query": Step(query.PROMPT, 0.3, 200, lambda fields: fields["question"]),
+        "claude_distill": Step(paragraph.PROMPT, 0.7, 512, lambda fields: ""),
+        "summarize": Step(summarize.PROMPT, 0.3, 512, lambda fields: ""),
+        "extract": Step(extraction, 0.2, long, lambda fields: ["an answer", "another answer"]),
+        "forecast": Step(probability, 0.2, short, lambda fields: 0.5),
+        "correctness": Step(verdict, 0.2, short, lambda fields: 0),
+    }
+
 
 Found = tuple[str, Annotation]  # the step, and what came of it
 Done = tuple[int, Row, list[Found]]  # a row's number, its new columns, and what they were made from
@@ -122,7 +132,7 @@ def _template(config: ConfigDict) -> prompts.Prompt:
 
 
 def paragraphs(work: Work) -> Iterator[Done]:
-    """Samples `num_samples` paragraphs a question from `config.model`, cut at the first blank line.
+    """Samples `num_samples` paragraphs a question from `config.model`, cut at the first blank line of base models.
 
     Goes into `config.column`: a list, or the one paragraph when num_samples is 1.
     """
@@ -130,15 +140,17 @@ def paragraphs(work: Work) -> Iterator[Done]:
     template, asking = _template(config), _asking(work)
     texts = [template.prompt_text(paragraph_generation_prompt=q.prompt) for _, q in asking for _ in range(num_samples)]
     ids = [row * num_samples + sample for row, _ in asking for sample in range(num_samples)]
-    decoding = writing.Decoding(config.max_new_tokens, config.temperature, config.seed, config.batch_size)
+    decoding = writing.Decoding(config.max_new_tokens, config.temperature, config.seed, config.batch_size, config.top_p)
     written = writing.write(config.model, work.mesh, texts, decoding, config.precision, ids)
     samples: dict[int, dict[int, Annotation]] = {row: {} for row, _ in asking}
     for i, text, finished in written:
         row, sample = divmod(ids[i], num_samples)
         answer = strip_reasoning(text)
-        whole = answer is not None and (finished or "\n\n" in answer.strip())
-        value = None if answer is None else in_context.first_paragraph(answer)
-        samples[row][sample] = Annotation("ok" if whole else "truncated", value)
+        if answer is not None and config.first_paragraph:
+            finished = finished or "\n\n" in answer.strip()
+            answer = in_context.first_paragraph(answer)
+        is_whole = answer is not None and finished
+        samples[row][sample] = Annotation("ok" if is_whole else "truncated", answer and answer.strip())
         if len(samples[row]) == num_samples:
             drawn = [samples[row][number] for number in range(num_samples)]
             texts = [paragraph.value for paragraph in drawn]
@@ -277,7 +289,7 @@ def _recipe(work: Work) -> Row:
     recipe: Row = {"what": config.what, "input": config.input, "questions": dict(config.questions)}
     recipe |= {"num_rows": len(work.rows), "data": fingerprint([*map(dataclasses.asdict, work.questions), *work.rows])}
     if work.steps is None:
-        names = ("model", "column", "num_samples", "temperature", "max_new_tokens", "seed")
+        names = ("model", "column", "num_samples", "temperature", "top_p", "max_new_tokens", "first_paragraph", "seed")
         shown = {"paragraph": fingerprint(_template(config).template)}
         return recipe | {name: config[name] for name in names} | {"prompts": shown}
     asked = {step: work.steps.prompt(step) for step in steps}
@@ -317,7 +329,7 @@ def _store(config: ConfigDict) -> Path:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the stage, and annotator, budget, store and wordings where it asks; see lc_jax.main.
+    """Checks the stage, numbers, and annotator, budget, store and wordings where it asks; see lc_jax.main.
 
     Raises:
       ValueError: `config.what` is unknown.
@@ -325,8 +337,13 @@ def check(config: ConfigDict) -> None:
     """
     if config.what not in STAGES:
         raise ValueError(f"--config.what={config.what!r}: give one of {sorted(STAGES)}.")
+    checks = [
+        lambda: check_sampling(config),
+        lambda: check_settings("", config, num_samples=POSITIVE_INT, limit=NATURAL),
+    ]
     if STAGES[config.what].steps and not Path(config.output).exists():
-        check_asking(config, _store(config))
+        checks.append(lambda: check_asking(config, _store(config)))
+    check_all(*checks)
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -347,7 +364,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         if STAGES[config.what].steps:
             options: dict[str, Any] = {"budget": config.budget, "dry_run": config.dry_run}
             session = stack.enter_context(open_configured(config.annotator, _store(config), **options))
-            steps = Steps(STEPS, session, config.prompt_dir, config.dry_run)
+            steps = Steps(annotation_steps(**config.wording), session, config.prompt_dir, config.dry_run)
         work = Work(config, mesh, questions, rows, range(len(rows)), steps)
         if config.dry_run:
             for _ in STAGES[config.what].make(work) if steps else ():

@@ -92,6 +92,18 @@ def test_the_most_probable_answer_is_judged():
     ]  # others for free
 
 
+def test_as_published_the_judge_is_asked_about_every_chosen_answer():
+    annotator = Fake()
+    generations = [generation("Rome"), generation("Roma", aliases=("Roma",)), generation("No Answer")]
+    records = evaluate(generations, annotator, uses_confidence=False, judge_matches=True)
+    (fields,) = annotator.asked(equivalence.PROMPT)
+    assert [item.candidate for item in equivalence.split_comparisons(fields["comparisons"])] == ["Rome", "Roma"]
+    assert [record.correct for record in records] == [True, True, False]
+    generations = [generation("Turin", aliases=("Turin",))]
+    assert [evaluate(generations, Fake(), uses_confidence=False, judge_matches=judge)[0].correct for judge in
+            (False, True)] == [True, False]  # fmt: skip
+
+
 def test_without_confidence_the_first_answer_counts_with_confidence_one():
     annotator = Fake()
     generations = [generation("Turin; Rome"), generation("No Answer"), generation("Rome")]

@@ -54,6 +54,11 @@ def test_every_prompt_is_answered_through_text(annotator):
     assert ask(annotator, forecast.PROMPT, answer="Bern", **fields) == 0.75
     assert ask(annotator, forecast.PROMPT, answer="Oslo", **fields) == 1e-5
     assert [ask(annotator, correctness.PROMPT, answer=answer, **fields) for answer in ("bern", "Oslo")] == [1, 0]
+    for text_order in (False, True):
+        assert ask(annotator, extract.prompt(True, text_order), **fields) == ["Oslo", "Bern"]
+    assert ask(annotator, extract.prompt(text_order=True), **fields) == ["Oslo", "Bern"]
+    assert ask(annotator, forecast.prompt(reasoning=True), answer="Bern", **fields) == 0.75
+    assert ask(annotator, correctness.prompt(reasoning=True), answer="bern", **fields) == 1
     drafts = summarize.join_paragraphs(["a\n\nb"] * 8)
     assert ask(annotator, summarize.PROMPT, paragraph_generation_prompt="Write.", paragraphs=drafts) == "8 drafts"
     verdicts = judge(judging(annotator), [Comparison("Where?", "Bern", "bern"), Comparison("Where?", "Bern", "Oslo")])

@@ -304,3 +304,40 @@ def test_extractor_output_keeps_its_order_and_can_be_strict():
         assert postprocess_answers(empty, strict=True) == []
     assert join_answers(["a", "b", "a"]) == "a; b"
     assert postprocess_answers(join_answers([])) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reply", "value"),
+    [
+        (extract.prompt(reasoning=True), "Reasoning: It names two: both.\nAnswers: Lyon; Paris", ["Lyon", "Paris"]),
+        (extract.prompt(reasoning=True), "Two cities.\n\n**Answers:** Lyon; Paris", ["Lyon", "Paris"]),
+        (extract.prompt(reasoning=True), "Answers: are not given.\nAnswers: No Answer", []),
+        (extract.prompt(reasoning=True), "Two.\nAnswers:\nLyon; Paris\n", ["Lyon", "Paris"]),
+        (extract.prompt(reasoning=True), '{"reasoning": "Two.", "answers": ["Lyon"]}', ["Lyon"]),
+        (extract.prompt(reasoning=True), '{"answers": ["Lyon"], "reasoning": "One."}', ["Lyon"]),
+        (forecast.prompt(reasoning=True), "It says 0.9 of Rome.\nProbability: 10%", 0.1),
+        (forecast.prompt(reasoning=True), '{"reasoning": "0.9", "probability": 0.1}', 0.1),
+        (correctness.prompt(reasoning=True), "It is not 1.\nVerdict: 0", 0),
+    ],
+)
+def test_reasoning_before_an_answer_is_no_part_of_it(prompt, reply, value):
+    assert prompt.parse(reply) == value
+
+
+@pytest.mark.parametrize("reply", ["Paris", "The paragraph says Paris.", "Reasoning: Paris; Lyon", "Answers:"])
+def test_reasoning_without_an_answer_is_none(reply):
+    with pytest.raises(Invalid, match="no line begins with the label 'Answers' and a colon"):
+        extract.prompt(reasoning=True).parse(reply)
+
+
+@pytest.mark.parametrize("reasoning", [False, True])
+def test_each_wording_shows_replies_in_its_own_form(reasoning):
+    for prompt in (extract.prompt(reasoning), forecast.prompt(reasoning), correctness.prompt(reasoning)):
+        assert prompt.template.endswith("\n\nReasoning:") == reasoning
+        assert all((shot.reply in prompt.template) and ("\n" in shot.reply) == reasoning for shot in prompt.shots)
+        assert (next(iter(json.loads(prompt.schema)["properties"])) == "reasoning") == reasoning
+    orders = ["the most probable first", "in the order in which the paragraph names them"]
+    for text_order in (False, True):
+        assert [order in extract.prompt(reasoning, text_order).template for order in orders] == [
+            not text_order, text_order,
+        ]  # fmt: skip

@@ -172,7 +172,11 @@ def test_wordings_of_a_folder_take_the_place_of_ours(evaluate, tmp_path):
     [
         ({}, r"give one of.*given: \[\]|Who writes"),
         ({"paragraphs": "p.jsonl", "model": "m"}, r"given: \['paragraphs', 'model'\]"),
-        ({"writer__name": "openai/gpt-4.1"}, "questions.source is empty"),
+        ({"writer__name": "openai/gpt-4.1"}, r"give --config.questions.source=questions.jsonl \(rows of `question`"),
+        (
+            {"writer__name": "openai/x", "strategy": "0-shot", "top_p": 0.8, "questions__source": "p.jsonl"},
+            r"--config.top_p=0.8 is of checkpoints: openai/x is asked without; leave it at 1",
+        ),
         (
             {"writer__name": "openai/x", "questions__source": "p.jsonl"},
             "strategy='finetuned': a provider's model is asked",
