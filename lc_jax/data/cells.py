@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from lc_jax.data.columns import column, is_missing, row_id
+from lc_jax.data.messages import MessagesError, read_messages
 from lc_jax.data.questions import question_from
 from lc_jax.data.rows import Row
 from lc_jax.prompts.literals import parse_list
 from lc_jax.types import Message, PromptText, Question
 
-# Names of speakers in ShareGPT's `conversations`.
-_ROLES = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant", "model": "assistant"}
 _LABELS = {"true": 1.0, "false": 0.0}
 
 
@@ -83,22 +82,14 @@ def label_in(row: Row, name: str = "label") -> float:
 
 
 def conversation_in(row: Row, name: str) -> tuple[Message, ...]:
-    """The messages in a column: records of role and content, or (ShareGPT) of from and value; or the text of them."""
+    """The messages in a column; see `messages.read_messages`."""
     value = column(row, name)
-    turns = list_in(row, name) if isinstance(value, str) else value
-    if not isinstance(turns, list | tuple) or not turns:
+    if is_missing(value) or (isinstance(value, str | list | tuple) and not value):
         raise Dropped(f"missing {name}")
-    messages = []
-    for turn in turns:
-        if not isinstance(turn, Mapping):
-            raise Dropped(f"{name}: a message is no record of role and content")
-        role, content = (column(turn, a) or column(turn, b) for a, b in (("role", "from"), ("content", "value")))
-        if isinstance(content, list):  # parts, as providers take them
-            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise Dropped(f"{name}: a message lacks role or content")
-        messages.append(Message(_ROLES.get(role.lower(), role.lower()), content))
-    return tuple(messages)
+    try:
+        return read_messages(value)
+    except MessagesError as error:
+        raise Dropped(f"{name}: {error.reason}") from error
 
 
 def demonstration_in(row: Row) -> tuple[PromptText, str]:
@@ -117,11 +108,11 @@ def demonstration_in(row: Row) -> tuple[PromptText, str]:
                 raise Dropped(f"{name}: the assistant's message is empty")
             return messages[:-1], messages[-1].content
     prompt = column(row, "prompt")
-    shown: PromptText = conversation_in(row, "prompt") if isinstance(prompt, list) else text_in(row, "prompt")
+    source: PromptText = conversation_in(row, "prompt") if isinstance(prompt, list) else text_in(row, "prompt")
     target = column(row, "completion")
     completion = (
         conversation_in(row, "completion")[-1].content if isinstance(target, list) else text_in(row, "completion")
     )
-    if not shown or not completion:
-        raise Dropped("empty prompt" if not shown else "empty completion")
-    return shown, completion
+    if not source or not completion:
+        raise Dropped("empty prompt" if not source else "empty completion")
+    return source, completion

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 
 from lc_jax.data.cells import (
     Dropped,
@@ -20,8 +21,8 @@ from lc_jax.data.cells import (
     text_in,
 )
 from lc_jax.data.columns import column, is_missing, names_of
-from lc_jax.data.questions import suggest
-from lc_jax.data.rows import Row
+from lc_jax.data.questions import load_training_rows, suggest
+from lc_jax.data.rows import Row, optional, place_of
 from lc_jax.prompts import Prompt, Templates, join_answers
 from lc_jax.types import Example, Question
 
@@ -191,9 +192,36 @@ _COLUMNS = {"demonstrations": ("prompt", "completion"), "labelled_answers": ("pr
 PARAGRAPH_RECIPES = ("sft_lc", "sft_factuality", "sft_claude_distill")
 
 
+class Drops(Counter[str]):
+    """How many rows make no example, by reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[str, int] = {}  # reason -> the first such row, from 0
+
+    def add(self, reason: str, row: int) -> None:
+        """Counts a row."""
+        self[reason] += 1
+        self.first.setdefault(reason, row)
+
+    def describe(self, rows: Mapping[str, Any]) -> str:
+        """The reasons with their numbers and first rows, the most frequent reason first.
+
+        Args:
+          rows: where the rows are, the arguments of `load_training_rows`.
+        """
+        parts = []
+        for reason, count in (+self).most_common():
+            where = ""
+            if reason in self.first:
+                where = f", first in {place_of(rows['source'], optional(rows.get('split')), self.first[reason])}"
+            parts.append(f"{reason}: {count}{where}")
+        return "; ".join(parts)
+
+
 def make_examples(
     recipe: str, rows: Iterable[Row], templates: Templates, fits: Fits | None = None
-) -> tuple[list[Example], Counter[str]]:
+) -> tuple[list[Example], Drops]:
     """The training examples of all rows, in order, and how many rows were dropped for which reason.
 
     Args:
@@ -207,32 +235,36 @@ def make_examples(
     if recipe not in RECIPES:
         raise ValueError(f"No recipe {recipe!r}; there are {sorted(RECIPES)}.")
     examples: list[Example] = []
-    dropped: Counter[str] = Counter()
-    for row in rows:
+    dropped = Drops()
+    for number, row in enumerate(rows):
         try:
             examples += RECIPES[recipe](row, templates, fits)
         except Dropped as reason:
-            dropped[str(reason)] += 1
+            dropped.add(str(reason), number)
     return examples, dropped
 
 
 def load_examples(
-    recipe: str, source: object, rows: Sequence[Row], templates: Templates, fits: Fits | None = None
-) -> tuple[list[Example], Counter[str]]:
-    """As `make_examples`, for a task that needs at least one example.
+    data: Mapping[str, Any], templates: Templates, fits: Fits | None = None
+) -> tuple[list[Example], Drops]:
+    """As `make_examples` of the rows of a data set, for a task that needs at least one example.
 
     Args:
-      source: where the rows are from, for messages.
+      data: `recipe`, and under `rows` the arguments of `load_training_rows`.
 
     Raises:
-      ValueError: an unknown recipe, or no row makes an example; the message lists the columns.
+      ValueError: an unknown recipe, or no row makes an example; the message lists the reasons and columns.
     """
+    rows, recipe = load_training_rows(**data["rows"]), data["recipe"]
     examples, dropped = make_examples(recipe, rows, templates, fits)
     if not examples:
         names = names_of(rows)
-        wanted = [name for name in _COLUMNS.get(recipe, ()) if name not in names]
-        flag = f" Name yours with --config.data.rows.columns={suggest(names, wanted)}." if wanted else ""
-        raise ValueError(f"{source}: no row makes an example of {recipe!r} ({dict(dropped)}); columns: {names}.{flag}")
+        missing = [name for name in _COLUMNS.get(recipe, ()) if name not in names]
+        flag = f" Name yours with --config.data.rows.columns={suggest(names, missing)}." if missing else ""
+        reasons = dropped.describe(data["rows"])
+        raise ValueError(
+            f"{data['rows']['source']}: no row makes an example of {recipe!r} ({reasons}); columns: {names}.{flag}"
+        )
     return examples, dropped
 
 
@@ -271,6 +303,31 @@ def split_by_question(
         [example for example in examples if example.example_id not in held_out],
         [example for example in examples if example.example_id in held_out],
     )
+
+
+def load_split(data: Mapping[str, Any], templates: Templates, fits: Fits | None, seed: int) -> tuple[Split, Drops]:
+    """The examples of a data set, those of `eval_size` questions held out; and its rows that make none.
+
+    Args:
+      data: as in `load_examples`, with `eval_size`.
+    """
+    examples, dropped = load_examples(data, templates, fits)
+    ids = (row["question_id"] for row in load_training_rows(**data["rows"]))
+    return split_by_question(examples, data["eval_size"], seed, ids), dropped
+
+
+def report_sizes(data: Mapping[str, Any], num_train: int, num_held_out: int, dropped: Drops) -> None:
+    """Logs the number of examples, and as a warning how many rows were dropped, with reasons and places.
+
+    Raises:
+      ValueError: no example is left to train on.
+    """
+    logging.info("%d training and %d held-out examples", num_train, num_held_out)
+    reasons = dropped.describe(data["rows"])
+    if not num_train:
+        raise ValueError(f"{data['rows']['source']}: no example is left to train on ({reasons or 'all are held out'}).")
+    if reasons:
+        logging.warning("%s: rows that are left out: %s", data["rows"]["source"], reasons)
 
 
 @dataclasses.dataclass(frozen=True)

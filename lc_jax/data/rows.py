@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -85,6 +86,15 @@ def stream_rows(path: Path, split: str | None = None) -> Iterator[tuple[Place, d
     """`load_rows` of a file or folder with places, row by row: of JSON lines and CSV only one row is held at a time."""
     for file in [path] if path.is_file() else _split_files(path, split):
         yield from files.stream_file(file)
+
+
+def place_of(source: str | Path, split: str | None, index: int) -> str:
+    """Where row `index`, from 0, of `load_rows(source, split)` is, for messages; the rows before it are read again."""
+    path = Path(source)
+    if not (path.is_file() or path.is_dir()):
+        return f"{source}, row {index + 1}"
+    place, _ = next(itertools.islice(stream_rows(path, split), index, None))
+    return str(place)
 
 
 def is_data_file(path: Path) -> bool:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PAD = "[PAD]"
-ROLES = ("system", "user", "assistant")
 # transformers refuses its own clean-up for such tokenizers since version 5, so the rule stands here; the order matters.
 _SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 _STAND_IN = 0xF0000  # first of the private characters that take the place of special tokens written in messages
@@ -89,6 +88,7 @@ class Tokenizer:
         Raises:
           ValueError: there is no chat template, it refuses the messages, an id has no row in the embedding, or the
             prompt is longer than `max_length`.
+          ImportError: jinja2, in which chat templates are written, is missing.
         """
         if isinstance(prompt, str):
             ids = [*self.prefix, *self._ids(prompt, special=False)]
@@ -247,10 +247,9 @@ class Tokenizer:
 
         turns = [{"role": m.role, "content": pattern.sub(hide, m.content)} for m in messages]
         try:
-            text = self._hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # whatever a template raises: TemplateError, TypeError, KeyError ...
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{_at(where)}the chat template of {self.name} refuses the messages: {reason}") from error
+            text = _apply_template(self._hf, turns, add_generation_prompt=True)
+        except ValueError as error:
+            raise ValueError(f"{_at(where)}the chat template of {self.name} refuses the messages: {error}") from error
         pieces = re.split(f"([{chr(_STAND_IN)}-{chr(_STAND_IN + len(written))}])", text)
         odd = [written[ord(stand_in) - _STAND_IN] for stand_in in pieces[1::2]]
         pieces[1::2] = odd
@@ -306,29 +305,12 @@ def make_tokenizer(
         return Tokenizer(None, name, tuple(dict.fromkeys(stops)), rows, generation=generation)
     if hf.eos_token_id is None:
         raise ValueError(f"The tokenizer {name or hf.name_or_path!r} has no end-of-sequence token; set eos_token.")
-    end_of_turn = _end_of_turn(hf)
+    end_of_turn = _end_of_turn(hf, name)
     stops += (hf.eos_token_id,) if end_of_turn is None else (hf.eos_token_id, end_of_turn)
     body = hf("a", add_special_tokens=False)["input_ids"]
     whole = hf("a")["input_ids"]
     count = next(n for n in range(len(whole) + 1) if whole[n : n + len(body)] == body)
     return Tokenizer(hf, name, tuple(dict.fromkeys(stops)), rows, tuple(whole[:count]), end_of_turn, generation)
-
-
-def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
-    """The `messages` of a row: a list of objects with `role` and `content`.
-
-    Raises:
-      ValueError: it is something else; the message names `where` and what is wrong.
-    """
-    value = value.tolist() if hasattr(value, "tolist") else value  # a cell of a Parquet file is an array
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{where}: `messages` is a list of {{role, content}}, not {str(value)[:60]!r}.")
-    for place, turn in enumerate(value, 1):
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
-            raise ValueError(f"{where}: message {place} needs `role` and `content` as text, not {str(turn)[:60]!r}.")
-        if turn["role"] not in ROLES:
-            raise ValueError(f"{where}: message {place} has role {turn['role']!r}: give one of {list(ROLES)}.")
-    return tuple(Message(turn["role"], turn["content"]) for turn in value)
 
 
 def _at(where: str) -> str:
@@ -341,14 +323,33 @@ def _special_texts(hf: PreTrainedTokenizerBase) -> dict[str, int]:
     return added | dict(zip(hf.all_special_tokens, hf.all_special_ids, strict=True))
 
 
-def _end_of_turn(hf: PreTrainedTokenizerBase) -> int | None:
+def _apply_template(hf: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], **settings: Any) -> str:
+    """A conversation in the words of the tokenizer's chat template.
+
+    Raises:
+      ImportError: jinja2, in which templates are written, is missing or too old.
+      ValueError: the template fails at this conversation; the message is its reason.
+    """
+    try:
+        return hf.apply_chat_template(turns, tokenize=False, **settings)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a template raises: TemplateError, TypeError, KeyError ...
+        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
+def _end_of_turn(hf: PreTrainedTokenizerBase, name: str) -> int | None:
     """The first special token that the chat template puts after an assistant's turn, if there is one."""
     if not hf.chat_template:
         return None
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _REPLY}]
     try:
-        rendered = hf.apply_chat_template(turns, tokenize=False)
-    except Exception:  # a template that takes other conversations; the tokenizer's end-of-sequence token ends its turns
+        rendered = _apply_template(hf, turns)
+    except ValueError as error:  # a template that takes other conversations, or is broken
+        logging.warning(
+            "%s: its chat template does not render a user's and an assistant's message (%s); turns end with %s.",
+            name, error, hf.eos_token,
+        )  # fmt: skip
         return None
     tail = hf(rendered.rpartition(_REPLY)[2], add_special_tokens=False, split_special_tokens=False)["input_ids"]
     special = set(_special_texts(hf).values())

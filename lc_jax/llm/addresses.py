@@ -54,7 +54,7 @@ def proxy_of(url: str) -> str:
     return proxies.get(parts.scheme) or proxies.get("all") or ""
 
 
-def without_secrets(url: str) -> str:
+def without_credentials(url: str) -> str:
     """Returns a URL without user name and password, for messages."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 
 from lc_jax.llm import asking
-from lc_jax.llm.addresses import FLAG, normalise, proxy_of, without_secrets
+from lc_jax.llm.addresses import FLAG, normalise, proxy_of, without_credentials
 from lc_jax.llm.asking import Ask, Fatal, Keep, Policy, Transient
 from lc_jax.llm.capabilities import Capabilities
 from lc_jax.llm.replies import Malformed, one_line
@@ -96,7 +96,7 @@ class API(abc.ABC):
         """What to do about a server that refuses; "" where it is the vendor's own."""
         if not self.base_url:
             return ""
-        return f" Is {without_secrets(str(client.base_url))} the right server? Another is named with {FLAG}=URL."
+        return f" Is {without_credentials(str(client.base_url))} the right server? Another is named with {FLAG}=URL."
 
     def client(self, make: Any, **options: Any) -> Any:
         """Returns a client of the SDK that uses this project's transport.
@@ -115,7 +115,7 @@ class API(abc.ABC):
 
     def failure(self, client: Any, error: Exception) -> Transient | None:
         """Returns what a failed connection or a malformed reply means; None for any other error."""
-        address = without_secrets(str(client.base_url))
+        address = without_credentials(str(client.base_url))
         cause = error.__cause__ or error
         if isinstance(error, (ValueError, LookupError, AttributeError, TypeError)):  # the SDKs' own readers, too
             words = str(error) if isinstance(error, Malformed) else f"what came is no reply: {one_line(error)}"
@@ -125,7 +125,7 @@ class API(abc.ABC):
         if not isinstance(cause, httpx2.TransportError):
             return None
         proxy = proxy_of(address)
-        through = f" through the proxy {without_secrets(proxy)}" if proxy else ""
+        through = f" through the proxy {without_credentials(proxy)}" if proxy else ""
         words = one_line(cause) or type(cause).__name__
         failed = isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout))
         what = "no connection to" if failed else "no reply from"

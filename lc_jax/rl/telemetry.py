@@ -151,17 +151,17 @@ def episode_rows(
 
 
 def check_rollout(where: str, questions: Sequence[Question], rollout: Rollout) -> None:
-    """Refuses log-probabilities and values of response tokens that are not finite; see `check_finite`."""
+    """Refuses log-probabilities and values of response tokens that are not finite; see `check_episodes`."""
     mask = np.asarray(rollout.episodes.mask)
     values: dict[str, Any] = {
         "log-probability": rollout.logprobs,
         "log-probability of the reference": rollout.ref_logprobs,
         "value": rollout.values,
     }
-    check_finite(where, questions, {name: np.where(mask, array, 0.0) for name, array in values.items()})
+    check_episodes(where, questions, {name: np.where(mask, array, 0.0) for name, array in values.items()})
 
 
-def check_finite(where: str, questions: Sequence[Question], values: Mapping[str, np.ndarray]) -> None:
+def check_episodes(where: str, questions: Sequence[Question], values: Mapping[str, np.ndarray]) -> None:
     """Refuses numbers that are not finite, each array with a row for each of `questions`.
 
     Raises:

@@ -35,7 +35,6 @@ from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
 
 SAMPLES = 8  # validation paragraphs that are shown in W&B
-MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
 
 
 def load_writer(config: ConfigDict) -> Writer:
@@ -141,7 +140,7 @@ class Trainer:
             reading = self.reader.read(questions, paragraphs, seed)
             rewards = reward.compute(reading.forecasts, self.reward)
             scores = rewards.total
-            telemetry.check_finite(where, questions, {"reward": scores})
+            telemetry.check_episodes(where, questions, {"reward": scores})
             if self.ppo.stop_penalty:
                 scores = reward.penalize_unstopped(scores, np.asarray([c.finished for c in completions]))
         with phases.measure("look"):
@@ -170,7 +169,7 @@ class Trainer:
         self.kl = self.kl.observe(stats["kl"])
         means = {name: float(np.mean([s[name] for s in updated])) for name in updated[0]}
         num_tokens = int(seen.episodes.spans[:, 1].sum())
-        stats["learning_rate"] = float(self.optimizer.learning_rate_at((step + 1) * self.ppo.updates_per_step - 1))
+        stats["learning_rate"] = float(self.optimizer.learning_rate_at(states.last_update(self.state)))
         stats |= {"kl_coef": self.kl.coefficient, "advantage/explained_variance": float(estimate.explained_variance)}
         stats |= means | telemetry.of_reading(reading, rewards) | phases.report(num_tokens)
         return stats, (questions, paragraphs, reading, rewards)
@@ -209,7 +208,7 @@ class Trainer:
                 "A bug in masks, positions or dtypes, or a coarse dtype: then set "
                 "--config.precision.compute_dtype=float32, or raise ppo.max_sampling_gap, ppo.max_ratio_deviation."
             )
-        most = min(MAX_SKIPPED, self.ppo.num_steps * self.ppo.updates_per_step)
+        most = min(states.MAX_SKIPPED, self.ppo.num_steps * self.ppo.updates_per_step)
         if updated[-1]["skipped_in_a_row"] >= most:
             raise FloatingPointError(
                 f"{most} gradients in a row were not finite; the last checkpoint is from before. Lower "
@@ -227,7 +226,7 @@ class Trainer:
         paragraphs = self.writer.decode(completions)
         reading = validating.read(self.validation, paragraphs, self.config.seed)
         rewards = reward.compute(reading.forecasts, dataclasses.replace(self.reward, offset=0.0))
-        telemetry.check_finite("in validation", self.validation, {"reward": rewards.total})
+        telemetry.check_episodes("in validation", self.validation, {"reward": rewards.total})
         stop_rate = float(np.mean([c.finished for c in completions]))
         stats = {f"eval_{k}": v for k, v in telemetry.of_reading(reading, rewards).items()}
         samples = list(telemetry.episode_rows(self.validation[:SAMPLES], paragraphs, reading, rewards))

@@ -11,13 +11,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from lc_jax import parallel
 from lc_jax.data import batches, examples
-from lc_jax.data.questions import load_training_rows
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference.score import sequence_rewards
 from lc_jax.models import folders, hf
@@ -73,25 +71,22 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model).grown()
-    rows = load_training_rows(**config.data.rows)
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
-    found, dropped = examples.load_examples(
-        config.data.recipe, config.data.rows.source, rows, templates, tokenizer.fits(max_length)
-    )
-    split = examples.split_by_question(found, config.data.eval_size, config.seed, (r["question_id"] for r in rows))
+    data = config.data.to_dict()
+    split, dropped = examples.load_split(data, templates, tokenizer.fits(max_length), config.seed)
     train, held_out = split.train, split.evaluation
-    logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(dropped))
+    examples.report_sizes(data, len(train), len(held_out), dropped)
 
-    def encoded(chosen: Sequence[Example]) -> loop.Dataset:
-        sequences = [tokenizer.encode_prompt(e.prompt, f"example {e.example_id!r}", max_length) for e in chosen]
-        return dataset(sequences, [e.label for e in chosen])
+    def encode(part: Sequence[Example]) -> loop.Dataset:
+        sequences = [tokenizer.encode_prompt(e.prompt, f"example {e.example_id!r}", max_length) for e in part]
+        return dataset(sequences, [e.label for e in part])
 
     model = hf.load(config.model, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **config.precision)
     model = loop.fit(
         model,
         loss_fn,
-        encoded(train),
-        encoded(held_out) if held_out else None,
+        encode(train),
+        encode(held_out) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
         Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from lc_jax.data import jsonl
 from lc_jax.data.growing import fingerprint
+from lc_jax.data.messages import parse_messages
 from lc_jax.data.rows import load_placed_rows
-from lc_jax.data.tokenizer import Tokenizer, load_tokenizer, parse_messages
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.inference import score
 from lc_jax.inference.finite import check_finite
 from lc_jax.models import folders, hf

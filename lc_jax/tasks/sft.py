@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from lc_jax import parallel
 from lc_jax.data import examples
-from lc_jax.data.questions import load_training_rows
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.prompts import Prompt, load_templates
@@ -63,18 +62,17 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model).grown()
-    rows = load_training_rows(**config.data.rows)
-    if config.data.recipe in examples.PARAGRAPH_RECIPES and config.templates == "full":
-        _warn_of_other_prompts(tokenizer, load_templates(config.templates, config.prompt_dir).paragraph)
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
-    found, dropped = examples.load_examples(
-        config.data.recipe, config.data.rows.source, rows, templates, tokenizer.fits(max_length)
-    )
-    split = examples.split_by_question(found, config.data.eval_size, config.seed, (r["question_id"] for r in rows))
+    if config.data.recipe in examples.PARAGRAPH_RECIPES:
+        if config.templates == "full":
+            _warn_of_other_prompts(tokenizer, templates.paragraph)
+        tokenizer.add_chat_template(templates.paragraph)  # before training: what fails here costs nothing
+    data = config.data.to_dict()
+    split, dropped = examples.load_split(data, templates, tokenizer.fits(max_length), config.seed)
     train, too_long = examples.encode_all(tokenizer, split.train, max_length)
     held_out, _ = examples.encode_all(tokenizer, split.evaluation, max_length)
-    dropped["the prompt fills the window"] += too_long
-    logging.info("%d training and %d held-out examples; dropped %s", len(train), len(held_out), dict(+dropped))
+    dropped[f"the prompt fills --config.data.max_length={max_length}"] += too_long
+    examples.report_sizes(data, len(train), len(held_out), dropped)
 
     model = hf.load(config.model, mesh, vocab_size=tokenizer.num_rows, **config.precision)
     model = loop.fit(
@@ -86,8 +84,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
         Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),
     )
-    if config.data.recipe in examples.PARAGRAPH_RECIPES:
-        tokenizer.add_chat_template(templates.paragraph)
     hf.save(output / "model", model, tokenizer=tokenizer)
     announce(
         output / "model",

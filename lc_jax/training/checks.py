@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from lc_jax.data import examples
 from lc_jax.data.questions import load_training_rows
-from lc_jax.data.rows import Row, optional
+from lc_jax.data.rows import optional
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import folders, registry
 from lc_jax.models.transformer import Config
@@ -102,14 +101,14 @@ def check_training(settings: Mapping[str, Any], *, labels: bool) -> None:
     def templates() -> Templates:
         return load_templates(settings["templates"], settings["prompt_dir"])
 
-    @functools.cache
-    def rows() -> list[Row]:
+    def rows() -> None:
         if optional(data["rows"]["source"]) is None:
             raise ValueError("--config.data.rows.source is empty: give a file, a folder or a hub data set.")
-        return [*load_training_rows(**data["rows"])]
+        load_training_rows(**data["rows"])
 
     def num_steps() -> None:
-        made, _ = examples.load_examples(data["recipe"], data["rows"]["source"], rows(), templates())
+        rows()
+        made, _ = examples.load_examples(data, templates())
         if math.isnan(made[0].label) == labels:
             task = "sft" if labels else "reward_model"
             raise ValueError(f"--config.data.recipe={data['recipe']} makes examples for the task {task}.")

@@ -23,8 +23,6 @@ from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import Destination, Run
 
-MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
-
 Arrays = Mapping[str, np.ndarray]  # one batch: equal leading dimensions, a multiple of the micro-batches
 Sums = dict[
     str, Float[Array, ""]
@@ -169,8 +167,8 @@ def fit(
     """Trains `model` and returns it; resumes from the newest checkpoint at the destination.
 
     Raises:
-      FloatingPointError: MAX_SKIPPED losses or gradients in a row, or those of all steps, were not finite; the last
-        checkpoint is from before them.
+      FloatingPointError: `states.MAX_SKIPPED` losses or gradients in a row, or those of all steps, were not finite; the
+        last checkpoint is from before them.
       ValueError: the destination holds a run with other settings, or the examples do not fill a batch.
     """
     num_steps = settings.num_steps(len(train.lengths))
@@ -190,11 +188,11 @@ def fit(
             batch, num_tokens = dict(train.collate(rows)), float(train.lengths[rows].sum())
             state, metrics = step_fn(state, skeleton, parallel.put_batch(batch))
             row: dict[str, Any] = {k: float(v) for k, v in metrics.items()}
-            row["learning_rate"] = float(optimizer.learning_rate_at(step))
+            row["learning_rate"] = float(optimizer.learning_rate_at(states.last_update(state)))
             row["tokens_per_second"] = num_tokens / (time.monotonic() - started)
             row["padding"] = batch["tokens"].size / num_tokens - 1  # padding slots for each real token
             if row["skipped_in_a_row"]:
-                _report_skipped(step, row["skipped_in_a_row"], rows, min(MAX_SKIPPED, num_steps), destination)
+                _report_skipped(step, row["skipped_in_a_row"], rows, min(states.MAX_SKIPPED, num_steps), destination)
             if held_out is not None and settings.is_due(step + 1, num_steps):
                 row |= evaluate(model.with_params(state.params), held_out, loss_fn, settings.microbatch_size)
             run.log(step, row)

@@ -16,6 +16,7 @@ from lc_jax.training import adamw_int8
 from lc_jax.training.optimizer import Optimizer
 
 PyTree = Any
+MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
 
 
 @flax.struct.dataclass
@@ -61,6 +62,18 @@ def create(params: PyTree, tx: Optimizer) -> TrainState:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, _layout(params, tx))
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
     return TrainState(jnp.int32(0), params, opt_state, jnp.int32(0))
+
+
+def last_update(state: TrainState) -> int:
+    """The number, from 0, of the last update that changed the parameters; 0 before the first.
+
+    Skipped steps are not counted: the learning rate follows the updates, not the steps.
+    """
+    if isinstance(state.opt_state, adamw_int8.State):
+        count = state.opt_state.updates
+    else:
+        _, count = optax.tree.get_all_with_path(state.opt_state, "count")[0]  # all of them are equal
+    return max(int(count) - 1, 0)
 
 
 def apply_gradients(

@@ -9,15 +9,16 @@ from hypothesis import given
 
 from lc_jax.data import examples
 from lc_jax.data.columns import at, distinct, id_text, pair
+from lc_jax.data.messages import parse_messages
 from lc_jax.data.questions import (
     join,
     load_questions,
     load_raw_questions,
     load_train_and_validation,
-    load_training_rows,
     plain_query,
     raw_questions,
 )
+from lc_jax.data.rows import place_of
 from lc_jax.prompts import load_templates
 from lc_jax.types import Message
 
@@ -185,8 +186,7 @@ def test_rows_of_another_type_are_dropped_with_the_reason(row, reason):
 
 
 def made(recipe, tmp_path, rows):
-    rows = load_training_rows(write(tmp_path / "rows.jsonl", rows))
-    return examples.load_examples(recipe, "rows.jsonl", rows, SHORT)
+    return examples.load_examples({"recipe": recipe, "rows": {"source": write(tmp_path / "rows.jsonl", rows)}}, SHORT)
 
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
@@ -233,8 +233,9 @@ def test_prompt_and_completion_stand_as_they_are(tmp_path):
         ({"messages": [{"role": "assistant", "content": "Ho"}]}, "nothing comes before"),
         ({"messages": [*CHAT, {"role": "assistant", "content": ""}]}, "lacks role or content|is empty"),
         ({"messages": [*CHAT, {"role": "assistant"}]}, "a message lacks role or content"),
+        ({"messages": [{"role": "tool", "content": "5"}, *CHAT]}, "a message has role 'tool', which is none of"),
         ({"messages": ["Hi", "Ho"]}, "a message is no record"),
-        ({"messages": "Hi"}, "unparsable messages"),
+        ({"messages": "Hi"}, "messages: not a list of {role, content}"),
         ({"messages": []}, "missing messages"),
         ({"prompt": {"text": "x"}, "completion": "y"}, "prompt is not text"),
         ({"prompt": "x", "completion": ""}, "empty completion"),
@@ -271,6 +272,49 @@ def test_other_labels_are_refused(tmp_path, label, reason):
         made("labelled_answers", tmp_path, [{"prompt": "x", "answer": "y", "label": label}])
 
 
+def test_rows_with_bad_labels_are_warned_of_with_their_numbers_and_first_lines(tmp_path, caplog):
+    good, bad = ({"prompt": "Is it so? ", "answer": "Yes", "label": label} for label in (0.5, 1.5))
+    lines = [json.dumps(good), "", json.dumps(bad), json.dumps(good), json.dumps({"prompt": "Or? "}), json.dumps(bad)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(lines))
+    data = {"recipe": "labelled_answers", "rows": {"source": str(source)}, "eval_size": 0}
+    split, dropped = examples.load_split(data, SHORT, None, seed=0)
+    with caplog.at_level(logging.WARNING):
+        examples.report_sizes(data, len(split.train), 0, dropped)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{source}: rows that are left out: label is no probability in [0, 1], true or false: 2, first in {source}, "
+        f"line 3; missing label: 1, first in {source}, line 5"
+    ]
+
+
+def test_nothing_is_trained_on_where_every_example_is_too_long(tmp_path):
+    rows = [{"prompt": "Is it so? ", "completion": "Yes"}] * 3
+    data = {"recipe": "demonstrations", "rows": {"source": write(tmp_path / "a.jsonl", rows)}, "eval_size": 0}
+    _, dropped = examples.load_split(data, SHORT, None, seed=0)
+    dropped["the prompt fills --config.data.max_length=2"] += 3
+    with pytest.raises(ValueError, match=r"a\.jsonl: no example is left .*\(the prompt fills .*max_length=2: 3\)"):
+        examples.report_sizes(data, 0, 0, dropped)
+
+
+def test_a_row_of_any_source_has_a_place(tmp_path):
+    write(tmp_path / "train-0.jsonl", [{"a": 1}, {"a": 2}])
+    write(tmp_path / "train-1.jsonl", [{"a": 3}])
+    write(tmp_path / "test.jsonl", [{"a": 9}])
+    assert place_of(tmp_path, "train", 2) == f"{tmp_path}/train-1.jsonl, line 1"
+    path = tmp_path / "a.csv"
+    path.write_text('a,b\n1,"x\ny"\n2,z\n3,"u\nv"\n')
+    assert place_of(path, None, 1) == f"{path}, line 4"
+    assert place_of("owner/name", None, 2) == "owner/name, row 3"
+
+
+def test_a_conversation_has_the_same_forms_in_prompts_as_in_training_rows():
+    turns = [{"from": "human", "value": "Hi"}, {"role": "Assistant", "content": [{"type": "text", "text": "Ho"}]}]
+    expected = (Message("user", "Hi"), Message("assistant", "Ho"))
+    assert parse_messages(turns, "a") == parse_messages(json.dumps(turns), "a") == expected
+    with pytest.raises(ValueError, match=r"^a: `messages`: message 2 lacks role or content as text\.$"):
+        parse_messages([turns[0], {"role": "user", "content": None}], "a")
+
+
 def test_a_labelled_paragraph_takes_the_words_of_the_forecaster(tmp_path):
     """So that PPO may use a reward model of one's own."""
     row = {"generated_paragraph": "It is Linz.", "question": "Which town?", "answer": ["Linz", "Lentia"], "label": 0.7}
@@ -288,9 +332,9 @@ def test_rows_of_a_published_recipe_need_no_question_id(tmp_path, ids):
         ids(i) | {"paragraph_generation_prompt": f"Write {i}.", "claude_summary": f"I think {i} (70%)."}
         for i in range(12)
     ]
-    rows = load_training_rows(write(tmp_path / "sft.jsonl", rows))
-    found, _ = examples.load_examples("sft_lc", "sft.jsonl", rows, SHORT)
-    split = examples.split_by_question(found, 2, 0, (row["question_id"] for row in rows))
+    data = {"recipe": "sft_lc", "rows": {"source": write(tmp_path / "sft.jsonl", rows)}, "eval_size": 2}
+    split, dropped = examples.load_split(data, SHORT, None, seed=0)
+    assert not dropped
     held_out = {e.example_id for e in split.evaluation}
     assert len(held_out) == 2
     assert held_out.isdisjoint(e.example_id for e in split.train)

@@ -1,10 +1,14 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from lc_jax.data.tokenizer import load_tokenizer, make_tokenizer
+from lc_jax.prompts import load_templates
+from lc_jax.types import Message
 
 transformers = pytest.importorskip("transformers")
+CASES = Path(__file__).resolve().parents[1] / "cases"
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +68,43 @@ def test_fits_counts_tokens(tokenizers):
 def test_no_tokenizer_there(tmp_path):
     with pytest.raises(ValueError, match=r"No tokenizer at .*download one"):
         load_tokenizer(tmp_path)
+
+
+@pytest.fixture
+def template_fails(monkeypatch):
+    """Lets every chat template raise an error."""
+
+    def set_error(error):
+        def raise_error(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "apply_chat_template", raise_error)
+
+    return set_error
+
+
+def test_a_missing_jinja2_is_named_and_not_taken_for_a_refusal_of_the_template(template_fails):
+    chat, plain = load_tokenizer(CASES / "chat"), load_tokenizer(CASES / "appended_eos")
+    template_fails(ImportError("apply_chat_template requires jinja2 to be installed."))
+    calls = [
+        lambda: load_tokenizer(CASES / "chat"),  # else its turns would end with another token
+        lambda: chat.encode_prompt((Message("user", "Hi"),)),
+        lambda: plain.add_chat_template(load_templates("short").paragraph),
+    ]
+    for call in calls:
+        with pytest.raises(ImportError, match="jinja2 to be installed"):
+            call()
+    assert load_tokenizer(CASES / "appended_eos").encode_prompt("Hi")  # without a template nothing needs it
+
+
+def test_a_template_that_fails_is_warned_of_with_its_own_words(template_fails, caplog):
+    chat = load_tokenizer(CASES / "chat")
+    assert chat.end_of_turn_id is not None
+    template_fails(TypeError("content is a list here\nand more"))
+    with caplog.at_level("WARNING"):
+        tokenizer = load_tokenizer(CASES / "chat")
+    assert tokenizer.end_of_turn_id is None
+    (record,) = caplog.records
+    assert record.getMessage().endswith(f"(content is a list here); turns end with {tokenizer.hf.eos_token}.")
+    with pytest.raises(ValueError, match=r"refuses the messages: content is a list here$"):
+        chat.encode_prompt((Message("user", "Hi"),))

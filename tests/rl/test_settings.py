@@ -86,8 +86,8 @@ def test_other_settings_of_ppo_are_refused_with_their_flag():
 
 def test_a_number_that_is_not_finite_names_question_and_step():
     questions = [Question(name, "q", "x", "y") for name in ("a", "b", "c")]
-    telemetry.check_finite("at step 7", questions, {"reward": np.zeros(3)})
+    telemetry.check_episodes("at step 7", questions, {"reward": np.zeros(3)})
     values = np.zeros((3, 2))
     values[1, 1] = np.inf
     with pytest.raises(FloatingPointError, match=r"The value of 1 of 3 episodes at step 7 is not finite.*\['b'\]"):
-        telemetry.check_finite("at step 7", questions, {"reward": np.zeros(3), "value": values})
+        telemetry.check_episodes("at step 7", questions, {"reward": np.zeros(3), "value": values})

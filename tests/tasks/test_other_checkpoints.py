@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lc_jax.data import examples
-from lc_jax.data.tokenizer import load_tokenizer, parse_messages
+from lc_jax.data.messages import parse_messages
+from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.prompts import load_templates
 from lc_jax.types import Example, Message
 from tests.tasks.test_pipeline import rows, run
@@ -102,7 +103,7 @@ def test_a_token_that_spans_the_join_is_the_completions(tmp_path, prompt, comple
         ({"text": ""}, "no token is scored"),
         ({"prompt": 7, "completion": "x"}, "must be text, not int"),
         ({"question": "x"}, "give `prompt`"),
-        ({"messages": [{"role": "user"}], "completion": "x"}, "message 1 needs `role` and `content`"),
+        ({"messages": [{"role": "user"}], "completion": "x"}, "message 1 lacks role or content as text"),
     ],
 )
 def test_a_row_with_nothing_to_score_is_named(tmp_path, row, message):

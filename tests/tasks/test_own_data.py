@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from configs import base
 from lc_jax import parallel
 from lc_jax.data import rows as data_rows
-from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lc_jax.models import hf
 from lc_jax.preflight import Problems
 from lc_jax.prompts import load_templates
 from lc_jax.tasks import sft
@@ -139,6 +140,22 @@ def test_a_model_whose_chat_template_is_the_training_template_is_not_warned_of(c
     with caplog.at_level(logging.WARNING):
         sft._warn_of_other_prompts(tokenizer, template)
     assert not caplog.records
+
+
+def test_a_chat_template_that_cannot_be_made_is_named_before_the_training(tmp_path, monkeypatch):
+    def fail(*args):
+        raise ImportError("apply_chat_template requires jinja2 to be installed.")
+
+    def load(*args, **kwargs):
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr(Tokenizer, "add_chat_template", fail)
+    monkeypatch.setattr(hf, "load", load)
+    rows = [{"paragraph_generation_prompt": f"Write {i}.", "claude_summary": "I think so."} for i in range(12)]
+    settings = {"model": str(PLAIN), "output": str(tmp_path / "out"), "data__rows__questions": ""}
+    settings |= {"data__rows__source": write(tmp_path / "mine.jsonl", rows), "data__eval_size": 0}
+    with pytest.raises(ImportError, match="jinja2"):
+        run("sft_lc", **settings, fit__batch_size=4, fit__microbatch_size=4)
 
 
 def test_rows_written_with_other_templates_are_not_continued(tmp_path):

@@ -242,8 +242,28 @@ def test_the_metrics_hold_the_learning_rate_and_are_strict_json(tmp_path):
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert sum(row["loss"] is None for row in rows) == 1
-    # Five updates, from 1e-2 down in fifths.
-    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-2, 8e-3, 6e-3, 4e-3, 2e-3])
+    # Updates go from 1e-2 down in fifths; the skipped step makes none, and repeats the rate of the one before.
+    skipped = next(place for place, row in enumerate(rows) if row["loss"] is None)
+    rates = [1e-2, 8e-3, 6e-3, 4e-3]
+    rates.insert(skipped, rates[max(skipped - 1, 0)])
+    assert [row["learning_rate"] for row in rows] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_int8"])
+def test_the_learning_rate_is_that_of_the_last_update_and_not_of_the_last_step(kind):
+    falling = dataclasses.replace(OPTIMIZER, schedule="linear", clip_norm=float("inf"), eps=0.0, kind=kind)
+    mesh, moves, rates = parallel.make_mesh(), [], []
+    with jax.set_mesh(mesh):
+        tx = make_optimizer(falling, {"a": True})
+        state = states.create(jax.device_put({"a": jnp.zeros(64)}, jax.NamedSharding(mesh, jax.P())), tx)
+        for loss in (1.0, np.nan, 1.0, np.nan, 1.0):
+            before = np.asarray(state.params["a"])
+            state, _ = states.apply_gradients(state, {"a": jnp.ones(64)}, tx, loss=jnp.float32(loss))
+            moves.append(float((before - np.asarray(state.params["a"])).mean()))
+            rates.append(float(falling.learning_rate_at(states.last_update(state))))
+    # Adam moves by the learning rate where the gradient stays the same.
+    assert moves == pytest.approx([1e-2, 0, 8e-3, 0, 6e-3], rel=1e-3)
+    assert rates == pytest.approx([1e-2, 1e-2, 8e-3, 8e-3, 6e-3])
 
 
 def test_targets_alone_are_learned():
