@@ -13,6 +13,7 @@ from lc_jax import settings
 # The miniature's base models ship with the package; configs/pretrain.py remakes them.
 CHECKPOINTS = str(Path(lc_jax.__file__).parent / "miniature" / "checkpoints")
 LLAMA, GPT_NEOX = f"{CHECKPOINTS}/llama", f"{CHECKPOINTS}/gpt_neox"
+TRIVIA_QA = "mandarjoshi/trivia_qa:unfiltered.nocontext"
 ANNOTATOR = "simulated/miniature"  # reads and judges in the miniature world
 
 
@@ -52,7 +53,7 @@ def published_data() -> str:
 
 def trivia_qa() -> str:
     """TriviaQA's questions and answers, which the published data set leaves out; or LC_TRIVIA_QA, a local copy."""
-    return environment("LC_TRIVIA_QA", "trivia_qa:unfiltered.nocontext")
+    return environment("LC_TRIVIA_QA", TRIVIA_QA)
 
 
 def compilation_cache() -> str:
@@ -135,19 +136,20 @@ def questions(split: str, mini: bool = False) -> ConfigDict:
     return ConfigDict({"source": prompts, "split": split, "columns": ""} | answers)
 
 
-# Test questions by name: (their prompts' configuration, where questions and answers are, which split of that).
+# Test questions by name: (their prompts' configuration, where questions and answers are, which split of that). What has
+# "" is not served by the hub: data.questions.NOT_SERVED says what to fetch.
 TESTS = {
-    "trivia_qa": ("TriviaQA", "trivia_qa:unfiltered.nocontext", "validation"),
-    "jeopardy": ("Jeopardy", "jeopardy", "train"),
+    "trivia_qa": ("TriviaQA", TRIVIA_QA, "validation"),
+    "jeopardy": ("Jeopardy", "", None),
     "sciq": ("SciQ", "allenai/sciq", "train+validation+test"),
-    "bioasq": ("BioASQ", "training12b_new.json", None),  # Task B of BioASQ, to be fetched from its organisers
+    "bioasq": ("BioASQ", "", None),
 }
 
 
 def test_questions(name: str) -> ConfigDict:
     """The published test questions of a data set of TESTS: prompts, joined by id or row with questions and answers.
 
-    Where the hub has no longer a data set, give its file: LC_JEOPARDY=jeopardy.json, or the flag questions.answers.
+    LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ and LC_BIOASQ name files in place of the hub's questions and answers.
     """
     _, answers, split = TESTS[name]
     answers = environment(f"LC_{name.upper()}", answers)

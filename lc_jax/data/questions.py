@@ -14,7 +14,7 @@ from absl import logging
 from lc_jax.data.answers import MORE, USUAL, accepted
 from lc_jax.data.columns import at, column, distinct, hashed_id, is_missing, names_of, rename, row_id
 from lc_jax.data.memo import memoise
-from lc_jax.data.rows import Row, load_rows, optional
+from lc_jax.data.rows import Row, check_source, is_local, load_rows, optional
 from lc_jax.prompts.query import OPENING
 from lc_jax.types import Question
 
@@ -29,6 +29,49 @@ _SYNONYMS = {
     "completion": ("output", "response", "answer", "target", "chosen"),
     "label": ("score", "reward", "correct", "target", "is_correct"),
 }
+
+# Questions and answers that the hub does not serve, by the configuration of their prompts: what to fetch for them.
+NOT_SERVED = {
+    "jeopardy_paragraph_generation": (
+        "LC_JEOPARDY",
+        "JEOPARDY_QUESTIONS1.json, the JSON list of 216,930 clues with `question` and `answer` that circulates under "
+        "this name; the number of a row is its id, so leave its order as it is",
+    ),
+    "bioasq_paragraph_generation": (
+        "LC_BIOASQ",
+        "training12b_new.json of BioASQ's Task B (Training 12b), after registering at "
+        "http://participants-area.bioasq.org/datasets/; its `questions` have `id`, `body` and `exact_answer`",
+    ),
+}
+
+
+def check_answers(source: str | Path, answers: str | Path | None, split: str | None = None) -> None:
+    """Checks before anything starts that questions and answers can be had for the prompts `source`.
+
+    Args:
+      answers, split: as in `load_joined_rows`. Local prompts may hold questions and answers themselves.
+
+    Raises:
+      FileNotFoundError: there is no such file, or the hub does not serve them and none was given: what to fetch.
+    """
+    if is_local(source) and any(map(_holds_questions, load_rows(source, optional(split)))):
+        return
+    if optional(answers) is not None:
+        check_source(str(answers))
+    elif problem := _not_served(source):
+        raise FileNotFoundError(problem)
+
+
+def _not_served(source: str | Path) -> str:
+    """What to fetch for published prompts whose questions and answers the hub does not serve; "" for others."""
+    name = str(source).partition("@")[0].rpartition(":")[2]
+    if name not in NOT_SERVED:
+        return ""
+    variable, file = NOT_SERVED[name]
+    return (
+        f"--config.questions.answers is empty, and the hub does not serve what {source} asks about: fetch {file}. "
+        f"Then give it by --config.questions.answers=FILE or {variable}=FILE."
+    )
 
 
 def plain_query(question: str) -> str:
@@ -125,6 +168,8 @@ def load_joined_rows(
     """
     rows = rename(load_rows(source, optional(split)), optional(columns) or "")
     if optional(answers) is None:
+        if (problem := _not_served(source)) and not any(map(_holds_questions, rows)):
+            raise FileNotFoundError(problem)
         return rows
     if any(map(_holds_questions, rows)):
         logging.info("%s holds its own questions and answers; %s is not read.", source, answers)

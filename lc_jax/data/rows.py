@@ -16,7 +16,7 @@ from lc_jax.data.memo import memoise
 
 Row = Mapping[str, Any]
 
-_HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^@]+))?(?:@(?P<revision>.+))?")
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[^@]+))?(?:@(?P<revision>.+))?")
 MINIATURE = "miniature"  # the embedded world, whose splits are data sets of their own
 _NONE = ("", "none", "null")  # what an empty setting is written as
 _SEPARATORS = re.compile(r"\.|-\d")  # after the name of a split: train.csv, train-00000-of-00002.parquet
@@ -45,6 +45,7 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
     """
     if optional(source) is None:
         raise ValueError("No data: the setting of the source is empty; give a file, a folder or a hub data set.")
+    check_source(source)
     path, text = Path(source), str(source)
     if text == MINIATURE:
         from lc_jax.miniature import world
@@ -56,13 +57,32 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
         rows = [row for _, row in stream_rows(path, split)]
     elif config and Path(local).is_dir():
         rows = [row for file in _split_files(Path(local), split, config) for _, row in files.stream_file(file)]
-    elif path.is_absolute() or text.startswith(".") or is_data_file(path) or not _HUB_NAME.fullmatch(text):
-        raise FileNotFoundError(f"No file or folder {text}.")
     else:
         rows = _hub_rows(text, split)
     if not rows:
         raise ValueError(f"{text} holds no rows: it is empty, or has a header only.")
     return rows
+
+
+def is_local(source: str | Path) -> bool:
+    """Whether a data set is read from here: a file, a folder, "folder:config" or the embedded world."""
+    path, (folder, _, config) = Path(source), str(source).partition(":")
+    return str(source) == MINIATURE or path.is_file() or path.is_dir() or (bool(config) and Path(folder).is_dir())
+
+
+def check_source(source: str | Path) -> None:
+    """Checks what `load_rows` takes, as far as it can be checked without reading: hub data sets are not looked up.
+
+    Raises:
+      FileNotFoundError: it is neither a file or folder nor written as the hub's names are.
+    """
+    text = str(source)
+    if is_local(source):
+        return
+    if Path(source).is_absolute() or text.startswith(".") or is_data_file(Path(source)):
+        raise FileNotFoundError(f"No file or folder {text}.")
+    if not _HUB_NAME.fullmatch(text):
+        raise FileNotFoundError(f"No file or folder {text}; a data set of the hub is called namespace/name.")
 
 
 @memoise

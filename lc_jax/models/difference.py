@@ -22,7 +22,32 @@ from lc_jax.models.tensors import Spec, Tensors, check_values, write
 
 SUM = "model_sum.txt"  # the published check: the sum of all recovered parameters
 CHECKSUMS = "recovered_checksums.json"  # ours: SHA-256 of every recovered tensor, beside the difference
+ENDING = "-wdiff"  # of the published differences' names
 SUM_TOLERANCE = 1e-5  # relative; the published sum is a float32 one
+
+_NORMS = ("model.norm.weight", "final_layer_norm.weight")  # endings of the last norm's key, by family
+_MAX_NORM = 0.05  # of a difference: fine-tuning moves the last norm by less, and a model's own is about 1
+
+
+def is_difference(folder: Path) -> bool:
+    """Whether a folder holds a weight difference: by its name or files, or because its last norm is about 0."""
+    if folder.name.endswith(ENDING) or (folder / CHECKSUMS).is_file():
+        return True
+    try:
+        tensors = Tensors(folder)
+        norms = [tensors.slice(key)[...] for key in tensors.names() if key.endswith(_NORMS)]
+    except (OSError, ValueError):  # whoever loads it says what is wrong with it
+        return False
+    return bool(norms) and all(float(np.abs(norm.astype(np.float32)).max()) < _MAX_NORM for norm in norms)
+
+
+def refusal(folder: Path | str, base: str) -> str:
+    """Returns why a difference is no model, with the command that recovers it from `base`."""
+    return (
+        f"{folder} holds a weight difference, which is no model by itself: recover it with python -m lc_jax.main "
+        f"--config=configs/convert.py --config.base={base} --config.source={folder} --config.destination=FOLDER, and "
+        f"give that folder. (A model whose folder is called *{ENDING} needs another name.)"
+    )
 
 
 class _Pair:
@@ -36,8 +61,8 @@ class _Pair:
         self.base_folder, self.folder = base, upload
         self.base, self.upload = Tensors(self.base_folder), Tensors(self.folder)
         self.config = read_json(self.folder / "config.json")
-        self.prefix = BACKBONE if self.config.get("model_type") == REWARD_MODEL else ""
         self.keys = [key for key in self.upload.names() if not key.endswith(BUFFERS)]
+        self.prefix = BACKBONE if any(key.startswith(BACKBONE) for key in self.keys) else ""
         wanted = {self.prefix + key: key for key in self.base.names() if not key.endswith(BUFFERS)}
         missing = sorted(wanted.keys() - set(self.keys))
         if missing:
@@ -67,6 +92,7 @@ class _Pair:
     def write_configs(self, folder: Path, dtype: str) -> None:
         """The upload's config and tokenizer; a reward model's config says what its backbone is."""
         config = {k: v for k, v in self.config.items() if k != "torch_dtype"} | {"dtype": dtype}
+        config |= {"model_type": REWARD_MODEL} if self.prefix else {}
         if self.prefix and "backbone_config" not in config:
             backbone = read_json(self.base_folder / "config.json")
             config["backbone_config"] = backbone | {"vocab_size": self._vocab_size()}

@@ -7,19 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lc_jax.models import hub
+from lc_jax.models import difference, hub
 from lc_jax.models.config_file import ConfigFile
 from lc_jax.models.layout import ADAPTER, GENERATION, REWARD_MODEL, WEIGHTS, copy_text_files, read_json
 from lc_jax.models.registry import FAMILIES, kind_of
 from lc_jax.models.transformer import Config, Model
 
 
-def check(*paths: str | Path) -> None:
+def check(*paths: str | Path, allow_difference: bool = False) -> None:
     """Fails early when a local checkpoint is not there or not whole; hub names are not looked up.
+
+    Args:
+      allow_difference: take weight differences as well.
 
     Raises:
       FileNotFoundError: the folder, its config.json or its weights are missing; the message says which.
-      ValueError: the folder holds an adapter rather than a model.
+      ValueError: the folder holds an adapter or a weight difference rather than a model.
     """
     for path in map(Path, paths):
         if not str(path) or str(path) == ".":
@@ -43,6 +46,8 @@ def check(*paths: str | Path) -> None:
             quantised = sorted(file.name for file in path.glob("*.gguf"))
             held = f"; {quantised[0]} is quantised (GGUF), which is not read" if quantised else ""
             raise FileNotFoundError(f"{path} has no weights: one of {WEIGHTS} is needed{held}.")
+        if not allow_difference and difference.is_difference(path):
+            raise ValueError(difference.refusal(path, hub.BASE))
 
 
 def resolve(path: str | Path) -> Path:
@@ -52,12 +57,18 @@ def resolve(path: str | Path) -> Path:
 
     Raises:
       FileNotFoundError: neither a folder nor a repository that can be reached.
-      ValueError: a weight difference does not fit its base.
+      ValueError: a weight difference does not fit its base, or has no base that is known.
     """
     check(path)
     if Path(path).is_dir():
         return Path(path)
-    return hub.recovered(str(path)) if hub.is_difference(str(path)) else hub.download(str(path))
+    name = str(path)
+    if hub.is_difference(name):
+        return hub.recovered(name)
+    folder = hub.download(name)
+    if hub.repository(name).endswith(difference.ENDING) or difference.is_difference(folder):
+        raise ValueError(difference.refusal(name, hub.BASE))
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -10,27 +10,42 @@ from absl import logging
 
 from lc_jax.models import difference
 
-# The published checkpoints that are differences from Llama 2 7B; `extract-answers` is whole.
-DIFFERENCES = tuple(
-    f"tatsu-lab/linguistic-calibration-{name}"
-    for name in (
-        "lc-sft",
-        "factuality-sft",
-        "claude-distill",
-        "lc-rl",
-        "factuality-rl",
-        "reward-model-forecastprobs",
-        "reward-model-factuality",
-    )
-)
 BASE = "meta-llama/Llama-2-7b-hf"
+# The released checkpoints, each with the question (of prompts.Templates) that it was trained on.
+RELEASED = {
+    "lc-sft": "paragraph",
+    "factuality-sft": "paragraph",
+    "claude-distill": "paragraph",
+    "lc-rl": "paragraph",
+    "factuality-rl": "paragraph",
+    "reward-model-forecastprobs": "forecast_probs",
+    "reward-model-factuality": "factuality",
+    "extract-answers": "extract_answers",
+}
+_WHOLE = ("extract-answers",)  # all others are weight differences from BASE, whose hub names end in DIFFERENCE
+_PREFIX = "tatsu-lab/linguistic-calibration-"
 _FILES = ["*.json", "*.txt", "*.jinja", "*.model", "model*.safetensors"]
 _PICKLES = "pytorch_model*.bin"  # only where there are no safetensors
 
 
+def released(name: str) -> str:
+    """Returns the key in RELEASED of a hub name, written with or without "-wdiff" and "@revision"; "" for any other."""
+    short = name.partition("@")[0].removesuffix(difference.ENDING)
+    key = short.removeprefix(_PREFIX)
+    return key if short.startswith(_PREFIX) and key in RELEASED else ""
+
+
 def is_difference(name: str) -> bool:
-    """Whether a hub name, with or without "@revision", is a published weight difference."""
-    return name.partition("@")[0] in DIFFERENCES
+    """Whether a hub name, in any of the forms that `released` takes, is of a published weight difference."""
+    return released(name) not in ("", *_WHOLE)
+
+
+def repository(name: str) -> str:
+    """Returns a hub name without "@revision", and a released checkpoint's as the hub has it, with "-wdiff" or not."""
+    key = released(name)
+    if not key:
+        return name.partition("@")[0]
+    return f"{_PREFIX}{key}{'' if key in _WHOLE else difference.ENDING}"
 
 
 def download(name: str) -> Path:
@@ -42,7 +57,7 @@ def download(name: str) -> Path:
     """
     from huggingface_hub import errors, snapshot_download
 
-    name, _, revision = name.partition("@")
+    name, revision = repository(name), name.partition("@")[2]
     try:
         folder = Path(snapshot_download(name, allow_patterns=_FILES, revision=revision or None))
         if not any(folder.glob("*.safetensors")):
@@ -75,7 +90,7 @@ def recovered(name: str) -> Path:
     """
     upload = download(name)
     cache = Path(os.environ.get("LC_CACHE", "").strip() or "~/.cache/lc_jax").expanduser()
-    folder = cache / f"{name.partition('@')[0].replace('/', '--')}--{upload.name}"  # the snapshot's name is its commit
+    folder = cache / f"{repository(name).replace('/', '--')}--{upload.name}"  # the snapshot's name is its commit
     if folder.is_dir():
         return folder
     if jax.process_count() > 1:

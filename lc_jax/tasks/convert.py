@@ -35,7 +35,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     destination, shard_bytes = Path(config.destination), int(config.shard_gigabytes * 1e9)
     if destination.exists():
         raise FileExistsError(f"{destination} exists already; give another --config.destination or remove it.")
-    folders.check(config.source, *filter(None, [config.base]))
+    folders.check(config.source, allow_difference=bool(config.base) and not config.make_difference)
+    if config.base:
+        folders.check(config.base)
     if config.base:
         base, source = folders.resolve(config.base), Path(config.source)
         if not source.is_dir():

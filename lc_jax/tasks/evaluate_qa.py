@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from lc_jax.data import jsonl
 from lc_jax.data.columns import pair, row_id
 from lc_jax.data.memo import memoise
-from lc_jax.data.questions import load_joined_rows, plain_query, raw_questions, with_distinct_ids
+from lc_jax.data.questions import check_answers, load_joined_rows, plain_query, raw_questions, with_distinct_ids
 from lc_jax.data.rows import load_rows, optional
 from lc_jax.evaluation import qa, table
 from lc_jax.evaluation.summary import judged, summarize
@@ -222,7 +222,9 @@ def _store(config: ConfigDict) -> Path:
 
 
 def _check_data(config: ConfigDict) -> None:
-    """Reads the user's file of paragraphs with its questions; a model needs questions from elsewhere."""
+    """Checks where questions and answers are, and reads the user's file of paragraphs with its questions."""
+    if optional(config.questions.source) is not None:
+        check_answers(config.questions.source, config.questions.answers, config.questions.split)
     if optional(config.paragraphs) is not None:
         load_items(config)
     elif optional(config.questions.source) is None:
@@ -230,7 +232,7 @@ def _check_data(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks numbers, writer, annotators, budget, store, wordings and the file of paragraphs; see lc_jax.main.
+    """Checks numbers, writer, annotators, budget, store, wordings, questions and the file of paragraphs; see lc_jax.main.
 
     Raises:
       Problems: a line for each setting that is wrong.

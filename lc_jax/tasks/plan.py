@@ -22,7 +22,7 @@ from lc_jax.evaluation.table import markdown
 from lc_jax.inference import generate
 from lc_jax.llm import capabilities, cost
 from lc_jax.models import folders, registry
-from lc_jax.models.hub import DIFFERENCES
+from lc_jax.models.hub import is_difference
 from lc_jax.planning.stages import load
 from lc_jax.preflight import POSITIVE_INT, check_settings
 from lc_jax.rl.plan import writing
@@ -132,7 +132,7 @@ def _stand_in(path: str, is_miniature: bool) -> str:
     if Path(path).is_dir():
         return path
     known = path.lower()
-    is_reader = path not in DIFFERENCES and any(word in known for word in ("redpajama", "extract_answers", "extract-"))
+    is_reader = not is_difference(path) and any(word in known for word in ("redpajama", "extract_answers", "extract-"))
     if is_miniature:  # not trained yet
         return str(MINIATURE_MODELS / ("gpt_neox" if is_reader else "llama"))
     return "redpajama-incite-3b" if is_reader else "llama-2-13b" if "13b" in known else "llama-2-7b"

@@ -129,6 +129,8 @@ def test_damaged_files_name_the_place(tmp_path):
             load_rows(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="No file or folder"):
         load_rows("./absent.csv")
+    with pytest.raises(FileNotFoundError, match="a data set of the hub is called namespace/name"):
+        load_rows("trivia_qa:unfiltered.nocontext", "train")
 
 
 @pytest.mark.parametrize(

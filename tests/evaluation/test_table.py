@@ -57,7 +57,7 @@ def test_data_sets_have_tables_of_their_own():
 
 def test_the_papers_columns_are_shown_with_its_own_questions_only():
     own = {"source": "mine.jsonl"}
-    theirs = {"source": "/data/copy:trivia_qa_paragraph_generation", "answers": "trivia_qa"}
+    theirs = {"source": "/data/copy:trivia_qa_paragraph_generation", "answers": "mandarjoshi/trivia_qa"}
     assert "paper accuracy" in table.render([FIRST])  # says nothing of its questions: the name decides
     assert "paper accuracy" in table.render([FIRST | {"settings": {"questions": theirs}}])
     for row in (

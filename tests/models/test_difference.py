@@ -12,9 +12,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from lc_jax import parallel
-from lc_jax.models import difference, folders, hf, native
+from lc_jax.models import difference, folders, hf, native, registry
 from lc_jax.models.tensors import Tensors
-from tests.models.conftest import assert_same, edit, random_model
+from tests.models.conftest import PRESETS, assert_same, edit, random_model
 from tests.recorded import load
 from tests.test_configs import config_of
 
@@ -141,6 +141,62 @@ def test_a_reward_model_of_ours(mesh, folder, tmp_path):
     again, model = (hf.load(tmp_path / name, mesh, kind="scalar") for name in ("out", "reward"))
     for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(model.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+# --- never loaded as a model ---
+
+
+def fine_tuned(mesh, tmp_path, preset):
+    """A base whose last norm is about 1, as trained models have it, and a difference of 1 % of its weights."""
+
+    def grow(model, factor):
+        return model.with_params(jax.tree.map(lambda x: factor * x, model.params))
+
+    plain = registry.initialize(registry.from_preset(preset), jax.random.key(0), mesh)
+    hf.save(tmp_path / "base", plain)
+    hf.save(tmp_path / "by_hand", grow(plain, 0.01))
+    hf.save(tmp_path / "tuned", grow(plain, 1.01))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_local_difference_is_refused_as_a_model_and_recovered_by_the_command_it_is_told(mesh, tmp_path, preset):
+    fine_tuned(mesh, tmp_path, preset)
+    for folder in ("base", "tuned"):
+        folders.check(tmp_path / folder)
+    source = tmp_path / "by_hand"  # neither name nor files say what it is
+    with pytest.raises(ValueError, match=rf"base=meta-llama/Llama-2-7b-hf --config\.source={source} --config\.dest"):
+        hf.load(source, mesh)
+    convert(base=tmp_path / "base", source=source, destination=tmp_path / "out")
+    for key, value in tensors(tmp_path / "tuned").items():
+        np.testing.assert_allclose(tensors(tmp_path / "out")[key], value, atol=1e-6)
+
+
+def test_a_difference_is_known_by_its_name_and_its_files_too(mesh, pair, tmp_path):
+    base, tuned = pair
+    difference.make(base, tuned, tmp_path / "made")
+    shutil.copytree(tuned, tmp_path / "lc-rl-wdiff")
+    for folder in (tmp_path / "made", tmp_path / "lc-rl-wdiff"):
+        with pytest.raises(ValueError, match="holds a weight difference"):
+            folders.check(folder)
+        with pytest.raises(ValueError, match="holds a weight difference"):
+            convert(source=folder, destination=tmp_path / "out")
+        with pytest.raises(ValueError, match="holds a weight difference"):
+            convert(base=folder, source=tuned, destination=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reward_models_difference_is_recovered_whatever_its_config_says(mesh, folder, tmp_path):
+    """Its keys tell: those of the backbone carry a prefix, and the head is whole."""
+    head = {"reward_head.weight": np.full((1, 32), 2, np.float32), "reward_head.bias": np.float32([3])}
+    shutil.copytree(folder, tmp_path / "upload")
+    edit(tmp_path / "upload", lambda held: [held.update({f"backbone_model.{k}": held.pop(k) * 0}) for k in list(held)])
+    edit(tmp_path / "upload", lambda held: held.update(head))
+    difference.recover(folder, tmp_path / "upload", tmp_path / "out")
+    recovered, base = tensors(tmp_path / "out"), tensors(folder)
+    assert all(np.array_equal(recovered[f"backbone_model.{key}"], value) for key, value in base.items())
+    model = hf.load(tmp_path / "out", mesh, kind="scalar")
+    assert np.array_equal(model.params["reward_head"]["weight"][...], head["reward_head.weight"])
+    assert folders.config_of(tmp_path / "out")[1] == "scalar"
 
 
 # --- what is refused, with nothing written ---

@@ -18,6 +18,7 @@ from tests.models.conftest import assert_same, random_model
 from tests.test_configs import config_of
 
 LC_SFT = "tatsu-lab/linguistic-calibration-lc-sft"
+STORED = f"{LC_SFT}-wdiff"  # what the hub calls it
 
 
 class Hub:
@@ -89,18 +90,51 @@ def release(fake, mesh, tmp_path, monkeypatch):
     for name, model in (("base", base), ("tuned", tuned)):
         hf.save(tmp_path / name, model)
     difference.make(tmp_path / "base", tmp_path / "tuned", tmp_path / "difference")
-    fake.repositories = {(hub.BASE, None): tmp_path / "base", (LC_SFT, None): tmp_path / "difference"}
+    fake.repositories = {(hub.BASE, None): tmp_path / "base", (STORED, None): tmp_path / "difference"}
     return tmp_path / "tuned"
 
 
-def test_a_published_name_is_the_recovered_model(fake, mesh, release, tmp_path):
+@pytest.mark.parametrize("name", [LC_SFT, STORED])
+def test_a_published_name_is_the_recovered_model(fake, mesh, release, tmp_path, name):
     expected = hf.load(release, mesh)
-    assert_same(hf.load(LC_SFT, mesh), expected)
+    assert_same(hf.load(name, mesh), expected)
     num_asked = len([name for name, _, _ in fake.asked if name == hub.BASE])
     assert num_asked > 0
-    assert_same(hf.load(LC_SFT, mesh), expected)  # kept
+    assert_same(hf.load(name, mesh), expected)  # kept
     assert len([name for name, _, _ in fake.asked if name == hub.BASE]) == num_asked
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{LC_SFT.replace('/', '--')}--c0ffee"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{STORED.replace('/', '--')}--c0ffee"]
+
+
+@pytest.mark.parametrize("name", hub.RELEASED)
+def test_released_checkpoints_are_known_by_both_names_and_stored_under_one(name):
+    """Only extract-answers is stored whole, and without an ending."""
+    plain = f"tatsu-lab/linguistic-calibration-{name}"
+    stored = plain if name == "extract-answers" else f"{plain}-wdiff"
+    for given in (plain, f"{plain}-wdiff", f"{plain}@v2", f"{plain}-wdiff@v2"):
+        assert (hub.released(given), hub.repository(given)) == (name, stored)
+        assert hub.is_difference(given) == (name != "extract-answers")
+
+
+def test_other_names_are_left_as_they_are():
+    for given in ("me/lc-sft", "me/lc-sft-wdiff", "tatsu-lab/linguistic-calibration-other", "tatsu-lab/alpaca@v1"):
+        assert hub.released(given) == ""
+        assert hub.repository(given) == given.partition("@")[0]
+        assert not hub.is_difference(given)
+
+
+def test_a_released_extractor_is_loaded_as_it_is(fake, mesh, folder):
+    name = "tatsu-lab/linguistic-calibration-extract-answers"
+    (folder / "model_sum.txt").write_text("1.0")
+    fake.repositories = {(name, None): folder}
+    for given in (name, f"{name}-wdiff"):
+        assert_same(hf.load(given, mesh), hf.load(folder, mesh))
+
+
+def test_a_difference_under_any_other_name_is_refused_with_the_command(fake, mesh, release, tmp_path):
+    fake.repositories |= {("me/copy", None): tmp_path / "difference", ("me/x-wdiff", None): tmp_path / "tuned"}
+    for name in ("me/copy", "me/x-wdiff"):
+        with pytest.raises(ValueError, match=rf"{name} holds a weight difference.*convert\.py --config\.base=\S+hf "):
+            hf.load(name, mesh)
 
 
 def test_the_base_may_be_a_local_folder(fake, mesh, release, tmp_path, monkeypatch):
