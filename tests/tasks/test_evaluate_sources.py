@@ -1,4 +1,4 @@
-"""Where the questions and answers of the published test sets come from, and what is said of those that are not there."""
+"""Where the questions and answers of the published test sets are, and what is said of those that are nowhere."""
 
 import pytest
 
