@@ -232,7 +232,7 @@ def _check_data(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks numbers, writer, annotators, budget, store, wordings, questions and the file of paragraphs; see lc_jax.main.
+    """Checks numbers, writer, annotators, budget, store, wordings, questions and paragraphs; see lc_jax.main.
 
     Raises:
       Problems: a line for each setting that is wrong.
