@@ -16,7 +16,7 @@ from lc_jax.data import jsonl
 from lc_jax.evaluation import intervals, metrics, plots, published
 from lc_jax.evaluation.intervals import Difference, paired
 from lc_jax.evaluation.published import Published
-from lc_jax.evaluation.results import MAIN, MORE, Column, Entry, Row, by_data, label, number, reason
+from lc_jax.evaluation.results import MAIN, MORE, Column, Entry, Row, by_data, judges, label, number, reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -336,16 +336,18 @@ def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 20
       ValueError: `baseline` was not evaluated.
     """
     changes, groups = differences(entries, baseline), by_data(entries)
-    judges = sorted({str(entry.result["judge"]) for entry in entries})
-    warning = (
-        ' <span class="flag">Different judges: their numbers cannot be compared.</span>' if len(judges) > 1 else ""
-    )
+    names = {data: " and ".join(map(_name, judges(group))) for data, group in groups.items()}
+    mixed = any(len(judges(group)) > 1 for group in groups.values())
+    warning = ' <span class="flag">Different judges: their numbers cannot be compared.</span>' if mixed else ""
+    by = next(iter(names.values()))
+    if len(set(names.values())) > 1:
+        by = "; ".join(f"{annotators} on {_name(data)}" for data, annotators in names.items())
     sections = [_section(data, group, changes, baseline) for data, group in groups.items()]
     theirs = " The paper's rows were judged by other models." if any(map(_paper, groups.values())) else ""
     what = f"{len(entries)} evaluation{'s' if len(entries) > 1 else ''} on {', '.join(map(_name, groups))}"
     body = (
         "<h1>Linguistic calibration: evaluation</h1>"
-        f"<p>{what}, read and judged by {', '.join(map(_name, judges))}.{warning}{theirs}</p>"
+        f"<p>{what}, read and judged by {by}.{warning}{theirs}</p>"
         '<details class="legend"><summary>How numbers and intervals are computed</summary><p>Intervals are 95&nbsp;% '
         "percentile bootstrap over questions (over biographies, with all claims of each). The interval of an accuracy "
         f"is Wilson's below {intervals.SMALL} questions or biographies, and where all answers are right or all wrong. "

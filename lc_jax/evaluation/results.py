@@ -196,6 +196,11 @@ def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return groups
 
 
+def judges(group: Sequence[Entry]) -> list[str]:
+    """The different judges of entries, in alphabetical order."""
+    return sorted({str(entry.result["judge"]) for entry in group})
+
+
 def label(entry: Entry, entries: Sequence[Entry]) -> str:
     """The method, with its seed where `entries` hold another seed of it on the same data set."""
     same = [other for other in entries if (other.data, other.method) == (entry.data, entry.method)]

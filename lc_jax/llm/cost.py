@@ -47,7 +47,7 @@ class Estimate:
 
     name: str  # of the annotator
     calls: int  # requests that will be sent
-    stored: int  # requests whose replies are there already
+    stored: int  # requests that are not paid again: the store has their replies, or they repeat one of `calls`
     usage: Usage  # at most; cached_tokens = those of the prompts' common beginning, where a cache takes it
     price: Price | None  # None = unknown
     too_long: int = 0  # requests that may exceed the model's context
@@ -175,7 +175,7 @@ def render(rows: Sequence[tuple[str, Estimate, Meter | None]]) -> str:
         "",
         "annotator",
         "calls",
-        "stored",
+        "in store",
         "input tokens",
         "output tokens",
         "at most",
@@ -195,4 +195,8 @@ def render(rows: Sequence[tuple[str, Estimate, Meter | None]]) -> str:
     too_long = sum(guess.too_long for _, guess, _ in rows)
     if too_long:
         table += f"\n{too_long} requests may be longer than the model's context: they would fail."
-    return f"{table}\nTokens: one for {BYTES_PER_TOKEN:g} bytes of prompt; replies at full length. Prices of {PRICED}."
+    notes = [
+        "In store: replies that the store already holds, or that repeat another request of this run: not paid again.",
+        f"Tokens: one for {BYTES_PER_TOKEN:g} bytes of prompt; replies at full length. Prices of {PRICED}.",
+    ]
+    return "\n".join([table, *notes])

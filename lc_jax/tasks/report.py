@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
 from lc_jax.evaluation import plots, report, results, table
-from lc_jax.evaluation.results import Entry
+from lc_jax.evaluation.results import Entry, by_data, judges
 
 
 def needs_devices(config: ConfigDict) -> bool:
@@ -45,27 +45,29 @@ def find(root: Path) -> list[Path]:
 
 
 def load(config: ConfigDict) -> list[Entry]:
-    """The evaluations in the order of the table, named by their judge too where judges differ.
+    """The evaluations in the order of the table, named by their judge too where those of a data set differ.
 
     Raises:
       FileNotFoundError: nothing was evaluated there, or records are missing.
-      ValueError: a file cannot be read; different judges, unless the config allows them; one seed twice.
+      ValueError: a file cannot be read; different judges of a data set, unless the config allows them; one seed twice.
     """
     order = {name: i for i, name in enumerate(config.methods)}
     entries = sorted(
         results.read_all(find(Path(config.evaluations))), key=lambda entry: order.get(entry.method, len(order))
     )
-    judges = sorted({entry.result["judge"] for entry in entries})
-    if len(judges) > 1 and not config.allow_different_judges:
-        raise ValueError(
-            f"Different judges cannot stand in one table: {judges}. Evaluate with one of them, or show them all "
-            "the same with --config.allow_different_judges=true."
-        )
-    if len(judges) > 1:
-        entries = [
-            dataclasses.replace(e, result={**e.result, "method": f"{e.method} (judge {e.result['judge']})"})
-            for e in entries
-        ]
+    mixed = {data: names for data, group in by_data(entries).items() if len(names := judges(group)) > 1}
+    for data, names in mixed.items():
+        if not config.allow_different_judges:
+            raise ValueError(
+                f"Different judges cannot stand in one table: {names} on {data!r}. Evaluate with one of them, or show "
+                "them all the same with --config.allow_different_judges=true."
+            )
+    entries = [
+        dataclasses.replace(e, result={**e.result, "method": f"{e.method} (judge {e.result['judge']})"})
+        if e.data in mixed
+        else e
+        for e in entries
+    ]
     results.check_distinct(entries)
     return entries
 
@@ -91,7 +93,7 @@ def run(config: ConfigDict, mesh: Any) -> None:
     page = report.page(entries, baseline=config.baseline, num_examples=config.num_examples, seed=config.seed)
     rows = [entry.result for entry in entries]
     text = table.render(rows)
-    groups, output = results.by_data(entries), Path(config.output)
+    groups, output = by_data(entries), Path(config.output)
     suffixes = _suffixes(groups)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".report-", dir=output) as name:

@@ -62,6 +62,20 @@ def test_different_judges_are_refused_or_labelled(make):
     assert "LC SFT (judge anthropic/claude-haiku-4-5)" in (out / "table.md").read_text()
 
 
+def test_a_stronger_judge_of_one_data_set_is_no_mixture(make):
+    """SciQ and BioASQ may have another judge than TriviaQA: every table has one."""
+    entries = [entry("LC RL"), entry("LC SFT"), entry("LC RL", data="SciQ", judge="openai/gpt-5")]
+    text = re.sub("</?bdi>", "", (make(*entries) / "report.html").read_text())
+    assert "read and judged by openai/gpt-4.1 on TriviaQA; openai/gpt-5 on SciQ" in text
+    assert "Different judges" not in text
+    with pytest.raises(ValueError, match=r"\['openai/gpt-4.1', 'openai/gpt-5'\] on 'SciQ'"):
+        make(*entries, entry("LC SFT", data="SciQ"))
+    out = make(*entries, entry("LC SFT", data="SciQ"), allow_different_judges=True)
+    table = (out / "table.md").read_text()
+    assert "LC SFT (judge openai/gpt-4.1)" in table.partition("## SciQ")[2]
+    assert "judge" not in table.partition("## SciQ")[0]
+
+
 def test_rows_of_another_kind_are_shown_as_far_as_they_go(make):
     """Claims of biographies: pooled by entity, with fewer fields."""
     found = entry("LC RL", data="biographies")
