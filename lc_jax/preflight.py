@@ -80,7 +80,11 @@ def check_settings(part: str, settings: object, **allowed: Range | tuple[str, ..
     for name, values in allowed.items():
         value = settings[name] if isinstance(settings, Mapping) else getattr(settings, name)
         if value not in values:
-            choice = str(values) if isinstance(values, Range) else f"one of {', '.join(values)}"
+            choice = (
+                str(values)
+                if isinstance(values, Range)
+                else f"one of {', '.join(name or repr(name) for name in values)}"
+            )
             messages.append(f"--config.{f'{part}.' if part else ''}{name}={value}: give {choice}.")
     if messages:
         raise Problems(messages)

@@ -6,6 +6,7 @@ where there is no GPU.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import sqlite3
@@ -22,6 +23,8 @@ from lc_jax.data.pages import Page, normal
 
 NUM_PASSAGES = 5  # for each claim, as published
 BM25_NAME = "bm25"
+ENCODERS = ("sentence-transformers/gtr-t5-large", "sentence-transformers/gtr-t5-base")  # suggested for misspelt names
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 Scores = Float[np.ndarray, "Q P"]
 
@@ -114,6 +117,22 @@ class Encoder:
 
     def scores(self, texts: Sequence[str], queries: Sequence[str]) -> Scores:
         return self.vectors(queries) @ self.vectors(texts).T
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that is no retriever; a name of the hub is not looked up.
+
+    Raises:
+      ValueError: it is neither "bm25", a folder, nor "owner/name"; the message has the nearest name.
+    """
+    if name == BM25_NAME or (name and Path(name).is_dir()) or (_HUB_NAME.fullmatch(name) and not name.startswith(".")):
+        return
+    near = difflib.get_close_matches(name, [BM25_NAME, *ENCODERS, *(e.partition("/")[2] for e in ENCODERS)], 1, 0.5)
+    hint = f"did you mean {next(e for e in (BM25_NAME, *ENCODERS) if e.endswith(near[0]))}? " if near else ""
+    raise ValueError(
+        f"--config.retriever={name}: {hint}Give {BM25_NAME}, the folder of a sentence-transformers model, or its name "
+        f"on the hub, such as {ENCODERS[0]}."
+    )
 
 
 def load(name: str, cache: Path) -> Retriever:

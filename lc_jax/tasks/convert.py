@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import jax
@@ -10,10 +11,45 @@ from ml_collections import ConfigDict
 
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import classification, difference, folders, hf, hub, native
+from lc_jax.models.transformer import DTYPES
+from lc_jax.preflight import POSITIVE, check_all, check_settings
 
 RECORD, RECORD_AT_END = "{destination}/run.json", True
 
 FORMATS = ("hf", "native", "sequence_classification")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings and folders that nothing can be converted with, all of them at once."""
+
+    def difference_settings() -> None:
+        if config.make_difference and not config.base:
+            raise ValueError("--config.make_difference needs --config.base: the checkpoint that is subtracted.")
+        if config.base and config.format != "hf":
+            raise ValueError("A weight difference is recovered as format 'hf'; convert the result in a second step.")
+
+    def destination() -> None:
+        if os.path.lexists(config.destination):
+            raise FileExistsError(
+                f"{config.destination} exists already; give another --config.destination or remove it."
+            )
+
+    def source() -> None:
+        folders.check(config.source, allow_difference=bool(config.base) and not config.make_difference)
+        is_classification = config.format == "sequence_classification" and Path(config.source).is_dir()
+        if is_classification and not config.base and folders.config_of(config.source)[1] != "scalar":
+            raise ValueError(
+                f"--config.source={config.source} is a language model; --config.format=sequence_classification takes a "
+                "reward model."
+            )
+
+    check_all(
+        lambda: check_settings("", config, format=FORMATS, dtype=("", *DTYPES), shard_gigabytes=POSITIVE),
+        difference_settings,
+        destination,
+        source,
+        lambda: folders.check(*filter(None, [config.base])),
+    )
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -23,21 +59,11 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     source - base. Whatever is done, one parameter of the checkpoint is in memory at a time.
 
     Raises:
-      ValueError: the format is unknown, or a weight difference does not fit its base.
-      FileExistsError: the destination is there already.
+      Problems: as in `check`; a folder that exists is never overwritten.
+      ValueError: a weight difference does not fit its base.
     """
-    if config.format not in FORMATS:
-        raise ValueError(f"--config.format={config.format!r}: give one of {FORMATS}.")
-    if config.make_difference and not config.base:
-        raise ValueError("--config.make_difference needs --config.base: the checkpoint that is subtracted.")
-    if config.base and config.format != "hf":
-        raise ValueError("A weight difference is recovered as format 'hf'; convert the result in a second step.")
+    check(config)
     destination, shard_bytes = Path(config.destination), int(config.shard_gigabytes * 1e9)
-    if destination.exists():
-        raise FileExistsError(f"{destination} exists already; give another --config.destination or remove it.")
-    folders.check(config.source, allow_difference=bool(config.base) and not config.make_difference)
-    if config.base:
-        folders.check(config.base)
     if config.base:
         base, source = folders.resolve(config.base), Path(config.source)
         if not source.is_dir():

@@ -195,7 +195,7 @@ def _store(config: ConfigDict) -> Path:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks numbers, writer, annotators, budget, store, wordings, entities, paragraphs and knowledge; see lc_jax.main.
+    """Checks numbers, writer, annotators, budget, store, wordings, retriever, entities, paragraphs and knowledge.
 
     Raises:
       Problems: a line for each setting that is wrong.
@@ -205,6 +205,7 @@ def check(config: ConfigDict) -> None:
         lambda: check_settings("", config, judge_temperature=NON_NEGATIVE, limit=NATURAL, num_passages=POSITIVE_INT),
         lambda: Writer.from_settings(config),
         lambda: check_asking(config, _store(config)),
+        lambda: retrieval.check_name(config.retriever),
         lambda: _check_data(config),
         lambda: Knowledge(config.knowledge).__exit__(),
     )

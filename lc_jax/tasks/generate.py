@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from lc_jax.data import jsonl
 from lc_jax.data.growing import fingerprint
+from lc_jax.data.memo import memoise
 from lc_jax.data.messages import parse_messages
 from lc_jax.data.rows import load_placed_rows
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference.finite import check_finite
-from lc_jax.models import folders, hf
+from lc_jax.models import hf
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import Prompt, load_templates
 from lc_jax.training import checks
@@ -59,14 +60,32 @@ def _log_sampling(config: ConfigDict, tokenizer: Tokenizer) -> None:
         logging.info("generation_config.json of %s recommends %s; this run uses %s", config.model, theirs, ours)
 
 
+@memoise
+def _load_prompts(source: str, model: str, templates: str, prompt_dir: str) -> tuple[Tokenizer, list[list[int]]]:
+    """The tokenizer of `model`, and the token ids of each row's prompt in the file `source`.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file or tokenizer, or a row without a prompt; the message names it.
+    """
+    placed = load_placed_rows(source)
+    tokenizer = load_tokenizer(model, need_text=any(row.get("prompt_tokens") is None for _, row in placed))
+    template = load_templates(templates, prompt_dir).paragraph
+    return tokenizer, [_encode(row, str(place), tokenizer, template) for place, row in placed]
+
+
 def check(config: ConfigDict) -> None:
-    """Refuses numbers, files and folders that nothing can be decoded with, all of them at once."""
+    """Refuses numbers, files, rows and folders that nothing can be decoded with, all of them at once."""
+
+    def model() -> None:
+        if checks.check_model("model", config.model) is not None:
+            _load_prompts(config.prompts, config.model, config.templates, config.prompt_dir)
+
     check_all(
         lambda: check_sampling(config),
         lambda: check_settings("", config, num_samples=POSITIVE_INT, top_k=NATURAL),
         lambda: load_placed_rows(config.prompts),
         lambda: checks.check_precision(**config.precision),
-        lambda: checks.check_model("model", config.model),
+        model,
     )
 
 
@@ -80,10 +99,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """
     placed = load_placed_rows(config.prompts)
     rows = [row for _, row in placed]
-    folders.check(config.model)
-    tokenizer = load_tokenizer(config.model, need_text=any(row.get("prompt_tokens") is None for row in rows))
-    template = load_templates(config.templates, config.prompt_dir).paragraph
-    prompts = [_encode(row, str(place), tokenizer, template) for place, row in placed]
+    tokenizer, prompts = _load_prompts(config.prompts, config.model, config.templates, config.prompt_dir)
     output = Path(config.output)
     names = ("model", "num_samples", "max_new_tokens", *SAMPLING, "seed")
     uses_template = any(row.get("paragraph_generation_prompt") is not None for row in rows)

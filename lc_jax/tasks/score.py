@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from lc_jax.data import jsonl
 from lc_jax.data.growing import fingerprint
+from lc_jax.data.memo import memoise
 from lc_jax.data.messages import parse_messages
 from lc_jax.data.rows import load_placed_rows
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -67,13 +68,44 @@ def _check_text(*values: Any, where: str) -> None:
         raise ValueError(f"{where}: prompt, completion and text must be text, not {type(wrong).__name__}.")
 
 
+@memoise
+def _load_sequences(source: str, model: str, kind: str) -> list[tuple[list[int], int]]:
+    """For each row of the file `source` its token ids, and how many of them are not scored.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file or tokenizer, or a row that cannot be scored; the message names it.
+    """
+    placed = load_placed_rows(source)
+    tokenizer = load_tokenizer(model, any(row.get("completion_tokens") is None for _, row in placed))
+    return [_encode(row, str(place), tokenizer, kind != "reward") for place, row in placed]
+
+
+def _check_kind(model: str, kind: str) -> None:
+    """Refuses a checkpoint that does not give what is asked for.
+
+    Raises:
+      ValueError: a language model where rewards are asked for, or a reward model otherwise.
+    """
+    names = {"causal": "a language model", "scalar": "a reward model"}
+    stored = folders.config_of(model)[1]
+    if stored != KINDS[kind]:
+        raise ValueError(f"--config.model={model} is {names[stored]}; --config.kind={kind} takes {names[KINDS[kind]]}.")
+
+
 def check(config: ConfigDict) -> None:
-    """Refuses numbers, files and folders that nothing can be scored with, all of them at once."""
+    """Refuses numbers, files, rows and folders that nothing can be scored with, all of them at once."""
+
+    def model() -> None:
+        local = checks.check_model("model", config.model, "scalar")
+        if local is not None and config.kind in KINDS:
+            _check_kind(config.model, config.kind)
+            _load_sequences(config.input, config.model, config.kind)
+
     check_all(
         lambda: check_settings("", config, batch_size=POSITIVE_INT, temperature=POSITIVE, kind=tuple(KINDS)),
         lambda: load_placed_rows(config.input),
         lambda: checks.check_precision(**config.precision),
-        lambda: checks.check_model("model", config.model, "scalar" if config.kind == "reward" else "causal"),
+        model,
     )
 
 
@@ -81,23 +113,14 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Writes `config.output`, a batch when the next one is under way; a rerun scores only what is missing.
 
     Raises:
-      ValueError: `config.kind` is unknown or not the model's, a row holds nothing to score, or the output was begun
-        with other settings.
+      ValueError: `config.kind` is not the model's, a row holds nothing to score, or the output was begun with other
+        settings.
       FloatingPointError: the model computes numbers that are not finite.
     """
-    if config.kind not in KINDS:
-        raise ValueError(f"--config.kind={config.kind!r}: give one of {sorted(KINDS)}.")
     placed = load_placed_rows(config.input)
     rows = [row for _, row in placed]
-    folders.check(config.model)
-    kind = folders.config_of(config.model)[1]
-    if kind != KINDS[config.kind]:
-        raise ValueError(
-            f"{config.model} is a {kind} model; --config.kind={config.kind} needs a {KINDS[config.kind]} one."
-        )
-    tokenizer = load_tokenizer(config.model, any(row.get("completion_tokens") is None for row in rows))
-    is_reward = config.kind == "reward"
-    encoded = [_encode(row, str(place), tokenizer, not is_reward) for place, row in placed]
+    _check_kind(config.model, config.kind)
+    encoded, is_reward = _load_sequences(config.input, config.model, config.kind), config.kind == "reward"
     output = Path(config.output)
     settings = {name: config[name] for name in ("model", "kind", "temperature")}
     settings |= {"input": fingerprint(rows), "input_ids": fingerprint(encoded)}  # ids: chat template, tokenizer files

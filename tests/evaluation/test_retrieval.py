@@ -96,6 +96,27 @@ def test_what_cannot_be_had_says_what_to_do(tmp_path, library, monkeypatch):
         retrieval.load("model", tmp_path / "w")
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("bm52", "did you mean bm25? "),
+        ("BM25", "did you mean bm25? "),
+        ("gtr-t5-large", "did you mean sentence-transformers/gtr-t5-large? "),
+        ("./no/folder", ""),
+        ("", ""),
+    ],
+)
+def test_a_name_that_is_no_retriever_is_refused_before_it_is_needed(name, hint):
+    with pytest.raises(ValueError, match=r"^--config\.retriever=") as caught:
+        retrieval.check_name(name)
+    assert str(caught.value).startswith(f"--config.retriever={name}: {hint}Give bm25, the folder of a sentence-")
+
+
+def test_bm25_folders_and_names_of_the_hub_are_retrievers(tmp_path):
+    for name in ("bm25", str(tmp_path), "sentence-transformers/gtr-t5-large", "me/my-encoder"):
+        retrieval.check_name(name)
+
+
 def test_the_published_order_of_passages(golden):
     """Inner products, best first, five of each page, with the encoder of the recording in place of a real one."""
     recorded = load(golden / "eval_pipeline.json")["factscore_prompts"]

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate as engine
+from lc_jax.preflight import Problems
 from tests.tasks.test_pipeline import rows, run
 from tests.test_configs import config_of
 
@@ -82,8 +84,60 @@ def test_an_input_is_read_whole_or_not_at_all(prompts, tmp_path):
 def test_a_language_model_gives_no_rewards(tmp_path):
     source = tmp_path / "rows.jsonl"
     source.write_text('{"text": "It lies in Chad."}\n')
-    with pytest.raises(ValueError, match=r"is a causal model; --config\.kind=reward needs a scalar one"):
+    with pytest.raises(ValueError, match=r"is a language model; --config\.kind=reward takes a reward model"):
         run("score", model=MODEL, input=str(source), output=str(tmp_path / "o.jsonl"), kind="reward")
+
+
+@pytest.fixture(scope="module")
+def reward_model(tmp_path_factory):
+    """A folder whose config.json says that it is a reward model."""
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    shutil.copytree(MODEL, folder)
+    config = json.loads((folder / "config.json").read_text())
+    wrapped = {"model_type": "reward_model", "backbone_config": config}
+    (folder / "config.json").write_text(json.dumps(wrapped))
+    return folder
+
+
+def problems(name, **changes):
+    """What the check of a task says, without devices."""
+    config = config_of(name)
+    config.update(changes)
+    with pytest.raises(Problems) as caught:
+        importlib.import_module(f"lc_jax.tasks.{name}").check(config)
+    return caught.value.messages
+
+
+def test_the_kind_of_the_model_and_every_row_are_checked_before_anything_is_loaded(tmp_path, prompts, reward_model):
+    prompts.write_text('{"prompt": "Hello"}\n{"prompt_tokens": [3, 90000]}\n')
+    sampling, row = problems("generate", model=MODEL, prompts=str(prompts), temperature=-1.0)
+    assert sampling == "--config.temperature=-1.0: give a number of at least 0."
+    assert row.startswith(f"{prompts}, line 2: token id 90000 has no row in the embedding of {MODEL}")
+    (kind,) = problems("generate", model=str(reward_model), prompts=str(prompts))
+    assert kind == f"--config.model={reward_model} is a reward model; give a language model."
+    prompts.write_text('{"text": "Hello"}\n')
+    (kind,) = problems("score", model=str(reward_model), input=str(prompts))
+    assert kind == f"--config.model={reward_model} is a reward model; --config.kind=logprobs takes a language model."
+    (kind,) = problems("score", model=MODEL, input=str(prompts), kind="reward")
+    assert kind == f"--config.model={MODEL} is a language model; --config.kind=reward takes a reward model."
+    prompts.write_text('{"prompt_tokens": [3], "completion_tokens": [90000]}\n')
+    (row,) = problems("score", model=MODEL, input=str(prompts))
+    assert row.startswith(f"{prompts}, line 1: token id 90000 has no row")
+
+
+def test_all_problems_of_a_conversion_are_told_together(tmp_path):
+    settings = {"source": MODEL, "destination": str(tmp_path), "format": "sequence_classification"}
+    assert problems("convert", **settings, dtype="float8", shard_gigabytes=0.0, make_difference=True) == [
+        "--config.dtype=float8: give one of '', float32, bfloat16, float16.",
+        "--config.shard_gigabytes=0.0: give a number above 0.",
+        "--config.make_difference needs --config.base: the checkpoint that is subtracted.",
+        f"{tmp_path} exists already; give another --config.destination or remove it.",
+        f"--config.source={MODEL} is a language model; --config.format=sequence_classification takes a reward model.",
+    ]
+    assert problems("convert", source="/no/a", base="/no/b", destination=str(tmp_path / "new")) == [
+        "No checkpoint folder /no/a; run the stage that writes it, or correct the path.",
+        "No checkpoint folder /no/b; run the stage that writes it, or correct the path.",
+    ]
 
 
 def score(tmp_path, name, scored):
@@ -118,7 +172,7 @@ def test_conversion_keeps_every_byte(tmp_path):
     run("convert", source=str(tmp_path / "native"), destination=str(tmp_path / "hf"), format="hf")
     source = Path(MODEL) / "model.safetensors"
     assert (tmp_path / "hf" / "model.safetensors").read_bytes() == source.read_bytes()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(Problems, match="exists already"):
         run("convert", source=MODEL, destination=str(tmp_path / "hf"), format="hf")
     assert jax.device_count() >= 1
 
