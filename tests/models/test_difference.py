@@ -102,6 +102,20 @@ def test_added_where_shapes_agree_and_kept_where_not(tmp_path):
     assert out == {"a": [4, 6], "b": [5, 6, 7], "h": [2049], "z": [9]}
 
 
+@pytest.mark.parametrize(("total", "passes"), [(100000.9, True), (99999.1, True), (100001.1, False), (99998.9, False)])
+def test_the_sum_of_all_parameters_may_differ_by_a_hundred_thousandth(tmp_path, total, passes):
+    for name, value in (("base", 40000), ("upload", 60000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        save_file({"a": np.float32([value])}, tmp_path / name / "model.safetensors")
+    (tmp_path / "upload" / "model_sum.txt").write_text(str(total))
+    if passes:
+        difference.recover(tmp_path / "base", tmp_path / "upload", tmp_path / "out")
+        return
+    with pytest.raises(ValueError, match="add up to"):
+        difference.recover(tmp_path / "base", tmp_path / "upload", tmp_path / "out")
+
+
 # --- there and back ---
 
 

@@ -10,6 +10,7 @@ import pytest
 from lc_jax import parallel
 from lc_jax.llm import AnnotatorError, session
 from lc_jax.prompts import correctness, extract, forecast, paragraph, query, retry, summarize
+from lc_jax.tasks import generate_data
 from lc_jax.types import Reply
 from tests.llm.fake_server import KEY, FakeServer, Fault
 from tests.test_configs import config_of
@@ -47,7 +48,7 @@ def run(tmp_path, monkeypatch):
 
     def go(what, server=None, output="out.jsonl", **overrides):
         config = config_of("generate_data")
-        config.what, config.output, config.in_context = what, str(tmp_path / output), False
+        config.what, config.output = what, str(tmp_path / output)
         config.questions.source, config.questions.answers = "", ""
         config.input = str(tmp_path / "questions.jsonl")
         config.annotator.name = "openai/gpt-4.1"
@@ -299,3 +300,32 @@ def test_rows_that_share_an_id_keep_their_own_columns(run, tmp_path):
     made = read(tmp_path / "forecasts.jsonl")
     assert [row["lc_sft_ground_truth_and_extracted_answers"] for row in made] == [[f"Author {i}"] * 2 for i in range(3)]
     assert [row["lc_sft_forecasted_probs"] for row in made] == [[1, 1]] * 3
+
+
+@pytest.mark.parametrize(
+    ("in_context", "texts", "statuses"),
+    [
+        (True, ["one", "two"], {"ok": 2}),
+        (False, ["one\n\n- a list", "two\n\nRequest: Write"], {"ok": 1, "truncated": 1}),
+    ],
+)
+def test_paragraphs_are_cut_only_where_a_base_model_goes_on(
+    run, tmp_path, monkeypatch, in_context, texts, statuses
+):  # fmt: skip
+    """A fine-tuned model's paragraph is whole only where it came to its end."""
+    write(tmp_path / "in.jsonl", [{**row, "paragraph_generation_prompt": "Write."} for row in QUESTIONS[:2]])
+    decodings = []
+
+    def decode(folder, mesh, prompts, decoding, precision, row_ids):
+        decodings.append(decoding)
+        return iter([(0, "\none\n\n- a list", True), (1, "two\n\nRequest: Write", False)])
+
+    monkeypatch.setattr(generate_data.writing, "write", decode)
+    settings = {"input": str(tmp_path / "in.jsonl"), "in_context": in_context, "column": "paragraph", "num_samples": 1}
+    run("paragraphs", model="m", published=True, **settings)
+    assert [row["paragraph"] for row in read(tmp_path / "out.jsonl")] == texts
+    assert [(d.temperature, d.top_p, d.max_new_tokens) for d in decodings] == [(0.7, 0.9, 512)]
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    assert manifest["statuses"] == {"sample": statuses}
+    recipe = manifest["recipe"]
+    assert (recipe["top_p"], recipe["max_new_tokens"], recipe["first_paragraph"]) == (0.9, 512, in_context)
