@@ -5,6 +5,7 @@
       --config.output=sft.jsonl --config.annotator.name=anthropic/claude-haiku-4-5 --config.dry_run=true
 
 The second says what it would cost and stops. Rows are kept as they come: a rerun goes on and pays for nothing twice.
+Modes: mini; trivia_qa, jeopardy, sciq, bioasq: the published test questions in place of those of the reward model.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,8 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    config = base.asking(base.base_config("generate_data", mode))
+    base.check_mode(mode, ("", *base.TESTS, "mini"))
+    config = base.asking(base.base_config("generate_data", mode if mode == "mini" else ""))
     config.what = "paragraphs"  # queries, paragraphs, summaries, claude_distill, forecasts or correctness
     config.questions = base.questions("reward_model")  # source "": the rows of `input` hold their questions themselves
     config.input = ""  # rows to add columns to; "": bare questions
@@ -29,6 +31,8 @@ def get_config(mode: str = "") -> ConfigDict:
     config.num_samples = 8
     base.add_sampling(config, temperature=0.7)
     base.add_wording(config)
+    if mode in base.TESTS:
+        config.questions = base.test_questions(mode)
     if mode == "mini":
         config.questions = base.questions("sft", mini=True)
         config.annotator.name, config.model = base.ANNOTATOR, base.LLAMA

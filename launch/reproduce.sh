@@ -23,6 +23,9 @@
 #   LC_ANNOTATOR                           who reads and judges in the evaluation, as provider/model; not with --mini
 #   LC_LLAMA_2_7B, LC_LLAMA_2_7B_CHAT, LC_REDPAJAMA_3B           base models
 #   LC_DATASET, LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ, LC_BIOASQ    data
+#   LC_VENDOR                              a vendor's model to compare with, as provider/model; without it, none
+#   LC_KNOWLEDGE, LC_ENTITIES              FActScore's enwiki-20230401.db and people; without them, no biographies
+#   LC_RETRIEVER                           who finds passages for biographies: a sentence-transformers model, or bm25
 set -euo pipefail
 mini=false action=run profile="" devices="" keep_checkpoints=false flags=()
 for argument in "$@"; do
@@ -53,6 +56,7 @@ else
   out="${LC_OUTPUT:-runs/paper}" mode="" tests="trivia_qa jeopardy sciq bioasq" policy=selected
   profile="${profile:-8xa100}"
   base_model="${LC_LLAMA_2_7B:-meta-llama/Llama-2-7b-hf}"
+  chat_model="${LC_LLAMA_2_7B_CHAT:-meta-llama/Llama-2-7b-chat-hf}"
   llama=(--config.model="$base_model")
   redpajama=(--config.model="${LC_REDPAJAMA_3B:-togethercomputer/RedPajama-INCITE-Base-3B-v1}")
   published=(--config.published=true)
@@ -149,8 +153,8 @@ if ! $mini; then
   evaluate claude_distill "Claude Distill" false "$out/claude_distill/model"
   evaluate llama_8_shot "Llama 2 7B 8-shot" false "$base_model" --config.strategy=8-shot
   evaluate llama_summary "Llama 2 7B summary 8-shot" true "$base_model" --config.strategy=summary-8-shot
-  evaluate llama_chat "Llama 2 Chat 0-shot" false "${LC_LLAMA_2_7B_CHAT:-meta-llama/Llama-2-7b-chat-hf}" \
-    --config.strategy=llama-2-chat
+  evaluate llama_chat "Llama 2 Chat 0-shot" false "$chat_model" --config.strategy=llama-2-chat
+  . launch/comparisons.sh
 fi
 
 # 6. Check everything, run the stages, draw tables and figures.

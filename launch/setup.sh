@@ -7,6 +7,7 @@
 # pyproject.toml and requirements.txt are those of the last install.
 #
 #   LC_ACCELERATOR   cuda12 | cuda13 | tpu: which jax to install (default: CPU)
+#   LC_KNOWLEDGE     when set, and LC_RETRIEVER is not bm25: sentence-transformers is installed too
 #   LC_VENV          where the environment is (default: .venv)
 #   PYTHON           the interpreter to make it with (default: the first Python >= 3.11 that is found)
 
@@ -43,10 +44,11 @@ setup() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
   # Large arrays come and go all the time; huge pages make that cheaper on CPUs (glibc 2.35 and newer; others ignore it).
   export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
-  local kind=${1:-} accelerator=${LC_ACCELERATOR:-} venv extras python key
+  local kind=${1:-} accelerator=${LC_ACCELERATOR:-} retrieval="" venv extras python key
+  if [ -n "${LC_KNOWLEDGE:-}" ] && [ "${LC_RETRIEVER:-}" != bm25 ]; then retrieval=,retrieval; fi
   venv=$(expand_home "${LC_VENV:-.venv}")
   case "$kind" in
-    base) extras=${accelerator:-train} ;;
+    base) extras=${accelerator:-train}$retrieval ;;
     dev) extras=dev${accelerator:+,$accelerator} ;;
     *) echo "setup: '$kind' is neither base nor dev" >&2; return 1 ;;
   esac
@@ -63,7 +65,7 @@ setup() {
   hash -r
 
   # One stamp per kind of install; what dev installs contains what base installs.
-  key="$(pwd) $accelerator $(cat pyproject.toml requirements.txt | cksum)"
+  key="$(pwd) $accelerator$retrieval $(cat pyproject.toml requirements.txt | cksum)"
   if [ "$(cat "$venv/installed-$kind" 2>/dev/null)" = "$key" ]; then return; fi
   echo "installing lc_jax${extras:+[$extras]} into $venv (a few minutes the first time)"
   install_package "$extras" || return

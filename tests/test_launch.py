@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lc_jax.evaluation.published import tables
+
 ROOT = Path(__file__).resolve().parents[1]
 # A `python` that notes what it is called with and leaves the results. For plans, and for checks with CHECK, it is the
 # real one; otherwise all stages pass the check.
@@ -128,13 +130,70 @@ def test_the_paper_in_order(launch, tmp_path):
     assert "--config.model=/models/llama" in calls[0]
     assert names[8:12] == ["evaluate_qa", "select_checkpoint"] * 2
     assert "--config.questions.split=validation" in calls[8]
-    assert names[12:] == ["evaluate_qa"] * 32 + ["report"]
-    assert all("openai/judge" in call for call in calls[12:-1])
+    assert names[12:] == ["evaluate_qa"] * 32 + ["generate_data", "generate_data", "evaluate_qa"] * 4 + ["report"]
+    assert all("openai/judge" in call for call in calls[12:-1] if "--config.what=paragraphs" not in call)
+    assert "Without a vendor's model (LC_VENDOR=provider/model names one)." in output
+    assert "Without biographies: LC_KNOWLEDGE is to name FActScore's enwiki-20230401.db" in output
     assert all("--config.prompt_dir=words" in call for call in calls if not re.search("select|report", call))
     # What finished stages needed to resume is gone.
     assert (tmp_path / "out" / "lc_rl" / "selected").is_dir()
     assert not list((tmp_path / "out").glob("*/checkpoints"))
     assert not list((tmp_path / "out").glob("*_rl/candidates/*/model"))
+
+
+def settings_of(call):
+    """The flags of a call by name."""
+    return dict(re.findall(r"--config\.([\w.]+)=(.*?)(?= --config|$)", call))
+
+
+def methods_of(data):
+    """The paper's methods on a data set, with another vendor's model."""
+    return {re.sub("^GPT-4", "gpt-4.1", row.method) for row in tables() if row.data == data}
+
+
+def test_the_paper_s_comparisons(launch, tmp_path):
+    """Summaries themselves, a vendor's model on 1,000 questions, biographies; a method has the paper's name."""
+    variables = {"LC_ANNOTATOR": "openai/judge", "LC_VENDOR": "openai/gpt-4.1", "LC_RETRIEVER": "bm25"}
+    variables |= {"LC_KNOWLEDGE": "/data/enwiki-20230401.db", "LC_ENTITIES": "/data/people.txt"}
+    code, output, calls = launch("reproduce.sh", **variables)
+    assert code == 0, output
+    assert "Without" not in output
+    calls = calls[12:-1]
+    found = [(call.split("configs/")[1].split()[0], settings_of(call)) for call in calls]
+    summaries = [flags for config, flags in found if config == "generate_data.py:sciq"]
+    direct = [flags for config, flags in found if flags.get("column") and config == "evaluate_qa.py:sciq"]
+    data = tmp_path / "out" / "data"
+    assert [(flags["what"], flags["output"]) for flags in summaries] == [
+        ("paragraphs", f"{data}/sciq-paragraphs.jsonl"),
+        ("summaries", f"{data}/sciq-summaries.jsonl"),
+    ]
+    assert summaries[0]["in_context"] == "true"
+    assert summaries[1]["input"] == summaries[0]["output"]
+    assert [(flags["column"], flags["paragraphs"]) for flags in direct] == [("claude_summary", summaries[1]["output"])]
+    vendor = [flags for config, flags in found if config == "evaluate_qa.py:sciq" and "writer.name" in flags]
+    assert [(f["method"], f["strategy"], f["uses_confidence"], f["limit"]) for f in vendor] == [
+        ("gpt-4.1 0-shot", "0-shot", "false", "1000"),
+        ("gpt-4.1 8-shot", "8-shot", "false", "1000"),
+        ("gpt-4.1 asked for uncertainty", "uncertainty", "true", "1000"),
+        ("gpt-4.1 summary 8-shot", "summary-8-shot", "true", "1000"),
+    ]
+    people = [flags for config, flags in found if config == "evaluate_biography.py"]
+    confident = {"LC RL", "LC SFT", "gpt-4.1 asked for uncertainty"}
+    assert {flags["method"] for flags in people if flags["uses_confidence"] == "true"} == confident
+    ours = {
+        published.method
+        for published in tables()
+        if published.data == "biographies" and "GPT-4" not in published.method
+    }
+    assert {flags["method"] for flags in people} == ours | {"gpt-4.1 0-shot", "gpt-4.1 asked for uncertainty"}
+    assert {flags["knowledge"] for flags in people} == {"/data/enwiki-20230401.db"}
+    assert {flags["entities"] for flags in people} == {"/data/people.txt"}
+    assert all(bool(flags["model"]) != ("writer.name" in flags) for flags in people)
+    names = {flags["method"] for config, flags in found if config == "evaluate_qa.py:sciq"}
+    theirs = {published.method for published in tables() if published.data == "SciQ"}
+    assert names == {
+        re.sub("^GPT-4", "gpt-4.1", method) for method in theirs
+    }  # every method of the paper, on every set
 
 
 def test_checkpoints_are_kept_on_request(launch, tmp_path):
@@ -154,7 +213,7 @@ def test_a_plan_runs_nothing(launch, tmp_path, mini):
     table = {line[0]: line[1:] for line in lines}
     assert table["LC RL"][0].count("(") == 2  # two models
     assert ("select LC RL" in table) != mini
-    assert len(table) == (2 + 18 if mini else 2 + 43)
+    assert len(table) == (2 + 18 if mini else 2 + 55)
     assert (table["all"][3] == "0.00") == mini  # dollars
     memory = {name: float(row[1]) for name, row in table.items() if name not in ("stage", "all") and "---" not in name}
     if mini:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import re
 import sqlite3
 import weakref
@@ -69,13 +70,9 @@ class Encoder:
     """
 
     def __init__(self, model: str, cache: Path) -> None:
-        try:
-            import sentence_transformers
-        except ImportError as error:
-            raise ValueError(
-                f"--config.retriever={model!r} needs sentence-transformers: pip install 'lc_jax[retrieval]'; or give "
-                f"--config.retriever={BM25_NAME}, which needs nothing."
-            ) from error
+        check_installed(model)
+        import sentence_transformers
+
         try:
             self.model = sentence_transformers.SentenceTransformer(model)
         except (OSError, ValueError, RuntimeError) as error:
@@ -133,6 +130,26 @@ def check_name(name: str) -> None:
         f"--config.retriever={name}: {hint}Give {BM25_NAME}, the folder of a sentence-transformers model, or its name "
         f"on the hub, such as {ENCODERS[0]}."
     )
+
+
+def check_installed(name: str) -> None:
+    """Checks that the library of a retriever is installed; loads nothing.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if name != BM25_NAME and not _is_installed("sentence_transformers"):
+        raise ValueError(
+            f"--config.retriever={name!r} needs sentence-transformers: pip install 'lc_jax[retrieval]'; or give "
+            f"--config.retriever={BM25_NAME}, which needs nothing."
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # imported, and without a record of its file
+        return True
 
 
 def load(name: str, cache: Path) -> Retriever:

@@ -10,6 +10,7 @@ of questions. Replies are kept in a store, so that a rerun goes on. An entity wi
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -194,6 +195,12 @@ def _store(config: ConfigDict) -> Path:
     return Path(config.store) if config.store else Path(config.output) / "replies.sqlite"
 
 
+def _vectors(config: ConfigDict) -> Path:
+    """Returns the file of an encoder's vectors: next to the knowledge store, in the output where that is read-only."""
+    knowledge = Path(config.knowledge)
+    return Path(f"{knowledge}.vectors" if os.access(knowledge.parent, os.W_OK) else f"{config.output}/vectors.sqlite")
+
+
 def check(config: ConfigDict) -> None:
     """Checks numbers, writer, annotators, budget, store, wordings, retriever, entities, paragraphs and knowledge.
 
@@ -206,6 +213,7 @@ def check(config: ConfigDict) -> None:
         lambda: Writer.from_settings(config),
         lambda: check_asking(config, _store(config)),
         lambda: retrieval.check_name(config.retriever),
+        lambda: retrieval.check_installed(config.retriever),
         lambda: _check_data(config),
         lambda: Knowledge(config.knowledge).__exit__(),
     )
@@ -235,7 +243,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
         retriever = None  # loaded before anything is paid for
         if pages and not config.dry_run:
-            retriever = retrieval.load(config.retriever, Path(f"{config.knowledge}.vectors"))
+            retriever = retrieval.load(config.retriever, _vectors(config))
         sessions = session.with_roles(config.annotators, config.dry_run)
         questions = biography.steps(config.judge_temperature)
         steps = Steps(questions, session, config.prompt_dir, config.dry_run, sessions)

@@ -17,28 +17,28 @@ import jax
 from ml_collections import ConfigDict
 
 from lc_jax import miniature, parallel
-from lc_jax.evaluation import qa
+from lc_jax.evaluation.published import PROMPTS
 from lc_jax.evaluation.table import markdown
 from lc_jax.inference import generate
-from lc_jax.llm import capabilities, cost
+from lc_jax.llm import capabilities
 from lc_jax.models import folders, registry
 from lc_jax.models.hub import is_difference
+from lc_jax.planning import requests
+from lc_jax.planning.requests import NUM_ANSWERS
 from lc_jax.planning.stages import load
 from lc_jax.preflight import POSITIVE_INT, check_settings
 from lc_jax.rl.plan import writing
 from lc_jax.training import plan
-from lc_jax.types import Request, Usage
 
 RECORD = ""
 
 # Rows of the published sets (paper, appendix), and of the miniature's.
-ROWS = {"sft": 10_000, "reward_model": 20_000, "TriviaQA": 11_313, "Jeopardy": 10_638, "SciQ": 13_679, "BioASQ": 1_515}
+ROWS = {"sft": 10_000, "reward_model": 20_000, "TriviaQA": 11_313, "Jeopardy": 10_638, "SciQ": 13_679, "BioASQ": 1_515,
+        "biographies": 500}  # fmt: skip
 MINIATURE_ROWS = 800
 MINIATURE_MODELS = Path(miniature.__file__).parent / "checkpoints"
 # Assumed of an average text, from the published data: tokens, and what else a row holds.
 SEQUENCE, PARAGRAPH, PROMPT = {"sft": 250, "reward_model": 350}, 200, 128
-NUM_ANSWERS = 2  # that a paragraph offers
-STORY, ANSWER = "x" * 900, "an answer"  # as long as a paragraph, an answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,10 @@ def _num_rows(config: ConfigDict) -> int:
         return min(limit, MINIATURE_ROWS)
     if config.task in ("sft", "reward_model"):
         return ROWS["reward_model" if "reward_model" in config.data.rows.source else "sft"]
-    return min(limit, ROWS.get(config.get("data", ""), ROWS["TriviaQA"]))
+    data = config.get("data", "")
+    if config.task == "generate_data" and config.questions.split == "test":
+        data = next((data for data, name in PROMPTS.items() if f":{name}_" in config.questions.source), "")
+    return min(limit, ROWS.get(data, ROWS["TriviaQA"]))
 
 
 def _figures(folder: Path) -> dict[str, Any]:
@@ -195,30 +198,8 @@ def _seconds(config: ConfigDict, figures: Mapping[str, Any]) -> float:
 
 def _dollars(config: ConfigDict) -> float:
     """At most, at list prices; NaN where the annotator has none."""
-    if not config.get("annotator"):
-        return 0.0
-    able = capabilities.of(config.annotator.name)
-    if able is None or able.price is None:
-        return math.nan
-    if config.task != "evaluate_qa":
-        return 0.0 if able.price == capabilities.FREE else math.nan
-    # Of every question: the answers, a forecast for each, and a tenth of a comparison.
-    calls = {"eval_extract": 1.0, "eval_forecast": float(NUM_ANSWERS) * config.uses_confidence, "equivalence": 0.1}
-    used = [cost.most(_request(name), able) for name in calls]
-    counts = [_num_rows(config) * count for count in calls.values()]
-    usage = Usage(
-        round(sum(n * u.input_tokens for n, u in zip(counts, used, strict=True))),
-        round(sum(n * u.output_tokens for n, u in zip(counts, used, strict=True))),
-    )
-    return able.price.of(usage, config.annotator.batch)
-
-
-def _request(step: str) -> Request:
-    """A request of ordinary length."""
-    form = qa.STEPS[step]
-    lengths = {"generated_paragraph": STORY, "comparisons": STORY}
-    fields = {name: lengths.get(name, ANSWER) for name in form.prompt.fields}
-    return Request(form.prompt.render(**fields), form.temperature, form.max_tokens, schema=form.prompt.schema)
+    found = requests.estimates(config, _num_rows(config))
+    return requests.dollars(found, batch=bool(config.annotator.batch)) if found else 0.0
 
 
 def _number(value: float) -> str:

@@ -1,0 +1,57 @@
+# What the paper compares its methods with: summaries themselves, a vendor's model, and biographies. To be sourced by
+# reproduce.sh, whose variables and functions it uses.
+
+# The consensus of eight paragraphs itself, made of each test question as summary distillation makes it of others.
+for test in $tests; do
+  sampled="$data/$test-paragraphs.jsonl" summarised="$data/$test-summaries.jsonl"
+  stage "sample paragraphs on $test" "$sampled" "--config=configs/generate_data.py:$test" --config.what=paragraphs \
+    --config.model="$base_model" --config.in_context=true --config.output="$sampled"
+  stage "summarise on $test" "$summarised" "--config=configs/generate_data.py:$test" --config.what=summaries \
+    --config.input="$sampled" --config.output="$summarised" "${annotator[@]}"
+  folder="$out/evaluation/$test-summaries"
+  stage "evaluate summaries on $test" "$folder/result.json" "--config=configs/evaluate_qa.py:$test" \
+    --config.method="Direct summary evaluation" --config.paragraphs="$summarised" --config.column=claude_summary \
+    --config.output="$folder" "${annotator[@]}"
+done
+
+# A vendor's model, on the first 1,000 questions as in the paper.
+vendor="${LC_VENDOR:-}"
+vendor_name="${vendor#*/}"
+if [ -n "$vendor" ]; then
+  evaluate_vendor() {  # NAME METHOD USES_CONFIDENCE STRATEGY
+    evaluate "vendor_$1" "$vendor_name $2" "$3" "" --config.writer.name="$vendor" --config.strategy="$4" \
+      --config.limit=1000
+  }
+  evaluate_vendor 0_shot "0-shot" false 0-shot
+  evaluate_vendor 8_shot "8-shot" false 8-shot
+  evaluate_vendor uncertainty "asked for uncertainty" true uncertainty
+  evaluate_vendor summary "summary 8-shot" true summary-8-shot
+else
+  echo "Without a vendor's model (LC_VENDOR=provider/model names one)." >&2
+fi
+
+# Biographies of 500 people, claim by claim.
+biographies() {  # NAME METHOD USES_CONFIDENCE MODEL FLAGS...
+  local name=$1 method=$2 confidence=$3 model=$4 folder="$out/evaluation/biographies-$1"
+  shift 4
+  stage "biographies of $method" "$folder/result.json" --config=configs/evaluate_biography.py \
+    --config.method="$method" --config.model="$model" --config.uses_confidence="$confidence" \
+    --config.knowledge="$LC_KNOWLEDGE" --config.entities="$LC_ENTITIES" --config.output="$folder" \
+    ${LC_RETRIEVER:+--config.retriever="$LC_RETRIEVER"} "${annotator[@]}" "$@"
+}
+if [ -n "${LC_KNOWLEDGE:-}" ] && [ -n "${LC_ENTITIES:-}" ]; then
+  biographies lc_rl "LC RL" true "$out/lc_rl/$policy"
+  biographies lc_sft "LC SFT" true "$out/lc_sft/model"
+  biographies factuality_rl "Factuality RL" false "$out/factuality_rl/$policy"
+  biographies factuality_sft "Factuality SFT" false "$out/factuality_sft/model"
+  biographies claude_distill "Claude Distill" false "$out/claude_distill/model"
+  biographies llama_chat "Llama 2 Chat 0-shot" false "$chat_model" --config.strategy=llama-2-chat
+  if [ -n "$vendor" ]; then
+    biographies vendor_0_shot "$vendor_name 0-shot" false "" --config.writer.name="$vendor" --config.strategy=0-shot
+    biographies vendor_uncertainty "$vendor_name asked for uncertainty" true "" --config.writer.name="$vendor" \
+      --config.strategy=uncertainty
+  fi
+else
+  echo "Without biographies: LC_KNOWLEDGE is to name FActScore's enwiki-20230401.db (or a store that" \
+    "configs/build_knowledge.py made), LC_ENTITIES its data/unlabeled/prompt_entities.txt." >&2
+fi

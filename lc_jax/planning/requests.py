@@ -1,0 +1,102 @@
+"""What a stage asks of vendors' models: requests by step, and what they cost at list prices, at most."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lc_jax.evaluation import biography, qa
+from lc_jax.evaluation.writers import MAX_TOKENS
+from lc_jax.llm import capabilities, cost
+from lc_jax.llm.capabilities import Capabilities, Price
+from lc_jax.llm.cost import Estimate
+from lc_jax.llm.steps import Step
+from lc_jax.prompts import strategies
+from lc_jax.types import Request, Usage
+
+NUM_ANSWERS = 2  # that a paragraph offers
+# Claims that a biography makes: the published interval of the share supported, half of it .0109 wide at .363, is that
+# of 7,480 claims of 500 people.
+NUM_CLAIMS = 15
+_PARAGRAPH, _PASSAGE, _CLAIM = "x" * 900, "x" * 1100, "x" * 80
+# Texts of ordinary length for the fields of prompts; those of others are as long as an answer.
+_TEXTS = {
+    "generated_paragraph": _PARAGRAPH,
+    "paragraphs": _PARAGRAPH * 8,
+    "comparisons": _PARAGRAPH,
+    "passages": _PASSAGE * 5,
+    "statements": _CLAIM * NUM_CLAIMS,
+    "claim": _CLAIM,
+    "paragraph_generation_prompt": _CLAIM,
+}
+_ANSWER = "an answer"
+# Requests for each row of what lc_jax/tasks/generate_data.py makes.
+_DATA = {
+    "queries": {"query": 1.0},
+    "summaries": {"summarize": 1.0},
+    "claude_distill": {"claude_distill": 1.0},
+    "forecasts": {"extract": 1.0, "forecast": 1.0 + NUM_ANSWERS},
+    "correctness": {"correctness": 1.0},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What one step asks an annotator for."""
+
+    settings: Mapping[str, Any]  # of the annotator, as in `session.open_configured`
+    step: Step
+    per_row: float  # requests for each question, entity or row
+
+
+def asked(config: ConfigDict) -> list[Asked]:
+    """Returns what the stage of a config asks for each of its rows; [] where it asks nobody."""
+    sure = float(config.get("uses_confidence", True))
+    counts: Mapping[str, float]
+    if config.task == "generate_data":
+        steps = importlib.import_module("lc_jax.tasks.generate_data").annotation_steps(**config.wording)
+        counts = _DATA.get(config.what, {})
+    elif config.task == "evaluate_qa":
+        steps = qa.Protocol(**config.wording, judge_temperature=config.judge_temperature).steps()
+        counts = {"eval_extract": 1.0, "eval_forecast": NUM_ANSWERS * sure, "equivalence": 0.1}
+    elif config.task == "evaluate_biography":
+        steps = biography.steps(config.judge_temperature)
+        counts = {"claims": 1.0, "confidence": sure, "support": float(NUM_CLAIMS)}
+    else:
+        return []
+    roles = config.get("annotators") or {}
+    found = []
+    if config.get("writer") and config.writer.name:
+        prompt = strategies.load(config.strategy, config.templates, checkpoint=False)
+        found.append(Asked(config.writer, Step(prompt, config.temperature, MAX_TOKENS, lambda fields: ""), 1.0))
+    for name, count in counts.items():
+        own = roles.get(steps[name].role) or {}
+        if count:
+            found.append(Asked(own if own.get("name") else config.annotator, steps[name], count))
+    return found
+
+
+def estimates(config: ConfigDict, num_rows: int) -> list[Estimate]:
+    """Returns an estimate for each step of a stage that works through `num_rows` questions, entities or rows."""
+    return [_estimate(item, num_rows) for item in asked(config)]
+
+
+def _estimate(item: Asked, num_rows: int) -> Estimate:
+    name, step = item.settings["name"], item.step
+    able = capabilities.of(name) or Capabilities()
+    fields = {field: _TEXTS.get(field, _ANSWER) for field in step.prompt.fields}
+    request = Request(step.prompt.render(**fields), step.temperature, step.max_tokens, schema=step.prompt.schema)
+    each, calls = cost.most(request, able), round(item.per_row * num_rows)
+    price = Price(*item.settings["price"]) if item.settings.get("price") else able.price
+    return Estimate(name, calls, 0, Usage(calls * each.input_tokens, calls * each.output_tokens), price)
+
+
+def dollars(found: list[Estimate], *, batch: bool = False) -> float:
+    """Returns what requests cost at most; NaN where a price is unknown."""
+    prices = [estimate.dollars(batch=batch) for estimate in found]
+    return math.fsum(math.nan if price is None else price for price in prices)

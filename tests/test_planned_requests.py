@@ -1,0 +1,81 @@
+"""How many requests an evaluation sends to vendors, and what they cost at most: counted by hand."""
+
+import math
+
+import pytest
+
+from lc_jax.evaluation import biography
+from lc_jax.llm import cost
+from lc_jax.planning import requests
+from tests.test_configs import config_of
+
+HAIKU, GPT = "anthropic/claude-haiku-4-5", "openai/gpt-4.1"  # 1 and 5, 2 and 8 dollars per million tokens
+
+
+def planned(name, mode="", **settings):
+    config = config_of(name, mode)
+    config.annotator.name = HAIKU
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
+    return config
+
+
+def test_a_biography_is_taken_apart_once_and_each_claim_is_checked():
+    config = planned("evaluate_biography", model="m", uses_confidence=True)
+    claims, confidence, support = requests.estimates(config, 500)
+    assert [found.calls for found in (claims, confidence, support)] == [500, 500, 7500]
+    step = biography.STEPS["claims"]
+    prompt = step.prompt.render(entity="an answer", generated_paragraph="x" * 900)
+    tokens = cost.tokens(prompt) + cost.tokens(step.prompt.schema) + cost.OVERHEAD
+    assert (claims.usage.input_tokens, claims.usage.output_tokens) == (500 * tokens, 500 * 4096)
+    assert claims.dollars() == pytest.approx((500 * tokens * 1 + 500 * 4096 * 5) / 1e6)
+    assert support.usage.input_tokens > 7500 * 5 * 1100 / 3  # five passages
+    both = [claims, confidence, support]
+    assert requests.dollars(both, batch=True) == pytest.approx(requests.dollars(both) / 2)
+    config.uses_confidence = False
+    assert [found.calls for found in requests.estimates(config, 500)] == [500, 7500]
+
+
+def test_a_vendor_s_paragraphs_are_paid_for_at_its_own_price():
+    settings = {"writer__name": GPT, "strategy": "uncertainty", "uses_confidence": True}
+    paragraph, extract, forecast, equivalence = requests.estimates(planned("evaluate_qa", "sciq", **settings), 1000)
+    assert [paragraph.name, extract.name] == [GPT, HAIKU]
+    assert [paragraph.calls, extract.calls, forecast.calls, equivalence.calls] == [1000, 1000, 2000, 100]
+    tokens = paragraph.usage.input_tokens
+    assert paragraph.dollars() == pytest.approx((tokens * 2 + 1000 * 512 * 8) / 1e6)
+    settings |= {"strategy": "8-shot", "uses_confidence": False}
+    longer, *others = requests.estimates(planned("evaluate_qa", "sciq", **settings), 1000)
+    assert longer.usage.input_tokens > 4 * tokens  # eight examples
+    assert [found.calls for found in others] == [1000, 100]
+
+
+def test_data_is_made_by_one_request_a_row_or_by_none():
+    assert requests.estimates(planned("generate_data", "sciq", what="paragraphs"), 10) == []
+    (summaries,) = requests.estimates(planned("generate_data", "sciq", what="summaries"), 13_679)
+    assert summaries.calls == 13_679
+    assert summaries.usage.input_tokens > 13_679 * 8 * 900 / 3  # eight paragraphs
+    assert [found.calls for found in requests.estimates(planned("generate_data", what="forecasts"), 10)] == [10, 30]
+
+
+def test_a_step_may_have_an_annotator_of_its_own():
+    config = planned("evaluate_qa", "sciq", model="m", annotators__judge__name=GPT, published=True)
+    extract, forecast, equivalence = requests.estimates(config, 1000)
+    assert [extract.name, forecast.name, equivalence.name] == [HAIKU, HAIKU, GPT]
+    brief = requests.estimates(planned("evaluate_qa", "sciq", model="m"), 1000)
+    assert forecast.usage.output_tokens > brief[1].usage.output_tokens  # reasoning comes first
+
+
+def test_an_unknown_price_is_no_number():
+    found = requests.estimates(planned("evaluate_biography", model="m", annotator__name="openai/mine"), 5)
+    assert math.isnan(requests.dollars(found))
+    config = planned("evaluate_biography", model="m", annotator__name="openai/mine")
+    config.annotator.price = (1.0, 0.0, 0.0)
+    found = requests.estimates(config, 5)
+    assert requests.dollars(found) == pytest.approx(sum(estimate.usage.input_tokens for estimate in found) / 1e6)
+
+
+def test_rows_of_the_published_sets():
+    from lc_jax.tasks import plan
+
+    assert plan._num_rows(planned("evaluate_biography")) == 500
+    assert plan._num_rows(planned("generate_data", "bioasq", what="summaries")) == 1_515
+    assert plan._num_rows(planned("evaluate_qa", "sciq", limit=1000)) == 1_000
