@@ -5,7 +5,7 @@
 for test in $tests; do
   sampled="$data/$test-paragraphs.jsonl" summarised="$data/$test-summaries.jsonl"
   stage "sample paragraphs on $test" "$sampled" "--config=configs/generate_data.py:$test" --config.what=paragraphs \
-    --config.model="$base_model" --config.in_context=true --config.output="$sampled"
+    --config.model="$base_model" --config.in_context=true --config.output="$sampled" "${published[@]}"
   stage "summarise on $test" "$summarised" "--config=configs/generate_data.py:$test" --config.what=summaries \
     --config.input="$sampled" --config.output="$summarised" "${annotator[@]}"
   folder="$out/evaluation/$test-summaries"

@@ -63,7 +63,8 @@ else
   if [ -z "${LC_ANNOTATOR:-}" ] && [ "$action" != plan ]; then
     echo "LC_ANNOTATOR: name who judges, as provider/model" >&2; exit 2
   fi
-  annotator=(--config.annotator.name="${LC_ANNOTATOR:-anthropic/claude-haiku-4-5}" --config.store="$out/replies.sqlite")
+  annotator=(--config.annotator.name="${LC_ANNOTATOR:-anthropic/claude-haiku-4-5}" --config.store="$out/replies.sqlite"
+    "${published[@]}")
 fi
 out=$(expand_home "$out")
 export LC_OUTPUT="$out"
