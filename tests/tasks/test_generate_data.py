@@ -277,7 +277,7 @@ def test_published_wordings_take_the_place_of_ours(run, tmp_path):
         assert "response_format" not in server.asked[0].body
         (tmp_path / "out.jsonl").unlink()
         (tmp_path / "out.jsonl.part").touch()
-        with pytest.raises(ValueError, match="was begun otherwise: prompts was"):
+        with pytest.raises(ValueError, match=r"was begun otherwise: prompts\.query was"):
             run("queries", server)
 
 
