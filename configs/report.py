@@ -1,6 +1,9 @@
 """Put evaluations side by side: a report to open in a browser, a table, results.json and figures.
 
-python -m lc_jax.main --config=configs/report.py:mini
+  python -m lc_jax.main --config=configs/report.py:mini
+  python -m lc_jax.main --config=configs/report.py:paper     # the paper's own tables and figures, from its numbers
+
+The paper's points are hollow, next to one's own on the same data set; `paper` shows its other data sets too.
 """
 
 from ml_collections import ConfigDict
@@ -9,12 +12,16 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    config = base.base_config("report", mode)
+    base.check_mode(mode, ("", "paper", "mini"))
+    config = base.base_config("report", "mini" if mode == "mini" else "")
     config.evaluations, config.output = "runs/evaluation", "runs/report"
     config.methods = ("LC RL", "LC SFT", "Factuality RL", "Factuality SFT")  # rows in this order, others after them
     config.baseline = ""  # the method that others are compared with; "": the first
     config.num_examples = 200  # to browse, a method and data set
     config.allow_different_judges = False
+    config.paper = False  # also the paper's results on data sets of which there is no evaluation
+    if mode == "paper":
+        config.evaluations, config.output, config.paper = "", "runs/report_of_the_paper", True
     if mode == "mini":
         config.evaluations, config.output = f"{base.root()}/evaluation", base.root()
     return config

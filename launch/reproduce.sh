@@ -173,4 +173,5 @@ python -m lc_jax.main "$(config check_stages)" "${arguments[@]}" --config.ready=
 mkdir -p "$data"
 if $mini; then echo "$LC_SEED" >"$out/seed"; fi
 run_stages "$stages.ready"
-python -m lc_jax.main "$(config report)" --config.evaluations="$out/evaluation" --config.output="$out"
+python -m lc_jax.main "--config=configs/report.py${mode:-:paper}" --config.evaluations="$out/evaluation" \
+  --config.output="$out"

@@ -132,6 +132,7 @@ def test_the_paper_in_order(launch, tmp_path):
     assert "--config.questions.split=validation" in calls[8]
     assert names[12:] == ["evaluate_qa"] * 32 + ["generate_data", "generate_data", "evaluate_qa"] * 4 + ["report"]
     assert all("openai/judge" in call for call in calls[12:-1] if "--config.what=paragraphs" not in call)
+    assert "configs/report.py:paper" in calls[-1]
     assert "Without a vendor's model (LC_VENDOR=provider/model names one)." in output
     assert "Without biographies: LC_KNOWLEDGE is to name FActScore's enwiki-20230401.db" in output
     assert all("--config.prompt_dir=words" in call for call in calls if not re.search("select|report", call))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 import warnings
@@ -137,7 +138,8 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
 
     Args:
       rows: of one data set, the fields of Summary and the method's name; a method may stand in several (seeds).
-      published: rows that are drawn hollow, in the colour of their method where that is among `rows`, else in grey.
+      published: rows that are drawn hollow, with the published intervals, in the colour of their method where that is
+        among `rows`, else in grey.
     """
     rows = [row for row in rows if not math.isnan(number(row, "ece") + number(row, "accuracy"))]
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -154,7 +156,9 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
             known = theirs.method in methods
             colour, marker = look(methods.index(theirs.method)) if known else (GREY, "o")
             style: dict[str, Any] = {"color": colour, "markerfacecolor": "white", "markersize": 6 if known else 4}
-            axes.plot(theirs.ece, theirs.accuracy, marker, zorder=4, **style)
+            row = dataclasses.asdict(theirs)
+            bars = _bars(row, "ece"), _bars(row, "accuracy")
+            axes.errorbar(theirs.ece, theirs.accuracy, bars[1], bars[0], fmt=marker, zorder=4, linewidth=0.6, **style)
         points = [
             max((np.nanmax([number(row, "ece"), number(row, "ece_high")]), number(row, "accuracy"))
                 for row in rows if row["method"] == method)

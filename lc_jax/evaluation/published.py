@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 NAN = float("nan")
 # The published prompts of each data set are called NAME_paragraph_generation.
 PROMPTS = {"TriviaQA": "trivia_qa", "Jeopardy": "jeopardy", "SciQ": "sciq", "BioASQ": "bioasq"}
+# Pairs of methods whose calibration errors the paper compares.
+RATIOS = (("LC RL", "LC SFT"), ("LC RL", "Factuality RL"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,34 @@ def tables() -> tuple[Published, ...]:
 def by_method(data: str) -> dict[str, Published]:
     """The published rows of a data set by method; {} where it has none."""
     return {row.method: row for row in tables() if row.data == data}
+
+
+def data_sets() -> list[str]:
+    """Returns the paper's data sets in its order."""
+    return list(dict.fromkeys(row.data for row in tables()))
+
+
+def rounded(value: float) -> str:
+    """Returns a published number with three places, halves up as in the paper's text (.7595 is .760)."""
+    return f"{math.floor(value * 1000 + 0.5 + 1e-6) / 1000:.3f}"
+
+
+def ratio_notes(errors: Mapping[str, float], theirs: Mapping[str, Published]) -> list[str]:
+    """Returns sentences on RATIOS, one's own next to the paper's.
+
+    Args:
+      errors: calibration errors by method; {} for the paper's ratios alone.
+      theirs: published rows on the same data by method; without one of a pair, that ratio is left out.
+    """
+    notes = []
+    for upper, lower in RATIOS:
+        if {upper, lower} <= theirs.keys():
+            paper = f"{theirs[upper].ece / theirs[lower].ece:.2f}"
+            if not errors:
+                notes.append(f"ECE of {upper} / {lower}: {paper}")
+            elif {upper, lower} <= errors.keys() and errors[lower] > 0:
+                notes.append(f"ECE of {upper} / {lower}: {errors[upper] / errors[lower]:.2f} (paper {paper})")
+    return notes
 
 
 def comparable(result: Mapping[str, Any]) -> dict[str, Published]:

@@ -10,32 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lc_jax.data import jsonl
-from lc_jax.evaluation import intervals, metrics, plots, published
+from lc_jax.evaluation import examples, intervals, metrics, plots, published
 from lc_jax.evaluation.intervals import Difference, paired
 from lc_jax.evaluation.published import Published
 from lc_jax.evaluation.results import MAIN, MORE, Column, Entry, Row, by_data, judges, label, number, reason
+from lc_jax.evaluation.table import mean_over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_OPEN_KINDS = 12  # a longer table by kind is folded
-OVERCONFIDENT, RANDOM = "one of the most confident wrong answers", "drawn at random"  # why an example is shown
-EXAMPLE_FIELDS = (
-    "question",
-    "entity",
-    "answer",
-    "paragraph",
-    "answers",
-    "probs",
-    "chosen",
-    "confidence",
-    "correct",
-    "status",
-    "detail",
-)
 Differences = Mapping[tuple[str, str], Mapping[str, Difference]]  # by data set and label
 
 
@@ -134,8 +119,8 @@ def _main_row(entry: Entry, group: Sequence[Entry]) -> str:
 
 def _paper_row(row: Published) -> str:
     shown = {
-        "accuracy": _number(row.accuracy) + _interval(row.accuracy_low, row.accuracy_high),
-        "ece": _number(row.ece) + _interval(row.ece_low, row.ece_high),
+        "accuracy": published.rounded(row.accuracy) + _interval(row.accuracy_low, row.accuracy_high),
+        "ece": published.rounded(row.ece) + _interval(row.ece_low, row.ece_high),
     }
     cells = [_cell("", f"{_text(row.method)}<small>paper</small>")]
     cells += [_cell(column.title, shown.get(column.name, "")) for column in MAIN]
@@ -214,6 +199,8 @@ def _results(data: str, group: Sequence[Entry], changes: Differences, baseline: 
         for entry in group
         for note in entry.result.get("notes", ())
     ]
+    errors = {row["method"]: number(row, "ece") for row in mean_over_seeds([entry.result for entry in group])}
+    flags += [f"<li>{_text(note)}</li>" for note in published.ratio_notes(errors, {row.method: row for row in theirs})]
     notes = f"<ul>{''.join(flags)}</ul>" if flags else ""
     more = _more(group, data, changes, baseline or group[0].method)
     return _table(headers, rows, "stack") + notes + _legend() + more + (paper if others else "") + _kinds(group)
@@ -284,38 +271,21 @@ def _section(data: str, group: Sequence[Entry], changes: Differences, baseline: 
     )
 
 
-def choose_examples(records: Sequence[Row], limit: int, seed: int = 0) -> list[tuple[Row, str]]:
-    """At most `limit` records in order, each with why it is shown; all of them, and no reason, where they fit.
-
-    Half are the most confident wrong answers, or as many as there are; the others are drawn at random from the rest.
-    """
-    if len(records) <= limit:
-        return [(row, "") for row in records]
-    wrong = [i for i, row in enumerate(records) if row["status"] == "ok" and not row["correct"]]
-    why = dict.fromkeys(sorted(wrong, key=lambda i: (-records[i]["confidence"], i))[: limit // 2], OVERCONFIDENT)
-    others = [i for i in range(len(records)) if i not in why]
-    drawn = np.random.default_rng(seed).choice(others, limit - len(why), replace=False)
-    why |= dict.fromkeys(drawn.tolist(), RANDOM)
-    return [(records[i], why[i]) for i in sorted(why)]
-
-
-def _how_chosen(name: str, entry: Entry, chosen: Sequence[tuple[Row, str]], seed: int) -> str:
-    """How the examples of one evaluation were chosen, in a line."""
-    if len(chosen) == len(entry.records):
-        return f"{name} on {entry.data}: all {len(chosen):,}."
-    wrong = sum(why == OVERCONFIDENT for _, why in chosen)
+def _published_section(data: str) -> str:
+    """What the paper has on one of its data sets that was not evaluated here."""
+    rows = published.by_method(data)
+    headers = [_header("method"), *(_header(column.title, column.meaning) for column in MAIN)]
+    notes = "".join(f"<li>{_text(note)}</li>" for note in published.ratio_notes({}, rows))
+    drawn = _figure(published_figure(data), "The paper's accuracy against its calibration error, with 95 % intervals.")
     return (
-        f"{name} on {entry.data}: {len(chosen):,} of {len(entry.records):,}, of which {wrong:,} are the most confident "
-        f"wrong answers and {len(chosen) - wrong:,} were drawn at random (seed {seed})."
+        f"<h2>{_name(data)}, the paper's</h2>{_table(headers, list(map(_paper_row, rows.values())), 'stack')}"
+        f'<ul>{notes}</ul><div class="wide">{drawn}</div>'
     )
 
 
-def _example(entry: Entry, name: str, row: Row, why: str) -> dict[str, Any]:
-    empty: dict[str, Any] = {"answers": [], "probs": [], "confidence": None, "correct": False}
-    example = {name: empty.get(name, "") if row.get(name) is None else row[name] for name in EXAMPLE_FIELDS}
-    if row["status"] != "ok":
-        example["confidence"] = None  # of what was not judged: NaN in files of older versions
-    return {"data": entry.data, "method": name, "why": why, **example}
+def published_figure(data: str) -> Figure:
+    """Returns the paper's accuracy against its calibration error on one of its data sets."""
+    return plots.accuracy_against_ece([], list(published.by_method(data).values()))
 
 
 def _embedded(value: Any) -> str:
@@ -323,7 +293,14 @@ def _embedded(value: Any) -> str:
     return jsonl.dumps(value).replace("<", "\\u003c")
 
 
-def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 200, seed: int = 0) -> str:
+def page(
+    entries: Sequence[Entry],
+    *,
+    baseline: str = "",
+    num_examples: int = 200,
+    seed: int = 0,
+    published_sets: Sequence[str] = (),
+) -> str:
     """The whole report as HTML.
 
     Args:
@@ -331,6 +308,7 @@ def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 20
       baseline: the method that others are compared with; "": the first of each data set.
       num_examples: to browse, for each evaluation.
       seed: of the draw of examples.
+      published_sets: the paper's data sets that are shown without an evaluation of one's own.
 
     Raises:
       ValueError: `baseline` was not evaluated.
@@ -339,15 +317,18 @@ def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 20
     names = {data: " and ".join(map(_name, judges(group))) for data, group in groups.items()}
     mixed = any(len(judges(group)) > 1 for group in groups.values())
     warning = ' <span class="flag">Different judges: their numbers cannot be compared.</span>' if mixed else ""
-    by = next(iter(names.values()))
+    by = next(iter(names.values()), "nobody")
     if len(set(names.values())) > 1:
         by = "; ".join(f"{annotators} on {_name(data)}" for data, annotators in names.items())
     sections = [_section(data, group, changes, baseline) for data, group in groups.items()]
-    theirs = " The paper's rows were judged by other models." if any(map(_paper, groups.values())) else ""
+    sections += map(_published_section, published_sets)
+    shows_paper = bool(published_sets) or any(map(_paper, groups.values()))
+    theirs = " The paper's rows were judged by other models." if shows_paper else ""
     what = f"{len(entries)} evaluation{'s' if len(entries) > 1 else ''} on {', '.join(map(_name, groups))}"
+    intro = f"{what}, read and judged by {by}.{warning}{theirs}" if entries else "The paper's own results."
     body = (
         "<h1>Linguistic calibration: evaluation</h1>"
-        f"<p>{what}, read and judged by {by}.{warning}{theirs}</p>"
+        f"<p>{intro}</p>"
         '<details class="legend"><summary>How numbers and intervals are computed</summary><p>Intervals are 95&nbsp;% '
         "percentile bootstrap over questions (over biographies, with all claims of each). The interval of an accuracy "
         f"is Wilson's below {intervals.SMALL} questions or biographies, and where all answers are right or all wrong. "
@@ -356,15 +337,15 @@ def page(entries: Sequence[Entry], *, baseline: str = "", num_examples: int = 20
         "ECE: compare its Brier score with that of a constant.</p></details>"
         f"{''.join(sections)}<h2>How it was made</h2>{_provenance(entries)}"
     )
-    examples, shown = [], []
+    rows, shown = [], []
     for entry in entries:
         name = label(entry, groups[entry.data])
-        chosen = choose_examples(entry.records, num_examples, seed)
-        examples += [_example(entry, name, row, why) for row, why in chosen]
-        shown.append(_how_chosen(name, entry, chosen, seed))
-    if any(example["why"] for example in examples):
+        chosen = examples.choose(entry.records, num_examples, seed)
+        rows += [examples.fields(entry, name, row, why) for row, why in chosen]
+        shown.append(examples.how_chosen(name, entry, chosen, seed))
+    if any(row["why"] for row in rows):
         shown.append("So wrong answers are more frequent here than in the evaluations.")
-    parts = {"body": body, "records": _embedded(examples), "shown": "<br>".join(map(_text, shown))}
+    parts = {"body": body, "records": _embedded(rows), "shown": "<br>".join(map(_text, shown))}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     text = re.sub(r"<!--(\w+)-->", lambda match: parts[match[1]], template)
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written

@@ -48,8 +48,9 @@ def mean_over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
             for name, found in sorted(kinds.items())
         ]
         fields["notes"] = list(dict.fromkeys(note for row in same for note in row.get("notes", ())))
-        paper = published.comparable(same[0]).get(method)
-        merged.append({"data": data, "method": method, "seeds": len(same), "paper": paper, **fields})
+        theirs = published.comparable(same[0])
+        paper = theirs.get(method)
+        merged.append({"data": data, "method": method, "seeds": len(same), "paper": paper, "theirs": theirs, **fields})
     return merged
 
 
@@ -76,7 +77,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _paper_cells(paper: Published | None) -> list[str]:
-    return [_number(paper.accuracy), _number(paper.ece)] if paper else ["", ""]
+    return [published.rounded(paper.accuracy), published.rounded(paper.ece)] if paper else ["", ""]
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:
@@ -121,6 +122,9 @@ def _render(merged: Sequence[Row]) -> str:
         cells = [own + paper for own, paper in zip(cells, papers, strict=True)]
     parts = [markdown(cells)]
     notes = [f"- {row['method']}: {note}" for row in merged for note in row["notes"]]
+    errors = {row["method"]: row["ece"] for row in merged if row["theirs"]}
+    for theirs in [row["theirs"] for row in merged if row["theirs"]][:1]:
+        notes += [f"- {note}" for note in published.ratio_notes(errors, theirs)]
     if any(row["seeds"] > 1 for row in merged):
         notes.append("- Several seeds: every number is their mean, ends of intervals too.")
     if notes:
@@ -128,3 +132,16 @@ def _render(merged: Sequence[Row]) -> str:
     if any(row["kinds"] for row in merged):
         parts.append(_kind_table(merged))
     return "\n\n".join(parts) + "\n"
+
+
+def render_published(data: str) -> str:
+    """Returns the paper's table of one of its data sets."""
+    rows = published.by_method(data)
+    cells = [["method (paper)", *HEADER[1:5]]]
+    for row in rows.values():
+        ends = {"accuracy_low": row.accuracy_low, "accuracy_high": row.accuracy_high}
+        ends |= {"ece_low": row.ece_low, "ece_high": row.ece_high}
+        accuracy, error = published.rounded(row.accuracy), published.rounded(row.ece)
+        cells.append([row.method, accuracy, _interval(ends, "accuracy"), error, _interval(ends, "ece")])
+    notes = "".join(f"- {note}\n" for note in published.ratio_notes({}, rows))
+    return f"## {data}, the paper's\n\n{markdown(cells)}\n" + (f"\n{notes}" if notes else "")

@@ -15,7 +15,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
-from lc_jax.evaluation import plots, report, results, table
+from lc_jax.data.rows import optional
+from lc_jax.evaluation import plots, published, report, results, table
 from lc_jax.evaluation.results import Entry, by_data, judges
 
 
@@ -86,15 +87,26 @@ def _suffixes(groups: Iterable[str]) -> dict[str, str]:
 def run(config: ConfigDict, mesh: Any) -> None:
     """Reads `<evaluations>/*/result.json` and writes report, table and figures into `config.output`, all or nothing.
 
+    With `config.paper` the paper's results follow on those of its data sets that were not evaluated.
+
     Raises:
-      FileNotFoundError, ValueError: see `load`; or the baseline was not evaluated.
+      FileNotFoundError, ValueError: see `load`; nothing to show; or the baseline was not evaluated.
     """
-    entries = load(config)
-    page = report.page(entries, baseline=config.baseline, num_examples=config.num_examples, seed=config.seed)
-    rows = [entry.result for entry in entries]
-    text = table.render(rows)
+    entries = load(config) if optional(config.evaluations) is not None else []
     groups, output = by_data(entries), Path(config.output)
-    suffixes = _suffixes(groups)
+    alone = [data for data in published.data_sets() if data not in groups] if config.paper else []
+    if not entries and not alone:
+        raise ValueError("--config.evaluations is empty: give a folder of evaluations, or --config.paper=true.")
+    page = report.page(
+        entries,
+        baseline=config.baseline,
+        num_examples=config.num_examples,
+        seed=config.seed,
+        published_sets=alone,
+    )
+    rows = [entry.result for entry in entries]
+    text = "\n".join([table.render(rows)] * bool(rows) + [table.render_published(data) for data in alone])
+    suffixes = _suffixes([*groups, *alone])
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".report-", dir=output) as name:
         folder = Path(name)
@@ -104,6 +116,8 @@ def run(config: ConfigDict, mesh: Any) -> None:
         for data, group in groups.items():
             for figure, drawn in report.figures(group).items():
                 plots.save(drawn, folder / f"{figure}{suffixes[data]}")
+        for data in alone:
+            plots.save(report.published_figure(data), folder / f"accuracy_against_ece{suffixes[data]}")
         for path in sorted(folder.iterdir()):  # everything was made: each file takes the place of an older one
             path.replace(output / path.name)
     print(text)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lc_jax.data import jsonl
-from lc_jax.evaluation import intervals, report, results, summary
+from lc_jax.evaluation import examples, intervals, report, results, summary
 from lc_jax.evaluation.results import MAIN, MORE, Entry
 from tests.evaluation.forecasters import forecaster
 
@@ -109,6 +109,26 @@ def test_the_papers_rows_are_shown_with_its_own_questions_only(page):
     assert 'class="paper"' not in report.page([entry("LC SFT"), *own])
 
 
+def test_ratios_of_calibration_errors_stand_next_to_the_papers(page, entries):
+    ours, sft, factuality = (found.result["ece"] for found in entries[:3])
+    trivia, mine = page.split("<h2><bdi>mine</bdi></h2>")
+    assert f"<li>ECE of LC RL / LC SFT: {ours / sft:.2f} (paper 0.65)</li>" in trivia
+    assert f"<li>ECE of LC RL / Factuality RL: {ours / factuality:.2f} (paper 0.29)</li>" in trivia
+    assert "LC RL / LC SFT" not in mine
+
+
+def test_the_paper_s_other_data_sets_can_follow(entries):
+    text = report.page(entries[:1], published_sets=["SciQ", "biographies"])
+    own, sciq, people = re.split(r"<h2><bdi>(?:SciQ|biographies)</bdi>, the paper's</h2>", text)
+    assert "<h2><bdi>TriviaQA</bdi></h2>" in own
+    assert "0.569<small>0.560 to 0.577</small>" in sciq  # LC RL: .5685
+    assert "<li>ECE of LC RL / LC SFT: 0.68</li>" in sciq
+    assert "0.760<small>" in people  # GPT-4 asked for uncertainty
+    assert "<li>ECE of LC RL / Factuality RL: 0.44</li>" in people
+    assert (sciq.count("<img"), people.count("<img")) == (1, 1)
+    assert "The paper's own results." in report.page([], published_sets=["SciQ"])
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_undefined_numbers_are_dashes_with_their_reason(count):
     records = [
@@ -145,18 +165,18 @@ def test_texts_stay_texts(page):
 
 def test_half_of_the_examples_are_the_most_overconfident_and_the_others_random():
     records = [{"status": "ok", "correct": i % 2 == 0, "confidence": i / 100, "i": i} for i in range(100)]
-    chosen = report.choose_examples(records, 10)
+    chosen = examples.choose(records, 10)
     assert len(chosen) == 10
     places = [row["i"] for row, _ in chosen]
     assert places == sorted(set(places))
-    assert {row["i"] for row, why in chosen if why == report.OVERCONFIDENT} == {91, 93, 95, 97, 99}
-    assert {why for _, why in chosen} == {report.OVERCONFIDENT, report.RANDOM}
-    assert report.choose_examples(records, 10) == chosen
-    assert report.choose_examples(records, 10, seed=1) != chosen
-    assert report.choose_examples(records[:7], 10) == [(row, "") for row in records[:7]]
-    right = report.choose_examples(records[::2], 10)
-    assert [why for _, why in right] == [report.RANDOM] * 10
-    assert report.choose_examples(records, 0) == []
+    assert {row["i"] for row, why in chosen if why == examples.OVERCONFIDENT} == {91, 93, 95, 97, 99}
+    assert {why for _, why in chosen} == {examples.OVERCONFIDENT, examples.RANDOM}
+    assert examples.choose(records, 10) == chosen
+    assert examples.choose(records, 10, seed=1) != chosen
+    assert examples.choose(records[:7], 10) == [(row, "") for row in records[:7]]
+    right = examples.choose(records[::2], 10)
+    assert [why for _, why in right] == [examples.RANDOM] * 10
+    assert examples.choose(records, 0) == []
 
 
 def test_the_page_says_how_examples_were_chosen(page, entries):
@@ -165,7 +185,7 @@ def test_the_page_says_how_examples_were_chosen(page, entries):
     text = report.page(entries[:1], num_examples=20, seed=7)
     assert "LC RL on TriviaQA: 20 of 120, of which 10 are the most confident wrong answers and 10 were drawn" in text
     assert "at random (seed 7).<br>So wrong answers are more frequent here than in the evaluations." in text
-    assert sum(row["why"] == report.OVERCONFIDENT for row in embedded(text)) == 10
+    assert sum(row["why"] == examples.OVERCONFIDENT for row in embedded(text)) == 10
 
 
 def test_each_seed_has_its_own_difference():

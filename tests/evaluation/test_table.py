@@ -136,6 +136,36 @@ def test_the_published_ratios_of_the_method():
         rows = published.by_method(data)
         assert rows["LC RL"].ece / rows["LC SFT"].ece == pytest.approx(of_sft, abs=0.006)
         assert rows["LC RL"].ece / rows["Factuality RL"].ece == pytest.approx(of_rl, abs=0.006)
+        notes = [f"ECE of LC RL / LC SFT: {of_sft:.2f}", f"ECE of LC RL / Factuality RL: {of_rl:.2f}"]
+        assert published.ratio_notes({}, rows) == notes
+        assert all(f"- {note}" in table.render_published(data) for note in notes)
+        found = published.ratio_notes({"LC RL": 0.1, "LC SFT": 0.4, "other": 0.1}, rows)
+        assert found == [f"ECE of LC RL / LC SFT: 0.25 (paper {of_sft:.2f})"]
+    assert published.ratio_notes({"LC RL": 0.1, "LC SFT": 0.0}, rows) == []
+
+
+def test_ratios_are_shown_on_the_papers_data_only():
+    sft = SECOND | {"method": "LC SFT"}
+    text = table.render([FIRST, SECOND | {"seed": 1}, sft])
+    ratio = (FIRST["ece"] + SECOND["ece"]) / 2 / SECOND["ece"]
+    assert f"- ECE of LC RL / LC SFT: {ratio:.2f} (paper 0.65)\n" in text
+    assert "LC RL / LC SFT" not in table.render([FIRST | {"data": "mine"}, sft | {"data": "mine"}])
+
+
+def test_the_paper_s_table():
+    """As in the paper's text: halves are rounded up."""
+    lines = table.render_published("biographies").splitlines()
+    assert lines[0] == "## biographies, the paper's"
+    cells = {
+        row[0]: row[1:] for row in ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[2:])
+    }
+    assert cells["method (paper)"] == ["accuracy", "95 %", "ECE", "95 %"]
+    assert cells["LC RL"] == ["0.468", "0.455 to 0.481", "0.266", "0.253 to 0.280"]
+    assert cells["GPT-4 asked for uncertainty"][0] == "0.760"  # .7595
+    assert table.render_published("BioASQ").count("–") == 8  # GPT-4 has no intervals there
+    assert published.data_sets() == [
+        *("TriviaQA", "Jeopardy", "SciQ", "BioASQ", "biographies", "TriviaQA, human readers")
+    ]
 
 
 def test_the_published_numbers_are_the_recorded_ones(golden):
@@ -188,6 +218,8 @@ def test_published_rows_are_hollow_and_in_the_colour_of_their_method():
     lines = {line.get_xydata().tolist()[0][0]: line for line in figure.axes[0].get_lines()}
     theirs, ours = lines[0.108], lines[FIRST["ece"]]
     assert (theirs.get_markerfacecolor(), theirs.get_color()) == ("white", ours.get_color())
+    bars = [sorted(bar.get_segments()[0].tolist()) for bar in figure.axes[0].collections]
+    assert [[pytest.approx(0.101), pytest.approx(0.6474)], [pytest.approx(0.117), pytest.approx(0.6474)]] in bars
     names = [text.get_text() for text in figure.axes[0].texts]
     assert names.count("LC RL") == 1
     assert {"LC SFT", "hollow: the paper's"} <= set(names)

@@ -52,6 +52,21 @@ def test_several_data_sets_have_figures_of_their_own(make):
     assert "<h2><bdi>BioASQ, mine</bdi></h2>" in (out / "report.html").read_text()
 
 
+def test_the_papers_results_alone_and_after_ones_own(make, tmp_path):
+    out = make(evaluations="", paper=True)
+    assert "## TriviaQA, the paper's" in (out / "table.md").read_text()
+    assert len(list(out.glob("accuracy_against_ece_*.png"))) == 6
+    assert json.loads((out / "results.json").read_text()) == []
+    shutil.rmtree(out)
+    out = make(entry("LC RL"), paper=True)
+    text = (out / "table.md").read_text()
+    assert "TriviaQA, the paper's" not in text
+    assert "## SciQ, the paper's" in text
+    assert (out / "accuracy_against_ece_triviaqa.png").is_file()
+    with pytest.raises(ValueError, match=r"evaluations is empty: give a folder of evaluations, or --config.paper=true"):
+        make(evaluations="")
+
+
 def test_different_judges_are_refused_or_labelled(make):
     entries = entry("LC RL"), entry("LC SFT", judge="anthropic/claude-haiku-4-5")
     with pytest.raises(ValueError, match=r"claude-haiku-4-5.*gpt-4\.1.*--config.allow_different_judges=true"):
