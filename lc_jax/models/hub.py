@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -55,14 +57,46 @@ def download(name: str) -> Path:
       FileNotFoundError: it is gated, there is no such repository or revision, or the hub cannot be reached; the message
         says which, and what to do.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    name, revision = repository(name), name.partition("@")[2]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=_FILES, revision=revision or None))
+    repo, revision = repository(name), name.partition("@")[2] or None
+    with _explained(repo, revision):
+        folder = Path(snapshot_download(repo, allow_patterns=_FILES, revision=revision))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*_FILES, _PICKLES], revision=revision or None))
+            folder = Path(snapshot_download(repo, allow_patterns=[*_FILES, _PICKLES], revision=revision))
         return folder
+
+
+def check_access(name: str) -> None:
+    """Asks the hub whether a checkpoint can be downloaded, and downloads nothing; one in the hub's cache can be used.
+
+    Of a weight difference its base must be there too.
+
+    Raises:
+      FileNotFoundError: as `download`.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    repo, revision = repository(name), name.partition("@")[2] or None
+    base = _base()
+    if is_difference(name) and not Path(base).is_dir():
+        check_access(base)
+    with contextlib.suppress(Exception):  # whatever the reason: it is not in the cache
+        snapshot_download(repo, revision=revision, local_files_only=True)
+        return
+    with _explained(repo, revision):
+        HfApi().auth_check(repo)
+        if revision:
+            HfApi().model_info(repo, revision=revision)
+
+
+@contextlib.contextmanager
+def _explained(name: str, revision: str | None) -> Iterator[None]:
+    """Says of the errors of the hub's client what they mean and what to do."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.GatedRepoError as error:
         reason = f"it is gated: accept its licence at https://huggingface.co/{name} and log in (`hf auth login`)"
         raise FileNotFoundError(_no_checkpoint(name, reason)) from error
@@ -72,7 +106,8 @@ def download(name: str) -> Path:
         reason = "the hub does not know it; correct the name, or log in if it is private"
         raise FileNotFoundError(_no_checkpoint(name, reason)) from error
     except Exception as error:  # errors of many packages: offline, a proxy, a full disk
-        raise FileNotFoundError(_no_checkpoint(name, f"the hub could not be reached ({error})")) from error
+        reason = f"the hub could not be reached ({' '.join(str(error).split())})"
+        raise FileNotFoundError(_no_checkpoint(name, reason)) from error
 
 
 def _no_checkpoint(name: str, reason: str) -> str:
@@ -82,7 +117,8 @@ def _no_checkpoint(name: str, reason: str) -> str:
 def recovered(name: str) -> Path:
     """The folder of a published weight difference added to Llama 2 7B, made at first use (27 GB in float32).
 
-    LC_LLAMA_2_7B names a local folder of the base; LC_CACHE where results are kept (default ~/.cache/lc_jax).
+    LC_LLAMA_2_7B is the base, a local folder or a hub name; LC_CACHE is where results are kept (default
+    ~/.cache/lc_jax).
 
     Raises:
       FileNotFoundError: the difference or the base cannot be had, or several hosts would have to make it.
@@ -97,7 +133,12 @@ def recovered(name: str) -> Path:
         raise FileNotFoundError(
             f"{name!r} is a weight difference: recover it with configs/convert.py into a folder that all hosts see."
         )
-    base = os.path.expanduser(os.environ.get("LC_LLAMA_2_7B", "").strip())
-    logging.info("Recovering %s from %s into %s", name, base or BASE, folder)
-    difference.recover(Path(base) if base else download(BASE), upload, folder)
+    base = _base()
+    logging.info("Recovering %s from %s into %s", name, base, folder)
+    difference.recover(Path(base) if Path(base).is_dir() else download(base), upload, folder)
     return folder
+
+
+def _base() -> str:
+    """The base of the published differences: LC_LLAMA_2_7B, a local folder or a hub name, or else BASE."""
+    return os.path.expanduser(os.environ.get("LC_LLAMA_2_7B", "").strip()) or BASE

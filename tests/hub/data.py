@@ -132,7 +132,8 @@ def _write_calibration(folder: Path, made: World) -> None:
     for name, questions in made.tests.items():
         prompts = _prompts(questions)
         if name != "bioasq":  # joined by the row's index
-            prompts = [row | {"question_id": str(index)} for index, row in enumerate(prompts)]
+            kind = int if name == "sciq" else str
+            prompts = [row | {"question_id": kind(index)} for index, row in enumerate(prompts)]
         splits[f"{name}_paragraph_generation"] = {"test": prompts}
     for name, tables in splits.items():
         _write_config(folder, name, tables)

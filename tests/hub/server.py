@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-_API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
+_API = re.compile(
+    r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(auth-check|revision|tree|paths-info)(?:/([^/]+))?(?:/(.*))?)?"
+)
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -31,7 +33,7 @@ class HubServer:
     """Serves the folder `root` while it is entered. Every repository has one commit, whose id is a hash of its name.
 
     Args:
-      gated: names that are refused, as if their licence were not accepted.
+      gated: names whose files are refused, as if their licence were not accepted; what is told of them is public.
     """
 
     def __init__(self, root: Path, gated: tuple[str, ...] = ()) -> None:
@@ -51,11 +53,14 @@ class HubServer:
         self._thread.join()
         self._server.server_close()
 
+    def check_access(self, name: str) -> None:
+        """Refuses a gated repository."""
+        if name in self.gated:
+            raise HubError(403, "GatedRepo")
+
     def folder(self, kind: str, name: str, revision: str = "main") -> Path:
         """The folder of a repository."""
         folder = self.root / kind / name
-        if name in self.gated:
-            raise HubError(403, "GatedRepo")
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or not folder.is_dir():
             raise HubError(404, "RepoNotFound")
         if revision not in ("main", commit_of(name)):
@@ -64,6 +69,7 @@ class HubServer:
 
     def file(self, kind: str, name: str, revision: str, path: str) -> Path:
         """A file of a repository."""
+        self.check_access(name)
         file = self.folder(kind, name, revision) / path
         if not file.is_file():
             raise HubError(404, "EntryNotFound")
@@ -72,6 +78,8 @@ class HubServer:
     def answer_api(self, kind: str, name: str, verb: str, revision: str, path: str, query: dict[str, Any]) -> Any:
         """The JSON of a call about a repository."""
         folder = self.folder(kind, name, revision)
+        if verb == "auth-check":
+            self.check_access(name)
         entries = [_entry(folder, item) for item in sorted(folder.rglob("*"))]
         if verb == "paths-info":
             return [entry for entry in entries if entry["path"] in query["paths"]]
@@ -83,7 +91,7 @@ class HubServer:
             deep = "true" in [value.lower() for value in query.get("recursive", [])]
             return entries if deep else [e for e in entries if "/" not in e["path"].removeprefix(inside)]
         files = [{"rfilename": entry["path"]} for entry in entries if entry["type"] == "file"]
-        about = {"id": name, "sha": commit_of(name), "private": False, "gated": False, "disabled": False}
+        about = {"id": name, "sha": commit_of(name), "private": False, "gated": name in self.gated, "disabled": False}
         return about | {"lastModified": "2024-06-01T00:00:00.000Z", "tags": [], "downloads": 0, "siblings": files}
 
 

@@ -42,5 +42,8 @@ def test_data_sets_are_listed_and_read_as_files(hub):
     ],
 )
 def test_what_is_not_there_or_gated_is_refused_as_by_the_hub(hub, tmp_path, name, revision, error):
+    ask = HfApi(endpoint=hub.url).model_info if revision else HfApi(endpoint=hub.url).auth_check
+    with pytest.raises(error):
+        ask(name, **{"revision": revision} if revision else {})
     with pytest.raises(error):
         snapshot_download(name, revision=revision, endpoint=hub.url, cache_dir=tmp_path / "cache")

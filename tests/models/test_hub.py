@@ -14,6 +14,7 @@ from huggingface_hub import errors
 from lc_jax import parallel
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import difference, folders, hf, hub
+from tests.hub.server import HubServer
 from tests.models.conftest import assert_same, random_model
 from tests.test_configs import config_of
 
@@ -141,6 +142,34 @@ def test_the_base_may_be_a_local_folder(fake, mesh, release, tmp_path, monkeypat
     monkeypatch.setenv("LC_LLAMA_2_7B", str(tmp_path / "base"))
     assert folders.config_of(LC_SFT)[1] == "causal"
     assert hub.BASE not in {name for name, _, _ in fake.asked}
+
+
+def test_the_base_may_be_a_copy_on_the_hub(fake, mesh, release, tmp_path, monkeypatch):
+    fake.repositories["me/copy", None] = fake.repositories.pop((hub.BASE, None))
+    monkeypatch.setenv("LC_LLAMA_2_7B", "me/copy")
+    assert_same(hf.load(LC_SFT, mesh), hf.load(release, mesh))
+
+
+def test_access_is_checked_before_anything_is_downloaded(folder, tmp_path, monkeypatch):
+    for name in ("meta-llama/Llama-2-7b-hf", f"{LC_SFT}-wdiff", "me/copy"):
+        shutil.copytree(folder, tmp_path / "hub" / "models" / name)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    with HubServer(tmp_path / "hub", gated=(hub.BASE,)) as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for name in (hub.BASE, LC_SFT):
+            with pytest.raises(FileNotFoundError, match=r"Llama-2-7b-hf' .* is gated: accept its licence"):
+                hub.check_access(name)
+        with pytest.raises(FileNotFoundError, match="does not know it"):
+            hub.check_access("me/nothing")
+        with pytest.raises(FileNotFoundError, match="not its revision 'v9'"):
+            hub.check_access("me/copy@v9")
+        monkeypatch.setenv("LC_LLAMA_2_7B", "me/copy")
+        hub.check_access(LC_SFT)
+        assert not any("/resolve/" in request for request in server.requests)
+        hub.download("me/copy")
+    hub.check_access("me/copy")  # the hub is gone, the cache has it
 
 
 def test_a_wrong_base_leaves_nothing_in_the_cache(fake, mesh, release, tmp_path, monkeypatch):
