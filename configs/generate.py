@@ -1,6 +1,6 @@
 """Decode prompts with any checkpoint: JSONL with `prompt` in; `completion`, `tokens`, `logprobs` out.
 
-  python -m lc_jax.main --config=configs/generate.py --config.model=runs/ppo/model \
+  python -m lc_jax.main --config=configs/generate.py --config.model=runs/ppo/model \\
       --config.prompts=prompts.jsonl --config.output=completions.jsonl --config.temperature=0.3
 
 An interrupted run goes on where it stopped.

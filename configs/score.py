@@ -1,6 +1,6 @@
 """Score text with any checkpoint: JSONL with `prompt` and `completion`, or `text`, in; the same rows with scores out.
 
-  python -m lc_jax.main --config=configs/score.py --config.model=runs/sft_lc/model \
+  python -m lc_jax.main --config=configs/score.py --config.model=runs/sft_lc/model \\
       --config.input=rows.jsonl --config.output=scored.jsonl --config.kind=logprobs
 
 kind=logprobs gives per-token `logprobs` and `entropies` (nats); kind=reward gives a reward model's logit.

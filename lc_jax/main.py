@@ -37,6 +37,7 @@ from lc_jax.preflight import Problems
 from lc_jax.provenance import RunRecord
 
 PACKAGE = str(Path(__file__).resolve().parent) + os.sep  # by which our own log lines are told from those of libraries
+HELP = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "--helpfull")
 INTERRUPTED, BUG = 130, 70  # exit codes: Ctrl-C, and EX_SOFTWARE
 _TRAINING = [
     "jax",
@@ -193,8 +194,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the flags that are not the config's, such as -v=1; returns the whole command line."""
+    """Parses the flags that are not the config's, such as -v=1; returns the whole command line. Ends after --help."""
     others = settings.split(argv[1:])[2]
+    if any(argument in HELP for argument in others):
+        try:
+            print(settings.usage(argv[1:]))
+        except (ImportError, Problems) as error:
+            sys.exit("\n".join(f"error: {line}" for line in explain(error)[0]))
+        sys.exit(0)
     try:
         rest = flags.FLAGS([argv[0], *others])[1:]
     except flags.UnrecognizedFlagError as error:

@@ -52,6 +52,38 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, list[str]]:
     return config.lock(), others
 
 
+USAGE = """Usage: python -m lc_jax.main --config=FILE[:MODE] [--config.NAME=VALUE ...] [-v=1]
+
+  --config=FILE[:MODE] --help   prints the modes and settings of an experiment, with their values
+  -v=1                          prints more, and the traceback of an error
+"""
+
+
+def usage(arguments: Sequence[str]) -> str:
+    """Returns what --help prints: the command line, and of the config file its text, modes and settings with values.
+
+    Raises:
+      Problems: as in `parse`.
+    """
+    file, overrides, _ = split(arguments)
+    path = file.partition(":")[0]
+    if not file:
+        return f"{USAGE}\n{_experiments()}"
+    values = [f"--config.{name}" + ("" if value is None else f"={value}") for name, value in overrides.items()]
+    config, _ = parse([f"--config={file}", *values])
+    text = (ast.get_docstring(ast.parse(_find(path).read_text())) or "").strip()
+    try:
+        load(path, "no-such-mode")
+        modes = ""
+    except Problems as error:  # "unknown mode ...: give the config file alone, or with ':mini'."
+        modes = f"Modes: {str(error).rpartition('mode ' + repr(':no-such-mode') + ': ')[2]}\n\n"
+    lines = [f"  --config.{name}={'' if value is None else value}" for name, value in flat(config) if name != "task"]
+    return (
+        f"{USAGE}\n{path}: {text}\n\n{modes}Settings, with the values of this command; lists are written as a,b, and "
+        "an empty value means none:\n" + "\n".join(lines)
+    )
+
+
 def split(arguments: Sequence[str]) -> tuple[str, dict[str, str | None], list[str]]:
     """The config file with its mode, overrides by name (None: a switch without value), and all other arguments."""
     file, overrides, others, rest = "", {}, [], list(arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging as stdlib_logging
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -271,6 +272,7 @@ def load_tokenizer(path: str | Path, need_text: bool = True) -> Tokenizer:
     """
     from transformers import AutoTokenizer
 
+    stdlib_logging.getLogger("transformers.configuration_utils").addFilter(_is_no_model_type_warning)
     folder = Path(path) if Path(path).is_dir() else folders.resolve(path)
     config = folders.read_config(folder) if (folder / "config.json").is_file() else {}
     generation = layout.read_json(folder / layout.GENERATION) if (folder / layout.GENERATION).is_file() else {}
@@ -284,6 +286,11 @@ def load_tokenizer(path: str | Path, need_text: bool = True) -> Tokenizer:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"No tokenizer at {str(path)!r}; download one and pass its folder. ({reason})") from error
     return make_tokenizer(tokenizer, str(folder), config, generation)
+
+
+def _is_no_model_type_warning(record: stdlib_logging.LogRecord) -> bool:
+    """Leaves out transformers' warning about model types that it does not have, such as our reward models'."""
+    return "You are using a model of type" not in record.getMessage()
 
 
 def make_tokenizer(

@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,21 @@ def test_a_template_that_fails_is_warned_of_with_its_own_words(template_fails, c
     assert record.getMessage().endswith(f"(content is a list here); turns end with {tokenizer.hf.eos_token}.")
     with pytest.raises(ValueError, match=r"refuses the messages: content is a list here$"):
         chat.encode_prompt((Message("user", "Hi"),))
+
+
+def test_a_reward_models_type_brings_no_warning_of_transformers(tmp_path):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((CASES / "chat" / name).read_bytes())
+    config = json.loads((CASES / "chat" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "reward_model", "backbone_config": config}))
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        load_tokenizer(tmp_path)
+        assert lines == []
+        logging.getLogger("transformers").warning("another")
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert lines == ["another"]

@@ -69,7 +69,9 @@ def test_logprobs_are_those_of_the_full_forward_pass(model):
         np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("preset", "unrolled"), [("tiny-llama", True), ("tiny-gpt-neox", False)])
+@pytest.mark.parametrize(
+    ("preset", "unrolled"), [pytest.param("tiny-llama", True, marks=pytest.mark.slow), ("tiny-gpt-neox", False)]
+)
 def test_what_all_prompts_begin_with_is_computed_once(preset, unrolled, monkeypatch):
     """Each token drawn behind it has the probability of the full forward pass, on one device and on eight."""
     beginning = np.random.default_rng(0).integers(8, 96, 70).tolist()
@@ -138,7 +140,7 @@ def test_ends_at_end_of_sequence_and_never_draws_padding(model):
 
 def test_stops_early_when_all_rows_are_done(model):
     everything = tuple(range(model.config.vocab_size))
-    found = run(model, sampling=generate.Sampling(10_000, 1.0, eos_ids=everything))
+    found = run(model, sampling=generate.Sampling(1000, 1.0, eos_ids=everything))
     assert [len(c.tokens) for c in found] == [1] * len(PROMPTS)
 
 
@@ -179,6 +181,7 @@ def test_blocks_of_the_vocabulary_are_drawn_from_as_the_whole():
     assert chi_squared < common.sum() + 5 * np.sqrt(2 * common.sum())
 
 
+@pytest.mark.slow
 def test_a_new_temperature_compiles_nothing(model):
     run(model)
     before = generate._generate._cache_size()

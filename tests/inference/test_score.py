@@ -10,7 +10,7 @@ from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.inference import score
 from lc_jax.models import registry
-from tests.models.conftest import PRESETS, random_model
+from tests.models.conftest import random_model
 
 RNG = np.random.default_rng(0)
 
@@ -36,8 +36,17 @@ def model_of(preset, mesh, kernels):
     return registry.abstract(config, "scalar", mesh).with_params(model.params)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(("shape", "kernels"), [((4, 2, 1), "auto"), ((2, 2, 2), "auto"), ((2, 2, 2), "splash")])
+@pytest.mark.parametrize(
+    ("preset", "shape", "kernels"),
+    [
+        ("tiny-llama", (4, 2, 1), "auto"),
+        ("tiny-gpt-neox", (2, 2, 2), "auto"),
+        ("tiny-llama", (2, 2, 2), "splash"),
+        pytest.param("tiny-gpt-neox", (4, 2, 1), "auto", marks=pytest.mark.slow),
+        pytest.param("tiny-llama", (2, 2, 2), "auto", marks=pytest.mark.slow),
+        pytest.param("tiny-gpt-neox", (2, 2, 2), "splash", marks=pytest.mark.slow),
+    ],
+)
 def test_each_sequence_has_the_reward_it_has_alone(preset, shape, kernels):
     mesh = parallel.make_mesh(*shape)
     with jax.set_mesh(mesh):

@@ -30,7 +30,7 @@ def share_copied(model):
     return float(np.mean(np.asarray(guesses)[:, 40:79] == listed[:, 1:]))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt_neox", marks=pytest.mark.slow)])
 def test_a_planted_model_copies_before_any_training(family):
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh):

@@ -125,7 +125,7 @@ def ragged(number, longest, seed=0):
     return [rng.integers(3, PAD, n).tolist() for n in lengths]
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("side", ["right", pytest.param("left", marks=pytest.mark.slow)])
 def test_hidden_states_and_logits(pair, side):
     padded = batches.pad(ragged(5, 40), 44, pad_id=PAD, side=side)
     hidden, logits = hidden_and_logits(pair.ours, padded.tokens, padded.spans)
@@ -159,6 +159,14 @@ def test_config_survives_the_round_trip(pair, tmp_path):
     assert folders.config_of(tmp_path / "model")[0] == folders.config_of(pair.folder)[0] == pair.ours.config
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [
+        name if name in ("llama_gqa", "neox_parallel") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CONFIGS
+    ],
+    indirect=True,
+)
 def test_greedy_generation_token_for_token(pair):
     prompts = ragged(6, 14, seed=1)
     length, eos = 24, pair.ours.config.eos_ids
@@ -219,6 +227,7 @@ def test_recorded_model_outputs(recorded, mesh, name, side):
     np.testing.assert_allclose(np.asarray(entropies)[valid], tensors["entropies"][valid], **tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in RECORDED if not n.endswith("_sharded")])
 def test_recorded_greedy_tokens(recorded, mesh, name):
     """With no pad id set: the published code draws `[PAD]` like any other token, and some recorded rows hold it."""

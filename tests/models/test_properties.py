@@ -59,6 +59,7 @@ def test_the_gradient_of_a_rotation_is_that_of_its_formula(planes):
     np.testing.assert_allclose(outs[1][1](by_y)[0], outs[0][1](by_y)[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_angles_are_made_once():
     """Not in every rotation of every layer and head, which is where XLA on CPUs would make them."""
     model = build("llama")
@@ -76,7 +77,7 @@ def with_config(model, **changes):
     return registry.abstract(config).with_params(model.params)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=["llama", "neox_parallel", pytest.param("neox_sequential", marks=pytest.mark.slow)])
 def model(request):
     return build(request.param)
 
@@ -147,7 +148,7 @@ def test_rows_do_not_feel_each_other(model):
         np.testing.assert_allclose(together[row, :end], alone[0, :end], atol=1e-5)
 
 
-@pytest.mark.parametrize("width", [1, 6])
+@pytest.mark.parametrize("width", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_rows_without_tokens_are_finite(model, width):
     """And so are the gradients; a single slot of padding stands at position 1, past its row's end."""
     tokens, spans = np.zeros((2, width), np.int32), np.array([[0, 0], [width, width]], np.int32)
@@ -233,7 +234,8 @@ def losses_over_five_steps(model, mesh, microbatches=1):
     return [*losses, float(probe["loss"] / probe["weight"])]
 
 
-@pytest.mark.parametrize("name", [pytest.param("llama", marks=pytest.mark.slow), "neox_parallel"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "neox_parallel"])
 def test_training_on_one_device_and_on_a_mesh(name):
     mesh = parallel.make_mesh(fsdp=4, tensor=2)
     one, eight = losses_over_five_steps(build(name), ONE_DEVICE), losses_over_five_steps(build(name), mesh)
@@ -255,7 +257,7 @@ def test_moments_lie_as_their_parameters(model):
 # --- remat, and loops over layers ---
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", ["full", pytest.param("dots", marks=pytest.mark.slow)])
 def test_remat_changes_no_gradient(model, remat):
     grad = jax.jit(jax.grad(lambda m: language_model.loss_fn(m, batch(0))["loss"]))
     expected, actual = grad(model), grad(with_config(model, remat=remat))
