@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import platform
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "safetensors", "numpy",
     "datasets", "anthropic", "openai", "sentence-transformers",
 )  # fmt: skip
+COMMAND = ("python", "-m", "lc_jax.main")
 # Keys of vendors (with a digit, which tells them from names of folders), tokens, and passwords in addresses.
 _SECRET = re.compile(
     r"()\b(?:(?:sk|pk|rk)[-_]|hf_|gh[po]_|github_pat_|xox[abp]-|AKIA|AIza)(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}"
@@ -59,6 +61,11 @@ def versions(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def command_line(file: str, values: Mapping[str, Any]) -> str:
+    """The command that runs a config file (FILE[:MODE]) with these settings, as a shell takes it."""
+    return shlex.join([*COMMAND, f"--config={file}", *(f"--config.{name}={value}" for name, value in values.items())])
+
+
 def without_secrets(value: Any) -> Any:
     """`value` with everything in its texts that looks like a key, a token or a password replaced by "..."."""
     if isinstance(value, str):
@@ -88,7 +95,7 @@ class RunRecord:
         self._created = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         entry = {
             "started": now(),
-            "command": ["python", "-m", "lc_jax.main", *command],
+            "command": [*COMMAND, *command],
             "code": {"version": code_version(), "commit": commit()},
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",

@@ -44,7 +44,7 @@ from lc_jax.preflight import (
     check_settings,
 )
 from lc_jax.prompts import Prompt
-from lc_jax.provenance import code_version
+from lc_jax.provenance import code_version, command_line
 
 if TYPE_CHECKING:
     import jax
@@ -262,5 +262,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         row = _result(work, records) | {"settings": work.settings(writer)}
     jsonl.write_json(output / "result.json", row)
     logging.info("\n%s", table.render([row]))
-    following = f"python -m lc_jax.main --config=configs/report.py --config.evaluations={output.parent}"
+    following = command_line("configs/report.py", {"evaluations": output.parent})
     logging.info("Made %s/result.json and records.jsonl.\nNext: %s", output, following)

@@ -33,7 +33,7 @@ from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import Steps
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, check_all, check_sampling, check_settings
-from lc_jax.provenance import code_version
+from lc_jax.provenance import code_version, command_line
 from lc_jax.types import Generation, Question
 
 if TYPE_CHECKING:
@@ -291,5 +291,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         row = _result(work, records)
     jsonl.write_json(output / "result.json", row)
     logging.info("\n%s", table.render([row]))
-    following = f"python -m lc_jax.main --config=configs/report.py --config.evaluations={output.parent}"
+    following = command_line("configs/report.py", {"evaluations": output.parent})
     logging.info("Made %s/result.json and records.jsonl.\nNext: %s", output, following)

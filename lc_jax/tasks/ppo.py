@@ -26,7 +26,7 @@ from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings, queries
 from lc_jax.rl.writer import Writer
-from lc_jax.training import checks
+from lc_jax.training import advice, checks
 from lc_jax.training import state as states
 from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
@@ -373,7 +373,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
                 )
     log.close()
     trainer.save(output / "model")
-    following = f"--config.model={output}/model --config.method=ppo --config.output={output}/evaluation"
-    if config.templates not in ("full", "short"):  # a chat model, or a folder of templates
-        following += f" --config.templates={config.templates}"
-    announce(output / "model", f"python -m lc_jax.main --config=configs/evaluate_qa.py {following}")
+    announce(output / "model", advice.to_evaluate(config.to_dict()))

@@ -20,7 +20,7 @@ from lc_jax.miniature import tokenizer as world_tokenizer
 from lc_jax.miniature.world import build
 from lc_jax.models import hf, induction, registry
 from lc_jax.preflight import POSITIVE_INT, check_all, check_settings
-from lc_jax.training import checks, language_model, loop
+from lc_jax.training import advice, checks, language_model, loop
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Example
@@ -85,4 +85,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         Destination.of(config.to_dict(), "seed", "shape", "mix", "num_documents", "fit", "optimizer", "precision"),
     )
     hf.save(output / "model", model, tokenizer=directory)
-    announce(output / "model", f"python -m lc_jax.main --config=configs/sft_lc.py:mini --config.model={output}/model")
+    announce(output / "model", advice.to_write(config.to_dict(), uses_template=True))

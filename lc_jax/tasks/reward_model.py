@@ -21,7 +21,7 @@ from lc_jax.inference.score import sequence_rewards
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import load_templates
-from lc_jax.training import checks, loop, plan
+from lc_jax.training import advice, checks, loop, plan
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.losses import soft_label_loss
 from lc_jax.training.optimizer import OptimizerSettings
@@ -92,8 +92,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),
     )
     hf.save(output / "model", model, tokenizer=tokenizer)
-    announce(
-        output / "model",
-        f"python -m lc_jax.main --config=configs/score.py --config.model={output}/model --config.input=rows.jsonl "
-        f"--config.output={output}/scored.jsonl --config.kind=reward",
-    )
+    announce(output / "model", advice.to_score(config.to_dict()))

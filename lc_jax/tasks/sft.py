@@ -17,7 +17,7 @@ from lc_jax.data import examples
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.prompts import Prompt, load_templates
-from lc_jax.training import checks, language_model, loop, plan
+from lc_jax.training import advice, checks, language_model, loop, plan
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Message
@@ -63,7 +63,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     folders.check(config.model)
     tokenizer = load_tokenizer(config.model).grown()
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
-    if config.data.recipe in examples.PARAGRAPH_RECIPES:
+    uses_template = config.data.recipe in examples.PARAGRAPH_RECIPES
+    if uses_template:
         if config.templates == "full":
             _warn_of_other_prompts(tokenizer, templates.paragraph)
         tokenizer.add_chat_template(templates.paragraph)  # before training: what fails here costs nothing
@@ -85,8 +86,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),
     )
     hf.save(output / "model", model, tokenizer=tokenizer)
-    announce(
-        output / "model",
-        f"python -m lc_jax.main --config=configs/generate.py --config.model={output}/model "
-        f"--config.prompts=prompts.jsonl --config.output={output}/completions.jsonl",
-    )
+    announce(output / "model", advice.to_write(config.to_dict(), uses_template=uses_template))

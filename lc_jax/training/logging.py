@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
 from lc_jax.training import tracking
+from lc_jax.training.advice import Advice
 
 SHOWN = ("loss", "eval_loss", "reward", "kl", "accuracy", "tokens_per_second")  # on the progress bar, when logged
 STARTING = "{desc}: {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # until two steps are done: no time left is known
@@ -106,10 +107,10 @@ class Run:
             self._tracker.finish()
 
 
-def announce(made: str | Path, following: str) -> None:
+def announce(made: str | Path, advice: Advice) -> None:
     """Says at the end of a task what was made and what can be done with it."""
     if jax.process_index() == 0:
-        logging.info("Made %s.\nNext: %s", made, following)
+        logging.info("Made %s.\nNext: %s\n(%s.)", made, advice.command, advice.note)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,73 @@
+"""What can be done with a model that was trained: the next command, as its task prints it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lc_jax.data.rows import MINIATURE, optional
+from lc_jax.provenance import command_line
+
+PUBLISHED = "_paragraph_generation"  # in the names of the published sets of prompts
+_FILE = "{} stands for your own file, whose rows have {}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """The next command and what the user has to put into it."""
+
+    command: str
+    note: str
+
+
+def to_write(settings: Mapping[str, Any], *, uses_template: bool) -> Advice:
+    """How a language model is asked.
+
+    Args:
+      settings: of the training.
+      uses_template: whether the model was trained with queries in the paragraph template, rather than prompts as such.
+    """
+    output = Path(settings["output"])
+    values = {"model": output / "model", "prompts": "prompts.jsonl", "output": output / "completions.jsonl"}
+    columns = "`prompt` or `messages`"
+    if uses_template:
+        columns = "`paragraph_generation_prompt`"
+        values |= _template(settings, usual="full")
+    return Advice(command_line("configs/generate.py", values), _FILE.format("prompts.jsonl", columns))
+
+
+def to_score(settings: Mapping[str, Any]) -> Advice:
+    """How a reward model scores texts."""
+    output = Path(settings["output"])
+    values = {"model": output / "model", "input": "rows.jsonl", "output": output / "scored.jsonl", "kind": "reward"}
+    columns = "`prompt` and `completion`, or `text`"
+    return Advice(command_line("configs/score.py", values), _FILE.format("rows.jsonl", columns))
+
+
+def to_evaluate(settings: Mapping[str, Any]) -> Advice:
+    """How a policy is evaluated: in its world, on the published test questions, or on the user's own."""
+    output, questions = Path(settings["output"]), settings["validation"]
+    values = {"model": output / "model", "method": "ppo", "output": output / "evaluation"}
+    own = str(settings["questions"]["source"])
+    source = str(optional(questions["source"]) or own)
+    if source == MINIATURE:
+        values |= _template(settings, usual="short")
+        return Advice(command_line("configs/evaluate_qa.py:mini", values), "the annotator is simulated")
+    values |= {"annotator.name": "PROVIDER/MODEL"} | _template(settings, usual="full")
+    note = "PROVIDER/MODEL stands for who reads and judges, such as anthropic/claude-haiku-4-5"
+    if PUBLISHED in source:
+        return Advice(command_line("configs/evaluate_qa.py", values), note)
+    names = ("columns",) if Path(source).is_file() else ("split", "columns")
+    values |= {"questions.source": source}
+    values |= {f"questions.{name}": questions[name] for name in names if optional(questions[name]) is not None}
+    if source == own:
+        note += "; the policy was trained on questions of this file, so that others tell more"
+    return Advice(command_line("configs/evaluate_qa.py:own", values), note)
+
+
+def _template(settings: Mapping[str, Any], usual: str) -> dict[str, str]:
+    """The settings of the prompts, where they are not those of the command's own config."""
+    templates, folder = settings["templates"], settings["prompt_dir"]
+    return ({"templates": templates} if templates != usual else {}) | ({"prompt_dir": folder} if folder else {})
