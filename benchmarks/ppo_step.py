@@ -65,7 +65,7 @@ class Step:
         episodes = rollout.pack(self.prompts, completions)
         return rollout.look(
             models_.policy, self.reference, models_.critic, episodes, episodes,
-            temperature=1.0, microbatch_size=self.sizes.microbatch_size,
+            temperature=1.0, groups=update.first_epoch(episodes, self.sizes, 0),
         )  # fmt: skip
 
     def _update(self, seen: rollout.Rollout, scores: np.ndarray) -> None:

@@ -260,8 +260,7 @@ def ppo(mode: str) -> ConfigDict:
         num_samples=1,  # paragraphs a question
         num_epochs=1,
         minibatch_size=512,
-        microbatch_size=32,  # episodes whose activations are held at once
-        look_batch_size=64,  # episodes a forward pass of policy, reference and critic
+        microbatch_size=32,  # episodes of a forward or backward pass of policy, reference and critic
         decode_batch_size=128,
         frozen_on_host=False,  # keep reference and reader in the host's memory while policy and critic are trained
         query_length=128,  # tokens; questions with longer prompts are left out of training
@@ -276,8 +275,8 @@ def ppo(mode: str) -> ConfigDict:
         num_validation=1000,  # 0: no evaluation
         num_candidates=5,  # policies with the best validation rewards to keep for selection (launch/select.sh)
         first_candidate=800,  # from this step on
-        max_ratio_deviation=1e-3,
-        max_sampling_gap=0.5,  # nats; bfloat16 decoding against the full forward pass
+        max_ratio_deviation=0.0,  # mean |ratio - 1| before a rollout's first update; 0: rl/consistency.py
+        max_sampling_gap=0.0,  # nats, mean; sampling against scoring; 0: rl/consistency.py
     )
     config.kl = dict(kind="fixed", target=6.0, k_beta=0.1)  # "adaptive" steers towards the target (nats)
     published = config.get_ref("published")  # a reference, so that --config.published=true reaches what follows from it
@@ -320,7 +319,6 @@ def miniature_ppo(config: ConfigDict) -> None:
         num_samples=8,
         minibatch_size=64,
         microbatch_size=16,
-        look_batch_size=128,
         decode_batch_size=256,
         query_length=32,
         response_length=32,
@@ -329,7 +327,6 @@ def miniature_ppo(config: ConfigDict) -> None:
         save_every=20,
         num_validation=100,
         num_candidates=0,
-        max_sampling_gap=1e-2,
         kl_coef=0.02,
     )
     config.reader.update(max_new_tokens=24, max_answers=4, max_length=160, batch_size=256)

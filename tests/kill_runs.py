@@ -76,7 +76,7 @@ def flags(task: str, folder: Path, output: Path) -> list[str]:
         }
         values |= {"reader.batch_size": 8, "reader.max_new_tokens": 4, "ppo.response_length": 8, "ppo.num_steps": steps}
         values |= {"ppo.rollout_batch_size": EPISODES, "ppo.num_samples": 2, "ppo.minibatch_size": 4}
-        values |= {"ppo.microbatch_size": 4, "ppo.look_batch_size": 8, "ppo.decode_batch_size": 8, "ppo.save_every": 2}
+        values |= {"ppo.microbatch_size": 4, "ppo.decode_batch_size": 8, "ppo.save_every": 2}
         values |= {"ppo.num_validation": 4, "ppo.eval_every": 4}
         config = "ppo"
     else:

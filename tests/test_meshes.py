@@ -79,7 +79,7 @@ def ppo_losses(mesh):
         tx = make_optimizer(OPTIMIZER, trainable(learners.params()))
         episodes = rollout.pack(prompts, completions, 12)
         seen = rollout.look(
-            learners.policy, reference, learners.critic, episodes, episodes, temperature=0.7, microbatch_size=8
+            learners.policy, reference, learners.critic, episodes, episodes, temperature=0.7, groups=episodes.groups(8)
         )
         scores = rng.normal(size=16).astype(np.float32)
         estimate = advantage.estimate(seen, scores, 0.1, advantage.AdvantageSettings())

@@ -36,7 +36,6 @@ class Sizes:
     query_length: int
     writing: generate.Sampling
     decode_batch_size: int
-    look_batch_size: int
     update: update.UpdateSettings
     reader_length: int
     extracting: generate.Sampling | None
@@ -53,7 +52,7 @@ def ppo(models: Models, sizes: Sizes, tx: Optimizer) -> tuple[Sizes, plan.Plan]:
         batch, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan([phases.generate(n)], limit))
     if not micro:
         micro, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan(phases.gradients(n), limit))
-    rows = [phases.generate(batch), *phases.read(), phases.look(), *phases.gradients(micro), phases.optimizer()]
+    rows = [phases.generate(batch), *phases.read(), phases.look(micro), *phases.gradients(micro), phases.optimizer()]
     settings = dataclasses.replace(sizes.update, microbatch_size=micro)
     return dataclasses.replace(sizes, decode_batch_size=batch, update=settings), plan.Plan(rows, limit)
 
@@ -139,14 +138,14 @@ class _Phases:
         response = self.sizes.writing.max_new_tokens
         return abstract_episodes(count, self.sizes.query_length + response, response)
 
-    def look(self) -> plan.Phase:
+    def look(self, count: int) -> plan.Phase:
         """Policy, reference and critic look at what was written."""
-        episodes, learners = self._episodes(self.sizes.look_batch_size), self.models.learners
+        episodes, learners = self._episodes(count), self.models.learners
         number = jax.ShapeDtypeStruct((), jnp.float32)
         traced = rollout.forward.trace(
             learners.policy, self.models.reference, learners.critic, episodes, episodes, number
         )
-        return self.phase("look", traced, "lower ppo.look_batch_size")
+        return self.phase("look", traced, "lower ppo.microbatch_size")
 
     def gradients(self, count: int) -> list[plan.Phase]:
         """A phase for each learner, whose gradients are added to those before; both learners' are kept."""

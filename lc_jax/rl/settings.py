@@ -36,8 +36,7 @@ class PPOSettings:
     num_samples: int  # paragraphs a question
     num_epochs: int
     minibatch_size: int  # episodes an optimiser step
-    microbatch_size: int  # episodes whose activations are held at once; 0: as many as fit
-    look_batch_size: int  # episodes a forward pass of policy, reference and critic
+    microbatch_size: int  # episodes of a forward or backward pass of policy, reference and critic; 0: as many as fit
     decode_batch_size: int  # 0: as many as fit
     frozen_on_host: bool
     query_length: int  # tokens
@@ -52,8 +51,8 @@ class PPOSettings:
     num_validation: int  # questions; 0: no evaluation
     num_candidates: int
     first_candidate: int  # step
-    max_ratio_deviation: float
-    max_sampling_gap: float  # nats
+    max_ratio_deviation: float  # mean |ratio - 1|; 0: rl/consistency.py
+    max_sampling_gap: float  # nats, mean; 0: rl/consistency.py
     clean_up: bool = False
 
     def __post_init__(self) -> None:
@@ -64,8 +63,8 @@ class PPOSettings:
 
     def _check_ranges(self) -> None:
         counts = [
-            "num_steps", "rollout_batch_size", "num_samples", "num_epochs", "minibatch_size", "look_batch_size",
-            "query_length", "response_length", "keep",
+            "num_steps", "rollout_batch_size", "num_samples", "num_epochs", "minibatch_size", "query_length",
+            "response_length", "keep",
         ]  # fmt: skip
         naturals = [
             "microbatch_size", "decode_batch_size", "eval_every", "save_every", "num_validation", "num_candidates",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import flax.struct
@@ -20,7 +21,7 @@ from lc_jax import parallel
 from lc_jax.models.transformer import Model
 from lc_jax.preflight import NATURAL, POSITIVE, POSITIVE_INT, check_settings
 from lc_jax.rl import loss as losses
-from lc_jax.rl.rollout import Rollout, critic_values, policy_outputs
+from lc_jax.rl.rollout import Episodes, Rollout, critic_values, policy_outputs
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import Optimizer
 
@@ -171,15 +172,27 @@ def update(
 ) -> tuple[states.TrainState, list[dict[str, float]]]:
     """All optimiser steps on one rollout (host arrays). Returns the new state and each step's statistics.
 
-    Episodes are shuffled anew each epoch. `learners` gives structure only.
+    Episodes are shuffled again each epoch. `learners` gives structure only.
     """
-    total = len(batch.advantages)
-    rng = np.random.default_rng(seed)
     steps = []
+    for rows in _minibatches(len(batch.advantages), settings, seed):
+        state, stats = ppo_step(state, learners, batch.take(rows), tx=tx, settings=settings)
+        steps.append({name: float(value) for name, value in stats.items()})
+    return state, steps
+
+
+def _minibatches(total: int, settings: UpdateSettings, seed: int) -> Iterator[Int[np.ndarray, " M"]]:
+    """Rows of each optimiser step, epoch after epoch."""
+    rng = np.random.default_rng(seed)
     for _ in range(settings.num_epochs):
         order = rng.permutation(total)
         for first in range(0, total, settings.minibatch_size):
-            rows = order[first : first + settings.minibatch_size]
-            state, stats = ppo_step(state, learners, batch.take(rows), tx=tx, settings=settings)
-            steps.append({name: float(value) for name, value in stats.items()})
-    return state, steps
+            yield order[first : first + settings.minibatch_size]
+
+
+def first_epoch(episodes: Episodes, settings: UpdateSettings, seed: int) -> Iterator[Int[np.ndarray, " M"]]:
+    """Rows of each micro-batch of the first epoch of `update` with this seed, in its order."""
+    total = len(episodes.lengths)
+    for rows in _minibatches(total, dataclasses.replace(settings, num_epochs=1), seed):
+        for group in episodes.take(rows).groups(settings.microbatch_size):
+            yield rows[group]

@@ -20,7 +20,7 @@ from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.preflight import check_all
-from lc_jax.rl import advantage, kl, reader, reward, rollout, telemetry
+from lc_jax.rl import advantage, consistency, kl, reader, reward, rollout, telemetry
 from lc_jax.rl import plan as plans
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
@@ -152,9 +152,11 @@ class Trainer:
             )
             seen = rollout.look(
                 models.policy, self.reference, models.critic, episodes, critic_episodes,
-                temperature=self.ppo.temperature, microbatch_size=self.ppo.look_batch_size,
+                temperature=self.ppo.temperature, groups=updates.first_epoch(episodes, self.update, seed),
             )  # fmt: skip
             telemetry.check_rollout(where, questions, seen)
+            limits, gap = self._limits(models.policy, seen), consistency.SamplingGap.of(seen, completions)
+            limits.check_sampling(gap)
             estimate = advantage.estimate(seen, scores, self.kl.coefficient, self.advantage, self._groups(reading))
         with phases.measure("update"):
             del models  # the update donates the parameters
@@ -164,8 +166,10 @@ class Trainer:
                 self.state, self.learners, minibatch, tx=self.tx, settings=self.update, seed=seed
             )
             self._move_frozen(None)
-        self._check(updated, seen, completions)
+        limits.check_ratio(updated[0]["policy/ratio_deviation"])
+        self._check_gradients(updated)
         stats = telemetry.of_rollout(seen, [c.finished for c in completions])
+        stats |= {"rollout/sampling_gap": gap.mean, "rollout/sampling_gap_p99": gap.p99}
         self.kl = self.kl.observe(stats["kl"])
         means = {name: float(np.mean([s[name] for s in updated])) for name in updated[0]}
         num_tokens = int(seen.episodes.spans[:, 1].sum())
@@ -196,18 +200,14 @@ class Trainer:
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         return np.asarray([numbers[key] for key in keys])
 
-    def _check(
-        self, updated: Sequence[dict], seen: rollout.Rollout, completions: Sequence[generate.Completion]
-    ) -> None:
-        """Stops a run whose numbers cannot be right."""
-        gap, ratio = rollout.sampling_gap(seen, completions), updated[0]["policy/ratio_deviation"]
-        if not (ratio <= self.ppo.max_ratio_deviation and gap <= self.ppo.max_sampling_gap):  # NaN as well
-            raise FloatingPointError(
-                f"Before any update the policy disagrees with its own rollout (ratio off 1 by {ratio:.3g}, "
-                f"log-probability while sampling off by {gap:.3g} nats); first response: {completions[0].tokens}. "
-                "A bug in masks, positions or dtypes, or a coarse dtype: then set "
-                "--config.precision.compute_dtype=float32, or raise ppo.max_sampling_gap, ppo.max_ratio_deviation."
-            )
+    def _limits(self, policy: Model, seen: rollout.Rollout) -> consistency.Limits:
+        """How far sampling, scoring and the first update may be apart, from the policy's own rounding."""
+        noise = consistency.rounding_noise(policy, seen, self.update.microbatch_size, self.ppo.temperature)
+        ratio, gap = self.ppo.max_ratio_deviation, self.ppo.max_sampling_gap
+        return consistency.Limits.of(noise, max_ratio_deviation=ratio, max_sampling_gap=gap)
+
+    def _check_gradients(self, updated: Sequence[dict]) -> None:
+        """Stops a run whose gradients are not finite time after time."""
         most = min(states.MAX_SKIPPED, self.ppo.num_steps * self.ppo.updates_per_step)
         if updated[-1]["skipped_in_a_row"] >= most:
             raise FloatingPointError(
@@ -322,7 +322,6 @@ def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
         ppo.query_length,
         generate.Sampling(ppo.response_length, ppo.temperature),
         ppo.decode_batch_size,
-        ppo.look_batch_size,
         updates.UpdateSettings(
             ppo.num_epochs, ppo.minibatch_size, ppo.microbatch_size, ppo.temperature, LossSettings(**config.loss)
         ),

@@ -15,7 +15,7 @@ from tests.test_configs import config_of
 STEPS = 20
 TOLERANCE = 1e-3  # of losses, nats and the gradient's norm: Adam makes whole steps of gradients that are only rounding
 SIZES = {"num_steps": STEPS, "rollout_batch_size": 16, "minibatch_size": 16, "microbatch_size": 8, "num_samples": 4}
-SIZES |= {"look_batch_size": 16, "decode_batch_size": 16, "response_length": 16, "num_validation": 4}
+SIZES |= {"decode_batch_size": 16, "response_length": 16, "num_validation": 4}
 SIZES |= {"save_every": STEPS, "eval_every": STEPS, "baseline": "critic"}
 
 

@@ -184,7 +184,7 @@ def steps(folders, text, mesh, rewards, optimizer):
         models = learners.with_params(state.params)
         seen = rollout.look(
             models.policy, reference, models.critic, episodes, episodes,
-            temperature=args["temperature"], microbatch_size=args["rollout_per_device_batch_size"],
+            temperature=args["temperature"], groups=episodes.groups(args["rollout_per_device_batch_size"]),
         )  # fmt: skip
         coefficient = jnp.float32(controller.coefficient)
         shaped = advantage.shape_rewards(
@@ -312,7 +312,7 @@ def test_what_pads_hold_matters_at_pads_alone(folders, text, mesh, steps):
     args, seen = text.case["args"], steps[0].seen
     policy = hf.load(folders["policy"], mesh, **PRECISION)
     packed = rollout.pack(text.prompts, text.completions, args["response_len"])
-    plain = rollout.look(policy, policy, None, packed, packed, temperature=args["temperature"], microbatch_size=8)
+    plain = rollout.look(policy, policy, None, packed, packed, temperature=args["temperature"], groups=packed.groups(8))
     mask = np.asarray(packed.mask)
     np.testing.assert_allclose(plain.logprobs, seen.logprobs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(plain.entropies[mask], seen.entropies[mask], rtol=1e-5, atol=1e-6)

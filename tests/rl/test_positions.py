@@ -91,7 +91,9 @@ def test_a_rollout_holds_the_rows_in_their_order(mesh):
     """Rows run in order of length, and policy, reference and critic are not confused."""
     policy, reference = small(random_model(mesh)), random_model(mesh)
     critic, episodes = random_model(mesh, kind="scalar"), rollout.pack(PROMPTS * 4, COMPLETIONS * 4)
-    seen = rollout.look(policy, reference, critic, episodes, episodes, temperature=TEMPERATURE, microbatch_size=8)
+    seen = rollout.look(
+        policy, reference, critic, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8)
+    )
     logprobs, entropies = rollout.policy_outputs(policy, episodes, jnp.float32(TEMPERATURE))
     mask = np.asarray(episodes.mask)
     np.testing.assert_allclose(seen.logprobs, logprobs, rtol=1e-4, atol=1e-4)
@@ -100,25 +102,17 @@ def test_a_rollout_holds_the_rows_in_their_order(mesh):
     np.testing.assert_allclose(seen.ref_logprobs, ref_logprobs, rtol=1e-4, atol=1e-3)
     values = np.asarray(rollout.critic_values(critic, episodes))
     np.testing.assert_allclose(seen.values[mask], values[mask], rtol=1e-4, atol=1e-3)
-    alone = rollout.look(policy, reference, None, episodes, episodes, temperature=TEMPERATURE, microbatch_size=8)
+    alone = rollout.look(
+        policy, reference, None, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8)
+    )
     assert not alone.values.any()
-
-
-def test_the_sampling_gap_is_the_largest_over_real_tokens():
-    episodes = rollout.pack(PROMPTS, COMPLETIONS)
-    logprobs = -np.ones((4, 4), np.float32)
-    sampled = [[-1.0, -1.25, -1.0], [-0.5, -1.0], [-1.0] * 4, []]  # off by 0.25 and 0.5; past the end is not compared
-    completions = [Completion(tokens, lp, True) for tokens, lp in zip(RESPONSES, sampled, strict=True)]
-    seen = rollout.Rollout(episodes, episodes, logprobs, logprobs, logprobs, logprobs)
-    assert rollout.sampling_gap(seen, completions) == pytest.approx(0.5)
-    assert rollout.sampling_gap(seen, []) == 0.0
 
 
 def test_micro_batches_add_up_to_the_mean_over_tokens(mesh):
     """Before any update the ratio is 1: the losses are -A and half the squared error, over all 10 tokens of 4 rows."""
     policy, critic = small(random_model(mesh)), random_model(mesh, kind="scalar")
     episodes = rollout.pack(PROMPTS * 2, COMPLETIONS * 2)
-    seen = rollout.look(policy, policy, critic, episodes, episodes, temperature=TEMPERATURE, microbatch_size=8)
+    seen = rollout.look(policy, policy, critic, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8))
     rng, mask = np.random.default_rng(0), np.asarray(episodes.mask)
     advantages, errors = rng.normal(size=(2, *mask.shape)).astype(np.float32)
     batch = update.Minibatch(seen, advantages, seen.values - errors)

@@ -59,7 +59,7 @@ def published_step(case, inputs, folders, mesh, microbatches):
     tx = make_optimizer(settings, trainable(learners.params()))
     episodes = episodes_of(inputs)
     seen = rollout.look(
-        policy, reference, critic, episodes, episodes, temperature=args["temperature"], microbatch_size=8
+        policy, reference, critic, episodes, episodes, temperature=args["temperature"], groups=episodes.groups(8)
     )
     estimator = advantage.AdvantageSettings(
         gamma=args["gamma"], lam=args["lam"], whiten_rewards=args["whiten_rewards"], clamp_kl=True, masked=False
@@ -139,7 +139,7 @@ def test_micro_batches_share_a_program():
         tx = make_optimizer(settings, trainable(learners.params()))
         completions = [Completion([5, 6, 7], [-1.0] * 3, False)] * 16
         episodes = rollout.pack([[1, 2, 3, 4]] * 16, completions)
-        seen = rollout.look(policy, policy, critic, episodes, episodes, temperature=1.0, microbatch_size=16)
+        seen = rollout.look(policy, policy, critic, episodes, episodes, temperature=1.0, groups=episodes.groups(16))
         batch = update.Minibatch(seen, np.ones_like(seen.logprobs), np.zeros_like(seen.logprobs))
         state = states.create(learners.params(), tx)
         update.add_gradients.clear_cache()

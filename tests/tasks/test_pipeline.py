@@ -57,7 +57,6 @@ def test_every_stage(tmp_path, monkeypatch):
         "ppo__rollout_batch_size": 16,
         "ppo__minibatch_size": 16,
         "ppo__microbatch_size": 8,
-        "ppo__look_batch_size": 16,
         "ppo__decode_batch_size": 16,
         "ppo__response_length": 48,
         "ppo__num_validation": 8,

@@ -17,7 +17,7 @@ from lc_jax.rl import rollout, telemetry
 from tests.test_configs import config_of
 
 SIZES = {"num_steps": 3, "rollout_batch_size": 16, "num_samples": 4, "minibatch_size": 16, "microbatch_size": 8}
-SIZES |= {"look_batch_size": 16, "decode_batch_size": 16, "response_length": 32, "num_validation": 4, "save_every": 1}
+SIZES |= {"decode_batch_size": 16, "response_length": 32, "num_validation": 4, "save_every": 1}
 SIZES |= {"num_candidates": 1, "first_candidate": 3}
 
 
