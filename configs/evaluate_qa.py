@@ -5,6 +5,9 @@
   python -m lc_jax.main --config=configs/evaluate_qa.py:own --config.paragraphs=mine.jsonl --config.method=mine \\
       --config.annotator.name=anthropic/claude-haiku-4-5 --config.output=runs/evaluation/mine --config.dry_run=true
 
+--config.published=true reads and judges as the paper did (docs/published.md);
+--config.annotators.judge.name=provider/model has the verdicts made by another annotator.
+
 Modes: trivia_qa (the default), jeopardy, sciq, bioasq, mini; own: rows of `paragraphs` hold their question and answer.
 The second command prints what it would cost and stops; it needs no JAX. A rerun resumes and pays for nothing twice.
 """

@@ -132,8 +132,8 @@ def test_paragraphs_are_sampled_at_temperature_0_3_and_read_at_0_2(published):
     config = config_of("evaluate_qa")
     config.published = published
     assert config.temperature == 0.3
-    protocol = qa.Protocol(**config.wording, judge_temperature=config.judge_temperature)
-    temperatures = {name: step.temperature for name, step in protocol.steps().items()}
+    steps = qa.Protocol.from_settings(config).steps()
+    temperatures = {name: step.temperature for name, step in steps.items()}
     assert temperatures == {"eval_extract": 0.2, "eval_forecast": 0.2, "equivalence": 0.2 if published else 0.0}
     config = config_of("evaluate_biography")
     config.published = published

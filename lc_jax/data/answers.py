@@ -55,9 +55,12 @@ def _forms(value: Any) -> list[str]:
 
 
 def accepted(row: Row) -> list[str]:
-    """All accepted answers of a row, the usual form first; [] where it has none."""
-    usual = next((found for name in USUAL if (found := forms(_cell(row, name)))), [])
-    return list(dict.fromkeys([*usual, *(form for name in MORE for form in forms(_cell(row, name)))])) if usual else []
+    """All accepted answers of a row, the usual form first; [] where it has none.
+
+    Of a row that has further forms only, such as `aliases`, the first of them is the usual one.
+    """
+    usual = next((names for name in USUAL if (names := forms(_cell(row, name)))), [])
+    return list(dict.fromkeys([*usual, *(form for name in MORE for form in forms(_cell(row, name)))]))
 
 
 def _cell(row: Row, name: str) -> Any:

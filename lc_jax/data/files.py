@@ -100,6 +100,23 @@ def _stream(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
         raise ValueError(f"{path} is not of the formats {', '.join(FORMATS)} (each also .gz): save it as one.")
 
 
+def columns_of(path: Path) -> list[str]:
+    """The columns of a CSV or Parquet file that holds no rows; [] of one that is empty, or of another format.
+
+    Raises:
+      ValueError: as in `stream_file`.
+    """
+    if _head(path).startswith(b"PAR1"):
+        from pyarrow import parquet
+
+        return parquet.read_schema(path).names
+    with _open_text(path) as file:
+        lines = [line for line in file if line.strip()]
+    if not lines or _ending(path) not in ("csv", "tsv"):
+        return []
+    return [name for name in next(_csv_reader(iter(lines), lines[0], _ending(path))) if name]
+
+
 # --- what a file is --------------------------------------------------------------------------------------------------
 
 
@@ -217,15 +234,20 @@ def _json_rows(path: Path, lines: list[str], kind: str) -> Iterator[tuple[Place,
     yield from _number(path, "row", records_of(document, path))
 
 
-def _csv_rows(path: Path, first: str, kind: str) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _csv_reader(lines: Iterator[str], first: str, kind: str) -> Any:
+    """A reader of the cells of `lines`, whose delimiter follows from `first`, the first line that is not empty."""
     csv.field_size_limit(_MAX_CELL)
+    separator = _SEPARATOR_LINE.fullmatch(first.lstrip("\ufeff"))
+    if separator:
+        while not next(lines).strip():
+            pass
+    delimiter = separator[1] if separator else "\t" if kind == "tsv" else _delimiter(first)
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
+def _csv_rows(path: Path, first: str, kind: str) -> Iterator[tuple[Place, dict[str, Any]]]:
     with _open_text(path) as file:
-        separator = _SEPARATOR_LINE.fullmatch(first.lstrip("\ufeff"))
-        if separator:
-            while not file.readline().strip():
-                pass
-        delimiter = separator[1] if separator else "\t" if kind == "tsv" else _delimiter(first)
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        reader = _csv_reader(file, first, kind)
         try:
             names = next(row for row in reader if row)
             double = sorted({name for name in names if name and names.count(name) > 1})
@@ -235,7 +257,7 @@ def _csv_rows(path: Path, first: str, kind: str) -> Iterator[tuple[Place, dict[s
                 if cells and len(cells) != len(names):
                     raise ValueError(
                         f"{path}, line {reader.line_num}: {len(cells)} cells, but the header has {len(names)} "
-                        f"(delimiter {delimiter!r}): put quotes around text that holds the delimiter."
+                        f"(delimiter {reader.dialect.delimiter!r}): put quotes around text that holds the delimiter."
                     )
                 if cells:
                     row = {name: cell or None for name, cell in zip(names, cells, strict=True) if name}

@@ -5,10 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+_NOTHING: tuple[Any, ...] = (None, "", "null", '""')  # how a setting says that there is none, in JSON and as it is
+_OFF: tuple[Any, ...] = (
+    *_NOTHING,
+    False,
+    [],
+    "false",
+    "0",
+    "0.0",
+    "[]",
+    "{}",
+)  # by which a new setting changes nothing
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # of whole pairs as well
 
@@ -83,11 +94,20 @@ def parse_row(line: str, place: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as strict JSON, all of it or nothing: a temporary file takes the place of `path`."""
+    """Writes `value` as strict JSON, all of it or nothing."""
+    _replace(path, dumps(value, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file: a temporary one takes the place of `path` when it is whole, and vanishes otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
@@ -116,11 +136,8 @@ def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes all rows or nothing: a temporary file takes the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)
+    """Writes all rows or nothing."""
+    _replace(path, "".join(dumps(row) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -140,9 +157,29 @@ def repair(path: Path) -> list[dict[str, Any]]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which settings are not what they were, in words; "" for none."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names)
+    """Which settings are not what they were, in words; "" for none.
+
+    A setting that one side lacks, since it is of another version, changes nothing where it is empty, 0 or false on the
+    other. Values may be written in JSON; settings inside settings have dotted names.
+    """
+    old, new = dict(_leaves("", before)), dict(_leaves("", now))
+    parts = []
+    for name in {**old, **new}:
+        values = [side[name] for side in (old, new) if name in side]
+        is_new = len(values) == 1
+        if all(value in (_OFF if is_new else _NOTHING) for value in values) or (not is_new and values[0] == values[1]):
+            continue
+        was, value = (repr(side[name]) if name in side else "no setting" for side in (old, new))
+        parts.append(f"{name} was {was}, is {value}")
+    return "; ".join(parts)
+
+
+def _leaves(prefix: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _leaves(f"{prefix}{name}.", item)
+        else:
+            yield prefix + name, item
 
 
 def resume(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:

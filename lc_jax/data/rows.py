@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,23 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
         return [{"paragraph_generation_prompt": row.pop("prompt"), **row} for row in questions]
     local, _, config = text.partition(":")
     if path.is_file() or path.is_dir():
-        rows = [row for _, row in stream_rows(path, split)]
+        paths = _files(path, split)
     elif config and Path(local).is_dir():
-        rows = [row for file in _split_files(Path(local), split, config) for _, row in files.stream_file(file)]
+        paths = _split_files(Path(local), split, config)
     else:
-        rows = _hub_rows(text, split)
+        return _hub_rows(text, split)
+    rows = [row for file in paths for _, row in files.stream_file(file)]
     if not rows:
-        raise ValueError(f"{text} holds no rows: it is empty, or has a header only.")
+        raise ValueError(_no_rows(source, paths))
     return rows
+
+
+def _no_rows(source: str | Path, paths: Sequence[Path]) -> str:
+    """What to say of a data set whose files hold no rows."""
+    names = list(dict.fromkeys(name for path in paths for name in files.columns_of(path)))
+    if not names:
+        return f"{source} holds no rows: it is empty."
+    return f"{source} holds no rows: it has a header only, with the columns {names}; put rows below it."
 
 
 def is_local(source: str | Path) -> bool:
@@ -98,14 +107,18 @@ def load_placed_rows(path: str | Path) -> list[tuple[Place, dict[str, Any]]]:
         raise FileNotFoundError(f"No file {str(path)!r}; give one in the config.")
     rows = list(files.stream_file(path))
     if not rows:
-        raise ValueError(f"{path} holds no rows: it is empty, or has a header only.")
+        raise ValueError(_no_rows(path, [path]))
     return rows
 
 
 def stream_rows(path: Path, split: str | None = None) -> Iterator[tuple[Place, dict[str, Any]]]:
     """`load_rows` of a file or folder with places, row by row: of JSON lines and CSV only one row is held at a time."""
-    for file in [path] if path.is_file() else _split_files(path, split):
+    for file in _files(path, split):
         yield from files.stream_file(file)
+
+
+def _files(path: Path, split: str | None) -> list[Path]:
+    return [path] if path.is_file() else _split_files(path, split)
 
 
 def place_of(source: str | Path, split: str | None, index: int) -> str:
@@ -207,4 +220,6 @@ def _hub_rows(source: str, split: str | None) -> list[dict[str, Any]]:
         if len(loaded) != 1:
             raise ValueError(f"{source} has the splits {sorted(loaded)}; say which one.")
         loaded = next(iter(loaded.values()))
+    if not len(loaded):
+        raise ValueError(f"{source} holds no rows; its columns are {loaded.column_names}.")
     return loaded.to_list()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lc_jax.llm.annotate import Annotation, judge
 from lc_jax.llm.steps import REASONING, Ask, Fields, Step
@@ -25,6 +26,12 @@ class Protocol:
     text_order: bool = False  # answers are listed in the order of the paragraph; False: the most probable first
     judge_matches: bool = False  # the judge is asked about answers in the words of the truth or an alias, too
     judge_temperature: float = 0.0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Protocol:
+        """Returns the protocol that a config of evaluate_qa sets."""
+        fields = {name: settings[name] for name in ("judge_matches", "judge_temperature")}
+        return cls(**settings["wording"], **fields)
 
     def steps(self) -> dict[str, Step]:
         """The questions to annotators under their published names, so that a folder of wordings can replace them."""

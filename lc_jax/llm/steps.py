@@ -90,11 +90,11 @@ class Steps:
         """Estimates `requests` and sends none: what is not stored is taken to be as expected."""
         session = self.session_of(step)
         self.costs.append((step, session.estimate(requests), None))
-        store = session.store
+        store, prompt = session.store, self.prompt(step)
         for request, fields in zip(requests, rows, strict=True):
             stored = store.get(key(session.name, request)) if store else None
             try:
-                value = self.prompt(step).parse(stored.text, fields) if stored else self.steps[step].expected(fields)
+                value = prompt.parse(stored.text, fields) if stored else self.steps[step].expected(fields)
             except prompts.Invalid:
                 value = self.steps[step].expected(fields)
             yield Annotation("ok", value)

@@ -20,6 +20,24 @@ from lc_jax.models.transformer import Model
 BIAS = "reward_head_bias"  # key of config.json: what transformers' head, which has no bias, leaves out
 
 
+def _fold(bias: float, weight: np.ndarray, norm: np.ndarray, dtype: str) -> np.ndarray:
+    """The norm's bias [D] in `dtype` that adds `bias` to its product with the head's `weight` [D], rounding included.
+
+    What one element loses by rounding is added to the next, whose weight is about as large or smaller, so that the sum
+    is as exact as the last element's share of it.
+    """
+    result = norm.astype(dtype)
+    square = float(np.sum(weight.astype(np.float64) ** 2))
+    rest = 0.0  # of the product, that rounding has left over
+    for place in np.argsort(-np.abs(weight), kind="stable"):
+        factor = float(weight[place])
+        if factor:
+            exact = float(norm[place]) + bias / square * factor + rest / factor
+            result[place] = exact
+            rest = (exact - float(result[place])) * factor
+    return result
+
+
 def save(
     path: str | Path,
     model: Model,
@@ -61,10 +79,9 @@ def save(
         weight, bias = kept[last[0]], float(kept[HEAD + "bias"][0])
         yield weight.astype(dtype)
         if norm in specs:
-            square = float(np.sum(weight.astype(np.float64) ** 2))
-            shift = bias / square * weight[0] if square else 0.0
-            bias = 0.0 if square else bias
-            yield (kept[norm] + shift).astype(dtype)
+            folded = _fold(bias, weight[0], kept[norm], dtype)
+            bias = 0.0 if weight.any() else bias  # before the last value is drawn
+            yield folded
 
     names = {HEAD + "weight": SCORE}
     renamed = [Spec(names.get(k, k.removeprefix(BACKBONE)), specs[k].shape, dtype) for k in order]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import secrets
 import shutil
 import tempfile
@@ -39,6 +41,7 @@ WEIGHTS = (
 )
 SCORE = "score.weight"  # a reward model's head as transformers' sequence classification names it
 ADAPTER = "adapter_config.json"  # of a low-rank adapter, which is no model by itself
+_FULL = os.strerror(errno.ENOSPC)
 _LFS = b"version https://git-lfs"  # how the text begins that git-lfs keeps in the place of a file
 BACKBONE, HEAD = "backbone_model.", "reward_head."  # beginnings of a reward model's keys
 # Written by old versions of transformers; computed here, not stored.
@@ -101,6 +104,9 @@ def new_folder(path: Path, *, together: bool = False) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` when all went well and vanishes otherwise.
 
     On several hosts each has a folder of its own, and process 0's becomes `path`; with `together` they share one.
+
+    Raises:
+      OSError: the disk is full, or its quota is used up; the message names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_main = jax.process_index() == 0
@@ -119,6 +125,12 @@ def new_folder(path: Path, *, together: bool = False) -> Iterator[Path]:
             _replace(temporary, path)
         if together:
             multihost_utils.sync_global_devices(f"{path} is in place")
+    except Exception as error:  # the Rust writers of tokenizers raise bare ones
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and _FULL not in str(error):
+            raise
+        raise OSError(
+            f"{path} is not written: {error}. Free some space and run the same command again, or name another place."
+        ) from error
     finally:
         if is_main or not together:
             shutil.rmtree(temporary, ignore_errors=True)

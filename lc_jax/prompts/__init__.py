@@ -6,7 +6,8 @@ the fine-tuned ones are asked stands in files, see `load_templates`.
 A folder of files under the published names takes the place of any of them: `published`.
 """
 
-from lc_jax.prompts.models import NO_ANSWER, Templates, join_answers, load_templates, postprocess_answers
+from lc_jax.prompts.answer_list import NO_ANSWER, join_answers, postprocess_answers
+from lc_jax.prompts.models import Templates, load_templates
 from lc_jax.prompts.prompt import Invalid, Prompt, Truncated
 
 __all__ = [

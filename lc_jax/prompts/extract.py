@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
+from lc_jax.prompts.answer_list import NO_ANSWER, distinct
 from lc_jax.prompts.literals import leading_list
-from lc_jax.prompts.models import NO_ANSWER, distinct
 from lc_jax.prompts.objects import after_reasoning, labelled, schema, stated, with_reasons
 from lc_jax.prompts.prompt import Invalid, Parser, Prompt, Shot, few_shot
 

@@ -13,7 +13,7 @@ from lc_jax.types import Message, PromptText
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z_]*)\}")
 # Placeholder names of the published template files.
-_ALIASES = {"ground_truth_top_answer": "answer", "formatted_paragraphs": "paragraphs", "claims_list": "statements"}
+_ALIASES = {"ground_truth_top_answer": "answer", "claims_list": "statements"}
 
 Parser = Callable[[str, Mapping[str, str]], Any]
 
@@ -42,8 +42,7 @@ class Shot:
 class Prompt:
     """Template text with {placeholders} of lower-case letters and underscores; any other brace is plain text.
 
-    The published placeholders {ground_truth_top_answer}, {formatted_paragraphs} and {claims_list} are read as {answer},
-    {paragraphs} and {statements}.
+    The published placeholders {ground_truth_top_answer} and {claims_list} are read as {answer} and {statements}.
     """
 
     template: str
@@ -51,6 +50,7 @@ class Prompt:
     schema: str = ""  # JSON schema of a structured reply, which the parser reads too; "": text only
     shots: tuple[Shot, ...] = ()  # the examples that the template shows
     unused: frozenset[str] = frozenset()  # fields that `render` takes although this wording does not show them
+    derive: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None  # further fields from those of a request
     is_message: bool = False  # the text is a user's message, for the chat template of whatever model reads it
 
     @functools.cached_property
@@ -71,8 +71,10 @@ class Prompt:
           ValueError: a field is missing or unknown.
           TypeError: a field is not text.
         """
-        missing = [name for name in self.fields if name not in fields]
         unknown = [name for name in fields if name not in self.fields and name not in self.unused]
+        if self.derive:
+            fields |= self.derive(fields)
+        missing = [name for name in self.fields if name not in fields]
         if missing or unknown:
             raise ValueError(f"Prompt fields missing: {missing}, unknown: {unknown}; it takes {list(self.fields)}.")
         for name, value in fields.items():
@@ -94,6 +96,8 @@ class Prompt:
         `rendered` back.
         """
         literals, names = self._pieces
+        if self.derive:
+            return None  # the fields that others were made from cannot be had back
         if not names:
             return {} if rendered == self.template else None
         first, last = literals[0], literals[-1]

@@ -1,16 +1,23 @@
 """Wordings from a folder of text files under the published names, in place of ours.
 
 A file may stand in the published subfolder or directly in the folder. Doubled braces are braces, as str.format has it.
-A turn that a file opens for the assistant is left out: models of today take none.
+Marks of turns (Human:, <|im_start|>) and a turn that a file opens for the assistant are left out: models of today take
+none. Replies are read in the form that the published wordings ask for; see `published_replies`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from lc_jax.prompts.equivalence import split_comparisons
 from lc_jax.prompts.prompt import Prompt
+from lc_jax.prompts.published_replies import PARSERS
+from lc_jax.prompts.summarize import split_paragraphs
 
 FILES = {
     # of the fine-tuned models
@@ -31,43 +38,124 @@ FILES = {
     "extract": "train/extract_answers_claude_8shot.txt",
     "forecast": "train/forecast_probs_claude_0shot.txt",
     "uncertainty": "paragraph_generation/generate_paragraphs_chatml_jafu_0shot.txt",
+    "vendor_confident_in_context": "paragraph_generation/generate_paragraphs_gpt4_trivia_qa_summary_icl_8shot.txt",
     "eval_extract": "eval/extract_answers_claude_10shot.txt",
     "eval_forecast": "eval/forecast_probs_claude_0shot.txt",
+    "equivalence": "eval/check_semantic_equivalence_10shot_batch10.txt",
     "claims": "biography_generation_eval/confidence_decompose_claims_claude_8shot.txt",
     "plain_claims": "biography_generation_eval/nonconfidence_decompose_claims_claude_8shot.txt",
     "confidence": "biography_generation_eval/confidence_filter_claude_1shot.txt",
     "correctness": "train/score_binary_correctness_claude_0shot.txt",
 }
-_HUMAN = re.compile(r"\A\s*Human:\s*")
+# A second file for a question, published for chat models: read where the first is not there.
+_SECOND = {"equivalence": "eval/check_semantic_equivalence_10shot_batch10_claude_chat.txt"}
+
+_QUERY, _READING = ("paragraph_generation_prompt",), ("generated_paragraph", "question")
+# The fields that each wording has to show, by our names; where it may show others, those of our prompt.
+_NEEDED = {
+    **dict.fromkeys(("paragraph", "in_context", "confident_in_context", "vendor_confident_in_context"), _QUERY),
+    **dict.fromkeys(("llama_2_chat", "claude_distill", "uncertainty"), _QUERY),
+    **dict.fromkeys(("extract_answers", "extract", "eval_extract"), _READING),
+    **dict.fromkeys(("forecast_probs", "factuality", "correctness"), (*_READING, "answer")),
+    **dict.fromkeys(("forecast", "eval_forecast"), (*_READING, "answer")),
+    **dict.fromkeys(("claims", "plain_claims"), ("entity", "generated_paragraph")),
+    "critic": ("question", "answer"),
+    "query": ("question",),
+    "clue": ("category", "question"),
+    "summarize": ("formatted_paragraphs",),
+    "equivalence": ("examples",),
+    "confidence": ("statements",),
+}
+_ALLOWED = {
+    "critic": _QUERY,
+    "query": ("answer", "answers"),
+    "clue": ("answer", "answers"),
+    "summarize": _QUERY,
+    "equivalence": ("n_queries",),
+}
+
+_HUMAN = re.compile(r"\A\s*(?:Human:|<\|im_start\|>user\n)\s*")
 _ASSISTANT = re.compile(r"\n\s*Assistant:(?!.*\n\s*Human:).*\Z", re.DOTALL)
+_CHAT_TURN = re.compile(r"\s*<\|im_end\|>\s*<\|im_start\|>assistant.*\Z", re.DOTALL)
+_TEMPLATES = ("paragraph", "extract_answers", "forecast_probs", "factuality", "critic")  # what models.Templates holds
+
+
+def _number_paragraphs(fields: Mapping[str, str]) -> dict[str, str]:
+    """The drafts of a summary in the form in which the published wording shows them."""
+    drafts = enumerate(split_paragraphs(fields["paragraphs"]), 1)
+    return {"formatted_paragraphs": "".join(f"### Thought {number}\n{text}\n\n" for number, text in drafts)}
+
+
+def _number_comparisons(fields: Mapping[str, str]) -> dict[str, str]:
+    """Comparisons in the form of the published wording's examples, and their number."""
+    shown = [
+        {"Question": item.question, "Ground-Truth Answer": item.answer, "Provided Answer": item.candidate}
+        for item in split_comparisons(fields["comparisons"])
+    ]
+    blocks = [f"## Example {i}\n{json.dumps(one, indent=4, ensure_ascii=False)}" for i, one in enumerate(shown, 1)]
+    return {"examples": "\n\n".join(blocks), "n_queries": str(len(shown))}
+
+
+# Fields that a wording shows and that are made from those of a request: (made from, how).
+_DERIVED: dict[str, tuple[str, Callable[[Mapping[str, str]], dict[str, str]]]] = {
+    "summarize": ("paragraphs", _number_paragraphs),
+    "equivalence": ("comparisons", _number_comparisons),
+}
+
+
+def _places(folder: Path, file: str) -> tuple[Path, Path]:
+    return folder / file, folder / Path(file).name
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The file of a wording in `folder`, if there is one; of some questions no wording of this kind was published."""
-    if name not in FILES:
-        return None
-    places = (folder / FILES[name], folder / Path(FILES[name]).name)
-    return next((place for place in places if place.is_file()), None)
+    """The file of a wording in `folder`, if there is one; of some questions no wording of this kind was published.
+
+    Raises:
+      ValueError: two files with different words are there for it.
+    """
+    files = [FILES[name], *([_SECOND[name]] if name in _SECOND else [])] if name in FILES else []
+    paths = [place for file in files for place in _places(folder, file) if place.is_file()]
+    if len({_plain_text(path) for path in paths}) > 1:
+        raise ValueError(f"{paths[0]} and {paths[1]} are of the same question and differ: keep one of them.")
+    return paths[0] if paths else None
 
 
 def check(prompt_dir: str | Path) -> None:
-    """Checks a folder of wordings ("": none).
+    """Checks a folder of wordings ("": none): every file in it is read, or refused by name.
 
     Raises:
       FileNotFoundError: there is no such folder.
-      ValueError: it holds none of the published files, or one that is no text in UTF-8.
+      ValueError: it holds none of the published files, one under a name or in a place where nothing reads it, or one
+        that is no text in UTF-8 or holds other placeholders than its question has.
     """
     if not prompt_dir:
         return
     folder = Path(prompt_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"--config.prompt_dir={str(prompt_dir)!r}: no such folder.")
-    paths = [path for name in FILES if (path := find(folder, name))]
-    if not paths:
+    files = (*FILES.values(), *_SECOND.values())
+    known = {place for file in files for place in _places(folder, file)}
+    for path in sorted(folder.rglob("*.txt")):
+        if path not in known and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            raise ValueError(_unknown(path, files))
+    wordings = {name: found for name in FILES if (found := find(folder, name))}
+    if not wordings:
         names = [Path(FILES[name]).name for name in ("extract", "forecast", "summarize")]
         raise ValueError(f"--config.prompt_dir={str(prompt_dir)!r} holds none of the published files, such as {names}.")
-    for path in paths:
-        read_text(path)
+    for name, found in wordings.items():
+        read(found, name)
+
+
+def _unknown(path: Path, files: Iterable[str]) -> str:
+    """What is wrong with a file that no wording is read from, and the remedy."""
+    names = {Path(file).name: file for file in files}
+    if path.name in names:
+        return f"{path} is not where it is read: move it to {names[path.name]} in prompt_dir."
+    if path.stem in _TEMPLATES:
+        return f"{path} is a file of templates, not of prompt_dir: give its folder by --config.templates."
+    near = difflib.get_close_matches(path.name, names, 1)
+    hint = f"did you mean {near[0]}? Otherwise" if near else "it has no published name:"
+    return f"{path} is read by nothing; {hint} remove it from prompt_dir, whose files have the published names."
 
 
 def read_text(path: Path) -> str:
@@ -82,34 +170,44 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is no text in UTF-8 (byte {error.start}): save it in that encoding.") from None
 
 
-def read(path: Path, fields: Iterable[str], original: Prompt | None = None) -> Prompt:
-    """The wording in a file, with the parser of `original`; its replies follow no schema but the wording's own form.
+def _plain_text(path: Path) -> str:
+    """A file's text with braces as they are meant, without marks of turns and without a turn of the assistant."""
+    text = read_text(path).replace("{{", "{").replace("}}", "}")
+    return _CHAT_TURN.sub("", _ASSISTANT.sub("", _HUMAN.sub("", text))).rstrip()
+
+
+def read(path: Path, name: str, unused: Iterable[str] = ()) -> Prompt:
+    """The wording `name` in a file. Its replies follow no schema but the wording's own form.
 
     Args:
-      fields: what the prompt is given. A wording may leave some out.
+      unused: fields that requests have beyond those that a wording of this name may show.
 
     Raises:
-      ValueError: a placeholder is none of these fields, or there is none.
+      ValueError: a placeholder is of no field of this question, or one that the question needs is missing.
     """
-    text = read_text(path).replace("{{", "{").replace("}}", "}")
-    wording = Prompt(_ASSISTANT.sub("", _HUMAN.sub("", text)).rstrip())
-    fields = frozenset(fields)
-    if not wording.fields or not fields.issuperset(wording.fields):
-        raise ValueError(f"{path} must hold some of the placeholders {sorted(fields)}, not {list(wording.fields)}.")
-    parser = original.parser if original else wording.parser
-    return Prompt(wording.template, parser, unused=fields - set(wording.fields))
+    text, needed = _plain_text(path), set(_NEEDED[name])
+    allowed = needed.union(_ALLOWED.get(name, ()))
+    wording = Prompt(text)
+    if not allowed.issuperset(wording.fields) or not needed.issubset(wording.fields):
+        more = f" and may hold {sorted(allowed - needed)}" if allowed - needed else ""
+        held = f"it holds {sorted(wording.fields)}" if wording.fields else "it holds none"
+        raise ValueError(f"{path} must hold the placeholders {sorted(needed)}{more}; {held}.")
+    original, derive = _DERIVED.get(name, ("", None))
+    hidden = (allowed | {original} | set(unused)) - {"", *wording.fields}
+    return Prompt(text, PARSERS.get(name, wording.parser), unused=frozenset(hidden), derive=derive)
 
 
 def override(prompt_dir: str | Path, name: str, prompt: Prompt) -> Prompt:
     """`prompt`, or the wording that `prompt_dir` ("": none) has for it.
 
     Raises:
-      FileNotFoundError: there is no such folder.
-      ValueError: see `read`.
+      FileNotFoundError, ValueError: see `check` and `read`.
     """
     if not prompt_dir:
         return prompt
-    if not Path(prompt_dir).is_dir():
-        raise FileNotFoundError(f"--config.prompt_dir={str(prompt_dir)!r}: no such folder.")
+    check(prompt_dir)
     path = find(Path(prompt_dir), name)
-    return read(path, {*prompt.fields, *prompt.unused}, prompt) if path else prompt
+    if path is None:
+        return prompt
+    wording = read(path, name, {*prompt.fields, *prompt.unused})
+    return wording if name in PARSERS else dataclasses.replace(wording, parser=prompt.parser)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from lc_jax.prompts import in_context, paragraph, published
@@ -22,13 +23,17 @@ percentage. Reply with the paragraph and nothing else.""",
 )
 
 # In the form that Llama 2 Chat was trained on; the tokenizer adds the first token.
-LLAMA_2_CHAT = Prompt(
-    """\
+_CHAT = """\
 [INST] <<SYS>>
 You help with writing. Do what is asked, as well as you can, and add no remarks of your own.
 <</SYS>>
 
-{paragraph_generation_prompt} Write one paragraph of three to five sentences, as an encyclopedia would. [/INST]"""
+MESSAGE [/INST]"""
+LLAMA_2_CHAT = Prompt(
+    _CHAT.replace(
+        "MESSAGE",
+        "{paragraph_generation_prompt} Write one paragraph of three to five sentences, as an encyclopedia would.",
+    )
 )
 
 # By name: (the prompt, its published name). "finetuned" is in the templates of the model.
@@ -61,4 +66,9 @@ def load(strategy: str, templates: str | Path, prompt_dir: str | Path = "", *, c
     if strategy == "finetuned":
         return load_templates(templates, prompt_dir).paragraph
     prompt, name = _PROMPTED[strategy]
-    return published.override(prompt_dir, name, prompt)
+    if not checkpoint and strategy == "summary-8-shot":
+        name = "vendor_confident_in_context"
+    wording = published.override(prompt_dir, name, prompt)
+    if strategy == "llama-2-chat" and wording is not prompt and "[INST]" not in wording.template:
+        return dataclasses.replace(wording, template=_CHAT.replace("MESSAGE", wording.template))
+    return wording

@@ -22,11 +22,6 @@ def split_paragraphs(joined: str) -> list[str]:
     return [json.loads(line) for line in joined.split("\n") if line]
 
 
-def number_paragraphs(paragraphs: Sequence[str]) -> str:
-    """The form in which the published wording shows the paragraphs."""
-    return "".join(f"### Thought {number}\n{text}\n\n" for number, text in enumerate(paragraphs, 1))
-
-
 def one_paragraph(reply: str, fields: Mapping[str, str]) -> str:
     """The reply as a single paragraph.
 

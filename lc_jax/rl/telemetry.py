@@ -13,7 +13,7 @@ import numpy as np
 
 from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
 from lc_jax.preflight import NON_NEGATIVE, POSITIVE, PROBABILITY, check_settings
-from lc_jax.prompts.models import distinct
+from lc_jax.prompts.answer_list import distinct
 from lc_jax.rl.reader import Reading
 from lc_jax.rl.reward import Rewards, probability
 from lc_jax.rl.rollout import Rollout

@@ -275,11 +275,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         if items is None:
             written, costs = writer.write({q.question_id: q.prompt for q in questions}, session, mesh)
             items = Items(questions, list(written.values()), list(written))
-        protocol = qa.Protocol(
-            **config.wording, judge_matches=config.judge_matches, judge_temperature=config.judge_temperature
-        )
         sessions = session.with_roles(config.annotators, config.dry_run)
-        steps = Steps(protocol.steps(), session, config.prompt_dir, config.dry_run, sessions)
+        steps = Steps(qa.Protocol.from_settings(config).steps(), session, config.prompt_dir, config.dry_run, sessions)
         work = Work(config, items, writer, steps)
         records = work.records()
         costs += work.steps.costs

@@ -161,13 +161,11 @@ def paragraphs(work: Work) -> Iterator[Done]:
 def summaries(work: Work) -> Iterator[Done]:
     """Summary distillation: the consensus of the sampled paragraphs, with percentages."""
     assert work.steps is not None
-    ours = work.steps.prompt("summarize") is summarize.PROMPT
-    join = summarize.join_paragraphs if ours else summarize.number_paragraphs
     drafts = work.inputs("icl_generated_paragraphs", _texts)
     fields = [
-        (row, {"paragraph_generation_prompt": work.questions[row].prompt, "paragraphs": join(texts)})
+        (row, {"paragraph_generation_prompt": query_text, "paragraphs": summarize.join_paragraphs(texts)})
         for row, texts in drafts.items()
-        if work.questions[row].prompt
+        if (query_text := work.questions[row].prompt)
     ]
     yield from _one_column(work, "summarize", fields, "claude_summary")
 

@@ -32,6 +32,9 @@ MOON = ["14 December 1972 UTC", "December 1972"]
         {"answer": [[MOON[0]], ["", None, MOON[1]]]},
         {"answer": " ", "answers": MOON},
         {"Answer ": MOON[0], "aliases": [" ", MOON[1]]},
+        {"aliases": MOON},
+        {"aliases": json.dumps(MOON), "answer": None},
+        {"Aliases": [" ", *MOON], "answer": "", "normalized_aliases": [MOON[1]]},
     ],
 )
 def test_every_accepted_answer_counts_and_the_first_is_the_usual_form(row):

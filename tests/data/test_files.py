@@ -142,6 +142,11 @@ def arrow(tmp_path):
     return (tmp_path / "a.feather").read_bytes()
 
 
+def empty_parquet(tmp_path):
+    parquet.write_table(pyarrow.table({"question": [], "answer": []}), tmp_path / "empty.parquet")
+    return (tmp_path / "empty.parquet").read_bytes()
+
+
 def damaged_parquet(tmp_path):
     parquet.write_table(pyarrow.table({"a": list(range(1000))}), tmp_path / "whole.parquet")
     return (tmp_path / "whole.parquet").read_bytes()[:500]
@@ -163,10 +168,13 @@ REFUSED = [
     ("a.parquet", lambda _: b'{"a": 1}', "is no Parquet file"),
     ("a.jsonl", lambda _: LINES.encode("utf-16-le"), "UTF-16 without a byte order mark: save it as UTF-8"),
     ("a.jsonl", lambda _: gzip.compress(LINES.encode())[:-12], "cut off or damaged"),
-    ("a.jsonl", lambda _: b"", "holds no rows: it is empty"),
-    ("a.csv", lambda _: b"\n \n\n", "holds no rows"),
-    ("a.csv", lambda _: b"question,answer\n", "a header only"),
-    ("a.json", lambda _: b"[]", "holds no rows"),
+    ("a.jsonl", lambda _: b"", r"holds no rows: it is empty\.$"),
+    ("a.csv", lambda _: b"\n \n\n", r"holds no rows: it is empty\.$"),
+    ("a.csv", lambda _: b"question,answer\n", r"a header only, with the columns \['question', 'answer'\]; put rows"),
+    ("a.csv", lambda _: b"\xef\xbb\xbfsep=;\n\nquestion;a,b\n", r"with the columns \['question', 'a,b'\]"),
+    ("a.tsv.gz", lambda _: gzip.compress(b"question\tanswer\n"), r"with the columns \['question', 'answer'\]"),
+    ("a.parquet", empty_parquet, r"with the columns \['question', 'answer'\]"),
+    ("a.json", lambda _: b"[]", r"holds no rows: it is empty\.$"),
     ("a.txt", lambda _: b"Write about Linz.\n", "is not of the formats jsonl, ndjson, json, csv, tsv, parquet"),
     ("a.json", lambda _: b"question,answer\n1,2\n", r"a.json, line 1: not JSON"),
     ("a.json", lambda _: b'{"a": [[1, 2]], "b": 3}', "lists of cells without column names"),

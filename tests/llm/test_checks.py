@@ -197,10 +197,10 @@ def test_folders_of_wordings(tmp_path):
     with pytest.raises(ValueError, match=r"holds none of the published files, such as \['extract_answers_claude_8shot"):
         published.check(tmp_path)
     path = tmp_path / Path(published.FILES["eval_extract"]).name
-    path.write_bytes("Paragraph: {generated_paragraph} é".encode("latin-1"))
+    path.write_bytes("Paragraph: {generated_paragraph} é {question}".encode("latin-1"))
     with pytest.raises(ValueError, match=r"extract_answers_claude_10shot\.txt is no text in UTF-8 \(byte 33\)"):
         published.check(tmp_path)
-    path.write_text("\ufeffParagraph: {generated_paragraph}", encoding="utf-8")
+    path.write_text("\ufeffParagraph: {generated_paragraph} {question}", encoding="utf-8")
     published.check(tmp_path)
 
 

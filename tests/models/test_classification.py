@@ -64,6 +64,18 @@ def test_the_folder_loads_back_as_a_reward_model(saved, mesh, tmp_path):
         hf.load(folder, mesh)
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_bfloat16_weights_lose_nothing_of_the_bias(preset, mesh, tmp_path):
+    """A final norm's bias of size 1 takes up 0.7 in shares of about 0.01, of which bfloat16 would keep little."""
+    model = random_model(mesh, preset, "scalar", param_dtype="bfloat16", compute_dtype="float32")
+    module = model.bind()
+    module.reward_head.bias[...] = jnp.asarray([0.7], jnp.bfloat16)
+    model = type(model).of(module)
+    classification.save(tmp_path / "model", model, pad_id=PAD)
+    back = hf.load(tmp_path / "model", mesh, kind="scalar", param_dtype="bfloat16", compute_dtype="float32")
+    np.testing.assert_allclose(logits(back), logits(model), rtol=1e-5, atol=2e-5)
+
+
 def test_a_language_model_is_refused(mesh, tmp_path):
     with pytest.raises(ValueError, match="A language model has no reward"):
         classification.save(tmp_path / "model", random_model(mesh))

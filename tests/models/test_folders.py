@@ -1,6 +1,8 @@
 """Checkpoint folders: scalar models, configs that are refused, saves that fail."""
 
+import errno
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lc_jax.models import folders, hf, registry, tensors
+from lc_jax import main
+from lc_jax.models import classification, folders, hf, layout, registry, tensors
 from lc_jax.models.transformer import trainable
 from tests.models.conftest import edit, edit_config, random_model
 
@@ -159,3 +162,41 @@ def test_a_failed_save_leaves_the_older_folder(mesh, folder, monkeypatch):
         hf.save(folder, random_model(mesh, "tiny-gpt-neox"))
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert list(folder.parent.iterdir()) == [folder]
+
+
+class Full:
+    """Writes tokenizer files until the disk is full; the Rust writer of tokenizers raises no OSError."""
+
+    def save(self, folder):
+        (folder / "tokenizer.json").write_text("{")
+        raise Exception("No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("save", [hf.save, classification.save])
+@pytest.mark.parametrize("place", ["tensors", "tokenizer"])
+def test_a_full_disk_ends_in_one_line_and_leaves_the_former_folder(mesh, tmp_path, monkeypatch, save, place):
+    model, writes, write_tensor = random_model(mesh, kind="scalar"), [], tensors._write_tensor
+
+    def write_until_full(file, spec, value):
+        writes.append(spec)
+        if len(writes) == 3 and place == "tensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_tensor(file, spec, value)
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("former")
+    monkeypatch.setattr(tensors, "_write_tensor", write_until_full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        save(tmp_path / "model", model, tokenizer=Full())
+    lines, code = main.explain(error.value)
+    assert (len(lines), code) == (1, 1)
+    assert lines[0].startswith(f"{tmp_path}/model is not written: ")
+    assert "Free some space and run the same command again" in lines[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "config.json").read_text() == "former"
+
+
+def test_other_failures_of_a_writer_are_raised_as_they_are(tmp_path):
+    with pytest.raises(KeyError), layout.new_folder(tmp_path / "model"):
+        raise KeyError("a bug")
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lc_jax.inference import writing
 from lc_jax.preflight import Problems
 from lc_jax.prompts import equivalence, extract, forecast, retry
 from lc_jax.tasks import evaluate_qa
@@ -39,6 +40,26 @@ def test_the_published_evaluation_reasons_first_and_judges_every_answer(evaluate
     settings = result["settings"]
     assert (settings["judge_matches"], settings["judge_temperature"]) == (True, 0.2)
     assert settings["wording"] == {"reasoning": True, "text_order": True}
+
+
+def test_a_checkpoint_writes_from_the_nucleus_and_a_run_begun_otherwise_is_refused(evaluate, tmp_path, monkeypatch):
+    path = write(tmp_path / "questions.jsonl", [{k: row[k] for k in ("question", "answers")} for row in invented(2)])
+    decodings = []
+
+    def decode(folder, mesh, prompts, decoding, precision):
+        decodings.append(decoding)
+        return iter([(i, f"It is Mount {i} (70%) or K2 (30%).", True) for i in range(len(prompts))])
+
+    monkeypatch.setattr(writing, "write", decode)
+    with FakeServer(scripted) as server:
+        result, records = evaluate(server, model="m", questions__source=path, top_p=0.9, max_new_tokens=512)
+        with pytest.raises(ValueError, match="was written by another model or in another way"):
+            evaluate(server, model="m", questions__source=path, max_new_tokens=512)
+    assert [(d.temperature, d.top_p, d.max_new_tokens) for d in decodings] == [(0.3, 0.9, 512)]
+    assert (result["settings"]["top_p"], result["settings"]["max_new_tokens"]) == (0.9, 512)
+    assert [(r["paragraph"], r["answers"], r["probs"]) for r in records] == [
+        (f"It is Mount {i} (70%) or K2 (30%).", [f"Mount {i}", "K2"], [0.7, 0.3]) for i in range(2)
+    ]
 
 
 def test_extractor_forecaster_and_judge_can_be_three_models(evaluate, tmp_path, capsys):

@@ -113,6 +113,15 @@ def test_other_settings_do_not_continue_a_run(tmp_path):
         train(tmp_path, description={"fit": "b"})
 
 
+def test_a_run_of_a_version_before_a_setting_resumes_while_the_setting_is_empty(tmp_path):
+    with Checkpoints(Destination(tmp_path, {"a": "1"}), every=1) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(2)})
+    with Checkpoints(Destination(tmp_path, {"a": "1", "questions.columns": '""'}), every=1) as checkpoints:
+        assert checkpoints.restore({"x": jnp.zeros(2)})[1] == 1
+    with pytest.raises(ValueError, match=r"questions\.columns was no setting, is '\"x=y\"'"):
+        Checkpoints(Destination(tmp_path, {"a": "1", "questions.columns": '"x=y"'}), every=1)
+
+
 def test_padding_is_counted_for_each_real_token(tmp_path):
     train(tmp_path, encoded=[Encoded((5,) * length, 1) for length in (6, 8) * 40])
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
