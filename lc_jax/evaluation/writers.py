@@ -118,7 +118,9 @@ class Writer:
           ValueError: that file was begun by another model or in another way.
         """
         from lc_jax.inference import writing
+        from lc_jax.models import released
 
+        released.warn_of_wording(self.model, prompt)
         path = Path(self.output) / "paragraphs.jsonl"
         how = (self.model, self.strategy, self.temperature, self.top_p, self.max_new_tokens, self.seed)
         recipe = fingerprint([prompt.template, *how])

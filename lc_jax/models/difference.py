@@ -23,6 +23,7 @@ from lc_jax.models.tensors import Spec, Tensors, check_values, write
 SUM = "model_sum.txt"  # the published check: the sum of all recovered parameters
 CHECKSUMS = "recovered_checksums.json"  # ours: SHA-256 of every recovered tensor, beside the difference
 ENDING = "-wdiff"  # of the published differences' names
+RECOVERED_FROM = "recovered_from"  # key of a recovered config.json: the name of the difference
 SUM_TOLERANCE = 1e-5  # relative; the published sum is a float32 one
 
 _NORMS = ("model.norm.weight", "final_layer_norm.weight")  # endings of the last norm's key, by family
@@ -89,10 +90,15 @@ class _Pair:
             return value, None
         return value, self.base.slice(self.partners[key])[...].astype(np.float32, copy=False)
 
-    def write_configs(self, folder: Path, dtype: str) -> None:
-        """The upload's config and tokenizer; a reward model's config says what its backbone is."""
+    def write_configs(self, folder: Path, dtype: str, name: str = "") -> None:
+        """The upload's config and tokenizer; a reward model's config says what its backbone is.
+
+        Args:
+          name: of the difference that the result was recovered from.
+        """
         config = {k: v for k, v in self.config.items() if k != "torch_dtype"} | {"dtype": dtype}
         config |= {"model_type": REWARD_MODEL} if self.prefix else {}
+        config |= {RECOVERED_FROM: name} if name else {}
         if self.prefix and "backbone_config" not in config:
             backbone = read_json(self.base_folder / "config.json")
             config["backbone_config"] = backbone | {"vocab_size": self._vocab_size()}
@@ -110,6 +116,7 @@ def recover(
     destination: Path,
     *,
     dtype: str = "",
+    name: str = "",
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Writes base + difference; a tensor whose shape differs from the base's is whole already and taken as it is.
@@ -118,6 +125,7 @@ def recover(
 
     Args:
       dtype: of the result; default that of the model the difference was made from, else the difference's own.
+      name: of the difference, which the result's config.json says; default its folder's.
 
     Raises:
       ValueError: a check fails: the base is another, or a file is damaged. Nothing is left at `destination` then.
@@ -143,7 +151,7 @@ def recover(
     with new_folder(destination) as folder:
         write(folder, pair.specs(dtype), values(), max_shard_bytes)
         _check_sum(pair, total, is_checked=bool(checksums))
-        pair.write_configs(folder, dtype)
+        pair.write_configs(folder, dtype, name or difference.name)
 
 
 def make(

@@ -135,7 +135,7 @@ def recovered(name: str) -> Path:
         )
     base = _base()
     logging.info("Recovering %s from %s into %s", name, base, folder)
-    difference.recover(Path(base) if Path(base).is_dir() else download(base), upload, folder)
+    difference.recover(Path(base) if Path(base).is_dir() else download(base), upload, folder, name=repository(name))
     return folder
 
 

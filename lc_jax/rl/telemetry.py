@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +116,15 @@ class Alarms:
 
 
 class RolloutLog:
-    """`rollouts.jsonl`: one readable row per episode. Rows from `first_step` on, of a run cut off, are dropped."""
+    """`rollouts.jsonl` and `validation.jsonl`: a readable row per episode. Rows from `first_step` on are dropped."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         self._path = path
         kept = [row for row in read_jsonl(path, torn=True) if row["step"] < first_step] if path.exists() else []
         write_jsonl(path, kept)
 
-    def write(
-        self, step: int, questions: Sequence[Question], paragraphs: Sequence[str], reading: Reading, rewards: Rewards
-    ) -> None:
-        """Adds a step's episodes with their forecasts and rewards."""
-        rows = episode_rows(questions, paragraphs, reading, rewards)
+    def write(self, step: int, rows: Iterable[dict[str, Any]]) -> None:
+        """Adds a step's rows, as `episode_rows` makes them."""
         append_jsonl(self._path, ({"step": step, **row} for row in rows))
 
 

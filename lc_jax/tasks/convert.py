@@ -68,8 +68,11 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         base, source = folders.resolve(config.base), Path(config.source)
         if not source.is_dir():
             source = hub.download(config.source)  # the difference itself
-        combine = difference.make if config.make_difference else difference.recover
-        combine(base, source, destination, dtype=config.dtype, max_shard_bytes=shard_bytes)
+        settings = {"dtype": config.dtype, "max_shard_bytes": shard_bytes}
+        if config.make_difference:
+            difference.make(base, source, destination, **settings)
+        else:
+            difference.recover(base, source, destination, name=Path(config.source).name, **settings)
         logging.info("%s and %s -> %s", config.base, config.source, destination)
         return
     source = folders.resolve(config.source)

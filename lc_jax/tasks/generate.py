@@ -23,7 +23,7 @@ from lc_jax.data.rows import load_placed_rows
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference.finite import check_finite
-from lc_jax.models import hf
+from lc_jax.models import hf, released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import Prompt, load_templates
 from lc_jax.training import checks
@@ -104,6 +104,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     names = ("model", "num_samples", "max_new_tokens", *SAMPLING, "seed")
     uses_template = any(row.get("paragraph_generation_prompt") is not None for row in rows)
     settings = {name: config[name] for name in (*names, *(("templates", "prompt_dir") if uses_template else ()))}
+    if uses_template:
+        released.warn_of_wording(config.model, load_templates(config.templates, config.prompt_dir).paragraph)
     settings |= {"prompts": fingerprint(rows), "prompt_ids": fingerprint(prompts)}  # ids: templates and tokenizer files
     done = {(row["row"], row["sample"]) for row in jsonl.resume(output, settings)}
     todo = [(i, s) for i in range(len(rows)) for s in range(config.num_samples) if (i, s) not in done]

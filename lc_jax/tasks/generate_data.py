@@ -36,6 +36,7 @@ from lc_jax.llm.annotate import Annotation
 from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.llm.steps import REASONING, Step, Steps
+from lc_jax.models import released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import correctness, extract, forecast, in_context, paragraph, published, query, summarize
 from lc_jax.prompts.literals import parse_list
@@ -138,6 +139,7 @@ def paragraphs(work: Work) -> Iterator[Done]:
     """
     config, num_samples = work.config, work.config.num_samples
     template, asking = _template(config), _asking(work)
+    released.warn_of_wording(config.model, template)
     texts = [template.prompt_text(paragraph_generation_prompt=q.prompt) for _, q in asking for _ in range(num_samples)]
     ids = [row * num_samples + sample for row, _ in asking for sample in range(num_samples)]
     decoding = writing.Decoding(config.max_new_tokens, config.temperature, config.seed, config.batch_size, config.top_p)

@@ -17,7 +17,7 @@ from lc_jax import parallel, prompts
 from lc_jax.data.questions import load_train_and_validation
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
-from lc_jax.models import folders, hf
+from lc_jax.models import folders, hf, released
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.preflight import check_all
 from lc_jax.rl import advantage, consistency, kl, reader, reward, rollout, telemetry
@@ -42,6 +42,7 @@ def load_writer(config: ConfigDict) -> Writer:
     tokenizer, ppo = load_tokenizer(config.policy), config.ppo
     templates = prompts.load_templates(config.templates, config.prompt_dir)
     tokenizer.add_chat_template(templates.paragraph)
+    released.warn_of_wording(config.policy, templates.paragraph)
     sampling = generate.Sampling(
         ppo.response_length, ppo.temperature, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
     )
@@ -54,6 +55,7 @@ def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
     settings, templates = config.reader, prompts.load_templates(config.templates, config.prompt_dir)
 
     def part(path: str, kind: str, template: prompts.Prompt) -> reader.Part:
+        released.warn_of_wording(path, template)
         model = hf.load(path, mesh, kind=kind, **frozen(config))
         return reader.Part(model, load_tokenizer(path), template, settings.max_length, settings.batch_size)
 
@@ -218,7 +220,7 @@ class Trainer:
     def evaluate(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Mean surrogate reward over the validation questions, without offset and KL; the same seed every time.
 
-        Returns the statistics, and the first SAMPLES of what was written and read.
+        Returns the statistics, and a row for each paragraph that was written and read.
         """
         policy = self.learners.with_params(self.state.params).policy
         completions = self.writer.write(policy, self.validation, self.config.seed)
@@ -229,8 +231,8 @@ class Trainer:
         telemetry.check_episodes("in validation", self.validation, {"reward": rewards.total})
         stop_rate = float(np.mean([c.finished for c in completions]))
         stats = {f"eval_{k}": v for k, v in telemetry.of_reading(reading, rewards).items()}
-        samples = list(telemetry.episode_rows(self.validation[:SAMPLES], paragraphs, reading, rewards))
-        return stats | {"eval_stop_rate": stop_rate}, samples
+        rows = list(telemetry.episode_rows(self.validation, paragraphs, reading, rewards))
+        return stats | {"eval_stop_rate": stop_rate}, rows
 
     def alarms(self) -> telemetry.Alarms:
         """Those of the config; a reader without an extractor finds no answers, which is no cause for one."""
@@ -337,7 +339,11 @@ def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Trains `config.policy`, leaves it in `<output>/model` and every step's episodes in `<output>/rollouts.jsonl`."""
+    """Trains `config.policy`, leaves it in `<output>/model`, and what was written and read at every step in `<output>`.
+
+    That is `rollouts.jsonl`, the episodes of training, and `validation.jsonl`, the validation paragraphs of every
+    evaluation with the answers that they offer and the reader's probabilities.
+    """
     planned(config, mesh).report()
     if config.dry_run:
         return
@@ -348,18 +354,20 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     with Checkpoints(destination, every=ppo.save_every, keep=ppo.keep) as checkpoints:
         saved, first = checkpoints.restore(trainer.checkpoint())
         trainer.restore(saved)
-        log, rollouts = Run(destination, ppo.num_steps, first), telemetry.RolloutLog(output / "rollouts.jsonl", first)
+        log = Run(destination, ppo.num_steps, first)
+        rollouts, validated = (telemetry.RolloutLog(output / f"{n}.jsonl", first) for n in ("rollouts", "validation"))
         best, alarms = Candidates(output, ppo.num_candidates, ppo.first_candidate), trainer.alarms()
         trainer.describe(first)
         questions = queries(trainer.questions, ppo, config.seed, first)
         for step in range(first, ppo.num_steps):
             stats, episodes = trainer.step(next(questions), step)
             if ppo.evaluates_after(step + 1):
-                validation, samples = trainer.evaluate()
+                validation, rows = trainer.evaluate()
                 stats |= validation
+                validated.write(step, rows)
                 best.offer(Candidate(step + 1, stats["eval_reward"]), trainer.save)
-                log.log_samples(step, samples)
-            rollouts.write(step, *episodes)
+                log.log_samples(step, rows[:SAMPLES])
+            rollouts.write(step, telemetry.episode_rows(*episodes))
             log.log(step, stats)
             log.advance()
             checkpoints.save(step + 1, trainer.checkpoint(), force=step + 1 == ppo.num_steps)

@@ -69,6 +69,7 @@ def test_every_stage(tmp_path, monkeypatch):
     assert [row["step"] for row in metrics] == [0, 1]
     assert all(row["policy/ratio_deviation"] < 1e-5 for row in metrics)
     assert len(rows(tmp_path / "lc_rl" / "rollouts.jsonl")) == 32
+    assert [row["step"] for row in rows(tmp_path / "lc_rl" / "validation.jsonl")] == [1] * 8
 
     for method in ("lc_rl", "lc_sft"):
         folder = str(tmp_path / "evaluation" / method)

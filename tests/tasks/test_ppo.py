@@ -62,7 +62,12 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     np.testing.assert_array_equal(kept["model.norm.weight"], cut["model.norm.weight"])
     for name in whole:
         np.testing.assert_array_equal(whole[name], cut[name])
-    assert rows(tmp_path / "whole" / "rollouts.jsonl") == rows(tmp_path / "cut" / "rollouts.jsonl")
+    for log in ("rollouts.jsonl", "validation.jsonl"):
+        assert rows(tmp_path / "whole" / log) == rows(tmp_path / "cut" / log)
+    validation = rows(tmp_path / "whole" / "validation.jsonl")
+    each = [(row["step"], row["question_id"]) for row in validation]
+    assert len(set(each)) == len(each) == SIZES["num_validation"] * len({step for step, _ in each})
+    assert {"paragraph", "extracted", "answer_prob", "reward"} <= validation[0].keys()
     one, other = (rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
     assert [row["reward"] for row in one] == [row["reward"] for row in other]
     assert [row["kl"] for row in one] == [row["kl"] for row in other]
