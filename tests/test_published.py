@@ -13,11 +13,11 @@ import pytest
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.evaluation import biography, qa
+from lc_jax.llm.data_steps import data_steps
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
 from lc_jax.prompts import load_templates
 from lc_jax.settings import flat
-from lc_jax.tasks import generate_data
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Example
 from tests.test_configs import config_of
@@ -112,7 +112,7 @@ def test_eight_paragraphs_at_temperature_0_7_and_summaries_at_0_3_make_the_data(
     config = config_of("generate_data")
     config.published = published
     assert values(config, "num_samples", "temperature") == (8, 0.7)
-    steps = generate_data.annotation_steps(**config.wording)
+    steps = data_steps(**config.wording)
     temperatures = {name: step.temperature for name, step in steps.items()}
     assert temperatures["summarize"] == 0.3
     assert {temperatures[name] for name in ("extract", "forecast", "correctness")} == {0.2}

@@ -108,8 +108,8 @@ def _choose(generation: Generation, extraction: Annotation, forecasts: Sequence[
     A paragraph without an answer is wrong with confidence 1, as published.
     """
     q, answers = generation.question, tuple(extraction.value or ())
-    bad = next((a for a in (extraction, *(forecasts or ())) if a.status != "ok"), None)
-    probs = tuple(a.value for a in forecasts) if forecasts and bad is None else ()
+    failure = next((a for a in (extraction, *(forecasts or ())) if a.status != "ok"), None)
+    probs = tuple(a.value for a in forecasts) if forecasts and failure is None else ()
     chosen, confidence = (answers[0], 1.0) if answers else ("", 1.0)
     if probs:
         confidence = max(probs)
@@ -123,15 +123,15 @@ def _choose(generation: Generation, extraction: Annotation, forecasts: Sequence[
         paragraph=generation.paragraph,
         answers=answers,
         probs=probs,
-        chosen=chosen if bad is None else "",
-        confidence=confidence if bad is None else float("nan"),
+        chosen=chosen if failure is None else "",
+        confidence=confidence if failure is None else float("nan"),
         correct=False,
-        status=bad.status if bad else "ok",
-        detail=bad.detail if bad else "",
+        status=failure.status if failure else "ok",
+        detail=failure.detail if failure else "",
     )
 
 
-def unwritten(question: Question, paragraph: Annotation) -> Record:
+def without_paragraph(question: Question, paragraph: Annotation) -> Record:
     """Returns the record of a question without a paragraph."""
     return _choose(Generation(question, ""), dataclasses.replace(paragraph, value=None), None)
 

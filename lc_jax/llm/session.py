@@ -46,7 +46,7 @@ class Session:
           part: their place in the config, for messages.
         """
         check_annotator(settings, part, keyless=dry_run)
-        options = _given(settings)
+        options = _without_empty(settings)
         if dry_run:
             options.pop("batch", None)  # as in `open_configured`
         return _session(self.store, self.meter, options.pop("name"), **options)
@@ -88,8 +88,8 @@ def open_annotator(
     Raises:
       ValueError: no such annotator; no known price for a budget; no batch endpoint.
     """
-    kept = Store(store) if store else None
-    return _session(kept, Meter(budget), name, price=price, batch=batch, **options)
+    replies = Store(store) if store else None
+    return _session(replies, Meter(budget), name, price=price, batch=batch, **options)
 
 
 def open_configured(
@@ -108,28 +108,28 @@ def open_configured(
     """
     check_annotator(settings, keyless=dry_run)
     check_budget(settings, budget)
-    options = _given(settings)
+    options = _without_empty(settings)
     if dry_run:
         options.pop("batch", None)  # the table of costs has a column for it
         store = store if Path(store).exists() else ""
     return open_annotator(**options, store=store, budget=budget or float("inf"))
 
 
-def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _without_empty(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value}
 
 
 def _session(
-    kept: Store | None, meter: Meter, name: str, *, price: Sequence[float] = (), batch: bool = False, **options: Any
+    store: Store | None, meter: Meter, name: str, *, price: Sequence[float] = (), batch: bool = False, **options: Any
 ) -> Session:
     annotator = llm.load(name, **options)
     able = capabilities.of(name)
-    known = Price(*price) if price else able.price if able else None
+    listed = Price(*price) if price else able.price if able else None
     if isinstance(annotator, OpenAI):
-        annotator.notes = kept
+        annotator.notes = store
     if batch:
-        if kept is None or not isinstance(annotator, (Anthropic, OpenAI)):
+        if store is None or not isinstance(annotator, (Anthropic, OpenAI)):
             raise ValueError(f"{name}: batch jobs need a store, and a provider that has them (anthropic, openai).")
-        annotator = Batched(annotator, kept)
-    metered = Metered(annotator, meter, price=known, batch=batch)
-    return Session(Stored(metered, kept) if kept else metered, kept, meter, known)
+        annotator = Batched(annotator, store)
+    metered = Metered(annotator, meter, price=listed, batch=batch)
+    return Session(Stored(metered, store) if store else metered, store, meter, listed)

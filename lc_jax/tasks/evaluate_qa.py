@@ -61,8 +61,8 @@ def _source(config: ConfigDict) -> str:
 
 
 def _with_queries(questions: Sequence[Question], limit: int) -> list[Question]:
-    shown = questions[: limit or None]
-    return [q if q.prompt else dataclasses.replace(q, prompt=plain_query(q.question)) for q in shown]
+    some = questions[: limit or None]
+    return [q if q.prompt else dataclasses.replace(q, prompt=plain_query(q.question)) for q in some]
 
 
 def _load_rows(config: ConfigDict) -> list[dict[str, Any]]:
@@ -105,10 +105,10 @@ class Items:
 
 
 def _items(pairs: Sequence[tuple[Question, Annotation | None]], source: object) -> Items:
-    written = [(q, paragraph) for q, paragraph in pairs if paragraph is not None]
-    questions = with_distinct_ids([q for q, _ in written], source)
-    ids = [q.question_id for q, _ in written]
-    return Items(questions, [paragraph for _, paragraph in written], ids, len(pairs) - len(written))
+    whole = [(q, paragraph) for q, paragraph in pairs if paragraph is not None]
+    questions = with_distinct_ids([q for q, _ in whole], source)
+    ids = [q.question_id for q, _ in whole]
+    return Items(questions, [paragraph for _, paragraph in whole], ids, len(pairs) - len(whole))
 
 
 @memoise
@@ -157,17 +157,17 @@ class Work:
 
     def records(self) -> list[qa.Record]:
         """One for each paragraph, in order."""
-        written = list(zip(self.items.questions, self.items.paragraphs, strict=True))
-        good = [(q, paragraph) for q, paragraph in written if paragraph.status == "ok"]
-        found = qa.evaluate(
-            [Generation(q, paragraph.value) for q, paragraph in good],
+        pairs = list(zip(self.items.questions, self.items.paragraphs, strict=True))
+        generations = [Generation(q, paragraph.value) for q, paragraph in pairs if paragraph.status == "ok"]
+        records = qa.evaluate(
+            generations,
             self.steps.ask,
             uses_confidence=self.config.uses_confidence,
             forecast_truth=self.config.forecast_truth,
             judge_matches=self.config.judge_matches,
         )
-        read = dict(zip((q.question_id for q, _ in good), found, strict=True))
-        return [read.get(q.question_id) or qa.unwritten(q, paragraph) for q, paragraph in written]
+        by_id = {record.question_id: record for record in records}
+        return [by_id.get(q.question_id) or qa.without_paragraph(q, paragraph) for q, paragraph in pairs]
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, for whoever reads the report."""
@@ -273,8 +273,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
         costs: Costs = []
         if items is None:
-            written, costs = writer.write({q.question_id: q.prompt for q in questions}, session, mesh)
-            items = Items(questions, list(written.values()), list(written))
+            paragraphs, costs = writer.write({q.question_id: q.prompt for q in questions}, session, mesh)
+            items = Items(questions, list(paragraphs.values()), list(paragraphs))
         sessions = session.with_roles(config.annotators, config.dry_run)
         steps = Steps(qa.Protocol.from_settings(config).steps(), session, config.prompt_dir, config.dry_run, sessions)
         work = Work(config, items, writer, steps)

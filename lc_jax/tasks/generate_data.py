@@ -34,11 +34,12 @@ from lc_jax.inference import writing
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation
 from lc_jax.llm.checks import check_asking
+from lc_jax.llm.data_steps import data_steps
 from lc_jax.llm.session import open_configured
-from lc_jax.llm.steps import REASONING, Step, Steps
+from lc_jax.llm.steps import Steps
 from lc_jax.models import released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
-from lc_jax.prompts import correctness, extract, forecast, in_context, paragraph, published, query, summarize
+from lc_jax.prompts import in_context, published, query, summarize
 from lc_jax.prompts.literals import parse_list
 from lc_jax.prompts.reasoning import strip_reasoning
 from lc_jax.types import Question
@@ -48,28 +49,8 @@ RECORD = "{output}.run.json"
 Row = dict[str, Any]
 
 
-def annotation_steps(reasoning: bool, text_order: bool) -> dict[str, Step]:
-    """Returns the questions to annotators; temperatures are the published ones where the paper gives them.
-
-    Args:
-      reasoning, text_order: how answers are read from paragraphs; see `qa.Protocol`.
-    """
-    short, long = (REASONING, REASONING) if reasoning else (32, 200)
-    extraction = extract.prompt(reasoning=reasoning, text_order=text_order)
-    probability, verdict = forecast.prompt(reasoning=reasoning), correctness.prompt(reasoning=reasoning)
-    return {
-        "clue": Step(query.CLUE, 0.3, 200, lambda fields: fields["question"]),
-        "query": Step(query.PROMPT, 0.3, 200, lambda fields: fields["question"]),
-        "claude_distill": Step(paragraph.PROMPT, 0.7, 512, lambda fields: ""),
-        "summarize": Step(summarize.PROMPT, 0.3, 512, lambda fields: ""),
-        "extract": Step(extraction, 0.2, long, lambda fields: ["an answer", "another answer"]),
-        "forecast": Step(probability, 0.2, short, lambda fields: 0.5),
-        "correctness": Step(verdict, 0.2, short, lambda fields: 0),
-    }
-
-
-Found = tuple[str, Annotation]  # the step, and what came of it
-Done = tuple[int, Row, list[Found]]  # a row's number, its new columns, and what they were made from
+Outcome = tuple[str, Annotation]  # of a step
+Result = tuple[int, Row, list[Outcome]]  # a row's number, its new columns, and what they were made from
 
 
 @dataclasses.dataclass
@@ -83,45 +64,45 @@ class Work:
     todo: Sequence[int]  # numbers of the rows that are not done yet
     steps: Steps | None  # None: no annotator is needed
 
-    def ask(self, step: str, asked: Sequence[tuple[int, Mapping[str, str]]]) -> Iterator[tuple[int, Found]]:
-        """For every (row, fields) the row and what the annotator made of it, in order."""
+    def ask(self, step: str, requests: Sequence[tuple[int, Mapping[str, str]]]) -> Iterator[tuple[int, Outcome]]:
+        """Yields, for every (row, fields) of `requests`, the row and what the annotator made of it, in order."""
         assert self.steps is not None
-        found = self.steps.ask(step, [fields for _, fields in asked])
-        for (row, _), annotation in zip(asked, found, strict=True):
+        annotations = self.steps.ask(step, [fields for _, fields in requests])
+        for (row, _), annotation in zip(requests, annotations, strict=True):
             yield row, (step, annotation)
 
     def inputs(self, name: str, read: Callable[[Any], Any] = str) -> dict[int, Any]:
-        """By row what stands in a column that a stage before this one made; rows without are left out."""
-        found = {}
+        """Returns the values of a column that a stage before this one made, by row; rows without are left out."""
+        values = {}
         for row in self.todo:
             value = column(self.rows[row], name)
             if not is_missing(value):
-                found[row] = read(value)
-        return found
+                values[row] = read(value)
+        return values
 
 
-def queries(work: Work) -> Iterator[Done]:
+def queries(work: Work) -> Iterator[Result]:
     """An open-ended query that does not give the answer away; with `config.clues` of the clue made a question."""
-    known = {row: work.questions[row] for row in work.todo}
-    asked = {row: query.asked(q.question, [q.answer, *q.aliases]) for row, q in known.items()}
-    clues: dict[int, list[Found]] = {row: [] for row in asked}
+    questions = {row: work.questions[row] for row in work.todo}
+    fields = {row: query.asked(q.question, [q.answer, *q.aliases]) for row, q in questions.items()}
+    clues: dict[int, list[Outcome]] = {row: [] for row in fields}
     if work.config.clues:
-        fields = [(row, {"category": str(work.rows[row].get("category") or ""), **asked[row]}) for row in asked]
-        for row, found in work.ask("clue", fields):
-            clues[row] = [found]
-            asked[row] = {**asked[row], "question": found[1].value or ""}
-    bad = [row for row, found in clues.items() if found and found[0][1].status != "ok"]
-    for row in bad:
+        categories = {row: {"category": str(work.rows[row].get("category") or "")} for row in fields}
+        for row, outcome in work.ask("clue", [(row, categories[row] | fields[row]) for row in fields]):
+            clues[row] = [outcome]
+            fields[row] = {**fields[row], "question": outcome[1].value or ""}
+    failures = [row for row, outcomes in clues.items() if outcomes and outcomes[0][1].status != "ok"]
+    for row in failures:
         yield row, {"paragraph_generation_prompt": None}, clues[row]
-    for row, found in work.ask("query", [(row, fields) for row, fields in asked.items() if row not in bad]):
-        columns = {"paragraph_generation_prompt": found[1].value}
+    for row, outcome in work.ask("query", [(row, fields[row]) for row in fields if row not in failures]):
+        columns = {"paragraph_generation_prompt": outcome[1].value}
         if work.config.clues:
-            columns["rephrased_question"] = asked[row]["question"]
-        yield row, columns, [*clues[row], found]
+            columns["rephrased_question"] = fields[row]["question"]
+        yield row, columns, [*clues[row], outcome]
 
 
-def _asking(work: Work) -> list[tuple[int, Question]]:
-    """(row, question) where there is a query to write about."""
+def _with_query(work: Work) -> list[tuple[int, Question]]:
+    """Returns (row, question) where there is a query to write about."""
     return [(row, q) for row in work.todo if (q := work.questions[row]).prompt]
 
 
@@ -132,20 +113,22 @@ def _template(config: ConfigDict) -> prompts.Prompt:
     return prompts.load_templates(config.templates, config.prompt_dir).paragraph
 
 
-def paragraphs(work: Work) -> Iterator[Done]:
+def paragraphs(work: Work) -> Iterator[Result]:
     """Samples `num_samples` paragraphs a question from `config.model`, cut at the first blank line of base models.
 
     Goes into `config.column`: a list, or the one paragraph when num_samples is 1.
     """
     config, num_samples = work.config, work.config.num_samples
-    template, asking = _template(config), _asking(work)
+    template, questions = _template(config), _with_query(work)
     released.warn_of_wording(config.model, template)
-    texts = [template.prompt_text(paragraph_generation_prompt=q.prompt) for _, q in asking for _ in range(num_samples)]
-    ids = [row * num_samples + sample for row, _ in asking for sample in range(num_samples)]
+    texts = [
+        template.prompt_text(paragraph_generation_prompt=q.prompt) for _, q in questions for _ in range(num_samples)
+    ]
+    ids = [row * num_samples + sample for row, _ in questions for sample in range(num_samples)]
     decoding = writing.Decoding(config.max_new_tokens, config.temperature, config.seed, config.batch_size, config.top_p)
-    written = writing.write(config.model, work.mesh, texts, decoding, config.precision, ids)
-    samples: dict[int, dict[int, Annotation]] = {row: {} for row, _ in asking}
-    for i, text, finished in written:
+    completions = writing.write(config.model, work.mesh, texts, decoding, config.precision, ids)
+    samples: dict[int, dict[int, Annotation]] = {row: {} for row, _ in questions}
+    for i, text, finished in completions:
         row, sample = divmod(ids[i], num_samples)
         answer = strip_reasoning(text)
         if answer is not None and config.first_paragraph:
@@ -154,13 +137,14 @@ def paragraphs(work: Work) -> Iterator[Done]:
         is_whole = answer is not None and finished
         samples[row][sample] = Annotation("ok" if is_whole else "truncated", answer and answer.strip())
         if len(samples[row]) == num_samples:
-            drawn = [samples[row][number] for number in range(num_samples)]
-            texts = [paragraph.value for paragraph in drawn]
-            yield row, {config.column: texts if num_samples > 1 else texts[0]}, [("sample", one) for one in drawn]
+            annotations = [samples[row][number] for number in range(num_samples)]
+            values = [annotation.value for annotation in annotations]
+            columns = {config.column: values if num_samples > 1 else values[0]}
+            yield row, columns, [("sample", annotation) for annotation in annotations]
             del samples[row]
 
 
-def summaries(work: Work) -> Iterator[Done]:
+def summaries(work: Work) -> Iterator[Result]:
     """Summary distillation: the consensus of the sampled paragraphs, with percentages."""
     assert work.steps is not None
     drafts = work.inputs("icl_generated_paragraphs", _texts)
@@ -176,41 +160,45 @@ def _texts(value: Any) -> list[str]:
     return [str(text) for text in (parse_list(value) if isinstance(value, str) else value) if text is not None]
 
 
-def _one_column(work: Work, step: str, fields: Sequence[tuple[int, Mapping[str, str]]], column: str) -> Iterator[Done]:
-    for row, found in work.ask(step, fields):
-        yield row, {column: found[1].value}, [found]
+def _one_column(
+    work: Work, step: str, fields: Sequence[tuple[int, Mapping[str, str]]], column: str
+) -> Iterator[Result]:
+    for row, outcome in work.ask(step, fields):
+        yield row, {column: outcome[1].value}, [outcome]
 
 
-def distilled(work: Work) -> Iterator[Done]:
+def distilled(work: Work) -> Iterator[Result]:
     """The annotator's own paragraph."""
-    fields = [(row, {"paragraph_generation_prompt": q.prompt}) for row, q in _asking(work)]
+    fields = [(row, {"paragraph_generation_prompt": q.prompt}) for row, q in _with_query(work)]
     yield from _one_column(work, "claude_distill", fields, "claude_generated_paragraph")
 
 
 ANSWERS, PROBS = "lc_sft_ground_truth_and_extracted_answers", "lc_sft_forecasted_probs"
 
 
-def forecasts(work: Work) -> Iterator[Done]:
+def forecasts(work: Work) -> Iterator[Result]:
     """Every answer that a paragraph offers, then a probability for the true answer (first) and for each of them."""
     fields = {
         row: {"generated_paragraph": text, "question": work.questions[row].question}
         for row, text in work.inputs("lc_sft_generated_paragraph").items()
     }
-    founds = dict(work.ask("extract", list(fields.items())))
-    for row, found in founds.items():
-        if found[1].status != "ok":
-            yield row, {ANSWERS: None, PROBS: None}, [found]
-    answers = {row: [work.questions[row].answer, *f[1].value] for row, f in founds.items() if f[1].status == "ok"}
-    asked = [(row, fields[row] | {"answer": answer}) for row in answers for answer in answers[row]]
-    probs: dict[int, list[Found]] = {}
-    for row, found in work.ask("forecast", asked):
-        probs.setdefault(row, []).append(found)
+    extractions = dict(work.ask("extract", list(fields.items())))
+    answers: dict[int, list[str]] = {}
+    for row, outcome in extractions.items():
+        if outcome[1].status == "ok":
+            answers[row] = [work.questions[row].answer, *outcome[1].value]
+        else:
+            yield row, {ANSWERS: None, PROBS: None}, [outcome]
+    requests = [(row, fields[row] | {"answer": answer}) for row in answers for answer in answers[row]]
+    probs: dict[int, list[Outcome]] = {}
+    for row, outcome in work.ask("forecast", requests):
+        probs.setdefault(row, []).append(outcome)
         if len(probs[row]) == len(answers[row]):
-            forecast_probs = [one.value for _, one in probs[row]]
-            yield row, {ANSWERS: answers[row], PROBS: forecast_probs}, [founds[row], *probs.pop(row)]
+            values = [annotation.value for _, annotation in probs[row]]
+            yield row, {ANSWERS: answers[row], PROBS: values}, [extractions[row], *probs.pop(row)]
 
 
-def correctnesses(work: Work) -> Iterator[Done]:
+def correctnesses(work: Work) -> Iterator[Result]:
     """Whether a reader of the paragraph would give the true answer: 1 or 0."""
     fields = []
     for row, text in work.inputs("factuality_sft_generated_paragraph").items():
@@ -223,7 +211,7 @@ def correctnesses(work: Work) -> Iterator[Done]:
 class Stage:
     """One thing to make."""
 
-    make: Callable[[Work], Iterator[Done]]
+    make: Callable[[Work], Iterator[Result]]
     columns: tuple[str, ...]  # that it adds; a row that it could not do has them without a value
     steps: tuple[str, ...] = ()  # questions to the annotator; (): a checkpoint writes
 
@@ -254,33 +242,32 @@ def _questions(config: ConfigDict) -> tuple[Sequence[Question], Sequence[Row]]:
         if rows is None:
             rows = load_joined_rows(**source)
         return raw_questions(rows[:limit], optional(config.input) or source["source"])
-    known = load_raw_questions(**source)
+    questions = load_raw_questions(**source)
     if rows is None:
-        known = known[:limit]
-        return known, [{"question_id": q.question_id, "paragraph_generation_prompt": q.prompt} for q in known]
-    places = _partners(rows, known, config)
-    return [known[place] for place in places], rows
+        questions = questions[:limit]
+        return questions, [{"question_id": q.question_id, "paragraph_generation_prompt": q.prompt} for q in questions]
+    return [questions[place] for place in _partners(rows, questions, config)], rows
 
 
-def _partners(rows: Sequence[Row], known: Sequence[Question], config: ConfigDict) -> list[int]:
-    """The place of each row's question in `known`.
+def _partners(rows: Sequence[Row], questions: Sequence[Question], config: ConfigDict) -> list[int]:
+    """Returns the place of each row's question in `questions`.
 
     Raises:
       ValueError: a row belongs to no question, or nothing says to which of several.
     """
     ids = [row_id(row) for row in rows]
-    found = pair(
-        ids, [q.question_id for q in known], f"rows of {config.input}", f"questions of {config.questions.source}"
+    partners = pair(
+        ids, [q.question_id for q in questions], f"rows of {config.input}", f"questions of {config.questions.source}"
     )
-    unknown = [name for name, places in zip(ids, found, strict=True) if not places]
+    unknown = [name for name, places in zip(ids, partners, strict=True) if not places]
     if unknown:
         raise ValueError(
             f"{config.input}: question_id {unknown[0]!r} (and {len(unknown) - 1} more) not among the questions."
         )
-    several = [name for name, places in zip(ids, found, strict=True) if len(places) > 1]
+    several = [name for name, places in zip(ids, partners, strict=True) if len(places) > 1]
     if several:
         raise ValueError(f"{config.questions.source}: the id {several[0]!r} is of several questions; correct the ids.")
-    return [places[0] for places in found]
+    return [places[0] for places in partners]
 
 
 def _recipe(work: Work) -> Row:
@@ -290,37 +277,37 @@ def _recipe(work: Work) -> Row:
     recipe |= {"num_rows": len(work.rows), "data": fingerprint([*map(dataclasses.asdict, work.questions), *work.rows])}
     if work.steps is None:
         names = ("model", "column", "num_samples", "temperature", "top_p", "max_new_tokens", "first_paragraph", "seed")
-        shown = {"paragraph": fingerprint(_template(config).template)}
-        return recipe | {name: config[name] for name in names} | {"prompts": shown}
-    asked = {step: work.steps.prompt(step) for step in steps}
-    recipe["prompts"] = {step: fingerprint([prompt.template, prompt.schema]) for step, prompt in asked.items()}
+        templates = {"paragraph": fingerprint(_template(config).template)}
+        return recipe | {name: config[name] for name in names} | {"prompts": templates}
+    prompts_by_step = {step: work.steps.prompt(step) for step in steps}
+    recipe["prompts"] = {step: fingerprint([p.template, p.schema]) for step, p in prompts_by_step.items()}
     return recipe | {"annotator": work.steps.session.name, "clues": config.clues}
 
 
 def _grow(work: Work, growing: Growing) -> Counter[str]:
-    """Makes the rows that are left; returns how many requests failed, by reason. Their rows are not kept."""
-    stage, left, failed = STAGES[work.config.what], set(work.todo), Counter[str]()
-    for row, columns, found in stage.make(work):
-        left.discard(row)
-        bad = [annotation.detail for _, annotation in found if annotation.status == "failed"]
-        if bad and not work.config.accept_failed:
-            failed.update(bad)
+    """Makes the missing rows; returns how many requests failed, by reason. Rows of failed requests are not stored."""
+    stage, rest, failures = STAGES[work.config.what], set(work.todo), Counter[str]()
+    for row, columns, outcomes in stage.make(work):
+        rest.discard(row)
+        reasons = [annotation.detail for _, annotation in outcomes if annotation.status == "failed"]
+        if reasons and not work.config.accept_failed:
+            failures.update(reasons)
             continue
         notes: dict[str, Counter[str]] = {}
-        for step, annotation in found:
+        for step, annotation in outcomes:
             notes.setdefault(step, Counter())[annotation.status] += 1
         problems = [
             {"question_id": work.questions[row].question_id, "step": step, "status": a.status, "detail": a.detail}
             | {"reply": a.text}
-            for step, a in found
+            for step, a in outcomes
             if a.status != "ok" and step != "sample"
         ]
         growing.add(row, columns, notes, problems)
-    for row in sorted(left):
+    for row in sorted(rest):
         problem = {"question_id": work.questions[row].question_id, "step": "input", "status": "missing"}
         columns = dict.fromkeys(stage.columns or (work.config.column,))
         growing.add(row, columns, {"input": {"missing": 1}}, [problem])
-    return failed
+    return failures
 
 
 def _store(config: ConfigDict) -> Path:
@@ -364,7 +351,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         if STAGES[config.what].steps:
             options: dict[str, Any] = {"budget": config.budget, "dry_run": config.dry_run}
             session = stack.enter_context(open_configured(config.annotator, _store(config), **options))
-            steps = Steps(annotation_steps(**config.wording), session, config.prompt_dir, config.dry_run)
+            steps = Steps(data_steps(**config.wording), session, config.prompt_dir, config.dry_run)
         work = Work(config, mesh, questions, rows, range(len(rows)), steps)
         if config.dry_run:
             for _ in STAGES[config.what].make(work) if steps else ():
@@ -375,7 +362,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         work.todo = [row for row in work.todo if row not in growing.added]
         logging.info("%d rows to make, %d are there already", len(work.todo), len(growing.added))
         try:
-            failed = _grow(work, growing)
+            failures = _grow(work, growing)
         finally:
             if steps:
                 session = steps.session
@@ -383,16 +370,16 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
                 growing.note_cost(session.meter.dollars, calls=session.meter.calls, **usage)
     if steps and steps.costs:
         logging.info("\n%s", cost.render(steps.costs))
-    if failed:
+    if failures:
         raise ValueError(
-            f"{failed.total()} requests failed, most often: {failed.most_common(1)[0][0]} Nothing is lost: run again "
-            "to ask only for these, or take their rows without a value with --config.accept_failed=true."
+            f"{failures.total()} requests failed, most often: {failures.most_common(1)[0][0]} Nothing is lost: run "
+            "again to ask only for these, or take their rows without a value with --config.accept_failed=true."
         )
-    made = growing.finish(rows)
+    table = growing.finish(rows)
     logging.info(
         "%d rows, columns %s, %s: %s",
-        len(made),
-        dict(Counter(k for r in made for k in r if r[k] is not None)),
+        len(table),
+        dict(Counter(name for row in table for name in row if row[name] is not None)),
         growing.statuses(),
         output,
     )

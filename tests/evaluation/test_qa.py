@@ -154,7 +154,7 @@ def test_the_true_answer_is_forecast_only_on_demand_and_changes_nothing():
 
 
 def test_a_question_without_a_paragraph_has_its_status():
-    record = qa.unwritten(generation("").question, Annotation("refused", None, "", "no comment"))
+    record = qa.without_paragraph(generation("").question, Annotation("refused", None, "", "no comment"))
     assert (record.status, record.detail, record.correct, record.chosen) == ("refused", "no comment", False, "")
     assert math.isnan(record.confidence)
 
