@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from lc_jax.evaluation.writers import MAX_TOKENS
 from lc_jax.llm import capabilities, cost
 from lc_jax.llm.capabilities import Capabilities, Price
 from lc_jax.llm.cost import Estimate
+from lc_jax.llm.data_steps import data_steps
 from lc_jax.llm.steps import Step
 from lc_jax.prompts import strategies
 from lc_jax.types import Request, Usage
@@ -59,10 +59,10 @@ def asked(config: ConfigDict) -> list[Asked]:
     sure = float(config.get("uses_confidence", True))
     counts: Mapping[str, float]
     if config.task == "generate_data":
-        steps = importlib.import_module("lc_jax.tasks.generate_data").annotation_steps(**config.wording)
+        steps = data_steps(**config.wording)
         counts = _DATA.get(config.what, {})
     elif config.task == "evaluate_qa":
-        steps = qa.Protocol(**config.wording, judge_temperature=config.judge_temperature).steps()
+        steps = qa.Protocol.from_settings(config).steps()
         counts = {"eval_extract": 1.0, "eval_forecast": NUM_ANSWERS * sure, "equivalence": 0.1}
     elif config.task == "evaluate_biography":
         steps = biography.steps(config.judge_temperature)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lc_jax.evaluation import biography, qa
+from lc_jax.llm.data_steps import data_steps
 from lc_jax.prompts import (
     Invalid,
     correctness,
@@ -24,7 +25,6 @@ from lc_jax.prompts import (
 )
 from lc_jax.prompts.claims import Claim
 from lc_jax.prompts.confidence import Stated
-from lc_jax.tasks import generate_data
 
 CHAT_JUDGE = "eval/check_semantic_equivalence_10shot_batch10_claude_chat.txt"
 
@@ -125,10 +125,7 @@ FORMS = {
     ),
 }  # fmt: skip
 # Our prompt for each name; of the fine-tuned models the templates.
-OURS = {
-    name: step.prompt
-    for name, step in (qa.STEPS | biography.STEPS | generate_data.annotation_steps(False, False)).items()
-}
+OURS = {name: step.prompt for name, step in (qa.STEPS | biography.STEPS | data_steps(False, False)).items()}
 OURS |= {name: prompt for prompt, name in strategies._PROMPTED.values()}
 OURS |= {"vendor_confident_in_context": in_context.CONFIDENT}
 FULL = load_templates("full")
