@@ -212,11 +212,13 @@ def test_files_of_rows(content, ending, squeezed, recipe):
 
 # --- replies ----------------------------------------------------------------------------------------------------------
 
-PARSED = {
-    f"{module.__name__.rpartition('.')[2]}.{name}": step.prompt
-    for module in (qa, biography, generate_data)
-    for name, step in module.STEPS.items()
+STEPS = {
+    "qa": qa.STEPS,
+    "biography": biography.STEPS,
+    "generate_data": generate_data.annotation_steps(False, False),
+    "generate_data published": generate_data.annotation_steps(True, True),
 }
+PARSED = {f"{part}.{name}": step.prompt for part, steps in STEPS.items() for name, step in steps.items()}
 BATCHES = {
     "comparisons": equivalence.join_comparisons([equivalence.Comparison("What?", "Paris", "Lyon")] * 2),
     "statements": confidence.join_statements(["One.", "Two."]),

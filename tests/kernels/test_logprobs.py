@@ -167,7 +167,7 @@ def test_vocabulary_parallel(monkeypatch):
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
-@pytest.mark.parametrize(("count", "vocab"), [(70, 300), (128, 512)])
+@pytest.mark.parametrize(("count", "vocab"), [(70, 300), pytest.param(128, 512, marks=pytest.mark.slow)])
 def test_kernels_interpreted(platform, count, vocab):
     """Tokens and columns that fill their tiles and that do not; the largest logits come first, last and in between."""
     hidden, head, targets = inputs(1, count, 32, vocab)

@@ -124,8 +124,12 @@ def test_same_answer_in_other_clothes():
     assert not reader.equivalent("Niger", "Nigeria")
 
 
-def test_tokenizer():
-    pieces = tokenizer.train(WORLD, 2048)
+@pytest.fixture(scope="module")
+def pieces():
+    return tokenizer.train(WORLD, 2048)
+
+
+def test_tokenizer(pieces):
     assert pieces.get_vocab_size() == 2048
     for percent in range(10, 101, 10):
         assert f"Ġ({percent}%)" in pieces.encode(f"It lies in Chad ({percent}%).").tokens
@@ -135,8 +139,7 @@ def test_tokenizer():
     assert pieces.decode(pieces.encode("Write about Chad: (70%) 中文").ids) == "Write about Chad: (70%) 中文"
 
 
-def test_an_answer_is_the_same_token_wherever_it_stands():
-    pieces = tokenizer.train(WORLD, 2048)
+def test_an_answer_is_the_same_token_wherever_it_stands(pieces):
     stated = pieces.encode("It lies in India (70%). It has 6 million (100%) people.").tokens
     for answer in ("India", "6 million"):
         *prompt, token = pieces.encode(f"Answers:{answer}").tokens

@@ -177,6 +177,7 @@ def test_conversion_keeps_every_byte(tmp_path):
     assert jax.device_count() >= 1
 
 
+@pytest.mark.slow
 def test_same_greedy_text_as_transformers(prompts, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -282,6 +282,7 @@ def test_chat_templates_ask_through_the_models_own_conversation(tmp_path):
     assert out["tokens"] == again["tokens"]
 
 
+@pytest.mark.slow
 def test_a_chat_model_is_fine_tuned_in_its_own_conversation(tmp_path):
     """Templates "chat": the prompt is a user's message, and the target ends as an assistant's turn does."""
     from transformers import AutoTokenizer, GenerationConfig

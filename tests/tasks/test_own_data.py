@@ -60,7 +60,9 @@ CONVERSATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "rows"), [(PLAIN, DEMONSTRATIONS), (CHAT, CONVERSATIONS)])
+@pytest.mark.parametrize(
+    ("model", "rows"), [(PLAIN, DEMONSTRATIONS), pytest.param(CHAT, CONVERSATIONS, marks=pytest.mark.slow)]
+)
 def test_twelve_demonstrations_train_a_language_model(tmp_path, model, rows):
     output = tmp_path / "out"
     run("sft", model=str(model), output=str(output), data__rows__source=write(tmp_path / "mine.jsonl", rows))
@@ -72,7 +74,10 @@ def test_twelve_demonstrations_train_a_language_model(tmp_path, model, rows):
     "row",
     [
         {"prompt": "Is it so? ", "answer": "Yes", "label": 0.75},
-        {"generated_paragraph": "It is Linz.", "question": "Which town?", "answer": ["Linz"], "label": True},
+        pytest.param(
+            {"generated_paragraph": "It is Linz.", "question": "Which town?", "answer": ["Linz"], "label": True},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_twelve_labelled_answers_train_a_reward_model(tmp_path, row):
@@ -108,6 +113,7 @@ def test_missing_rows_are_named_together_with_every_other_mistake(tmp_path, name
         assert text.count(words) == 1, words
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_a_batch_are_refused_with_the_size_to_give(tmp_path):
     source = write(tmp_path / "mine.jsonl", DEMONSTRATIONS[:5])
     settings = {"model": str(PLAIN), "output": str(tmp_path / "out"), "data__rows__source": source}

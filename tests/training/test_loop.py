@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -32,7 +33,8 @@ OPTIMIZER = OptimizerSettings(1e-2, 5, 0, "constant", 0.9, 0.99, 1e-8, 0.0, 1.0)
 
 
 def train(output, settings=SETTINGS, loss_fn=language_model.loss_fn, description=None, encoded=ENCODED, **options):
-    mesh = parallel.make_mesh()
+    # One device compiles in a fraction of the time of eight, which test_meshes.py compares with one.
+    mesh = jax.make_mesh((1, 1, 1), parallel.AXES, (AxisType.Auto,) * 3, devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
         data = language_model.dataset(encoded)
@@ -108,9 +110,10 @@ def test_a_bad_gradient_is_skipped_and_many_stop_the_run(tmp_path):
 
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
-    train(tmp_path)
+    with Checkpoints(Destination(tmp_path, {"fit": "a"}), every=1) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(2)})
     with pytest.raises(ValueError, match=r"other settings \(fit was 'a', is 'b'\).*--config\.output"):
-        train(tmp_path, description={"fit": "b"})
+        Checkpoints(Destination(tmp_path, {"fit": "b"}), every=1)
 
 
 def test_a_run_of_a_version_before_a_setting_resumes_while_the_setting_is_empty(tmp_path):
@@ -230,6 +233,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_though_its_gradient_is():
     assert not np.array_equal(good.params["a"], params["a"])
 
 
+@pytest.mark.slow
 def test_a_run_whose_every_loss_is_not_finite_leaves_no_model(tmp_path):
     def constant_nan(model, batch):
         sums = language_model.loss_fn(model, batch)
