@@ -118,6 +118,7 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
         }
         | optimizer
     )
+    config.export_dtype = ""  # of the Hugging Face checkpoints that the run writes; "": as the parameters are
     config.wandb = ConfigDict({"project": "", "mode": "online"})  # a project name switches W&B on; mode "offline" works
     return config
 
@@ -271,7 +272,7 @@ def ppo(mode: str) -> ConfigDict:
         stop_penalty=False,  # a response without end-of-sequence scores -1 whatever it says
         eval_every=20,  # 0: only after the last step
         save_every=20,  # 0: only after the last step
-        keep=5,
+        keep=2,
         num_validation=1000,  # 0: no evaluation
         num_candidates=5,  # policies with the best validation rewards to keep for selection (launch/select.sh)
         first_candidate=800,  # from this step on

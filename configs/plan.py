@@ -12,7 +12,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("plan", mode)
     config.stages = ""
     config.profile = ""  # of launch/profiles, or a file: flags for all stages of a config
-    config.devices = ""
+    config.devices = ""  # such as 8xa100; "": those of the profile's name, or those that are here
+    config.keep_checkpoints = False  # as launch/reproduce.sh --keep-checkpoints
     config.figures = "benchmarks/results"  # measured on one device, by `python -m benchmarks.NAME --full`
-    config.num_devices = 1 if mode == "mini" else 8
     return config

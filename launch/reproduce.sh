@@ -119,21 +119,21 @@ stage "Factuality reward model" "$out/factuality_reward/model" "$(config factual
   --config.output="$out/factuality_reward" --config.model="$out/factuality_sft/model"
 
 # 4. Reinforcement learning: write so that the readers' forecasts come true (LC RL), or just so that they are right.
-stage "LC RL" "$out/lc_rl/model" "$(config ppo)" "${published[@]}" --config.output="$out/lc_rl" \
-  --config.policy="$out/lc_sft/model" --config.critic="$out/forecast_probs/model" \
-  --config.reader.forecaster="$out/forecast_probs/model" --config.reader.extractor="$out/extract_answers/model"
-stage "Factuality RL" "$out/factuality_rl/model" "$(config ppo_factuality)" "${published[@]}" \
-  --config.output="$out/factuality_rl" --config.policy="$out/factuality_sft/model" \
-  --config.critic="$out/factuality_reward/model" --config.reader.forecaster="$out/factuality_reward/model"
-select_checkpoint() {  # NAME METHOD USES_CONFIDENCE: of the five best by validation reward the best calibrated one
+# Of the five best checkpoints by validation reward the best calibrated one is kept.
+select_checkpoint() {  # NAME METHOD USES_CONFIDENCE
+  if $mini; then return; fi
   stage "select $2" "$out/$1/selected" "$(config evaluate_qa)" --config.questions.split=validation \
     --config.questions.answers_split=train --config.data="TriviaQA validation" --config.model="$out/$1/model" \
     "${annotator[@]}" --config.uses_confidence="$3"
 }
-if ! $mini; then
-  select_checkpoint lc_rl "LC RL" true
-  select_checkpoint factuality_rl "Factuality RL" false
-fi
+stage "LC RL" "$out/lc_rl/model" "$(config ppo)" "${published[@]}" --config.output="$out/lc_rl" \
+  --config.policy="$out/lc_sft/model" --config.critic="$out/forecast_probs/model" \
+  --config.reader.forecaster="$out/forecast_probs/model" --config.reader.extractor="$out/extract_answers/model"
+select_checkpoint lc_rl "LC RL" true
+stage "Factuality RL" "$out/factuality_rl/model" "$(config ppo_factuality)" "${published[@]}" \
+  --config.output="$out/factuality_rl" --config.policy="$out/factuality_sft/model" \
+  --config.critic="$out/factuality_reward/model" --config.reader.forecaster="$out/factuality_reward/model"
+select_checkpoint factuality_rl "Factuality RL" false
 
 # 5. Evaluate on held-out questions, with the fixed reader and not with the trained one.
 evaluate() {  # NAME METHOD USES_CONFIDENCE MODEL FLAGS...
@@ -161,7 +161,7 @@ fi
 # 6. Check everything, run the stages, draw tables and figures.
 arguments=(--config.stages="$stages" --config.profile="$profile" --config.devices="$devices")
 if [ "$action" = plan ]; then
-  python -m lc_jax.main "$(config plan)" "${arguments[@]}"
+  python -m lc_jax.main "$(config plan)" "${arguments[@]}" --config.keep_checkpoints="$keep_checkpoints"
   exit
 fi
 arguments+=(--config.evaluations="$out/evaluation")

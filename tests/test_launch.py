@@ -40,6 +40,11 @@ done
 """
 
 
+HEADER = (
+    "stage", "models", "GB a device", "fits", "hours", "disk GB, running", "then", "API calls", "API $", "with batch"
+)  # fmt: skip
+
+
 @pytest.fixture
 def launch(tmp_path):
     """Runs a script of launch/; gives its output and the calls of lc_jax.main."""
@@ -122,16 +127,15 @@ def test_the_paper_in_order(launch, tmp_path):
     code, output, calls = launch("reproduce.sh", "--config.prompt_dir=words", **names)
     assert code == 0, output
     names = [call.split("configs/")[1].split(".py")[0] for call in calls]
-    assert names[:8] == [
+    assert names[:12] == [
         "sft_lc", "sft_factuality", "sft_claude_distill", "extract_answers", "forecast_probs", "factuality_reward",
-        "ppo", "ppo_factuality",
+        "ppo", "evaluate_qa", "select_checkpoint", "ppo_factuality", "evaluate_qa", "select_checkpoint",
     ]  # fmt: skip
     assert all("--config.published=true" in call for call in calls[6:-1] if "select_checkpoint" not in call)
     assert "--config.model=/models/llama" in calls[0]
-    assert names[8:12] == ["evaluate_qa", "select_checkpoint"] * 2
-    assert "--config.questions.split=validation" in calls[8]
+    assert "--config.questions.split=validation" in calls[7]
     assert names[12:] == ["evaluate_qa"] * 32 + ["generate_data", "generate_data", "evaluate_qa"] * 4 + ["report"]
-    assert all("openai/judge" in call for call in calls[12:-1] if "--config.what=paragraphs" not in call)
+    assert all("openai/judge" in call for call in [calls[7], *calls[12:-1]] if "--config.what=paragraphs" not in call)
     assert "configs/report.py:paper" in calls[-1]
     assert "Without a vendor's model (LC_VENDOR=provider/model names one)." in output
     assert "Without biographies: LC_KNOWLEDGE is to name FActScore's enwiki-20230401.db" in output
@@ -211,20 +215,28 @@ def test_a_plan_runs_nothing(launch, tmp_path, mini):
     assert calls == []
     assert not (tmp_path / "out").exists()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("|")]
-    table = {line[0]: line[1:] for line in lines}
-    assert table["LC RL"][0].count("(") == 2  # two models
+    table = {line[0]: dict(zip(HEADER, line, strict=True)) for line in lines}
+    assert table["LC RL"]["models"].count("(") == 2  # two models
     assert ("select LC RL" in table) != mini
     assert len(table) == (2 + 18 if mini else 2 + 55)
-    assert (table["all"][3] == "0.00") == mini  # dollars
-    memory = {name: float(row[1]) for name, row in table.items() if name not in ("stage", "all") and "---" not in name}
+    total = table["all"]
+    assert (total["API $"] == "0.00") == mini
+    stages = [name for name in table if name not in ("stage", "all") and "---" not in name]
+    memory = {name: float(table[name]["GB a device"]) for name in stages}
+    assert all(table[name]["fits"] == "yes" for name in stages)
     if mini:
         assert memory["summarise"] == 0  # nobody but the annotator works
         assert 0 < memory["LC SFT"] < memory["LC RL"] < 2
-    else:  # on eight devices each holds an eighth of float32 parameters, moments and gradients: 4 x 4 bytes
-        assert 16 * 6.74 / 8 < memory["LC SFT"] < 30
-        assert memory["evaluate LC RL on sciq"] < memory["ExtractAnswers"] < memory["LC SFT"] < memory["LC RL"] < 80
-    if not mini:
-        assert float(table["evaluate LC RL on trivia_qa"][3]) > float(table["evaluate LC RL on bioasq"][3]) > 1
+        assert float(table["LC RL"]["disk GB, running"]) < 0.2
+        return
+    # On eight devices each holds an eighth of float32 parameters, moments and gradients: 4 x 4 bytes.
+    assert 16 * 6.74 / 8 < memory["LC SFT"] < 30
+    assert memory["evaluate LC RL on sciq"] < memory["ExtractAnswers"] < memory["LC SFT"] < memory["LC RL"] < 75
+    asked = {name: float(table[f"evaluate LC RL on {name}"]["API $"]) for name in ("trivia_qa", "bioasq")}
+    assert asked["trivia_qa"] > asked["bioasq"] > 1
+    assert float(total["with batch"]) == pytest.approx(float(total["API $"].replace(",", "")) / 2, abs=1)
+    assert float(total["disk GB, running"]) < 600
+    assert total["hours"].startswith(">")
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")
@@ -238,7 +250,7 @@ def test_hours_follow_from_the_benchmarks(tmp_path, capsys):
         "ppo_step": {"seconds": 10.0, "notes": {"episodes": 128, "layers": 8}},
     }
     for name, row in figures.items():
-        record = {"benchmark": name, "size": {"name": "7B"}, "rows": [row]}
+        record = {"benchmark": name, "size": {"name": "7B"}, "rows": [row], "hardware": {"device": "NVIDIA H100"}}
         (tmp_path / f"{name}-h100.json").write_text(json.dumps(record))
     stages = tmp_path / "stages"
     stages.write_text(
@@ -246,14 +258,14 @@ def test_hours_follow_from_the_benchmarks(tmp_path, capsys):
         "QA\tqa/result.json\t--config=configs/evaluate_qa.py:bioasq\t--config.model=x/y\t--config.annotator.name=anthropic/claude-haiku-4-5\n"
     )
     config = config_of("plan")
-    config.stages, config.figures, config.num_devices = str(stages), str(tmp_path), 2
+    config.stages, config.figures, config.devices = str(stages), str(tmp_path), "2xh100"
     plan.run(config, None)
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    hours = {row[1].strip(): float(row[4].replace(",", "")) for row in rows[1:]}
+    hours = {row[1].strip(): float(row[5].replace(",", "")) for row in rows[1:]}
     assert hours["SFT"] == pytest.approx(6 * 6.738e9 * 10_000 * 250 * 3 / 200e12 / 2 / 3600, abs=0.006)
     assert hours["RL"] == pytest.approx(100 * 10 * (512 / 128) * (32 / 8) / 2 / 3600, abs=0.006)
     assert hours["QA"] == pytest.approx(1515 * 200 / 5000 / 2 / 3600, abs=0.006)
     assert hours["all"] == pytest.approx(hours["SFT"] + hours["RL"] + hours["QA"], abs=0.02)
     stages.write_text("bad\tmodel\t--config=configs/sft_lc.py\t--config.lr=1\n")
-    with pytest.raises(ValueError, match=r"the stage 'bad': --config.lr: no such setting"):
+    with pytest.raises(ValueError, match=r"bad: --config.lr: no such setting"):
         plan.run(config, None)

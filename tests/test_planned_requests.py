@@ -6,7 +6,7 @@ import pytest
 
 from lc_jax.evaluation import biography
 from lc_jax.llm import cost
-from lc_jax.planning import requests
+from lc_jax.planning import requests, stages, work
 from tests.test_configs import config_of
 
 HAIKU, GPT = "anthropic/claude-haiku-4-5", "openai/gpt-4.1"  # 1 and 5, 2 and 8 dollars per million tokens
@@ -73,9 +73,11 @@ def test_an_unknown_price_is_no_number():
     assert requests.dollars(found) == pytest.approx(sum(estimate.usage.input_tokens for estimate in found) / 1e6)
 
 
-def test_rows_of_the_published_sets():
-    from lc_jax.tasks import plan
-
-    assert plan._num_rows(planned("evaluate_biography")) == 500
-    assert plan._num_rows(planned("generate_data", "bioasq", what="summaries")) == 1_515
-    assert plan._num_rows(planned("evaluate_qa", "sciq", limit=1000)) == 1_000
+def test_rows_of_the_published_sets(tmp_path):
+    lines = [
+        "configs/evaluate_biography.py",
+        "configs/generate_data.py:bioasq\t--config.what=summaries",
+        "configs/evaluate_qa.py:sciq\t--config.limit=1000",
+    ]
+    (tmp_path / "stages").write_text("".join(f"name\tresult\t--config={line}\n" for line in lines))
+    assert [work.num_rows(stage) for stage in stages.load(tmp_path / "stages")] == [500, 1_515, 1_000]

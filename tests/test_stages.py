@@ -59,7 +59,7 @@ def test_what_is_wrong_with_a_profile_is_said_with_its_line(listed, tmp_path):
         f"{profile}, line 3: No closing quotation; close the quotation mark.",
     ]
     profile.write_text("sft_lc --config.lr=1\n")
-    with pytest.raises(Problems, match=r"the stage 'LC SFT': --config.lr: no such setting"):
+    with pytest.raises(Problems, match=r"LC SFT: --config.lr: no such setting"):
         stages.load(listed(SFT), str(profile))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from ml_collections import ConfigDict
 
@@ -94,6 +94,24 @@ def _estimate(item: Asked, num_rows: int) -> Estimate:
     each, calls = cost.most(request, able), round(item.per_row * num_rows)
     price = Price(*item.settings["price"]) if item.settings.get("price") else able.price
     return Estimate(name, calls, 0, Usage(calls * each.input_tokens, calls * each.output_tokens), price)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bill:
+    """Requests of a stage, and dollars at most; NaN where a price is unknown."""
+
+    calls: int = 0
+    dollars: float = 0.0
+    batch: float = 0.0  # where the provider's batch endpoint answers
+
+    @classmethod
+    def of(cls, config: ConfigDict, num_rows: int) -> Self:
+        """Returns the bill of a stage that works through `num_rows` questions, entities or rows."""
+        found = estimates(config, num_rows)
+        return cls(sum(e.calls for e in found), dollars(found), dollars(found, batch=True))
+
+    def __add__(self, other: Bill) -> Bill:
+        return Bill(self.calls + other.calls, self.dollars + other.dollars, self.batch + other.batch)
 
 
 def dollars(found: list[Estimate], *, batch: bool = False) -> float:

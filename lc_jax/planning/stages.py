@@ -58,15 +58,16 @@ def load(file: str | Path, profile: str = "") -> list[Stage]:
     """
     added = load_profile(profile) if profile else {}
     stages: list[Stage] = []
-    problems: list[str] = []
+    names: dict[str, list[str]] = {}  # message -> the stages that have this problem
     for line in Path(file).read_text().splitlines():
         name, result, *flags = line.strip("\t").split("\t")
         try:
             stages.append(_stage(name, result, flags, added))
         except Problems as error:
-            problems += [f"the stage {name!r}: {message}" for message in error.messages]
-    if problems:
-        raise Problems(list(dict.fromkeys(problems)))
+            for message in error.messages:
+                names.setdefault(message, []).append(name)
+    if names:
+        raise Problems([f"{listed(where)}: {message}" for message, where in names.items()])
     return stages
 
 
@@ -82,6 +83,11 @@ def _experiment(flags: Iterable[str]) -> tuple[str, str]:
     """Name of the config file without its ending, and its mode."""
     file, _, mode = settings.split(list(flags))[0].partition(":")
     return Path(file).stem, mode
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of several stages, and how many more there are."""
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def load_profile(name: str) -> dict[str, list[str]]:

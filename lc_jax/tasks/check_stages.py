@@ -55,7 +55,7 @@ def check_own(todo: Sequence[Stage]) -> None:
             if not any(result in message for result in future):
                 names.setdefault(message, []).append(stage.name)
     if names:
-        raise Problems([f"{_listed(where)}: {message}" for message, where in names.items()])
+        raise Problems([f"{stages.listed(where)}: {message}" for message, where in names.items()])
 
 
 def _check_of(stage: Stage) -> Callable[[], None]:
@@ -70,8 +70,3 @@ def _problems(check: Callable[[], object]) -> list[str]:
     except Problems as error:
         return error.messages
     return []
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first names of several, and how many more there are."""
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

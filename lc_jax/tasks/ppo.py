@@ -253,7 +253,7 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Writes the policy as a Hugging Face checkpoint."""
         policy = self.learners.with_params(self.state.params).policy
-        hf.save(folder, policy, tokenizer=self.writer.tokenizer)
+        hf.save(folder, policy, tokenizer=self.writer.tokenizer, dtype=self.config.export_dtype or None)
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything a resumed run needs."""

@@ -84,5 +84,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         OptimizerSettings.from_ratio(settings.num_steps(len(encoded)), **config.optimizer),
         Destination.of(config.to_dict(), "seed", "shape", "mix", "num_documents", "fit", "optimizer", "precision"),
     )
-    hf.save(output / "model", model, tokenizer=directory)
+    hf.save(output / "model", model, tokenizer=directory, dtype=config.export_dtype or None)
     announce(output / "model", advice.to_write(config.to_dict(), uses_template=True))

@@ -91,5 +91,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
         Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),
     )
-    hf.save(output / "model", model, tokenizer=tokenizer)
+    hf.save(output / "model", model, tokenizer=tokenizer, dtype=config.export_dtype or None)
     announce(output / "model", advice.to_score(config.to_dict()))

@@ -19,6 +19,8 @@ from lc_jax.training import tracking
 from lc_jax.training.loop import FitSettings
 from lc_jax.training.optimizer import OptimizerSettings
 
+EXPORTS = ("float32", "bfloat16", "float16")
+
 
 def check_precision(**precision: str) -> None:
     """Refuses a dtype, remat or kernel that no model takes.
@@ -70,11 +72,22 @@ def check_same_tokens(policy: str, critic: str) -> None:
         )
 
 
+def check_export(dtype: str) -> None:
+    """Refuses a dtype that no checkpoint is written in.
+
+    Raises:
+      ValueError: names the flag.
+    """
+    if dtype and dtype not in EXPORTS:
+        raise ValueError(f"--config.export_dtype={dtype}: give one of {', '.join(EXPORTS)}, or leave it empty.")
+
+
 def run_checks(settings: Mapping[str, Any]) -> list[Callable[[], object]]:
     """The checks that every trainer makes: optimiser, precision, W&B and output of its `settings`."""
     return [
         lambda: OptimizerSettings.from_ratio(1, **settings["optimizer"]),
         lambda: check_precision(**settings["precision"]),
+        lambda: check_export(settings["export_dtype"]),
         lambda: tracking.check(settings["wandb"]),
         lambda: check_output(settings["output"]),
     ]

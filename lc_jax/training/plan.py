@@ -12,6 +12,8 @@ within 21 %, but 35 % too high for the critic's gradients (measured, not tested)
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import math
 import os
@@ -32,6 +34,11 @@ from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 GB = 1e9
+SMALLER_STATE = (
+    'set optimizer.kind="adamw_int8_master" or "adamw_int8" with precision.param_dtype="bfloat16", or give the mesh '
+    "more devices"
+)
+_LIMIT: contextvars.ContextVar[float | None] = contextvars.ContextVar("limit", default=None)
 # Results that XLA computes where they are read, and those that it makes again for each reader.
 _FREE = {"iota", "broadcast_in_dim", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "is_finite"}
 _FUSED = _FREE | {
@@ -188,9 +195,14 @@ class Phase:
     lower: str
 
     @property
+    def state(self) -> float:
+        """What no batch size makes smaller."""
+        return self.parameters + self.moments + self.gradients
+
+    @property
     def total(self) -> float:
         """All of it."""
-        return self.parameters + self.moments + self.gradients + self.cache + self.activations
+        return self.state + self.cache + self.activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +223,11 @@ class Plan:
         for phase in self.phases:
             lines.append(f"{phase.name:20s}" + "".join(f"{getattr(phase, kind) / GB:12.3f}" for kind in kinds))
         over = [phase for phase in self.phases if phase.total > self.limit]
-        lines += [f"{p.name} exceeds the device's {self.limit / GB:.1f} GB: {p.lower}." for p in over]
+        remedies = [SMALLER_STATE if phase.state > self.limit else phase.lower for phase in over]
+        lines += [
+            f"{phase.name} exceeds the device's {self.limit / GB:.1f} GB: {remedy}."
+            for phase, remedy in zip(over, remedies, strict=True)
+        ]
         return "\n".join(lines if over else [*lines, f"Fits into {self.limit / GB:.1f} GB."])
 
     def report(self) -> None:
@@ -219,8 +235,20 @@ class Plan:
         logging.log(logging.INFO if self.fits else logging.WARNING, "Memory:\n%s", self)
 
 
+@contextlib.contextmanager
+def for_devices_of(limit: float) -> Iterator[None]:
+    """Makes plans inside be for devices with room for `limit` bytes of arrays, in place of those of this machine."""
+    token = _LIMIT.set(limit)
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
 def device_bytes() -> float:
     """Memory of one device that arrays may take; of a CPU its share of the machine's."""
+    if (limit := _LIMIT.get()) is not None:
+        return limit
     stats = jax.local_devices()[0].memory_stats() or {}
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return float(stats.get("bytes_limit") or machine / jax.local_device_count())
@@ -237,11 +265,16 @@ def outline(name: str, mesh: parallel.AnyMesh, kind: str = "causal", **precision
 
 def most(total: int, plan: Callable[[int], Plan]) -> tuple[int, Plan]:
     """The largest size that divides `total` and whose plan fits, and the plan; size 1 where none does."""
-    for size in (n for n in range(total, 1, -1) if total % n == 0):
-        found = plan(size)
+    sizes = [n for n in range(total, 0, -1) if total % n == 0]
+    found, smallest = plan(total), None
+    for size in sizes[1:]:
         if found.fits:
-            return size, found
-    return 1, plan(1)
+            break
+        smallest = smallest or plan(1)
+        total, found = (size, plan(size)) if smallest.fits else (1, smallest)
+        if not smallest.fits:
+            break
+    return total, found
 
 
 def supervised(

@@ -1,0 +1,169 @@
+"""How long stages take: from figures that were measured on such devices, or else the floor that their peaks set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lc_jax.models.transformer import Config
+from lc_jax.planning import models, work
+from lc_jax.planning.devices import Devices
+from lc_jax.planning.models import Models
+from lc_jax.planning.requests import NUM_ANSWERS
+from lc_jax.planning.stages import Stage
+
+_HOUR = 3600
+_KV_BYTES = 2  # of a number in the cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Hours:
+    """The time of a stage without compiling, loading and the annotator's replies."""
+
+    value: float  # NaN: unknown
+    source: str = ""  # "measured", or "floor": no faster than the devices' peaks
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "-"
+        text = f"{self.value:,.2f}" if self.value < 10 else f"{self.value:,.0f}"
+        return f">{text}" if self.source == "floor" else text
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    params: float
+    config: Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Times the stages of a script.
+
+    Args:
+      figures: `measured_figures`.
+    """
+
+    devices: Devices
+    stages: Sequence[Stage]
+    shapes: Models
+    figures: Mapping[str, Any]
+
+    def time(self, stage: Stage) -> Hours:
+        """The hours of a stage."""
+        if not list(models.fields(stage.config)):
+            return Hours(0.0)
+        seconds = self._measured(stage) / self.devices.count
+        if not math.isnan(seconds):
+            return Hours(seconds / _HOUR, "measured")
+        if stage.config.precision.compute_dtype != "bfloat16":  # what the peaks are of
+            return Hours(math.nan)
+        return Hours(self._floor(stage) / _HOUR, "floor")
+
+    # --- from benchmarks ---------------------------------------------------------------------------------------------
+
+    def _measured(self, stage: Stage) -> float:
+        """Seconds on one device of the kind that was measured; NaN where it was not."""
+        config, size = stage.config, "miniature" if work.is_miniature(stage) else "7B"
+        name = {"sft": "sft_step", "reward_model": "sft_step", "ppo": "ppo_step"}.get(config.task, "generate")
+        row = self.figures.get(f"{name} {size}")
+        if row is None:
+            return math.nan
+        notes = row["notes"]
+        if name == "sft_step":
+            return 6 * self._shape(config.model).params * self._training_tokens(stage) / (notes["TFLOP/s"] * 1e12)
+        if name == "ppo_step":
+            layers = self._shape(config.policy).config.num_layers / notes["layers"]
+            return config.ppo.num_steps * row["seconds"] * layers * config.ppo.rollout_batch_size / notes["episodes"]
+        return self._paragraphs(stage) * work.PARAGRAPH / notes["tokens per second"]
+
+    # --- from the devices' peaks -------------------------------------------------------------------------------------
+
+    def _floor(self, stage: Stage) -> float:
+        """Seconds on all devices at their peaks."""
+        config = stage.config
+        if config.task == "ppo":
+            return self._ppo(config)
+        if config.task in ("sft", "reward_model", "pretrain"):
+            return self._compute(self._training_tokens(stage), config.model, self._passes(config))
+        sizes = (work.prompt_tokens(config), config.max_new_tokens, config.batch_size)
+        return self._generate(config.model, self._paragraphs(stage), sizes, config.mesh.tensor)
+
+    def _ppo(self, config: Any) -> float:
+        """Rollout, reading, log-probabilities and update of every step, and validation."""
+        ppo = config.ppo
+        episodes, tokens = ppo.rollout_batch_size, ppo.rollout_batch_size * (ppo.query_length + ppo.response_length)
+        critic = [config.critic] if ppo.baseline.startswith("critic") else []
+        step = self._rollout(config, episodes)
+        step += sum(self._compute(tokens, path) for path in (config.policy, config.policy, *critic))
+        step += sum(
+            ppo.num_epochs * self._compute(tokens, path, self._passes(config)) for path in (config.policy, *critic)
+        )
+        validations = ppo.num_steps // ppo.eval_every if ppo.eval_every and ppo.num_validation else 0
+        return ppo.num_steps * step + validations * self._rollout(config, ppo.num_validation)
+
+    def _rollout(self, config: Any, episodes: int) -> float:
+        """Writing paragraphs and reading them."""
+        ppo, read, tensor = config.ppo, config.reader, config.mesh.tensor
+        written = (ppo.query_length, ppo.response_length, ppo.decode_batch_size or 64)
+        seconds = self._generate(config.policy, episodes, written, tensor)
+        if read.extractor:
+            listed = (work.READER_PROMPT, work.ANSWER, read.batch_size)
+            seconds += self._generate(read.extractor, episodes, listed, tensor)
+        answers = 1 + NUM_ANSWERS * bool(read.extractor)
+        return seconds + self._compute(episodes * (work.READER_PROMPT + answers * work.ANSWER), read.forecaster)
+
+    def _generate(self, path: str, rows: float, sizes: tuple[int, int, int], tensor: int) -> float:
+        """Seconds for `rows` prompts.
+
+        Args:
+          sizes: tokens of a prompt and of a completion, and rows side by side.
+          tensor: devices that share the weights; each other has a copy.
+        """
+        prompt, length, batch = sizes
+        shape, devices = self._shape(path), self.devices
+        config = shape.config
+        cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * _KV_BYTES * (prompt + length / 2)
+        compute = 2 * shape.params * batch / devices.count / devices.flops
+        reading = (2 * shape.params / max(tensor, 1) + batch * cache / devices.count) / devices.bandwidth
+        return self._compute(rows * prompt, path) + math.ceil(rows / batch) * length * max(compute, reading)
+
+    def _compute(self, tokens: float, path: str, passes: int = 1) -> float:
+        """Seconds of `passes` forward passes."""
+        return passes * 2 * self._shape(path).params * tokens / (self.devices.count * self.devices.flops)
+
+    # --- what is worked through --------------------------------------------------------------------------------------
+
+    def _passes(self, config: Any) -> int:
+        """Forward passes that take as long as training does: forward, backward (two), and again forward with remat."""
+        return 4 if config.precision.remat == "full" else 3
+
+    def _training_tokens(self, stage: Stage) -> float:
+        config = stage.config
+        each = 1 + NUM_ANSWERS if config.data.recipe == "forecast_probs" else 1
+        return work.num_rows(stage) * each * work.SEQUENCE[config.task] * config.fit.num_epochs
+
+    def _paragraphs(self, stage: Stage) -> float:
+        return work.num_rows(stage) * work.num_candidates(stage, self.stages) * stage.config.get("num_samples", 1)
+
+    def _shape(self, path: str) -> _Shape:
+        return _Shape(self.shapes.num_parameters(path), self.shapes.config_of(path))
+
+
+def measured_figures(folder: Path, kind: str) -> dict[str, Any]:
+    """{"benchmark size": its first row} of the JSON files that benchmarks leave; the last file of a kind wins.
+
+    Args:
+      kind: of devices; figures of others are left out.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        device = str(record.get("hardware", {}).get("device", "")).lower()
+        if record.get("rows") and record.get("size") and kind in device:
+            found[f"{record['benchmark']} {record['size']['name']}"] = record["rows"][0]
+    return found

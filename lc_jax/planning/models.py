@@ -1,0 +1,86 @@
+"""The checkpoints that work in stages, and what is known of them before they are made or downloaded."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from lc_jax.models import folders, registry
+from lc_jax.models.hub import is_difference
+from lc_jax.models.transformer import Config
+from lc_jax.planning.stages import Stage
+
+
+def fields(config: ConfigDict) -> Iterator[tuple[ConfigDict, str]]:
+    """Yields where a config names checkpoints that work in the stage: (part of the config, field)."""
+    if config.get("what", "paragraphs") != "paragraphs":
+        return
+    parts = [(config, key) for key in ("model", "policy", "critic")]
+    parts += [(config.reader, key) for key in ("extractor", "forecaster")] if config.task == "ppo" else []
+    yield from ((part, key) for part, key in parts if part.get(key))
+
+
+class Models:
+    """Folders or presets that have the shapes of the checkpoints which the stages name.
+
+    A folder that is there is itself. One that an earlier stage makes has the shape of that stage's own model; a hub
+    name that of `known`, or else what the name says of it.
+    """
+
+    def __init__(self, stages: Sequence[Stage], known: Mapping[str, str] | None = None) -> None:
+        self._made = {stage.result: stage.config for stage in stages}
+        self._known = dict(known or {})
+
+    def shape_of(self, path: str) -> str:
+        """A folder, or the name of a preset."""
+        if Path(path).is_dir() or registry.is_preset(path):
+            return path
+        maker = self._made.get(path)
+        if maker is not None:
+            return self.shape_of(maker.get("model") or maker.policy)
+        return self._known.get(path) or _from_name(path)
+
+    def config_of(self, path: str) -> Config:
+        """The architecture."""
+        return _config(self.shape_of(path))
+
+    def with_shapes(self, config: ConfigDict) -> ConfigDict:
+        """A copy of a config whose checkpoints are those of `shape_of`."""
+        config = config.copy_and_resolve_references()
+        for part, key in list(fields(config)):
+            part[key] = self.shape_of(part[key])
+        return config
+
+    def names_of(self, config: ConfigDict) -> list[str]:
+        """The distinct models of a stage, with their sizes: "llama-2-7b (6,738M)"."""
+        return list(dict.fromkeys(self._name(part[key]) for part, key in fields(config)))
+
+    def _name(self, path: str) -> str:
+        shape = self.shape_of(path)
+        name = shape if registry.is_preset(shape) else type(self.config_of(path)).__name__.removesuffix("Config")
+        return f"{name} ({self.num_parameters(path) / 1e6:,.0f}M)"
+
+    def num_parameters(self, path: str) -> float:
+        """Parameters of the language model."""
+        return _num_parameters(self.shape_of(path))
+
+
+@functools.cache
+def _config(shape: str) -> Config:
+    return registry.from_preset(shape) if registry.is_preset(shape) else folders.config_of(shape)[0]
+
+
+@functools.cache
+def _num_parameters(shape: str) -> float:
+    return float(sum(leaf.size for _, leaf in registry.flat(registry.abstract(_config(shape)).params)))
+
+
+def _from_name(path: str) -> str:
+    """The preset that a name suggests."""
+    name = path.lower()
+    if not is_difference(path) and any(word in name for word in ("redpajama", "extract_answers", "extract-")):
+        return "redpajama-incite-3b"
+    return "llama-2-13b" if "13b" in name else "llama-2-7b"

@@ -1,0 +1,64 @@
+"""How much a stage works through: rows of the published sets, and tokens of an average text of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from lc_jax.evaluation.published import PROMPTS
+from lc_jax.planning.stages import TRAINING, Stage
+from lc_jax.prompts import strategies
+
+# Rows of the published sets (paper, appendix), and of the miniature's.
+ROWS = {
+    "sft": 10_000, "reward_model": 20_000, "TriviaQA": 11_313, "Jeopardy": 10_638, "SciQ": 13_679, "BioASQ": 1_515,
+    "biographies": 500, "TriviaQA validation": 1_000,
+}  # fmt: skip
+MINIATURE_ROWS = 800
+_QUERY = "Write a paragraph about the answer to a question. " * 4  # as long as they come
+_CHARACTERS = 3.5  # of a token, on the low side
+# Tokens, from the published data.
+SEQUENCE = {"sft": 250, "reward_model": 350}  # of a training sequence
+PARAGRAPH = 200
+READER_PROMPT, ANSWER = 350, 32  # paragraph and question with the reader's instruction; answers with their question
+
+
+def is_miniature(stage: Stage) -> bool:
+    """Whether the stage's config is that of the miniature world."""
+    return stage.experiment.endswith(":mini")
+
+
+def selected_run(stage: Stage, stages: Sequence[Stage]) -> ConfigDict | None:
+    """The PPO run one of whose candidates the stage selects; None of other stages."""
+    runs = [other.config for other in stages if other.config.task == "ppo" and stage.is_selection]
+    return next((run for run in runs if stage.result.startswith(f"{run.output}/")), None)
+
+
+def num_candidates(stage: Stage, stages: Sequence[Stage]) -> int:
+    """How many checkpoints a stage evaluates: the candidates of the run that it selects from, else 1."""
+    run = selected_run(stage, stages)
+    return run.ppo.num_candidates if run else 1
+
+
+def num_rows(stage: Stage) -> int:
+    """Questions, rows or entities that a stage works through."""
+    config = stage.config
+    limit = config.get("limit") or 10**9
+    if is_miniature(stage):
+        return min(limit, MINIATURE_ROWS)
+    if config.task in TRAINING:
+        return ROWS["reward_model" if "reward_model" in config.data.rows.source else "sft"]
+    data = config.get("data", "")
+    if config.task == "generate_data" and config.questions.split == "test":
+        data = next((data for data, name in PROMPTS.items() if f":{name}_" in config.questions.source), "")
+    return min(limit, ROWS.get(data, ROWS["TriviaQA"]))
+
+
+def prompt_tokens(config: ConfigDict) -> int:
+    """The tokens of a prompt with the examples of its strategy."""
+    strategy = config.get("strategy", "finetuned")
+    prompt = strategies.load(strategy, config.templates, config.prompt_dir, checkpoint=True)
+    text = prompt.prompt_text(paragraph_generation_prompt=_QUERY)
+    whole = text if isinstance(text, str) else "".join(message.content for message in text)
+    return round(len(whole) / _CHARACTERS)
