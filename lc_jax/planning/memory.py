@@ -21,7 +21,8 @@ Planned = Callable[[ConfigDict, parallel.AnyMesh], plan.Plan]  # as the tasks th
 
 # The settings that the memory of a checkpoint which only writes depends on.
 WRITING = (
-    "task", "what", "mesh", "precision", "model", "batch_size", "max_new_tokens", "strategy", "templates", "prompt_dir"
+    "task", "what", "mesh", "precision", "model", "batch_size", "max_new_tokens", "strategy", "in_context",
+    "templates", "prompt_dir",
 )  # fmt: skip
 _MASTER = {"precision.param_dtype": "bfloat16", "optimizer.kind": "adamw_int8_master"}
 _SMALLEST_STATE = _MASTER | {"optimizer.kind": "adamw_int8"}

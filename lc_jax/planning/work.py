@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from lc_jax.evaluation.published import PROMPTS
-from lc_jax.planning.stages import TRAINING, Stage
+from lc_jax.planning.stages import Stage
 from lc_jax.prompts import strategies
 
 # Rows of the published sets (paper, appendix), and of the miniature's.
@@ -47,7 +47,7 @@ def num_rows(stage: Stage) -> int:
     limit = config.get("limit") or 10**9
     if is_miniature(stage):
         return min(limit, MINIATURE_ROWS)
-    if config.task in TRAINING:
+    if config.task in ("sft", "reward_model"):
         return ROWS["reward_model" if "reward_model" in config.data.rows.source else "sft"]
     data = config.get("data", "")
     if config.task == "generate_data" and config.questions.split == "test":
@@ -57,7 +57,7 @@ def num_rows(stage: Stage) -> int:
 
 def prompt_tokens(config: ConfigDict) -> int:
     """The tokens of a prompt with the examples of its strategy."""
-    strategy = config.get("strategy", "finetuned")
+    strategy = "8-shot" if config.get("in_context") else config.get("strategy", "finetuned")
     prompt = strategies.load(strategy, config.templates, config.prompt_dir, checkpoint=True)
     text = prompt.prompt_text(paragraph_generation_prompt=_QUERY)
     whole = text if isinstance(text, str) else "".join(message.content for message in text)
