@@ -115,7 +115,7 @@ def check_advice(stage, config, devices, path):
          "--config.optimizer.kind=adamw_int8_master"),
         ("LC RL", "1xh200", "--config.ppo.microbatch_size=0 --config.ppo.decode_batch_size=0 "
          "--config.ppo.frozen_on_host=true --config.precision.param_dtype=bfloat16 "
-         "--config.optimizer.kind=adamw_int8 --config.reader.batch_size=32 --config.ppo.look_batch_size=32"),
+         "--config.optimizer.kind=adamw_int8 --config.reader.batch_size=32"),
         ("QA", "1xh200", "--config.batch_size=32"),
     ],
 )  # fmt: skip

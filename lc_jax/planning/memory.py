@@ -29,7 +29,7 @@ _SMALLEST_STATE = _MASTER | {"optimizer.kind": "adamw_int8"}
 _MICROBATCH = {"fit.microbatch_size": 0}
 _PPO = {"ppo.microbatch_size": 0, "ppo.decode_batch_size": 0}
 _HOST = {"ppo.frozen_on_host": True}
-_BATCHES = {"reader.batch_size": 32, "ppo.look_batch_size": 32}
+_BATCHES = {"reader.batch_size": 32}
 # What makes a stage smaller, the change that costs least first.
 _REMEDIES: dict[str, list[Mapping[str, Any]]] = {
     "sft": [_MICROBATCH, _MICROBATCH | _MASTER, _MICROBATCH | _SMALLEST_STATE],

@@ -51,7 +51,9 @@ def ppo(models: Models, sizes: Sizes, tx: Optimizer) -> tuple[Sizes, plan.Plan]:
     if not batch:
         batch, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan([phases.generate(n)], limit))
     if not micro:
-        micro, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan(phases.gradients(n), limit))
+        micro, _ = plan.most(
+            sizes.update.minibatch_size, lambda n: plan.Plan([phases.look(n), *phases.gradients(n)], limit)
+        )
     rows = [phases.generate(batch), *phases.read(), phases.look(micro), *phases.gradients(micro), phases.optimizer()]
     settings = dataclasses.replace(sizes.update, microbatch_size=micro)
     return dataclasses.replace(sizes, decode_batch_size=batch, update=settings), plan.Plan(rows, limit)
