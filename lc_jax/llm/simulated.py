@@ -71,7 +71,8 @@ def _confidence(fields: Mapping[str, str]) -> str:
 
 def _support(fields: Mapping[str, str]) -> str:
     passages = summarize.split_paragraphs(fields["passages"])
-    return "Supported" if any(fields["claim"] in passage for passage in passages) else "Not supported"
+    claim, _ = reader.certain(fields["claim"])  # of a method without confidence it may hold a percentage still
+    return "Supported" if any(claim in passage for passage in passages) else "Not supported"
 
 
 def _paragraph(fields: Mapping[str, str]) -> str:

@@ -95,10 +95,13 @@ def _normal(answer: str) -> str:
 
 
 def claims(paragraph: str) -> list[list[str]]:
-    """The sentences of a paragraph as claims, each with one answer and its percentage; alternatives together."""
+    """The sentences of a paragraph as claims, each with one answer and its percentage if any; alternatives together."""
     found = ((kind, statements(paragraph, kind)) for kind in text.SENTENCES)
     groups = [
-        [text.SENTENCES[kind].format(f"{a} ({100 * p:.6g}%)") for a, p in zip(read.answers, read.probs, strict=True)]
+        [
+            text.SENTENCES[kind].format(answer if prob == 1 else f"{answer} ({100 * prob:.6g}%)")
+            for answer, prob in zip(read.answers, read.probs, strict=True)
+        ]
         for kind, read in found
     ]
     return [group for group in groups if group]

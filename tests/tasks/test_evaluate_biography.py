@@ -250,6 +250,34 @@ def test_factscores_own_files_are_evaluated_as_they_are(evaluate, tmp_path):
     assert result["settings"]["knowledge"] == str(path)
 
 
+def test_pooled_numbers_passages_and_intervals_by_hand(evaluate, tmp_path):
+    """Of Ada three claims of four are supported, of Bela two of eight; all are stated with 90 %."""
+    names, verdicts = ("Ada Lovelace", "Bela Bartok"), (4 * [True], 8 * [False])
+    verdicts[0][3], verdicts[1][0], verdicts[1][5] = False, True, True
+    passages = {name: [f"passage {i} {name[:3]}fact{i} with words" for i in range(7)] for name in names}
+    store = make_store(tmp_path / "enwiki.db", [(name, SEPARATOR.join(passages[name])) for name in names])
+    written = []
+    for name, right in zip(names, verdicts, strict=True):
+        facts = [f"{name[:3]}fact{i % 7}" if ok else f"lie {i} {name[:3]}fact{i % 7}" for i, ok in enumerate(right)]
+        lines = [f"{name}: {fact} (90%)." for fact in facts] + [f"{name}: a great person."]
+        written.append({"entity": name, "generated_paragraph": "\n".join(lines)})
+    with FakeServer(annotate) as server:
+        result, records = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", written), knowledge=store)
+    assert (result["num_questions"], result["num_bins"], result["statuses"]) == (12, 40, {"ok": 12, "not_objective": 2})
+    assert [record["correct"] for record in records if record["status"] == "ok"] == verdicts[0] + verdicts[1]
+    assert result["accuracy"] == pytest.approx(5 / 12)
+    assert result["ece"] == pytest.approx(0.9 - 5 / 12)
+    # Resamples of two people are Ada alone, Bela alone or both: the interval's ends are theirs.
+    assert (result["ece_low"], result["ece_high"]) == pytest.approx((0.9 - 3 / 4, 0.9 - 2 / 8))
+    assert result["factscore"]["factscore"] == pytest.approx((3 / 4 + 2 / 8) / 2)
+    asked = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
+    for fields in asked:  # five of seven, the one with the claim's word first
+        texts = summarize.split_paragraphs(fields["passages"])
+        assert len(texts) == 5
+        assert fields["claim"].split()[-1] in texts[0].split()
+        assert set(texts) < set(passages[fields["entity"]])
+
+
 def test_a_provider_writes_and_who_is_refused_is_a_status(evaluate, tmp_path):
     _, path = small_store(tmp_path)
     (tmp_path / "people.txt").write_text("Ada Lovelace\n\nBela Bartok\nAda Lovelace\nNobody\n")
@@ -355,6 +383,15 @@ def test_the_miniature_world(tmp_path, monkeypatch):
     right = [fact.candidates[0] == fact.truth for subject in subjects for fact in subject.facts]
     assert (result["accuracy"], result["num_questions"]) == (pytest.approx(sum(right) / len(right)), 120)
     assert result["ece"] == pytest.approx(abs(sum(right) / len(right) - 0.7))
+    config.uses_confidence, config.output = False, str(tmp_path / "plain")
+    plain = [{"entity": s.described, "generated_paragraph": text.plain({f.kind: f.candidates[0] for f in s.facts})}
+             for s in subjects]  # fmt: skip
+    for written in (found, plain):  # with percentages, which count as 1 then, and without
+        write(tmp_path / "p.jsonl", written)
+        evaluate_biography.run(config, None)
+        result = json.loads((tmp_path / "plain" / "result.json").read_text())
+        assert (result["accuracy"], result["num_questions"]) == (pytest.approx(sum(right) / len(right)), 120)
+        assert result["ece"] == pytest.approx(1 - sum(right) / len(right))
 
 
 @pytest.mark.slow
