@@ -77,6 +77,10 @@ def test_extractor_forecaster_and_judge_can_be_three_models(evaluate, tmp_path, 
         answered = server.num_answered
         assert evaluate(server, paragraphs=path, **overrides)[1] == records
         assert server.num_answered == answered  # each from its own replies in the store
+        capsys.readouterr()
+        evaluate(server, paragraphs=path, dry_run=True, **overrides)
+        later = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+        assert ["eval_forecast", "openai/gpt-4.1-mini", "0", "10"] in later  # follows from the stored answers: ten
         other, _ = evaluate(server, paragraphs=path)
         assert server.num_answered > answered  # another forecaster and judge are asked again
     for row in (["eval_extract", "openai/gpt-4.1", "6"], ["eval_forecast", "openai/gpt-4.1-mini", "12"]):
