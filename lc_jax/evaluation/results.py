@@ -15,6 +15,7 @@ from lc_jax.data import jsonl
 from lc_jax.evaluation.intervals import Scored
 
 Row = Mapping[str, Any]
+NOT_EVALUATED = "not_evaluated.json"  # next to evaluations: data sets that there are none on, and why
 NAMES = ("method", "data", "judge")  # texts that every result has
 NUMBERS = ("seed", "accuracy", "ece")  # numbers that every result has; of these an error may be undefined
 
@@ -205,3 +206,11 @@ def label(entry: Entry, entries: Sequence[Entry]) -> str:
     """The method, with its seed where `entries` hold another seed of it on the same data set."""
     same = [other for other in entries if (other.data, other.method) == (entry.data, entry.method)]
     return entry.method if len(same) == 1 else f"{entry.method}, seed {entry.result['seed']}"
+
+
+def not_evaluated(folder: Path) -> list[str]:
+    """A line for each data set that a script left out, for the end of a table."""
+    path = folder / NOT_EVALUATED
+    if not path.is_file():
+        return []
+    return [f"not evaluated: {row['data']}: {row['reason']}" for row in json.loads(path.read_text())]

@@ -26,7 +26,8 @@ RELEASED = {
 }
 _WHOLE = ("extract-answers",)  # all others are weight differences from BASE, whose hub names end in DIFFERENCE
 _PREFIX = "tatsu-lab/linguistic-calibration-"
-_FILES = ["*.json", "*.txt", "*.jinja", "*.model", "model*.safetensors"]
+_TEXTS = ["*.json", "*.txt", "*.jinja", "*.model"]
+_FILES = [*_TEXTS, "model*.safetensors"]
 _PICKLES = "pytorch_model*.bin"  # only where there are no safetensors
 
 
@@ -88,6 +89,19 @@ def check_access(name: str) -> None:
         HfApi().auth_check(repo)
         if revision:
             HfApi().model_info(repo, revision=revision)
+
+
+def download_texts(name: str) -> Path:
+    """The folder of a checkpoint's config and tokenizer in the hub's cache, without the weights; downloads little.
+
+    Raises:
+      FileNotFoundError: as `download`.
+    """
+    from huggingface_hub import snapshot_download
+
+    repo, revision = repository(name), name.partition("@")[2] or None
+    with _explained(repo, revision):
+        return Path(snapshot_download(repo, allow_patterns=_TEXTS, revision=revision))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from lc_jax import parallel
 from lc_jax.inference import generate
 from lc_jax.planning import models, work
 from lc_jax.planning.devices import Devices
+from lc_jax.planning.models import Models
 from lc_jax.planning.stages import Stage, listed
 from lc_jax.rl.plan import writing
 from lc_jax.training import plan
@@ -73,6 +74,26 @@ def measure(config: ConfigDict, devices: Devices, planned: Planned | None) -> Me
     largest = max(found.phases, key=lambda phase: phase.total)
     advice = "" if found.fits else _advice(config, devices, planned)
     return Memory(largest.total, devices.limit, largest.name, advice)
+
+
+def of_stages(
+    stages: Sequence[Stage], shapes: Models, devices: Devices, planned: Callable[[str], Planned | None]
+) -> list[Memory]:
+    """The memory of every stage; those of equal settings are measured once.
+
+    Args:
+      planned: gives the `planned` of a task by its name.
+    """
+    known: dict[str, Memory] = {}
+    found = []
+    for stage in stages:
+        config = shapes.with_shapes(stage.config)
+        plans = planned(config.task)
+        key = str({name: config[name] for name in (config if plans else WRITING) if name in config})
+        if key not in known:
+            known[key] = measure(config, devices, plans)
+        found.append(known[key])
+    return found
 
 
 def refusals(stages: Sequence[Stage], memories: Sequence[Memory]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -14,10 +13,9 @@ from lc_jax.evaluation.table import markdown
 from lc_jax.llm import capabilities
 from lc_jax.planning import disk, hours, memory, work
 from lc_jax.planning.devices import Devices, is_name
-from lc_jax.planning.memory import Memory
 from lc_jax.planning.models import Models
 from lc_jax.planning.requests import Bill
-from lc_jax.planning.stages import Stage, load
+from lc_jax.planning.stages import load
 from lc_jax.training.plan import GB
 
 RECORD = ""
@@ -54,7 +52,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     """
     stages, devices = load(config.stages, config.profile), devices_of(config)
     shapes = Models(stages)
-    memories = measured_memory(stages, shapes, devices)
+    memories = memory.of_stages(stages, shapes, devices, _planned)
     disks = [disk.measure(s, stages, shapes, keep_checkpoints=config.keep_checkpoints) for s in stages]
     figures = hours.measured_figures(Path(config.figures), devices.kind)
     clock = hours.Clock(devices, stages, shapes, figures)
@@ -84,19 +82,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         print(line)
 
 
-def measured_memory(stages: Sequence[Stage], shapes: Models, devices: Devices) -> list[Memory]:
-    """The memory of every stage; those of equal settings are measured once."""
-    known: dict[str, Memory] = {}
-    found = []
-    for stage in stages:
-        config = shapes.with_shapes(stage.config)
-        planned = getattr(importlib.import_module(f"lc_jax.tasks.{config.task}"), "planned", None)
-        names = list(config) if planned else [name for name in memory.WRITING if name in config]
-        key = str({name: config[name] for name in names})
-        if key not in known:
-            known[key] = memory.measure(config, devices, planned)
-        found.append(known[key])
-    return found
+def _planned(task: str) -> memory.Planned | None:
+    return getattr(importlib.import_module(f"lc_jax.tasks.{task}"), "planned", None)
 
 
 def _cells(paid: Bill) -> list[str]:

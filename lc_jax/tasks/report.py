@@ -106,6 +106,8 @@ def run(config: ConfigDict, mesh: Any) -> None:
     )
     rows = [entry.result for entry in entries]
     text = "\n".join([table.render(rows)] * bool(rows) + [table.render_published(data) for data in alone])
+    if entries:
+        text = "\n\n".join([text, *results.not_evaluated(Path(config.evaluations))])
     suffixes = _suffixes([*groups, *alone])
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".report-", dir=output) as name:

@@ -1,0 +1,122 @@
+"""The questions of evaluations before the first stage: which data sets are missing, and which were trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lc_jax.data.questions import check_answers, load_joined_rows, load_training_rows, raw_questions
+from lc_jax.data.rows import optional
+from lc_jax.planning.stages import Stage, listed
+from lc_jax.preflight import Problems
+
+_MOST_LEAKED = 0.01  # of a test set's questions that training may have seen
+_TEXTS = ("paragraph_generation_prompt", "prompt", "question")
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """A test data set that cannot be loaded."""
+
+    data: str  # its name in tables
+    reason: str  # with the remedy
+    stages: tuple[str, ...]  # that are left out
+
+
+def missing_tests(stages: Sequence[Stage]) -> list[Missing]:
+    """Loads the test questions of all stages. Returns the data sets that are not there, with the stages that need them.
+
+    Raises:
+      Problems: a file that the user named (LC_SCIQ=FILE) cannot be used.
+    """
+    found, problems = [], []
+    for group in _by_questions([stage for stage in stages if _is_test(stage)]):
+        try:
+            _load(**group[0].config.questions)
+        except (OSError, ValueError) as error:
+            mode = group[0].experiment.partition(":")[2]
+            if os.environ.get(f"LC_{mode.upper()}", "").strip():
+                problems.append(f"{listed([stage.name for stage in group])}: {error}")
+                continue
+            name = next((stage.config.data for stage in group if stage.config.get("data")), mode)
+            found.append(Missing(name, str(error), tuple(stage.name for stage in group)))
+    if problems:
+        raise Problems(problems)
+    return found
+
+
+def leaks(stages: Sequence[Stage]) -> tuple[list[str], list[str]]:
+    """Compares the questions of evaluations with those of training.
+
+    Returns:
+      Problems: data sets of which training has too many questions; and notes on those of which it has few.
+    """
+    trained: dict[str, set[str]] = {stage.name: _trained_on(stage) for stage in stages if _trains(stage)}
+    problems, notes = [], []
+    for group in _by_questions([stage for stage in stages if _is_test(stage)]):
+        texts = [{_plain(q.question), _plain(q.prompt)} - {""} for q in _load(**group[0].config.questions)]
+        names = [name for name, seen in trained.items() if any(own & seen for own in texts)]
+        count = sum(any(own & trained[name] for name in names) for own in texts)
+        if not count:
+            continue
+        data = group[0].config.get("data") or group[0].config.questions.source
+        line = (
+            f"{data}: {count} of {len(texts)} questions of the evaluation are in the training data of {listed(names)}"
+        )
+        if count > _MOST_LEAKED * len(texts):
+            problems.append(f"{line}; give the evaluation or the training other questions.")
+        else:
+            notes.append(f"{line}.")
+    return problems, notes
+
+
+def _is_test(stage: Stage) -> bool:
+    questions = stage.config.get("questions")
+    return stage.config.task in ("evaluate_qa", "generate_data") and bool(questions) and questions.split == "test"
+
+
+def _trains(stage: Stage) -> bool:
+    return stage.config.task in ("sft", "reward_model", "ppo")
+
+
+def _by_questions(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """The stages with the same questions together."""
+    groups: dict[str, list[Stage]] = {}
+    for stage in stages:
+        groups.setdefault(str(sorted(stage.config.questions.items())), []).append(stage)
+    return list(groups.values())
+
+
+@functools.cache
+def _load(
+    source: str, split: str | None, answers: str | None, answers_split: str | None, columns: str = ""
+) -> list[Any]:
+    """The questions of a data set, read once."""
+    check_answers(source, answers, split)
+    return raw_questions(load_joined_rows(source, split, answers, answers_split, columns), source)[0]
+
+
+def _trained_on(stage: Stage) -> set[str]:
+    """Questions and queries that a stage trains on, as far as they are there yet."""
+    config = stage.config
+    source: Mapping[str, Any] = config.questions if config.task == "ppo" else config.data.rows
+    if optional(source["source"]) is None:
+        return set()
+    load = load_joined_rows if config.task == "ppo" else load_training_rows
+    try:
+        rows = _rows(load, tuple(sorted(source.items())))
+    except (OSError, ValueError):  # the stage's own check says what is wrong
+        return set()
+    return {_plain(str(row[name])) for row in rows for name in _TEXTS if row.get(name)}
+
+
+@functools.cache
+def _rows(load: Any, arguments: tuple[tuple[str, Any], ...]) -> list[dict[str, Any]]:
+    return load(**dict(arguments))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

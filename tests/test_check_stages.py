@@ -1,0 +1,147 @@
+"""Everything that would stop a stage is found before the first one: data, leaks, checkpoints, disk, devices, memory."""
+
+import json
+import shutil
+
+import pytest
+
+from configs import base
+from lc_jax.evaluation import results
+from lc_jax.planning import questions, stages
+from lc_jax.planning.models import Models
+from lc_jax.preflight import Problems
+from lc_jax.tasks import check_stages
+from tests.test_configs import config_of
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered():
+    questions._load.cache_clear()
+    questions._rows.cache_clear()
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A copy of the published data set's test prompts, with questions of SciQ and without those of BioASQ."""
+    copy = tmp_path / "copy"
+    for name in ("sciq", "bioasq"):
+        rows = [{"question_id": str(n), "paragraph_generation_prompt": f"Write about {name} {n}."} for n in range(4)]
+        write(copy / f"{name}_paragraph_generation_test.jsonl", rows)
+    write(tmp_path / "sciq.jsonl", [{"question": f"What is {n}?", "correct_answer": "it"} for n in range(4)])
+    monkeypatch.setenv("LC_DATASET", str(copy))
+    monkeypatch.setenv("LC_SCIQ", str(tmp_path / "sciq.jsonl"))
+    monkeypatch.delenv("LC_BIOASQ", raising=False)
+    return copy
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make(path, *lines):
+    path.write_text("".join("\t".join(map(str, line)) + "\n" for line in lines))
+    return stages.load(path)
+
+
+def evaluation(tmp_path, name, *flags):
+    flags = (f"--config.model={base.LLAMA}", "--config.annotator.name=simulated/miniature", "--config.method=x", *flags)
+    folder = tmp_path / "evaluation" / name
+    return (f"evaluate {name}", folder / "result.json", f"--config=configs/evaluate_qa.py:{name}",
+            f"--config.output={folder}", *flags)  # fmt: skip
+
+
+def test_a_missing_test_set_leaves_out_its_stages_and_is_named_in_the_table(published, tmp_path, capsys):
+    every = make(tmp_path / "stages", evaluation(tmp_path, "sciq"), evaluation(tmp_path, "bioasq"))
+    config = config_of("check_stages")
+    config.stages, config.ready = str(tmp_path / "stages"), str(tmp_path / "ready")
+    config.evaluations, config.devices = str(tmp_path / "evaluation"), "1xh100"
+    config.devices = ""
+    check_stages.run(config, None)
+    printed = capsys.readouterr().out
+    assert "Not evaluated: BioASQ: --config.questions.answers is empty" in printed
+    assert "LC_BIOASQ=FILE" in printed
+    assert (tmp_path / "ready").read_text() == f"{every[0]}\n"
+    (line,) = results.not_evaluated(tmp_path / "evaluation")
+    assert line.startswith("not evaluated: BioASQ: --config.questions.answers is empty")
+    shutil.rmtree(published)  # done stages are not looked at
+    (tmp_path / "evaluation" / "sciq").mkdir()
+    (tmp_path / "evaluation" / "sciq" / "result.json").touch()
+    make(tmp_path / "stages", evaluation(tmp_path, "sciq"))
+    check_stages.run(config, None)
+    assert results.not_evaluated(tmp_path / "evaluation") == []
+
+
+def test_a_file_that_the_user_names_must_be_there(published, tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_BIOASQ", str(tmp_path / "elsewhere.json"))
+    found = make(tmp_path / "stages", evaluation(tmp_path, "bioasq"))
+    with pytest.raises(Problems, match=r"evaluate bioasq: .*elsewhere\.json"):
+        questions.missing_tests(found)
+
+
+def test_questions_that_training_has_seen_are_found(published, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    sft = ("SFT", "m", "--config=configs/sft.py:mini", f"--config.data.rows.source={rows}")
+    found = make(tmp_path / "stages", sft, evaluation(tmp_path, "sciq"))
+    write(rows, [{"prompt": f"Write about that {n}.", "completion": "x"} for n in range(8)])
+    assert questions.leaks(found) == ([], [])
+    questions._rows.cache_clear()
+    write(rows, [{"prompt": "  write ABOUT sciq 2.", "completion": "x"}, {"prompt": "what is 2?", "completion": "x"}])
+    (problem,), notes = questions.leaks(found)
+    assert problem.startswith("SciQ: 1 of 4 questions of the evaluation are in the training data of SFT; give the ")
+    assert notes == []
+
+
+def test_checkpoints_of_the_hub_are_read_without_their_weights(tmp_path, monkeypatch):
+    name, seen = "meta-llama/Llama-2-7b-hf", []
+    source = tmp_path / "snapshot"
+    shutil.copytree(base.LLAMA, source, ignore=shutil.ignore_patterns("*.safetensors", "*.lc"))
+    monkeypatch.setattr(check_stages.hub, "check_access", seen.append)
+    monkeypatch.setattr(check_stages.hub, "download_texts", lambda name: source)
+    every = make(
+        tmp_path / "stages",
+        ("SFT", "m/model", "--config=configs/sft_lc.py", f"--config.model={name}", "--config.output=m"),
+        ("QA", "q", "--config=configs/evaluate_qa.py", "--config.model=m/model"),
+        ("QA 2", "q2", "--config=configs/evaluate_qa.py", "--config.model=nobody/knows"),
+    )
+    (tmp_path / "texts").mkdir()
+    known = check_stages.check_checkpoints(every, every[:2], tmp_path / "texts")
+    assert seen == [name]
+    shapes = Models(every, known)
+    assert shapes.num_parameters("m/model") == Models([]).num_parameters(base.LLAMA)
+
+    def refuse(name):
+        raise FileNotFoundError(f"{name!r} is no folder here, and from the hub: it is gated")
+
+    monkeypatch.setattr(check_stages.hub, "check_access", refuse)
+    with pytest.raises(Problems) as raised:
+        check_stages.check_checkpoints(every, every, tmp_path / "texts")
+    assert [message.partition(" is no")[0] for message in raised.value.messages] == [
+        "SFT: 'meta-llama/Llama-2-7b-hf'",
+        "QA 2: 'nobody/knows'",
+    ]
+    (source / "config.json").unlink()
+    monkeypatch.setattr(check_stages.hub, "check_access", seen.append)
+    (tmp_path / "more").mkdir()
+    with pytest.raises(Problems, match=r"SFT: .* has no config\.json"):
+        check_stages.check_checkpoints(every, every[:1], tmp_path / "more")
+
+
+def test_disk_devices_and_memory_come_together(tmp_path, monkeypatch, capsys):
+    found = make(
+        tmp_path / "stages",
+        ("SFT", tmp_path / "m" / "model", "--config=configs/sft.py:mini", "--config.data.rows.source=x"),
+    )
+    shapes = Models(found)
+    check_stages.check_resources(found, shapes, "", is_run=True)
+    assert "Devices: " in capsys.readouterr().out
+    with pytest.raises(Problems, match=r"--devices=8xa100, but this machine has \d+xcpu: leave --devices out"):
+        check_stages.check_resources(found, shapes, "8xa100", is_run=True)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(check_stages.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(check_stages.Devices, "here", lambda: check_stages.Devices("cpu", 1, 1e6))
+    with pytest.raises(Problems) as raised:
+        check_stages.check_resources(found, shapes, "", is_run=True)
+    space, room = raised.value.messages
+    assert f"{tmp_path} has 0 GB of free disk" in space
+    assert room.startswith("SFT: train takes 0 GB of each device's 0 GB; ")
