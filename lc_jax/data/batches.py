@@ -74,10 +74,10 @@ def widths(lengths: Int[np.ndarray, " N"], spare: float = 0.05) -> Int[np.ndarra
     slots[0], cuts = 0, []
     while not slots[-1] <= (1 + spare) * np.sum(lengths * numbers):
         # The last width is lengths[j - 1], and holds the kinds from number i on.
-        taken = slots[None, :-1] + (before[1:, None] - before[None, :-1]) * lengths[:, None]
-        taken[np.triu_indices(len(lengths), 1)] = np.inf
-        cuts.append(taken.argmin(axis=1))
-        slots = np.concatenate([[0], taken.min(axis=1)])
+        totals = slots[None, :-1] + (before[1:, None] - before[None, :-1]) * lengths[:, None]
+        totals[np.triu_indices(len(lengths), 1)] = np.inf
+        cuts.append(totals.argmin(axis=1))
+        slots = np.concatenate([[0], totals.min(axis=1)])
     chosen, j = [], len(lengths)
     for first in reversed(cuts):
         if j:

@@ -100,7 +100,7 @@ def distinct(ids: Sequence[str], source: object) -> list[str]:
     Args:
       source: where the ids are from, for the log.
     """
-    counts, taken = Counter(ids), set(ids)
+    counts, names = Counter(ids), set(ids)
     several = [name for name, count in counts.items() if count > 1]
     if not several:
         return list(ids)
@@ -113,9 +113,9 @@ def distinct(ids: Sequence[str], source: object) -> list[str]:
     for name in ids:
         numbers[name] += 1
         unique = name
-        while numbers[name] > 1 and (unique := f"{name}#{numbers[name]}") in taken:
+        while numbers[name] > 1 and (unique := f"{name}#{numbers[name]}") in names:
             numbers[name] += 1
-        taken.add(unique)
+        names.add(unique)
         named.append(unique)
     return named
 
@@ -147,9 +147,9 @@ def pair(ids: Sequence[str], others: Sequence[str], what: str, of: str) -> list[
             f"No id of the {of} is an id of the {what}: they are, for example, {others[0]!r} and {ids[0]!r}; give both "
             "the same question_id."
         )
-    found = []
+    partners = []
     for name in ids:
         own = places.get(name, [])
-        found.append(own if counts[name] == 1 or len(own) <= 1 else [own[numbers[name]]])
+        partners.append(own if counts[name] == 1 or len(own) <= 1 else [own[numbers[name]]])
         numbers[name] += 1
-    return found
+    return partners

@@ -73,11 +73,11 @@ def cut_paragraph(
         return render(len(paragraph))
     if not fits(render(0)):
         raise ValueError(f"Question and answer alone exceed the model's window: {fields.get('question', '')[:60]!r}")
-    kept, beyond = 0, len(paragraph)  # so many characters fit, so many do not
-    while beyond - kept > 1:
-        middle = (kept + beyond) // 2
-        kept, beyond = (middle, beyond) if fits(render(middle)) else (kept, middle)
-    return render(kept)
+    low, high = 0, len(paragraph)  # so many characters fit, so many do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(render(middle)) else (low, middle)
+    return render(low)
 
 
 def _reader_prompt(
@@ -360,8 +360,8 @@ def encode_sft(tokenizer: Tokenizer, example: Example, max_length: int) -> Encod
 def encode_all(tokenizer: Tokenizer, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], int]:
     """Every example of a supervised set in tokens, and how many were dropped because their prompt fills the window."""
     encoded = [encode_sft(tokenizer, example, max_length) for example in examples]
-    kept = [row for row in encoded if row is not None]
-    return kept, len(encoded) - len(kept)
+    rows = [row for row in encoded if row is not None]
+    return rows, len(encoded) - len(rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -382,5 +382,5 @@ def encode_queries(
     """
     rendered = [prompt.prompt_text(paragraph_generation_prompt=question.prompt) for question in questions]
     pairs = [(q, tokenizer.encode_prompt(text)) for q, text in zip(questions, rendered, strict=True)]
-    kept = [(q, tokens) for q, tokens in pairs if max_length is None or len(tokens) <= max_length]
-    return Queries([q for q, _ in kept], [tokens for _, tokens in kept], len(pairs) - len(kept))
+    short = [(q, tokens) for q, tokens in pairs if max_length is None or len(tokens) <= max_length]
+    return Queries([q for q, _ in short], [tokens for _, tokens in short], len(pairs) - len(short))

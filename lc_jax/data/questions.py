@@ -128,14 +128,14 @@ def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:
       ValueError: rows of `others` with one id disagree about question or answer; or no id of `others` is one of `rows`.
     """
     ids, partners = [row_id(row) for row in rows], dict[str, Row]()
-    wanted = set(ids)
+    row_ids = set(ids)
     other_id = ""
     for index, other in enumerate(others):
         other_id = row_id(other) or str(index)
         first = partners.setdefault(other_id, other)
-        if first is not other and other_id in wanted and _content(first) != _content(other):
+        if first is not other and other_id in row_ids and _content(first) != _content(other):
             raise ValueError(f"The id {other_id!r} is of several questions or answers that disagree: correct the ids.")
-    if rows and partners and not wanted & partners.keys():
+    if rows and partners and not row_ids & partners.keys():
         raise ValueError(
             f"The questions and answers have other ids than the rows: for example {other_id!r}, not {ids[0]!r}. "
             "Rows that need no other questions: leave the setting for these empty, --config.data.rows.questions= in "
@@ -203,11 +203,11 @@ def _made_id(row: Row, number: int) -> str:
     return f"row {number}"
 
 
-def suggest(names: Sequence[str], wanted: Sequence[str]) -> str:
-    """The value of a `columns` setting that may make `wanted` of the columns `names`: "prompt=instruction,..."."""
+def suggest(names: Sequence[str], fields: Sequence[str]) -> str:
+    """The value of a `columns` setting that may make `fields` of the columns `names`: "prompt=instruction,..."."""
     own = {name.strip().casefold(): name for name in names}
-    taken = [next((own[s] for s in _SYNONYMS.get(field, ()) if s in own), "COLUMN") for field in wanted]
-    return ",".join(f"{field}={name}" for field, name in zip(wanted, taken, strict=True))
+    columns = [next((own[s] for s in _SYNONYMS.get(field, ()) if s in own), "COLUMN") for field in fields]
+    return ",".join(f"{field}={name}" for field, name in zip(fields, columns, strict=True))
 
 
 def _refusal(rows: Sequence[Row], source: object, dropped: Mapping[str, int], flag: str) -> str:

@@ -207,12 +207,12 @@ def _hub_rows(source: str, split: str | None) -> list[dict[str, Any]]:
         import datasets
     except ImportError as error:
         raise ValueError(f"There is no file or folder {source}; hub data sets need: pip install datasets.") from error
-    found = _HUB_NAME.fullmatch(source)
-    assert found is not None
-    fault = _connection_fault(found["name"])
+    match = _HUB_NAME.fullmatch(source)
+    assert match is not None
+    fault = _connection_fault(match["name"])
     try:
         with _offline(datasets, bool(fault)):
-            loaded = datasets.load_dataset(found["name"], found["config"], split=split, revision=found["revision"])
+            loaded = datasets.load_dataset(match["name"], match["config"], split=split, revision=match["revision"])
     except Exception as error:  # the hub client raises errors of many packages: offline, gated, renamed, script, split
         reason = fault or f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"{source} is no local path and the hub does not give it ({reason}). {remedy}") from error

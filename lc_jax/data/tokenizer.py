@@ -164,8 +164,8 @@ class Tokenizer:
 
     def _written(self, token: int) -> str:
         """The token as text, in brackets, where there is one."""
-        known = self.hf is not None and 0 <= token < len(self.hf)
-        return f" ({self._hf.convert_ids_to_tokens(token)!r})" if known else ""
+        has_text = self.hf is not None and 0 <= token < len(self.hf)
+        return f" ({self._hf.convert_ids_to_tokens(token)!r})" if has_text else ""
 
     def grown(self) -> Tokenizer:
         """The tokenizer of a training that fits the embedding to it, with a padding token of its own.

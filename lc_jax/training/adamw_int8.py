@@ -52,8 +52,8 @@ class State(NamedTuple):
 class InPlace(NamedTuple):
     """An optax.GradientTransformation with an `apply` that needs no tree of updates.
 
-    apply(gradients, state, parameters, weight, wanted) -> (parameters, state): the gradients are sums to be divided by
-    `weight`; unless `wanted`, nothing changes. Parameters and state that are donated are overwritten.
+    apply(gradients, state, parameters, weight, is_finite) -> (parameters, state): the gradients are sums to be divided
+    by `weight`; unless `is_finite`, nothing changes. Parameters and state that are donated are overwritten.
     """
 
     init: Callable[[Tree], State]
@@ -71,7 +71,7 @@ class Update(NamedTuple):
     weight_decay: float
     factor: Float[Array, ""]  # of the gradient
     number: Int[Array, ""]  # of the update, from 1
-    wanted: Bool[Array, ""]
+    is_finite: Bool[Array, ""]
 
 
 class Held(NamedTuple):
@@ -186,19 +186,19 @@ def _step(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
     return Held(new, quantise(first, parts[1], FIRST), quantise(second, parts[2], SECOND), low)
 
 
-def _step_if_wanted(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
+def _step_if_finite(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
     # A branch, not a selection: without it XLA reads a whole stack where it writes a layer, and so copies it each time.
-    return jax.lax.cond(u.wanted, _step, lambda held, *_: held, held, gradient, key, u)
+    return jax.lax.cond(u.is_finite, _step, lambda held, *_: held, held, gradient, key, u)
 
 
 def _step_by_layer(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
     """`_step` for the layers of a stack one after the other, so that float32 arrays exist for one of them only."""
     if gradient.ndim < STACKED:
-        return _step_if_wanted(held, gradient, key, u)
+        return _step_if_finite(held, gradient, key, u)
 
     def body(layer: Array, held: Held) -> Held:
         part, one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), (held, gradient))
-        new = _step_if_wanted(part, one, jax.random.fold_in(key, layer), u)
+        new = _step_if_finite(part, one, jax.random.fold_in(key, layer), u)
         return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, layer, 0), held, new)
 
     return jax.lax.fori_loop(0, gradient.shape[0], body, held)
@@ -217,8 +217,8 @@ def _fresh(parameter: Array, master: bool) -> Held:
 
 def _state(updates: Array, structure: Any, held: list[Held | None]) -> State:
     def tree(pick: Callable[[Held], Array | None]) -> Tree:
-        found = [None if one is None else pick(one) for one in held]
-        return structure.unflatten([optax.MaskedNode() if x is None else x for x in found])
+        leaves = [None if one is None else pick(one) for one in held]
+        return structure.unflatten([optax.MaskedNode() if x is None else x for x in leaves])
 
     first = Moment(tree(lambda one: one.first.codes), tree(lambda one: one.first.scales))
     second = Moment(tree(lambda one: one.second.codes), tree(lambda one: one.second.scales))
@@ -264,21 +264,21 @@ def adamw_int8(
         held = [_fresh(leaf, master) if t else None for leaf, t in zip(leaves, trained, strict=True)]
         return _state(jnp.int32(0), structure, held)
 
-    def apply(gradients: Tree, state: State, params: Tree, weight: Array, wanted: Array) -> tuple[Tree, State]:
+    def apply(gradients: Tree, state: State, params: Tree, weight: Array, is_finite: Array) -> tuple[Tree, State]:
         structure: Any = jax.tree.structure(params)
         leaves = structure.flatten_up_to(params)
         trained, grads = structure.flatten_up_to(trainable), structure.flatten_up_to(gradients)
         counted = [g.astype(jnp.float32) for g, t in zip(grads, trained, strict=True) if t]
         clip = jnp.minimum(1.0, clip_norm / (optax.tree.norm(counted) / weight + 1e-6))
         number = state.updates + 1
-        u = Update(learning_rate(state.updates), *betas, eps, weight_decay, clip / weight, number, wanted)
+        u = Update(learning_rate(state.updates), *betas, eps, weight_decay, clip / weight, number, is_finite)
         key = jax.random.fold_in(jax.random.key(0), number)
         held = _held(state, structure, leaves, trained)
         for place, (one, gradient) in enumerate(zip(held, grads, strict=True)):
             if one is not None:
                 held[place] = _step_by_layer(one, gradient, jax.random.fold_in(key, place), u)
         new = [leaf if one is None else one.parameter for one, leaf in zip(held, leaves, strict=True)]
-        return structure.unflatten(new), _state(jnp.where(wanted, number, state.updates), structure, held)
+        return structure.unflatten(new), _state(jnp.where(is_finite, number, state.updates), structure, held)
 
     def update(gradients: Tree, state: State, params: Tree) -> tuple[Tree, State]:
         new, state = apply(gradients, state, params, jnp.float32(1), jnp.bool_(True))

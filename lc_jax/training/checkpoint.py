@@ -40,9 +40,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options, metadata=describe)
         # Orbax keeps the metadata of the first run: what differs now is a changed setting.
-        kept = self._manager.metadata().custom_metadata or {}
+        record = self._manager.metadata().custom_metadata or {}
         if self._manager.latest_step() is not None:
-            changed = changes(kept, describe)
+            changed = changes(record, describe)
             if changed:
                 raise ValueError(
                     f"{directory} holds a run with other settings ({changed}). Give another --config.output, or delete "

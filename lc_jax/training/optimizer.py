@@ -108,5 +108,5 @@ def _in_float32(inner: optax.GradientTransformationExtraArgs) -> optax.GradientT
 
     return optax.GradientTransformationExtraArgs(
         lambda params: inner.init(cast(params)),
-        lambda updates, state, params=None, **known: inner.update(cast(updates), state, cast(params), **known),
+        lambda updates, state, params=None, **rest: inner.update(cast(updates), state, cast(params), **rest),
     )

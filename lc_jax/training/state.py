@@ -35,8 +35,8 @@ def _dividing(sharding: Any, shape: tuple[int, ...]) -> Any:
         return sharding
     parts = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
     sizes = [math.prod(sharding.mesh.shape[n] for n in ((p,) if isinstance(p, str) else p or ())) for p in parts]
-    kept = [part if length % size == 0 else None for part, length, size in zip(parts, shape, sizes, strict=True)]
-    return jax.NamedSharding(sharding.mesh, jax.P(*kept))
+    spec = [part if length % size == 0 else None for part, length, size in zip(parts, shape, sizes, strict=True)]
+    return jax.NamedSharding(sharding.mesh, jax.P(*spec))
 
 
 def _layout(params: PyTree, tx: Optimizer) -> PyTree:
