@@ -177,3 +177,8 @@ def test_reward_models_read_2000_characters_of_a_paragraph():
     fields = {"question": "x" * 2500, "answer": "y" * 2500}
     text = examples.cut_paragraph(prompt, fields | {"generated_paragraph": "z" * 1999 + "abc"})
     assert text == prompt.render(**fields, generated_paragraph="z" * 1999 + "a")
+
+
+@pytest.mark.parametrize(("name", "steps"), [("evaluate_qa", qa.STEPS), ("evaluate_biography", biography.STEPS)])
+def test_every_part_of_an_evaluation_can_have_an_annotator_of_its_own(name, steps):
+    assert set(config_of(name).annotators) == {step.role for step in steps.values()}

@@ -14,7 +14,19 @@ from lc_jax.data import jsonl
 from lc_jax.evaluation import examples, intervals, metrics, plots, published
 from lc_jax.evaluation.intervals import Difference, paired
 from lc_jax.evaluation.published import Published
-from lc_jax.evaluation.results import MAIN, MORE, Column, Entry, Row, by_data, judges, label, number, reason
+from lc_jax.evaluation.results import (
+    MAIN,
+    MORE,
+    Column,
+    Entry,
+    Row,
+    by_data,
+    has_one_protocol,
+    judges,
+    label,
+    number,
+    reason,
+)
 from lc_jax.evaluation.table import mean_over_seeds
 
 if TYPE_CHECKING:
@@ -315,8 +327,11 @@ def page(
     """
     changes, groups = differences(entries, baseline), by_data(entries)
     names = {data: " and ".join(map(_name, judges(group))) for data, group in groups.items()}
-    mixed = any(len(judges(group)) > 1 for group in groups.values())
-    warning = ' <span class="flag">Different judges: their numbers cannot be compared.</span>' if mixed else ""
+    differing = ["judges"] * any(len(judges(group)) > 1 for group in groups.values())
+    differing += ["wordings or rules of judging"] * (not all(map(has_one_protocol, groups.values())))
+    warning = "".join(
+        f' <span class="flag">Different {what}: their numbers cannot be compared.</span>' for what in differing
+    )
     by = next(iter(names.values()), "nobody")
     if len(set(names.values())) > 1:
         by = "; ".join(f"{annotators} on {_name(data)}" for data, annotators in names.items())

@@ -17,6 +17,7 @@ from lc_jax.evaluation.intervals import Scored
 Row = Mapping[str, Any]
 NOT_EVALUATED = "not_evaluated.json"  # next to evaluations: data sets that there are none on, and why
 NAMES = ("method", "data", "judge")  # texts that every result has
+PROTOCOL = ("prompts", "wording", "judge_matches", "judge_temperature")  # settings that comparable results share
 NUMBERS = ("seed", "accuracy", "ece")  # numbers that every result has; of these an error may be undefined
 
 
@@ -200,6 +201,13 @@ def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 def judges(group: Sequence[Entry]) -> list[str]:
     """The different judges of entries, in alphabetical order."""
     return sorted({str(entry.result["judge"]) for entry in group})
+
+
+def has_one_protocol(group: Sequence[Entry]) -> bool:
+    """Whether entries were read and judged in the same wordings and by the same rules, as far as they say it."""
+    settings = [entry.result.get("settings") or {} for entry in group]
+    protocols = [{name: each.get(name) for name in PROTOCOL} for each in settings if each.get("prompts")]
+    return all(protocol == protocols[0] for protocol in protocols)
 
 
 def label(entry: Entry, entries: Sequence[Entry]) -> str:

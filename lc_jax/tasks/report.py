@@ -70,6 +70,12 @@ def load(config: ConfigDict) -> list[Entry]:
         for e in entries
     ]
     results.check_distinct(entries)
+    for data, group in by_data(entries).items():
+        if not results.has_one_protocol(group):
+            logging.warning(
+                "The evaluations on %s differ in wordings or rules of judging (`settings` in result.json): their "
+                "numbers cannot be compared.", data,
+            )  # fmt: skip
     return entries
 
 

@@ -91,6 +91,27 @@ def test_a_stronger_judge_of_one_data_set_is_no_mixture(make):
     assert "judge" not in table.partition("## SciQ")[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "differ"),
+    [
+        ({}, False),
+        ({"temperature": 1.0}, False),  # of the writer
+        ({"judge_matches": True}, True),
+        ({"wording": {"reasoning": True}}, True),
+        ({"prompts": {"eval_extract": "b"}}, True),
+        ({"prompts": {}}, False),  # an older version left none
+    ],
+)
+def test_evaluations_under_different_rules_are_flagged(make, caplog, change, differ):
+    settings = {"prompts": {"eval_extract": "a"}, "wording": {"reasoning": False}, "judge_matches": False}
+    entries = [entry("LC RL"), entry("LC SFT"), entry("LC RL", data="SciQ")]
+    for item, own in zip(entries, ({}, change, {"judge_matches": True}), strict=True):
+        item.result["settings"] = settings | own
+    text = (make(*entries) / "report.html").read_text()
+    assert ("Different wordings or rules of judging: their numbers cannot be compared." in text) == differ
+    assert ("The evaluations on TriviaQA differ in wordings or rules of judging" in caplog.text) == differ
+
+
 def test_rows_of_another_kind_are_shown_as_far_as_they_go(make):
     """Claims of biographies: pooled by entity, with fewer fields."""
     found = entry("LC RL", data="biographies")
