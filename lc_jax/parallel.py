@@ -93,7 +93,11 @@ def _is_one_of_many() -> bool:
         names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
         if all(map(_variable, names)) and (_variable("SLURM_STEP_NUM_TASKS") or "2") != "1":
             return True
-        logging.warning("SLURM_NTASKS=%s, but srun did not start this process: it runs alone.", _count("SLURM_NTASKS"))
+        count = _count("SLURM_NTASKS")
+        if _variable("SLURM_STEP_NUM_TASKS") == "1":
+            logging.info("srun started one process in an allocation for %d (SLURM_NTASKS): it runs alone.", count)
+        else:
+            logging.warning("SLURM_NTASKS=%d, but srun did not start this process: it runs alone.", count)
     if _variable("OMPI_COMM_WORLD_SIZE") and _count("OMPI_COMM_WORLD_SIZE") > 1:
         if not all(map(_variable, ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"))):
             raise ValueError(

@@ -58,15 +58,27 @@ class Forecasts:
     probs: tuple[float, ...]
 
 
+def _encodable(text: str) -> str:
+    """`text` with a replacement character for each half of a surrogate pair, which no file or database can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One question to an annotator."""
+    """One question to an annotator; halves of surrogate pairs in its prompt become replacement characters."""
 
     prompt: str
     temperature: float  # 0 = greedy; models that take no temperature are asked without
     max_tokens: int  # of the reply
     sample: int = 0  # distinguishes repeated draws for one prompt
     schema: str = ""  # JSON schema that the reply should follow, where the model can be held to one; "" = plain text
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", _encodable(self.prompt))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +99,16 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """An annotator's answer to one Request. Only status "ok" carries text that may be parsed."""
+    """An annotator's answer to one Request. Only status "ok" carries text that may be parsed.
+
+    Halves of surrogate pairs in text and detail become replacement characters.
+    """
 
     status: ReplyStatus
     text: str = ""
     detail: str = ""  # why the status is not "ok"
     usage: Usage = Usage()  # zero for a reply that was not paid for: a simulated or a stored one
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", _encodable(self.text))
+        object.__setattr__(self, "detail", _encodable(self.detail))

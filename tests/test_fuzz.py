@@ -31,10 +31,10 @@ from lc_jax.data import examples, questions, rows
 from lc_jax.evaluation import biography, qa
 from lc_jax.llm import anthropic, openai
 from lc_jax.llm.asking import Fatal, Transient
+from lc_jax.llm.data_steps import data_steps
 from lc_jax.models import folders, hf
 from lc_jax.prompts import confidence, equivalence, summarize
 from lc_jax.prompts.prompt import Invalid
-from lc_jax.tasks import generate_data
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "lc_jax" / "miniature" / "checkpoints"
@@ -215,8 +215,8 @@ def test_files_of_rows(content, ending, squeezed, recipe):
 STEPS = {
     "qa": qa.STEPS,
     "biography": biography.STEPS,
-    "generate_data": generate_data.annotation_steps(False, False),
-    "generate_data published": generate_data.annotation_steps(True, True),
+    "generate_data": data_steps(False, False),
+    "generate_data published": data_steps(True, True),
 }
 PARSED = {f"{part}.{name}": step.prompt for part, steps in STEPS.items() for name, step in steps.items()}
 BATCHES = {

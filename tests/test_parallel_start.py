@@ -56,6 +56,9 @@ def test_a_shell_inside_an_allocation_is_told_that_it_runs_alone(start, caplog):
     with caplog.at_level(logging.WARNING):
         start(SLURM_NTASKS="4")
     assert "SLURM_NTASKS=4, but srun did not start this process" in caplog.text
+    caplog.clear()
+    start(SLURM_NTASKS="4", SLURM_STEP_NUM_TASKS="1", **SRUN)  # srun -n1 did start it
+    assert caplog.text == ""
 
 
 def test_processes_of_srun_mpirun_a_pod_and_our_own_variables_join(start):

@@ -177,14 +177,20 @@ def _split_files(folder: Path, split: str | None, config: str = "") -> list[Path
 
 
 def _connection_fault(name: str) -> str:
-    """Why the hub does not answer within ten seconds; "" where it does, whatever it says of the data set."""
+    """Why the hub does not answer within ten seconds; "" where it does, whatever it says of the data set.
+
+    Any other error, such as a name that no data set may have, is `load_dataset`'s to report in its own words.
+    """
+    import httpx
     from huggingface_hub import HfApi, constants
 
     try:
         HfApi().dataset_info(name, timeout=10)
-    except Exception as error:  # of several HTTP libraries; an answer, such as 404, has a response
-        if getattr(error, "response", None) is None and not constants.HF_HUB_OFFLINE:
+    except (httpx.TransportError, ConnectionError, TimeoutError) as error:
+        if not constants.HF_HUB_OFFLINE:
             return f"{constants.ENDPOINT} does not answer: {' '.join(str(error).split()) or type(error).__name__}"
+    except Exception:  # an answer, such as 404
+        return ""
     return ""
 
 

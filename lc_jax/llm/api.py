@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 import contextlib
 import dataclasses
 import os
@@ -19,6 +20,7 @@ from lc_jax.llm.replies import Malformed, one_line
 from lc_jax.llm.transport import http_client, send
 from lc_jax.types import Reply, Request, Usage
 
+START_DEADLINE = 60.0  # seconds: a server has said by then which models it has, or written a probe's 16 tokens
 MALFORMED_ATTEMPTS = 3  # a gateway's error page passes; another kind of server does not
 
 
@@ -48,9 +50,24 @@ class API(abc.ABC):
             await self.able(client)
 
             async def ask(request: Request) -> Reply:
-                return await self._ask(client, request)
+                async with self.within(client, self.policy.deadline):
+                    return await self._ask(client, request)
 
             yield ask
+
+    @contextlib.asynccontextmanager
+    async def within(self, client: Any, seconds: float) -> AsyncIterator[None]:
+        """Ends what takes longer than `seconds`.
+
+        Raises:
+          Transient: it did; the message has the address.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            detail = f"{self.name} at {without_credentials(str(client.base_url))}: no reply within {seconds:g} s"
+            raise Transient(detail, attempts=asking.TIMEOUT_ATTEMPTS) from None
 
     async def _ask(self, client: Any, request: Request) -> Reply:
         able = self._able
@@ -81,7 +98,10 @@ class API(abc.ABC):
 
         async def look_up() -> Capabilities:
             try:
-                return await self.look_up(client)
+                async with self.within(client, min(START_DEADLINE, self.policy.deadline)):
+                    return await self.look_up(client)
+            except Transient:
+                raise
             except Exception as error:
                 raise Fatal(self.fault(client, error).detail) from None
 
@@ -121,7 +141,7 @@ class API(abc.ABC):
             words = str(error) if isinstance(error, Malformed) else f"what came is no reply: {one_line(error)}"
             return Transient(f"{self.name} at {address}: {words}", attempts=MALFORMED_ATTEMPTS)
         if isinstance(cause, httpx2.TimeoutException) and not isinstance(cause, httpx2.ConnectTimeout):
-            return Transient(f"{self.name} at {address}: no reply in time")
+            return Transient(f"{self.name} at {address}: no reply in time", attempts=asking.TIMEOUT_ATTEMPTS)
         if not isinstance(cause, httpx2.TransportError):
             return None
         proxy = proxy_of(address)

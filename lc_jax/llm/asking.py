@@ -27,7 +27,7 @@ from absl import logging
 from lc_jax.llm import AnnotatorError
 from lc_jax.types import Reply, Request
 
-Ask = Callable[[Request], Awaitable[Reply]]  # may raise Transient or Fatal
+Ask = Callable[[Request], Awaitable[Reply]]  # within a time that is its own; may raise Transient or Fatal
 Connect = Callable[[], contextlib.AbstractAsyncContextManager[Ask]]  # opens a client on the event loop it will run on
 Keep = Callable[[Sequence[tuple[Request, Reply]]], None]
 
@@ -38,6 +38,9 @@ BUSY = (429, 529)  # statuses that concern all requests of this account
 BROKEN = (408, 409, 500, 502, 503, 504)
 HOPELESS = (401, 402, 403, 404)  # no key, no money, no permission, no such model
 _BROKE = ("insufficient_quota", "credit balance", "billing")  # words of a 400 or 429 that waiting does not mend
+
+
+TIMEOUT_ATTEMPTS = 3  # of a request that gets no reply in time: each attempt costs the whole deadline
 
 
 class Transient(Exception):
@@ -72,7 +75,9 @@ class Policy:
     first_wait: float = 1.0  # seconds; the longest first wait, which doubles with each attempt
     longest_wait: float = 60.0  # seconds of one back-off
     patience: float = 600.0  # seconds; a server that asks for a longer wait ends the run, which can go on later
-    deadline: float = 600.0  # seconds that one reply may take
+    # Seconds that one reply may take. Replies come whole, not token by token, so this covers the wait in the server's
+    # queue and all tokens: 4,608 of them, hidden reasoning included, at 16 a second.
+    deadline: float = 300.0
     connect_patience: float = 8.0  # seconds; a server that cannot be reached for so long at the start ends the run
 
     def __post_init__(self) -> None:
@@ -119,6 +124,8 @@ async def persist(
 ) -> Result:
     """What `work` returns, tried as often as the policy allows while it raises Transient. Each wait is logged.
 
+    `work` bounds its own time.
+
     Args:
       connect_patience: seconds for which a server may be out of reach.
 
@@ -127,27 +134,24 @@ async def persist(
     """
     most, attempt, started = policy.attempts, 0, time.monotonic()
     while True:
-        unreachable, asked = False, 0.0
+        unreachable, retry_after = False, 0.0
         try:
-            async with asyncio.timeout(policy.deadline):
-                return await work()
-        except TimeoutError:
-            detail = f"no reply within {policy.deadline:g} s"
+            return await work()
         except Transient as error:
-            detail, unreachable, asked = str(error), error.unreachable, error.retry_after or 0.0
+            detail, unreachable, retry_after = str(error), error.unreachable, error.retry_after or 0.0
             most = min(most, error.attempts or most)
-        wait = min(asked, policy.patience) + back_off(policy, attempt)
+        wait = min(retry_after, policy.patience) + back_off(policy, attempt)
         attempt += 1
         too_late = unreachable and time.monotonic() - started + wait > connect_patience
         if attempt >= most or too_late:
             raise Fatal(f"{detail} ({attempt} attempts)")
-        log_retry(detail, attempt, policy, wait)
+        log_retry(detail, attempt, most, wait)
         await asyncio.sleep(wait)
 
 
-def log_retry(detail: str, attempt: int, policy: Policy, wait: float) -> None:
-    """Logs that a request failed and will be sent again."""
-    logging.warning("%s; attempt %d of %d, the next in %.1f s", detail, attempt, policy.attempts, wait)
+def log_retry(detail: str, attempt: int, most: int, wait: float) -> None:
+    """Logs that a request failed and will be sent again, `most` times in all."""
+    logging.warning("%s; attempt %d of %d, the next in %.1f s", detail, attempt, most, wait)
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -243,10 +247,7 @@ class _Session:
             if self.fatal:
                 return Reply("failed", detail=str(self.fatal))
             try:
-                async with asyncio.timeout(self.policy.deadline):
-                    return await ask(request)
-            except TimeoutError:
-                detail, wait = f"no reply within {self.policy.deadline:g} s", back_off(self.policy, attempt)
+                return await ask(request)
             except Transient as error:
                 detail, wait = str(error), self._wait(error, attempt)
                 most = min(most, error.attempts or most)
@@ -256,12 +257,12 @@ class _Session:
             attempt += 1
             if attempt >= most:
                 return Reply("failed", detail=f"{attempt} attempts, the last: {detail}")
-            self._report(detail, attempt, wait)
+            self._report(detail, attempt, most, wait)
             await asyncio.sleep(wait)
 
-    def _report(self, detail: str, attempt: int, wait: float) -> None:
+    def _report(self, detail: str, attempt: int, most: int, wait: float) -> None:
         if self.loop.time() >= self.quiet_until and not self.fatal:
-            log_retry(detail, attempt, self.policy, wait)
+            log_retry(detail, attempt, most, wait)
             self.quiet_until = self.loop.time() + LOG_EVERY
 
     def _wait(self, error: Transient, attempt: int) -> float:

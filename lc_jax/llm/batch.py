@@ -35,6 +35,7 @@ class Endpoint(Protocol):
     policy: Policy
 
     def open(self) -> AbstractAsyncContextManager[Any]: ...
+    def within(self, client: Any, seconds: float) -> AbstractAsyncContextManager[None]: ...
     async def able(self, client: Any) -> Capabilities: ...
     def fault(self, client: Any, error: Exception) -> Reply: ...
 
@@ -179,7 +180,8 @@ class Batched:
 
                 async def attempt() -> Any:
                     try:
-                        return await work(client)
+                        async with self.endpoint.within(client, self.endpoint.policy.deadline):
+                            return await work(client)
                     except (Transient, asking.Fatal):
                         raise
                     except Exception as error:

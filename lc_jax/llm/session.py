@@ -15,11 +15,12 @@ from lc_jax import llm
 from lc_jax.llm import capabilities
 from lc_jax.llm.anthropic import Anthropic
 from lc_jax.llm.batch import Batched
+from lc_jax.llm.cached import Stored
 from lc_jax.llm.capabilities import Price
 from lc_jax.llm.checks import check_annotator, check_budget
 from lc_jax.llm.cost import Estimate, Meter, Metered, estimate
 from lc_jax.llm.openai import OpenAI
-from lc_jax.llm.store import Store, Stored
+from lc_jax.llm.store import Store
 from lc_jax.types import Reply, Request
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 import types
 
+import httpx
 import pytest
 from huggingface_hub import HfApi, constants
 
@@ -137,7 +138,10 @@ def test_damaged_files_name_the_place(tmp_path):
     ("answer", "message", "is_offline"),
     [
         (None, r"\(ConnectionError: offline\).*local path instead", False),
-        (OSError("no route"), r"\(https://\S+ does not answer: no route\).*local path instead", True),
+        (httpx.ConnectError("no route"), r"\(https://\S+ does not answer: no route\).*local path instead", True),
+        (ConnectionResetError("reset"), r"\(https://\S+ does not answer: reset\).*local path instead", True),
+        (OSError(28, "No space left"), r"\(ConnectionError: offline\).*local path instead", False),
+        (ValueError("no such name"), r"\(ConnectionError: offline\).*local path instead", False),
     ],
 )
 def test_a_hub_data_set_that_cannot_be_had_names_the_remedy(monkeypatch, answer, message, is_offline):

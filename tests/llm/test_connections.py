@@ -5,6 +5,7 @@ import json
 import logging
 import ssl
 import subprocess
+import threading
 import time
 
 import pytest
@@ -161,6 +162,29 @@ def test_pages_and_other_json_are_told_at_the_start():
             message = refused(server.url)
         assert words in message
         assert f"127.0.0.1:{server.port}" in message
+
+
+@pytest.mark.parametrize("knows_its_models", [False, True])
+def test_a_server_that_never_answers_is_asked_three_times_and_named(caplog, knows_its_models):
+    caplog.set_level(logging.WARNING)
+    end = threading.Event()
+
+    def answer(head, body):
+        if knows_its_models and (head.startswith("GET") or b"Reply with" in body):
+            return http(REPLY)
+        end.wait(10)
+        return None
+
+    with RawServer(answer) as server:
+        place = f"openai/llama at {server.url}: no reply within 0.2 s"
+        if knows_its_models:  # from the first request on it hangs
+            (reply,) = ask(server.url, 1, deadline=0.2)
+            assert (reply.status, reply.detail) == ("failed", f"3 attempts, the last: {place}")
+        else:
+            assert refused(server.url, deadline=0.2).startswith(f"{place} (3 attempts)")
+        end.set()
+    lines = [record.getMessage() for record in caplog.records if "attempt" in record.getMessage()]
+    assert lines[0].startswith(f"{place}; attempt 1 of 3, the next in ")
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import time
 
 import pytest
 
-from lc_jax.llm import store
-from lc_jax.llm.store import Store, Stored
+from lc_jax.llm import cached, store
+from lc_jax.llm.cached import Stored
+from lc_jax.llm.store import Store
 from lc_jax.types import Reply, Request, Usage
 from tests.llm.fake_server import KEY, FakeServer, Fault
 from tests.llm.worker import CONCURRENCY
@@ -47,6 +48,21 @@ def texts(stored, *prompts):
     return [replies[i].text for i in range(len(prompts))]
 
 
+def test_half_a_surrogate_pair_is_a_replacement_character_in_requests_replies_and_the_store(tmp_path):
+    half, whole = "half \ud83d.", "whole \ud83d\ude00 \u00e9"
+    (request,), (fine,) = requests(half), requests(whole)
+    assert request.prompt == "half \ufffd."
+    assert fine.prompt == "whole \U0001f600 \u00e9"
+    assert Reply("ok", half) == Reply("ok", "half \ufffd.")
+    assert Reply("failed", detail=half).detail == "half \ufffd."
+    annotator = Echo()
+    assert texts(Stored(annotator, Store(tmp_path / "s")), half) == ["HALF \ufffd."]
+    assert texts(Stored(annotator, Store(tmp_path / "s")), half) == ["HALF \ufffd."]
+    assert annotator.asked == ["half \ufffd."]  # once
+    (row,) = Store(tmp_path / "s").rows()
+    assert (row["prompt"], row["reply"]) == ("half \ufffd.", "HALF \ufffd.")
+
+
 def test_only_what_is_missing_is_asked(tmp_path):
     first, second = Echo(), Echo()
     assert texts(Stored(first, Store(tmp_path / "s")), "a", "b", "bad", "a") == ["A", "B", "", "A"]
@@ -69,7 +85,7 @@ def test_everything_that_shapes_a_reply_is_in_its_key():
 
 
 def test_stored_replies_stream_with_little_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "MAX_READY", 8)
+    monkeypatch.setattr(cached, "MAX_READY", 8)
     prompts = [str(i) for i in range(200)]
     texts(Stored(Echo(), Store(tmp_path / "s")), *prompts[::3])
     echo, drawn = Echo(), 0

@@ -11,7 +11,8 @@ from pathlib import Path
 from lc_jax import llm
 from lc_jax.data import jsonl
 from lc_jax.llm.annotate import annotate
-from lc_jax.llm.store import Store, Stored
+from lc_jax.llm.cached import Stored
+from lc_jax.llm.store import Store
 from lc_jax.prompts import Prompt
 
 CONCURRENCY = 16
