@@ -8,22 +8,22 @@ have a tokenizer of its own. Here, once, ragged answers become [B, K] with a mas
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 from lc_jax.data import examples
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.inference import generate, score
 from lc_jax.inference.finite import check_finite
+from lc_jax.models import hf, released
 from lc_jax.models.transformer import Model
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, POSITIVE_INT, Range, check_settings
-from lc_jax.prompts import Prompt, postprocess_answers
+from lc_jax.prompts import Prompt, Templates, postprocess_answers
 from lc_jax.rl.reward import AnswerForecasts
 from lc_jax.types import Question
-
-if TYPE_CHECKING:
-    from lc_jax.data.tokenizer import Tokenizer
 
 
 def check(settings: Any, extractor: str) -> None:
@@ -37,6 +37,27 @@ def check(settings: Any, extractor: str) -> None:
         allowed |= {"max_new_tokens": POSITIVE_INT, "max_answers": POSITIVE_INT, "top_k": NATURAL}
         allowed |= {"temperature": NON_NEGATIVE, "validation_top_p": Range(above=0, high=1)}
     check_settings("reader", settings, **allowed)
+
+
+def load(
+    settings: Mapping[str, Any], templates: Templates, mesh: jax.sharding.Mesh, precision: Mapping[str, Any]
+) -> Reader:
+    """The reader of `config.reader`; without an extractor only the true answer is forecast."""
+
+    def part(path: str, kind: str, template: Prompt) -> Part:
+        released.warn_of_wording(path, template)
+        model = hf.load(path, mesh, kind=kind, **precision)
+        return Part(model, load_tokenizer(path), template, settings["max_length"], settings["batch_size"])
+
+    extractor = None
+    if settings["extractor"]:
+        lister = part(settings["extractor"], "causal", templates.extract_answers)
+        sampling = generate.Sampling(
+            settings["max_new_tokens"], settings["temperature"], top_k=settings["top_k"],
+            eos_ids=lister.tokenizer.stop_ids, pad_id=lister.tokenizer.pad_id,
+        )  # fmt: skip
+        extractor = Extractor(lister, sampling, settings["max_answers"])
+    return Reader(extractor, part(settings["forecaster"], "scalar", getattr(templates, settings["template"])))
 
 
 @dataclasses.dataclass(frozen=True)

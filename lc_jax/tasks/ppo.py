@@ -20,7 +20,7 @@ from lc_jax.inference import generate
 from lc_jax.models import folders, hf, released
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.preflight import check_all
-from lc_jax.rl import advantage, consistency, kl, reader, reward, rollout, telemetry
+from lc_jax.rl import advantage, consistency, kl, reader, reward, rollout, telemetry, verify
 from lc_jax.rl import plan as plans
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
@@ -50,29 +50,15 @@ def load_writer(config: ConfigDict) -> Writer:
     return Writer(tokenizer, templates.paragraph, critic_template, sampling, ppo.decode_batch_size)
 
 
-def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
-    """The surrogate reader of `config.reader`; without an extractor only the true answer is forecast."""
-    settings, templates = config.reader, prompts.load_templates(config.templates, config.prompt_dir)
-
-    def part(path: str, kind: str, template: prompts.Prompt) -> reader.Part:
-        released.warn_of_wording(path, template)
-        model = hf.load(path, mesh, kind=kind, **frozen(config))
-        return reader.Part(model, load_tokenizer(path), template, settings.max_length, settings.batch_size)
-
-    extractor = None
-    if settings.extractor:
-        lister = part(settings.extractor, "causal", templates.extract_answers)
-        stops, pad = lister.tokenizer.stop_ids, lister.tokenizer.pad_id
-        sampling = generate.Sampling(
-            settings.max_new_tokens, settings.temperature, top_k=settings.top_k, eos_ids=stops, pad_id=pad
-        )
-        extractor = reader.Extractor(lister, sampling, settings.max_answers)
-    return reader.Reader(extractor, part(settings.forecaster, "scalar", getattr(templates, settings.template)))
-
-
 def frozen(config: ConfigDict) -> dict[str, Any]:
     """Precision of a model that is not trained: no master copy beyond the compute dtype."""
     return dict(config.precision, param_dtype=config.precision.compute_dtype)
+
+
+def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
+    """The surrogate reader of `config.reader`."""
+    templates = prompts.load_templates(config.templates, config.prompt_dir)
+    return reader.load(config.reader.to_dict(), templates, mesh, frozen(config))
 
 
 class Trainer:
@@ -358,6 +344,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         rollouts, validated = (telemetry.RolloutLog(output / f"{n}.jsonl", first) for n in ("rollouts", "validation"))
         best, alarms = Candidates(output, ppo.num_candidates, ppo.first_candidate), trainer.alarms()
         trainer.describe(first)
+        verify.require(verify.arithmetic(trainer.advantage, trainer.reward))
         questions = queries(trainer.questions, ppo, config.seed, first)
         for step in range(first, ppo.num_steps):
             stats, episodes = trainer.step(next(questions), step)

@@ -1,0 +1,233 @@
+"""Checks that training computes what it says, each a number with its limit; they call the production functions.
+
+Here are those on literal numbers, which need no model and take a second: PPO makes them before its first step
+(`require`). lc_jax/rl/verify_models.py checks models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from lc_jax.data.tokenizer import Tokenizer
+from lc_jax.inference.generate import Completion
+from lc_jax.rl import advantage, reward, rollout, telemetry
+from lc_jax.rl.reader import Reading
+from lc_jax.types import PromptText
+
+Verdict = Literal["ok", "FAILED", "skipped"]
+LAST_STEPS = 1e-5  # limit of float32 arithmetic on literal numbers
+
+
+class Skipped(Exception):
+    """Why a check does not apply here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a check found: it is ok where value <= limit (NaN is not)."""
+
+    value: float
+    limit: float
+    unit: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One line of the table."""
+
+    name: str
+    verdict: Verdict
+    details: str  # the measured value and its limit, or the reason
+
+    @classmethod
+    def of(cls, name: str, check: Callable[[], Measured]) -> Result:
+        """Runs a check; an error in it is a failure, with its message."""
+        try:
+            found = check()
+        except Skipped as reason:
+            return cls(name, "skipped", str(reason))
+        except Exception as error:  # a fault may show as any of them
+            return cls(name, "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        verdict: Verdict = "ok" if found.value <= found.limit else "FAILED"
+        return cls(name, verdict, f"{found.value:.3g}{found.unit} (limit {found.limit:.3g}{found.unit})")
+
+
+def table(results: Iterable[Result]) -> str:
+    """The results as text, a line each."""
+    rows = list(results)
+    width = max(len(row.name) for row in rows)
+    return "\n".join(f"{row.verdict:8s}{row.name:{width}s}  {row.details}" for row in rows)
+
+
+def require(results: Iterable[Result]) -> None:
+    """Refuses to continue where a check failed.
+
+    Raises:
+      ValueError: names each check and what it measured.
+    """
+    failed = [f"{row.name}: {row.details}" for row in results if row.verdict == "FAILED"]
+    if failed:
+        raise ValueError(f"The program or its settings are not healthy. {'; '.join(failed)}.")
+
+
+# --- literal rollouts ------------------------------------------------------------------------------------------------
+
+PROMPTS = [[3, 9, 4], [11, 2]]
+RESPONSES = [[5, 0], [31, 12, 7]]  # token 0 fills up rows: here it is also the end of sequence
+
+
+def _episodes() -> rollout.Episodes:
+    return rollout.pack(PROMPTS, [Completion(r, [0.0] * len(r), True) for r in RESPONSES])
+
+
+def packing() -> Measured:
+    """Rows hold their prompt, then their response, and the mask covers the response with its end of sequence."""
+    episodes, wrong = _episodes(), 0
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        mask = [t < len(response) for t in range(episodes.responses.shape[1])]
+        wrong += list(episodes.tokens[row][: len(prompt) + len(response)]) != prompt + response
+        wrong += list(episodes.responses[row][: len(response)]) != response
+        wrong += np.asarray(episodes.mask)[row].tolist() != mask
+    return Measured(wrong, 0, " rows wrong")
+
+
+def gathering() -> Measured:
+    """What is read before a response token is what the position before it holds."""
+    episodes = _episodes()
+    width = episodes.tokens.shape[1]
+    numbers = np.asarray(episodes.before_response(jnp.arange(2 * width).reshape(2, width)))
+    wrong = 0.0
+    for row, response in enumerate(RESPONSES):
+        first = row * width + len(PROMPTS[row]) - 1
+        wrong = max(wrong, np.abs(numbers[row, : len(response)] - first - np.arange(len(response))).max())
+    return Measured(wrong, 0, " positions off")
+
+
+def terminal_reward() -> Measured:
+    """The score of each response is at its last real token, and nowhere else."""
+    episodes, zeros = _episodes(), np.zeros(_episodes().responses.shape, np.float32)
+    scores = np.asarray([2.5, -1.5], np.float32)
+    shaped = np.asarray(
+        advantage.shape_rewards(scores, zeros, zeros, episodes.lengths, np.float32(0.1), clamp=False)  # type: ignore[arg-type]
+    )
+    expected = zeros.copy()
+    for row, response in enumerate(RESPONSES):
+        expected[row, len(response) - 1] = scores[row]
+    return Measured(float(np.abs(shaped - expected).max()), LAST_STEPS)
+
+
+def padding_in_advantages(settings: advantage.AdvantageSettings) -> Measured:
+    """NaN and random numbers past the end of a response change neither advantages nor returns."""
+    if not settings.masked:
+        raise Skipped("advantage.masked=False counts padding, as the published code does")
+    episodes, rng = _episodes(), np.random.default_rng(0)
+    mask = np.asarray(episodes.mask)
+    settings = dataclasses.replace(settings, whiten_groups=1)
+
+    def estimate(fill: float) -> np.ndarray:
+        values, logprobs = jnp.asarray([[0.5, 0.2, fill, fill], [0.1, 0.7, -0.3, fill]]), jnp.zeros((2, 4))
+        seen = rollout.Rollout(episodes, episodes, logprobs, logprobs, logprobs, values)
+        found = advantage.estimate(seen, np.asarray([1.0, -2.0], np.float32), 0.1, settings)
+        return np.concatenate([np.asarray(x)[mask] for x in (found.advantages, found.returns)])
+
+    expected = estimate(0.0)
+    others = [estimate(fill) for fill in (np.nan, *rng.normal(0, 100, 2))]
+    return Measured(float(max(np.abs(other - expected).max() for other in others)), LAST_STEPS)
+
+
+def proper_reward(settings: reward.RewardSettings) -> Measured:
+    """Of all forecasts on a grid the true probability has the best expected reward, and rewards are not rounded."""
+    grid = np.arange(1, 20) / 20
+    settings = dataclasses.replace(settings, normalization=0.0) if settings.name == "factuality" else settings
+
+    def rewards(prob: np.ndarray) -> np.ndarray:
+        logits = np.log(prob / (1 - prob)).astype(np.float32)
+        both = np.stack([logits, -logits], axis=1)
+        forecasts = reward.AnswerForecasts(logits, both, np.ones(both.shape, bool))
+        return reward.penalize_unstopped(reward.compute(forecasts, settings).total, np.ones(len(prob), bool))
+
+    right, wrong = rewards(grid), rewards(1 - grid)  # where the answer with forecast q is true, and where the other is
+    if not np.issubdtype(reward.compute(
+        reward.AnswerForecasts(np.zeros(1, np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), bool)), settings
+    ).total.dtype, np.floating):  # fmt: skip
+        raise TypeError("rewards are not floating-point numbers")
+    penalty = reward.penalize_unstopped(right[:1], np.zeros(1, bool), -0.5)[0]
+    expected = grid[:, None] * right + (1 - grid)[:, None] * wrong  # [true probability, forecast]
+    if settings.name == "factuality":  # a verdict: the best forecast is on the right side of 1/2
+        loss = expected.max(axis=1) - np.where(grid > 0.5, expected[:, -1], expected[:, 0])
+        return Measured(float(max(loss.max(), abs(penalty + 0.5))), LAST_STEPS)
+    off = np.abs(grid[expected.argmax(axis=1)] - grid).max()
+    return Measured(float(max(off, abs(penalty + 0.5))), LAST_STEPS, " from the true probability")
+
+
+def reader_metrics() -> Measured:
+    """What a step reports of the reader's forecasts is computed from them and the truth, not from the reward."""
+    logit = np.float32(np.log(3.0))  # p = 3/4
+    answers = np.asarray([[logit, 0.0], [0.0, logit]], np.float32)
+    forecasts = reward.AnswerForecasts(np.asarray([logit, -logit]), answers, np.asarray([[1, 0], [1, 1]]) > 0)
+    rewards = reward.Rewards(*np.asarray([[9.0, -9.0], [-1.0, -2.0], [-3.0, -4.0]], np.float32))
+    found = telemetry.of_reading(Reading([["a"], ["b", "c"]], forecasts, 0), rewards)
+    expected = {
+        "reward": 0.0, "reward/log_score": -1.5, "reward/normalization": -3.5, "reader/truth_prob": 0.5,
+        "reader/answers_per_paragraph": 1.5, "reader/forecast_mass": 1.0, "reader/confidence": 0.75,
+    }  # fmt: skip
+    return Measured(max(abs(found[name] - value) for name, value in expected.items()), LAST_STEPS)
+
+
+def calibration_metrics(metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]]) -> Measured:
+    """Metrics hold stated confidence against what was judged correct; literal values.
+
+    Args:
+      metrics: "brier" and "ece" of confidences and verdicts.
+    """
+    confidences, correct = np.asarray([0.75] * 4 + [0.25] * 4), np.asarray([1, 1, 1, 0, 0, 0, 0, 0]) > 0
+    # Brier: (3/16 + 9/16) / 8 + 4/16 / 8; calibration error: 0 of the first four, 1/4 of the others.
+    expected = {"brier": (3 / 16 + 9 / 16 + 4 / 16) / 8, "ece": 0.125}
+    return Measured(max(abs(metrics[n](confidences, correct) - v) for n, v in expected.items()), LAST_STEPS)
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def special_tokens(
+    tokenizer: Tokenizer, prompt: PromptText, sampling_stops: Iterable[int], pad: int | None
+) -> Measured:
+    """A prompt begins with begin-of-sequence as often as the tokenizer says and ends with no stop token; all stop."""
+    ids, hf = tokenizer.encode_prompt(prompt), tokenizer.hf
+    begin = None if hf is None else hf.bos_token_id
+    wrong = []
+    if begin is not None:
+        times = next((n for n, i in enumerate(ids) if i != begin), len(ids))
+        if times > 1 or (isinstance(prompt, str) and times != list(tokenizer.prefix).count(begin)):
+            wrong.append(f"begin of sequence comes {times} times")
+    if isinstance(prompt, str):
+        joined, num_prompt = tokenizer.encode_pair(prompt, " It is so.")
+        if joined[: len(tokenizer.prefix) + 1] != ids[: len(tokenizer.prefix) + 1] or not 0 < num_prompt < len(joined):
+            wrong.append("prompt and completion together begin with other tokens than the prompt")
+        if ids and ids[-1] in tokenizer.stop_ids:
+            wrong.append("the prompt ends with a stop token")
+    if missing := set(tokenizer.stop_ids) - set(sampling_stops):
+        wrong.append(f"stop tokens {sorted(missing)} do not stop")
+    if pad != tokenizer.pad_id:
+        wrong.append(f"pad is {pad}, the tokenizer's is {tokenizer.pad_id}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return Measured(0, 0, " tokens wrong")
+
+
+def arithmetic(advantages: advantage.AdvantageSettings, rewards: reward.RewardSettings) -> list[Result]:
+    """All checks of PPO's arithmetic on literal numbers."""
+    checks: dict[str, Callable[[], Measured]] = {
+        "prompt, response and mask of a row": packing,
+        "positions that predict a response": gathering,
+        "the reward is at the last real token": terminal_reward,
+        "padding does not reach advantages": lambda: padding_in_advantages(advantages),
+        "the reward is proper": lambda: proper_reward(rewards),
+        "what is reported of the reader": reader_metrics,
+    }
+    return [Result.of(name, check) for name, check in checks.items()]

@@ -1,0 +1,164 @@
+"""Tells whether a model, its data and its settings are healthy: a table of checks; exit code 1 where one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from lc_jax import prompts, settings
+from lc_jax.data import examples
+from lc_jax.data.questions import load_train_and_validation
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lc_jax.evaluation import metrics
+from lc_jax.inference import generate
+from lc_jax.models import folders, hf
+from lc_jax.preflight import check_all
+from lc_jax.rl import advantage, reader, reward, verify, verify_models, verify_reader
+from lc_jax.training import checks
+from lc_jax.types import Example, PromptText
+
+RECORD = ""  # nothing is left on disk
+KINDS = ("ppo", "sft", "reward_model", "pretrain")
+COUNT, NEW_TOKENS, LONGEST = 8, 24, 512  # prompts; sampled tokens; tokens of a prompt
+QUERIES = (
+    "Write a paragraph about Kofu.",
+    "Write about rivers and lakes in the north of the country.",
+    "Paris",
+    "Why?",
+)
+
+
+def load_of(config: ConfigDict) -> ConfigDict:
+    """The config that is checked, with its overrides; `config` itself where only a model is named."""
+    if not config.of:
+        return config
+    return settings.parse([f"--config={config.of}", *(f"--config.{item}" for item in config.set if item)])[0]
+
+
+def _model(config: ConfigDict, of: ConfigDict) -> tuple[str, str]:
+    """Name of the setting and path of the model that is trained."""
+    if config.model:
+        return "model", config.model
+    name = "policy" if of.task == "ppo" else "model"
+    return name, of[name]
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a config that trains nothing, and models that are not there."""
+    if not config.of and not config.model:
+        raise ValueError("give --config.of=configs/ppo.py:mini (any training config), or --config.model=CHECKPOINT.")
+    of = load_of(config)
+    if config.of and of.task not in KINDS:
+        raise ValueError(f"--config.of={config.of} runs {of.task!r}: give a config of {', '.join(KINDS)}.")
+    if config.of and of.task == "pretrain":
+        raise ValueError(f"--config.of={config.of} starts from no model: give --config.model={of.output}/model.")
+    name, path = _model(config, of)
+    kinds = {name: (path, "causal")}
+    if of.task == "ppo":
+        kinds |= {"reader.forecaster": (of.reader.forecaster, "scalar")}
+        kinds |= {"reader.extractor": (of.reader.extractor, "causal")} if of.reader.extractor else {}
+        kinds |= {"critic": (of.critic, "scalar")} if of.ppo.baseline.startswith("critic") else {}
+    check_all(*[lambda n=n, p=p, k=k: checks.check_model(n, p, k) for n, (p, k) in kinds.items()])  # type: ignore[misc]
+
+
+def _texts(config: ConfigDict, of: ConfigDict, tokenizer: Tokenizer) -> list[Example]:
+    """Prompts with targets: of the config's own data, or general ones where only a model is named."""
+    if of is config:
+        return [Example(str(i), query, " It is so.") for i, query in enumerate(QUERIES)]
+    templates = prompts.load_templates(of.templates, of.prompt_dir)
+    if of.task == "ppo":
+        questions, _ = load_train_and_validation(of.questions, of.validation, of.ppo.num_validation, of.seed)
+        texts = [templates.paragraph.prompt_text(paragraph_generation_prompt=q.prompt) for q in questions[: 4 * COUNT]]
+        return [Example(q.question_id, t, f" {q.answer}.") for q, t in zip(questions, texts, strict=False)]
+    return examples.load_split(of.data.to_dict(), templates, tokenizer.fits(of.data.max_length), of.seed)[0].train
+
+
+def _varied(texts: list[Example], tokenizer: Tokenizer) -> list[Example]:
+    """COUNT of the texts, of unequal length where there are any."""
+    first = texts[: 16 * COUNT]
+    lengths = [len(tokenizer.encode_prompt(e.prompt)) for e in first]
+    order = [i for i in np.argsort(lengths, kind="stable") if lengths[i] <= LONGEST] or [int(np.argmin(lengths))]
+    places = np.linspace(0, len(order) - 1, COUNT).astype(int)
+    return [first[order[place]] for place in places]
+
+
+def _metrics() -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
+    return {
+        "brier": metrics.brier,
+        "ece": lambda confidences, correct: metrics.ece(confidences, correct, 2),
+    }
+
+
+def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Result]:
+    """The checks of a model that writes: a policy, a fine-tuned model, a checkpoint."""
+    path, is_ppo = _model(config, of)[1], of.task == "ppo"
+    tokenizer = load_tokenizer(path) if of.task != "sft" else load_tokenizer(path).grown()
+    chosen = _varied(_texts(config, of, tokenizer), tokenizer)
+    encoded = [tokenizer.encode_prompt(e.prompt) for e in chosen]
+    pairs = [examples.encode_sft(tokenizer, e, 4 * LONGEST) for e in chosen]
+    sampling = generate.Sampling(
+        NEW_TOKENS, of.ppo.temperature if is_ppo else config.temperature, eos_ids=tokenizer.stop_ids,
+        pad_id=tokenizer.pad_id,
+    )  # fmt: skip
+    precision = of.precision.to_dict()
+    optimizer = of.optimizer.kind if "optimizer" in of else "adamw"
+    subject = verify_models.Subject(path, precision, tokenizer, encoded, sampling, mesh, optimizer, tokenizer.num_rows)
+    results = [verify.Result.of("begin, stop and pad tokens", lambda: verify.special_tokens(
+        tokenizer, chosen[0].prompt, sampling.eos_ids, sampling.pad_id))]  # fmt: skip
+    return results + verify_models.causal(subject, [pair for pair in pairs if pair is not None])
+
+
+def verify_scalar(
+    name: str, path: str, texts: list[PromptText], tokenizer: Tokenizer, of: ConfigDict, mesh: jax.sharding.Mesh
+) -> list[verify.Result]:
+    """The checks of a reward model or critic on some texts."""
+    model = hf.load(path, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **of.precision)
+    return verify_models.scalar(model, [tokenizer.encode_prompt(text) for text in texts], name)
+
+
+def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Prints the table of checks.
+
+    Raises:
+      ValueError: a check failed; names which.
+    """
+    of = load_of(config)
+    results = [verify.Result.of("metrics of stated confidence", lambda: verify.calibration_metrics(_metrics()))]
+    rewards = reward.RewardSettings(**of.reward) if "reward" in of else reward.RewardSettings()
+    advantages = advantage.AdvantageSettings(**of.advantage) if "advantage" in of else advantage.AdvantageSettings()
+    results += verify.arithmetic(advantages, rewards)
+    is_scalar = of.task == "reward_model" or (of is config and folders.config_of(config.model)[1] == "scalar")
+    if is_scalar:
+        path = _model(config, of)[1]
+        tokenizer = load_tokenizer(path).grown() if of.task == "reward_model" else load_tokenizer(path)
+        texts = [e.prompt for e in _varied(_texts(config, of, tokenizer), tokenizer)]
+        results += verify_scalar("reward model", path, texts, tokenizer, of, mesh)
+    else:
+        results += verify_causal(config, of, mesh)
+    if of.task == "ppo":
+        results += _verify_others(of, mesh)
+    print(verify.table(results))
+    failed = [row.name for row in results if row.verdict == "FAILED"]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(results)} checks FAILED: {'; '.join(failed)}.")
+
+
+def _verify_others(of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Result]:
+    """Of PPO: its critic and its reader."""
+    questions, _ = load_train_and_validation(of.questions, of.validation, of.ppo.num_validation, of.seed)
+    texts: list[PromptText] = [f"{q.question} {q.answer}" for q in questions[:4]]
+    templates = prompts.load_templates(of.templates, of.prompt_dir)
+    frozen = dict(of.precision, param_dtype=of.precision.compute_dtype)
+    results = verify_reader.results(
+        reader.load(of.reader.to_dict(), templates, mesh, frozen),
+        questions[: 2 * COUNT],
+        is_miniature=of.questions.source == "miniature",
+    )
+    paths = {"forecaster": of.reader.forecaster}
+    paths |= {"critic": of.critic} if of.ppo.baseline.startswith("critic") else {}
+    for name, path in paths.items():
+        results += verify_scalar(name, path, texts, load_tokenizer(path), of, mesh)
+    return results

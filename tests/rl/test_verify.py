@@ -1,0 +1,303 @@
+"""`verify` finds each of 12 kinds of fault, planted into the production code, and none in healthy models."""
+
+import dataclasses
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from lc_jax import parallel
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lc_jax.evaluation import metrics
+from lc_jax.inference import generate, score
+from lc_jax.models import hf, transformer
+from lc_jax.models.transformer import CausalLM
+from lc_jax.rl import advantage, reward, rollout, telemetry, verify, verify_models
+from lc_jax.tasks import verify as task
+from tests.test_configs import config_of
+
+TEXTS = ["Write about the population of the town of Kofu.", "Write about Kofu.", "country", "the clock of the city"]
+
+
+def failed(results):
+    return {result.name for result in results if result.verdict == "FAILED"}
+
+
+def literal(rewards=None):
+    results = verify.arithmetic(advantage.AdvantageSettings(), rewards or reward.RewardSettings())
+    return failed([*results, verify.Result.of("metrics", lambda: verify.calibration_metrics(task._metrics()))])
+
+
+def masked_value_bootstrapping(patch):
+    """V at the padding after the last token enters the last token's delta."""
+    estimate = advantage.advantages_and_returns
+
+    def bootstrapped(rewards, values, mask, settings):
+        found = estimate(rewards, values, mask, settings)
+        following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
+        last = mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+        return tuple(x + jnp.where(last, following, 0.0) for x in found)
+
+    patch.setattr(advantage, "advantages_and_returns", bootstrapped)
+    advantage._estimate.clear_cache()
+
+
+def terminal_reward_on_a_masked_token(patch):
+    shape = advantage.shape_rewards
+
+    def late(scores, logprobs, ref_logprobs, lengths, *args, **settings):
+        return shape(scores, logprobs, ref_logprobs, lengths + 1, *args, **settings)
+
+    patch.setattr(advantage, "shape_rewards", late)
+
+
+def pad_is_eos_and_off_by_one(patch):
+    """Lengths are counted as the tokens that are not the padding token, which is the end of sequence as well."""
+    pack = rollout.pack
+
+    def counted(*args):
+        episodes = pack(*args)
+        return dataclasses.replace(episodes, lengths=np.maximum((episodes.responses != 0).sum(axis=1), 1))
+
+    patch.setattr(rollout, "pack", counted)
+
+
+def mask_shifted_by_one(patch):
+    mask = property(lambda self: jnp.arange(self.responses.shape[1]) + 1 < self.lengths[:, None] + 2)
+    patch.setattr(rollout.Episodes, "mask", mask)
+
+
+def rows_swapped_between_prompt_and_response(patch):
+    pack = rollout.pack
+    patch.setattr(rollout, "pack", lambda prompts, completions, *a: pack(prompts, completions[::-1], *a))
+
+
+def int_typed_rewards(patch):
+    compute = reward.compute
+
+    def truncated(*args):
+        rewards = compute(*args)
+        return dataclasses.replace(rewards, total=rewards.total.astype(np.int32))
+
+    patch.setattr(reward, "compute", truncated)
+
+
+def int_typed_penalty(patch):
+    patch.setattr(
+        reward, "penalize_unstopped", lambda scores, stopped, penalty=-1.0: np.where(stopped, scores, np.int32(penalty))
+    )
+
+
+def metric_against_the_reward(patch):
+    of_reading = telemetry.of_reading
+
+    def wrong(reading, rewards):
+        return of_reading(reading, rewards) | {"reader/truth_prob": float(np.mean(rewards.total))}
+
+    patch.setattr(telemetry, "of_reading", wrong)
+
+
+def brier_against_the_confidence(patch):
+    patch.setattr(metrics, "brier", lambda confidences, correct: float(np.mean((confidences - confidences) ** 2)))
+
+
+LITERAL = {
+    masked_value_bootstrapping: "padding does not reach advantages",
+    terminal_reward_on_a_masked_token: "the reward is at the last real token",
+    pad_is_eos_and_off_by_one: "prompt, response and mask of a row",
+    mask_shifted_by_one: "prompt, response and mask of a row",
+    rows_swapped_between_prompt_and_response: "prompt, response and mask of a row",
+    int_typed_rewards: "the reward is proper",
+    int_typed_penalty: "the reward is proper",
+    metric_against_the_reward: "what is reported of the reader",
+    brier_against_the_confidence: "metrics",
+}
+
+
+@pytest.mark.parametrize("fault", LITERAL)
+def test_a_fault_of_arithmetic_is_found(fault, monkeypatch):
+    with monkeypatch.context() as patch:
+        fault(patch)
+        found = literal()
+    advantage._estimate.clear_cache()
+    assert LITERAL[fault] in found
+
+
+@pytest.mark.parametrize("name", ["decision_based", "factuality"])
+def test_healthy_arithmetic_passes_with_either_reward(name):
+    assert literal(reward.RewardSettings(name=name, offset=0.0 if name == "factuality" else 5.0)) == set()
+
+
+def test_a_begin_token_that_comes_twice_is_found(monkeypatch):
+    tokenizer = load_tokenizer(base.LLAMA)
+
+    def check():
+        stops, pad = tokenizer.stop_ids, tokenizer.pad_id
+        return verify.Result.of("tokens", lambda: verify.special_tokens(tokenizer, TEXTS[0], stops, pad))
+
+    assert check().verdict == "ok"
+    encode, begin = Tokenizer.encode_prompt, tokenizer.hf.bos_token_id
+    assert begin is not None
+    monkeypatch.setattr(Tokenizer, "encode_prompt", lambda self, *args: [begin, *encode(self, *args)])
+    assert check().verdict == "FAILED"
+    monkeypatch.undo()
+    some = verify.Result.of("tokens", lambda: verify.special_tokens(tokenizer, TEXTS[0], (), tokenizer.pad_id))
+    assert "do not stop" in some.details
+
+
+def test_the_table_and_the_error_name_what_failed():
+    def broken():
+        raise ZeroDivisionError("by zero")
+
+    def skipped():
+        raise verify.Skipped("no torch")
+
+    results = [
+        verify.Result.of("one", lambda: verify.Measured(0.5, 1.0, " nats")),
+        verify.Result.of("three", lambda: verify.Measured(np.nan, 1.0)),
+        verify.Result.of("four", broken),
+        verify.Result.of("five", skipped),
+    ]
+    assert verify.table(results).splitlines() == [
+        "ok      one    0.5 nats (limit 1 nats)",
+        "FAILED  three  nan (limit 1)",
+        "FAILED  four   ZeroDivisionError: by zero",
+        "skipped five   no torch",
+    ]
+    with pytest.raises(ValueError, match=r"three: nan \(limit 1\); four: ZeroDivisionError"):
+        verify.require(results)
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def stale_weights_in_the_sampler(patch):
+    first = []
+
+    def stale(model):
+        first.append(jax.tree.map(jnp.copy, model))
+        return first[0]
+
+    patch.setattr(generate, "for_decoding", stale)
+
+
+def padding_attended_while_decoding(patch):
+    read = transformer.decode_attention
+    patch.setattr(transformer, "decode_attention", lambda q, k, v, starts, *a: read(q, k, v, 0 * starts, *a))
+
+
+def padding_attended_while_scoring(patch):
+    attend = transformer.attention
+    patch.setattr(transformer, "attention", lambda q, k, v, spans, **s: attend(q, k, v, None, **s))
+
+
+def another_temperature_in_scoring(patch):
+    scored = CausalLM.logprobs
+    patch.setattr(CausalLM, "logprobs", lambda self, hidden, targets, t: scored(self, hidden, targets, t / 0.7))
+
+
+def loss_mask_shifted_by_one(patch):
+    loss_fn = verify_models.language_model.loss_fn
+
+    def shifted(model, batch):
+        return loss_fn(model, {**batch, "first_targets": batch["first_targets"] + 1})
+
+    patch.setattr(verify_models.language_model, "loss_fn", shifted)
+
+
+def reward_head_read_at_another_position(patch):
+    def before_the_last(model, tokens, spans):
+        values = model.bind()(tokens, spans)
+        return jnp.take_along_axis(values, jnp.maximum(spans[:, 1:] - 2, 0), axis=1)[:, 0]
+
+    patch.setattr(score, "sequence_rewards", jax.jit(before_the_last))
+
+
+def value_read_at_another_position(patch):
+    def shifted(critic, episodes):
+        later = dataclasses.replace(episodes, prompt_lengths=episodes.prompt_lengths + 1)
+        return later.before_response(critic.bind()(episodes.tokens, episodes.spans))
+
+    patch.setattr(rollout, "critic_values", shifted)
+
+
+MODELS = {
+    stale_weights_in_the_sampler: "new weights in sampler and scorer",
+    padding_attended_while_decoding: "sampled = scored log-probabilities",
+    padding_attended_while_scoring: "tokens in padding change nothing",
+    another_temperature_in_scoring: "scored = log softmax(logits / temperature)",
+    loss_mask_shifted_by_one: "the loss covers exactly the target",
+    reward_head_read_at_another_position: "critic: the head's position",
+    value_read_at_another_position: "critic: the head's position",
+}
+
+
+def results_of_models(dtype, names):
+    mesh, tokenizer = parallel.make_mesh(), load_tokenizer(base.LLAMA)
+    prompts = [tokenizer.encode_prompt(text) for text in TEXTS * 2]
+    sampling = generate.Sampling(16, 0.7, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id)
+    jax.clear_caches()
+    with jax.set_mesh(mesh):
+        subject = verify_models.Subject(base.LLAMA, {"compute_dtype": dtype}, tokenizer, prompts, sampling, mesh)
+        critic = hf.load(base.LLAMA, mesh, kind="scalar", fresh_head=True, compute_dtype=dtype)
+        trial = verify_models.Trial.of(subject)
+        encoded = [verify_models.Encoded(tuple(p), len(p) // 2) for p in prompts if len(p) > 1]
+        checks = {
+            "new weights in sampler and scorer": lambda: verify_models.new_weights_sampled(trial),
+            "sampled = scored log-probabilities": lambda: verify_models.sampling(trial),
+            "tokens in padding change nothing": lambda: verify_models.padding(trial.policy, prompts),
+            "scored = log softmax(logits / temperature)": lambda: verify_models.temperature(trial),
+            "the loss covers exactly the target": lambda: verify_models.target_loss(trial.policy, encoded, trial.noise),
+            "critic: the head's position": lambda: verify_models.head_position(critic, prompts),
+        }
+        results = [verify.Result.of(name, check) for name, check in checks.items() if name in names]
+    jax.clear_caches()
+    print(verify.table(results))
+    return failed(results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fault", MODELS)
+def test_a_fault_of_models_is_found(fault, dtype, monkeypatch):
+    with monkeypatch.context() as patch:
+        fault(patch)
+        found = results_of_models(dtype, {MODELS[fault]})
+    assert found == {MODELS[fault]}
+
+
+def config_to_verify(kind, dtype):
+    """PPO, fine-tuning and a reward model of the miniature, from its base models."""
+    if kind == "ppo":
+        config = config_of("ppo", "mini")
+        config.policy = config.critic = config.reader.forecaster = base.LLAMA
+        config.reader.extractor, config.ppo.baseline = "", "critic"
+    elif kind == "checkpoint":
+        config = config_of("verify", "mini")
+        config.model = base.GPT_NEOX
+    config.precision.compute_dtype = dtype
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["ppo", "checkpoint"])
+def test_nothing_is_found_in_healthy_models(kind, dtype, monkeypatch, capsys):
+    config = config_of("verify", "mini")
+    checked = config_to_verify(kind, dtype)
+    if kind == "checkpoint":
+        config = checked
+    else:
+        config.of = "configs/ppo.py:mini"
+        monkeypatch.setattr(task, "load_of", lambda _: checked)
+    mesh = parallel.make_mesh(data=2, fsdp=2, tensor=2)
+    with jax.set_mesh(mesh):
+        importlib.import_module("lc_jax.tasks.verify").check(config)
+        task.run(config, mesh)
+    out = capsys.readouterr().out
+    print(out)
+    assert "FAILED" not in out
+    assert "ok      1 device = all devices" in out
