@@ -16,9 +16,17 @@ from lc_jax.evaluation.intervals import Scored
 
 Row = Mapping[str, Any]
 NOT_EVALUATED = "not_evaluated.json"  # next to evaluations: data sets that there are none on, and why
-NAMES = ("method", "data", "judge")  # texts that every result has
 PROTOCOL = ("prompts", "wording", "judge_matches", "judge_temperature")  # settings that comparable results share
-NUMBERS = ("seed", "accuracy", "ece")  # numbers that every result has; of these an error may be undefined
+# Types of the fields that every result has; an error may be undefined.
+_NUMBER = int | float | None
+FIELDS: dict[str, Any] = {
+    "method": str,
+    "data": str,
+    "judge": str,
+    "seed": _NUMBER,
+    "accuracy": _NUMBER,
+    "ece": _NUMBER,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,21 +128,24 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
       ValueError: it is cut off, no JSON object, or without a field that every result has.
     """
-    again = f"evaluate {path.parent} again, or move that folder away."
+    again = _again(path.parent)
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}), perhaps cut off; {again}") from error
     if not isinstance(row, dict):
         raise ValueError(f"{path} is no result of an evaluation (a JSON object is expected); {again}")
-    missing = [name for name in (*NAMES, *NUMBERS) if name not in row]
+    missing = [name for name in FIELDS if name not in row]
     if missing:
         raise ValueError(f"{path} lacks {missing}; {again}")
-    texts = [name for name in NAMES if not isinstance(row[name], str)]
-    numbers = [name for name in NUMBERS if not isinstance(row[name], int | float | None)]
-    if texts or numbers:
-        raise ValueError(f"{path}: {', '.join(texts + numbers)} of another type than an evaluation writes; {again}")
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(row[name], kind)]
+    if wrong:
+        raise ValueError(f"{path}: {', '.join(wrong)} of another type than an evaluation writes; {again}")
     return row
+
+
+def _again(folder: Path) -> str:
+    return f"evaluate {folder} again, or move that folder away."
 
 
 def read(folder: Path) -> Entry:
@@ -146,9 +157,7 @@ def read(folder: Path) -> Entry:
     """
     result, path = read_result(folder / "result.json"), folder / "records.jsonl"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} has result.json but no records.jsonl: evaluate it again, or move that folder away."
-        )
+        raise FileNotFoundError(f"{folder} has result.json but no records.jsonl: {_again(folder)}")
     records = jsonl.read_jsonl(path)
     for row_number, row in enumerate(records, 1):
         problem = _problem(row)
