@@ -113,6 +113,21 @@ def paper(world):
 
 
 @pytest.mark.slow
+def test_what_is_in_the_way_is_said_together_before_anything_starts(world):
+    folder, variables = world
+    command = ["bash", "launch/reproduce.sh", "--check", f"--profile={folder / 'small.flags'}", "--devices=1xh100"]
+    wrong = {"OPENAI_API_KEY": "", "LC_BIOASQ": "", "LC_REDPAJAMA_3B": "nobody/knows"}
+    done = subprocess.run(command, env=variables | wrong, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Not evaluated: BioASQ: --config.questions.answers is empty" in done.stdout
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert any("select LC RL, select Factuality RL and " in line and "set OPENAI_API_KEY" in line for line in errors)
+    assert any("ExtractAnswers: 'nobody/knows'" in line and "the hub does not know it" in line for line in errors)
+    assert not any("BioASQ" in line for line in errors)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.slow
 def test_the_last_table_has_every_method_on_every_data_set(paper):
     rows = json.loads((paper / "results.json").read_text())
     assert sorted((row["method"], row["data"]) for row in rows) == sorted(itertools.product(METHODS, DATA))

@@ -153,7 +153,7 @@ def _read_texts(name: str, folder: Path) -> str:
     source = hub.download_texts(name)
     folder.mkdir()
     for path in source.iterdir():
-        if path.is_file() and path.suffix in (".json", ".txt", ".model", ".jinja"):
+        if path.suffix in (".json", ".txt", ".model", ".jinja") and not path.name.endswith(".index.json"):
             (folder / path.name).symlink_to(path.resolve())
     (folder / "model.safetensors").touch()  # that there are weights is what makes a folder a checkpoint's
     folders.config_of(folder)
