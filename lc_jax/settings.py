@@ -208,20 +208,22 @@ def _override(config: ConfigDict, name: str, text: str | None) -> Callable[[], N
 
 def _unknown(name: str, names: list[str]) -> str:
     """Why there is no setting `name`, with the nearest of `names`."""
-    inside = [known for known in names if known.startswith(f"{name}.")]
+    inside = [option for option in names if option.startswith(f"{name}.")]
     if inside:
         return f"--config.{name} is a group of settings: give one of {_flags(inside)}."
-    outer = [known for known in names if name.startswith(f"{known}.")]
+    outer = [option for option in names if name.startswith(f"{option}.")]
     if outer:
         return f"--config.{name}: {outer[0]} is a single setting; give --config.{outer[0]}=VALUE."
     last = name.rpartition(".")[2]
-    near = [known for known in names if known.rpartition(".")[2] == last] or difflib.get_close_matches(name, names, 1)
+    near = [option for option in names if option.rpartition(".")[2] == last] or difflib.get_close_matches(
+        name, names, 1
+    )
     if not near:
-        close = difflib.get_close_matches(last, [known.rpartition(".")[2] for known in names], 1)
-        near = [known for known in names if known.rpartition(".")[2] in close]
+        close = difflib.get_close_matches(last, [option.rpartition(".")[2] for option in names], 1)
+        near = [option for option in names if option.rpartition(".")[2] in close]
     if near:
         return f"--config.{name}: no such setting. Did you mean {_flags(near[:3], ' or ')}?"
-    groups = dict.fromkeys(known.partition(".")[0] for known in names)
+    groups = dict.fromkeys(option.partition(".")[0] for option in names)
     return f"--config.{name}: no such setting. There are {', '.join(groups)}; those of a group are written GROUP.NAME."
 
 

@@ -26,8 +26,8 @@ class Stored:
         run = _Run(self.store, self.name, requests)
         try:
             while not run.done:
-                yield from run.found()
-                yield from run.asked(self.annotator)
+                yield from run.stored_replies()
+                yield from run.new_replies(self.annotator)
                 if run.elsewhere and not run.ready:
                     time.sleep(POLL)
         finally:
@@ -65,10 +65,10 @@ class _Run:
         return True
 
     def _place(self, index: int, key: str, request: Request) -> None:
-        state = "found" if self.store.get(key) else self.store.claim(key)
-        if state == "found":
+        state = "stored" if self.store.get(key) else self.store.claim(key)
+        if state == "stored":
             self.ready.append((index, key))
-        elif state == "taken":
+        elif state == "elsewhere":
             self.elsewhere.append((index, key, request))
         else:
             self.next = (index, key, request)
@@ -78,7 +78,7 @@ class _Run:
             index, key = self.ready.popleft()
             yield index, self.store.get(key) or Reply("failed", detail=f"{self.store.path} was pruned meanwhile")
 
-    def found(self) -> Iterator[tuple[int, Reply]]:
+    def stored_replies(self) -> Iterator[tuple[int, Reply]]:
         """Stored replies up to the first request that has to be sent; afterwards that one is `next`."""
         for _ in range(len(self.elsewhere)):
             if self.next is None:
@@ -100,16 +100,16 @@ class _Run:
             elif not self._draw():
                 return
 
-    def asked(self, annotator: Annotator) -> Iterator[tuple[int, Reply]]:
+    def new_replies(self, annotator: Annotator) -> Iterator[tuple[int, Reply]]:
         """Sends `next` and what follows it; each reply is stored before it is given, by an API as it arrives."""
         if self.next is None:
             return
-        kept: set[str] = set()  # keys of replies that are stored and not given yet
+        stored_keys: set[str] = set()  # of replies that nobody has read yet
 
         def keep(arrived: Sequence[tuple[Request, Reply]]) -> None:
             replies = {key(self.name, request): (request, reply) for request, reply in arrived}
             self.store.put(self.name, replies)
-            kept.update(replies)
+            stored_keys.update(replies)
 
         provider: Any = annotator
         while hasattr(provider, "annotator"):  # what stands between: a meter
@@ -119,8 +119,8 @@ class _Run:
         try:
             for number, reply in annotator.complete(self._requests()):
                 hashed, index, request = self.sent.pop(number)
-                if hashed in kept:
-                    kept.remove(hashed)
+                if hashed in stored_keys:
+                    stored_keys.remove(hashed)
                 else:
                     self.store.put(self.name, {hashed: (request, reply)})
                 yield index, reply

@@ -160,8 +160,8 @@ class Store:
     def put(self, model: str, replies: Mapping[str, tuple[Request, Reply]]) -> None:
         """Keeps replies, by key, in one transaction: those that are "ok". Ends the claims on the keys."""
         rows = []
-        for key, (asked, reply) in replies.items():
-            row = (key, model, asked.prompt, asked.temperature, asked.max_tokens, asked.sample, asked.schema)
+        for key, (request, reply) in replies.items():
+            row = (key, model, request.prompt, request.temperature, request.max_tokens, request.sample, request.schema)
             used = reply.usage
             paid = (reply.text, used.input_tokens, used.output_tokens, used.cached_tokens, time.time())
             rows += [row + paid] if reply.status == "ok" else []
@@ -169,7 +169,7 @@ class Store:
             database.executemany("delete from claims where key = ?", [(key,) for key in replies])
             database.executemany("insert or ignore into replies values (?,?,?,?,?,?,?,?,?,?,?,?)", rows)
 
-    def claim(self, key: str) -> Literal["mine", "found", "taken"]:
+    def claim(self, key: str) -> Literal["mine", "stored", "elsewhere"]:
         """Whether the caller is to ask, the reply has come, or a living process (this one included) is asking."""
         row = (key, self.owner, key)
         with self._writing() as database:
@@ -177,10 +177,10 @@ class Store:
             if database.execute(fresh, row).rowcount == 1:
                 return "mine"
             if database.execute("select 1 from replies where key = ?", (key,)).fetchone():
-                return "found"
+                return "stored"
             owner = database.execute("select owner from claims where key = ?", (key,)).fetchone()[0]
             if self._lives(owner):
-                return "taken"
+                return "elsewhere"
             database.execute("update claims set owner = ? where key = ?", (self.owner, key))
         return "mine"
 
@@ -239,8 +239,8 @@ class Store:
             ).fetchall():
                 if not self._lives(owner):
                     database.execute("update jobs set owner = ? where name = ?", (self.owner, name))
-                    asked = {key: Request(**fields) for key, fields in json.loads(requests).items()}
-                    jobs.append(Job(name, model, asked, job_id, created))
+                    by_key = {key: Request(**fields) for key, fields in json.loads(requests).items()}
+                    jobs.append(Job(name, model, by_key, job_id, created))
         return jobs
 
     def job_ids(self, model: str) -> set[str]:
@@ -262,8 +262,8 @@ class Store:
         with self._reading():
             cursor = self.database.execute("select * from replies where ? in ('', model) order by created", (model,))
             names = [column[0] for column in cursor.description]
-            found = cursor.fetchall()
-        return (dict(zip(names, row, strict=True)) for row in found)
+            rows = cursor.fetchall()
+        return (dict(zip(names, row, strict=True)) for row in rows)
 
     def prune(self, model: str = "", before: float = float("inf")) -> int:
         """Forgets the replies of a model ("": of all) made before a time (seconds since 1970); how many they were."""

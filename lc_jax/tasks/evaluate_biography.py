@@ -49,6 +49,8 @@ from lc_jax.provenance import code_version, command_line
 if TYPE_CHECKING:
     import jax
 
+UNREAD_SHARE = 0.9  # of biographies without a claim, from which on a result warns
+
 
 def needs_devices(config: ConfigDict) -> bool:
     """Whether a checkpoint writes."""
@@ -159,6 +161,20 @@ class Work:
         return settings | {"prompts": self.steps.wordings(), "code": code_version()}
 
 
+def _unread(records: Sequence[Record], reader: str) -> tuple[str, ...]:
+    """A warning where the reader found a claim in (nearly) no biography."""
+    read = {record.biography or record.entity for record in records if record.claims or record.status == "no_claims"}
+    silent = {record.biography or record.entity for record in records if record.status == "no_claims"}
+    if len(silent) < max(UNREAD_SHARE * len(read), 1):
+        return ()
+    words = (
+        f"the reader {reader} found no claim in {len(silent)} of {len(read)} biographies: they are probably of another "
+        "kind than it expects (simulated/miniature reads its own world's sentences only), or in another column"
+    )
+    logging.warning("%s", words)
+    return (words,)
+
+
 def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
     """The row of results but for its settings.
 
@@ -185,7 +201,8 @@ def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
     row = {"method": config.method, "seed": config.seed, "judge": work.steps.annotators(), "data": config.data}
     spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
     figures = biography.factscore(records)
-    summary = dataclasses.replace(summary, notes=(*summary.notes, figures.sentence()))
+    unread = _unread(records, work.steps.annotators())
+    summary = dataclasses.replace(summary, notes=(*summary.notes, *unread, figures.sentence()))
     row |= dataclasses.asdict(summary) | {"factscore": dataclasses.asdict(figures)}
     return row | {"statuses": dict(statuses), "cost": spent}
 

@@ -132,7 +132,7 @@ def test_what_is_no_store_is_refused(tmp_path):
 def test_claims(tmp_path):
     mine, other = Store(tmp_path / "s"), Store(tmp_path / "s")
     assert mine.claim("k") == "mine"
-    assert mine.claim("k") == other.claim("k") == "taken"
+    assert mine.claim("k") == other.claim("k") == "elsewhere"
     mine.release(["k"])
     assert other.claim("k") == "mine"
     other.put("m", {"k": (Request("p", 0.0, 9), Reply("refused"))})

@@ -1,10 +1,13 @@
 """What goes wrong in an evaluation is a status that is counted; no text is read as anything but text."""
 
+import dataclasses
 import json
 
 import pytest
 
+from lc_jax.evaluation import biography
 from lc_jax.prompts import equivalence, extract, forecast, paragraph, retry
+from lc_jax.tasks import evaluate_biography
 from lc_jax.types import Reply
 from tests.llm.fake_server import FakeServer, Fault
 from tests.tasks.test_evaluate_qa import invented, scripted, write
@@ -199,3 +202,19 @@ def test_nested_files_are_evaluated_as_they_are_published(evaluate, tmp_path, ki
     with FakeServer(scripted) as server:
         _, (record,) = evaluate(server, paragraphs=str(path))
     assert (record["question_id"], record["chosen"], record["correct"]) == (name, "December", True)
+
+
+def test_a_reader_that_finds_no_claim_in_nearly_all_biographies_is_warned_of(caplog):
+    def records(num_silent, num_read):
+        texts = [biography.Biography(f"b{i}", f"Entity {i}", "Text.") for i in range(num_silent + num_read + 1)]
+        silent = [biography.whole(text, "no_claims") for text in texts[:num_silent]]
+        # One that nobody read counts to neither.
+        others = [biography.whole(text, "unverifiable") for text in texts[num_silent + num_read :]]
+        claims = [biography.whole(text, "ok") for text in texts[num_silent : num_silent + num_read]]
+        return silent + others + [dataclasses.replace(record, claims=("a claim",)) for record in claims] * 2
+
+    assert evaluate_biography._unread(records(8, 1), "r") == ()  # 8 of 9
+    assert evaluate_biography._unread(records(0, 0), "r") == ()
+    (words,) = evaluate_biography._unread(records(9, 1), "r")  # 9 of 10
+    assert words.startswith("the reader r found no claim in 9 of 10 biographies: ")
+    assert words in caplog.text
