@@ -31,6 +31,7 @@ _NEOX_CONFIG = {
     "rotary_emb_base": 10000, "rotary_pct": 1.0, "tie_word_embeddings": False, "torch_dtype": "float16",
     "transformers_version": "4.28.1", "use_cache": True, "use_parallel_residual": False,
 }  # fmt: skip
+_SPREAD = 0.2  # of random weights: at this width what a model says depends on its prompt
 _SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 _CHAT = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}"
@@ -57,11 +58,9 @@ def write_models(root: Path, texts: list[str]) -> None:
 
 
 def _write_llama(folder: Path, texts: Iterable[str]) -> Path:
-    """A base model in two shards of float16, whose tokenizer has no token for padding."""
+    """A base model in shards of float16, whose tokenizer has no token for padding."""
     tokenizer = _train_llama_tokenizer(texts)
-    config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=4096, rms_norm_eps=1e-5, **_SIZE
-    )
+    config = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), initializer_range=_SPREAD, **_SIZE)
     LlamaForCausalLM(config).half().save_pretrained(folder, max_shard_size="100KB")
     _write_json(folder / "config.json", _LLAMA_CONFIG | _SIZE | {"vocab_size": config.vocab_size})
     _write_json(folder / "generation_config.json", _LLAMA_GENERATION)
@@ -85,7 +84,13 @@ def _write_neox(folder: Path, texts: Iterable[str]) -> Path:
     tokenizer.train_from_iterator(texts, trainer)
     num_rows = tokenizer.get_vocab_size() + 37
     config = GPTNeoXConfig(
-        vocab_size=num_rows, rotary_pct=1.0, use_parallel_residual=False, bos_token_id=0, eos_token_id=0, **_SIZE
+        vocab_size=num_rows,
+        rotary_pct=1.0,
+        use_parallel_residual=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=_SPREAD,
+        **_SIZE,
     )
     state = GPTNeoXForCausalLM(config).half().state_dict()
     state["embed_out.weight"] = state.pop("lm_head.weight")  # transformers' own name of today
