@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -96,6 +97,7 @@ def test_checkpoints_of_the_hub_are_read_without_their_weights(tmp_path, monkeyp
     name, seen = "meta-llama/Llama-2-7b-hf", []
     source = tmp_path / "snapshot"
     shutil.copytree(base.LLAMA, source, ignore=shutil.ignore_patterns("*.safetensors", "*.lc"))
+    (source / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
     monkeypatch.setattr(check_stages.hub, "check_access", seen.append)
     monkeypatch.setattr(check_stages.hub, "download_texts", lambda name: source)
     every = make(
@@ -107,6 +109,7 @@ def test_checkpoints_of_the_hub_are_read_without_their_weights(tmp_path, monkeyp
     (tmp_path / "texts").mkdir()
     known = check_stages.check_checkpoints(every, every[:2], tmp_path / "texts")
     assert seen == [name]
+    assert not (Path(known[name]) / "model.safetensors.index.json").exists()
     shapes = Models(every, known)
     assert shapes.num_parameters("m/model") == Models([]).num_parameters(base.LLAMA)
 

@@ -34,11 +34,13 @@ PPO = (
     "--config.ppo.eval_every=1 --config.ppo.save_every=1 --config.ppo.first_candidate=1 --config.ppo.num_candidates=2 "
     "--config.reader.batch_size=8"
 )
+VENDOR = "openai/gpt-4.1"
 JUDGE = "openai/gpt-4.1-mini"
 EVALUATION = "--config.batch_size=8"
 METHODS = (
     "LC RL", "LC SFT", "Factuality RL", "Factuality SFT", "Claude Distill", "Llama 2 7B 8-shot",
-    "Llama 2 7B summary 8-shot", "Llama 2 Chat 0-shot",
+    "Llama 2 7B summary 8-shot", "Llama 2 Chat 0-shot", "Direct summary evaluation", "gpt-4.1 0-shot", "gpt-4.1 8-shot",
+    "gpt-4.1 asked for uncertainty", "gpt-4.1 summary 8-shot",
 )  # fmt: skip
 DATA = ("TriviaQA", "Jeopardy", "SciQ", "BioASQ")
 
@@ -49,7 +51,7 @@ def judge_of(world):
 
     def answer(request):
         reply, chance = simulated.answer(request), zlib.crc32(request.prompt.encode())
-        if reply.status != "ok":  # it writes no paragraphs
+        if reply.status != "ok" or not reply.text:  # it writes no paragraphs, and merges none without facts
             return Reply("ok", "It lies in France (80%).")
         question = re.findall(r"^Question: '?(.*?)'?$", request.prompt, re.MULTILINE)[-1:]
         if reply.text.endswith(NO_ANSWER):
@@ -79,7 +81,7 @@ def world(tmp_path_factory):
     (environment / "installed-base").write_bytes(key.stdout)  # nothing to install
     profile = [f"{name} {TRAINING} --config.data.eval_size=8" for name in SFT]
     profile += [f"{name} {PPO}" for name in ("ppo", "ppo_factuality")]
-    profile.append(f"evaluate_qa {EVALUATION}")
+    profile += [f"{name} {EVALUATION}" for name in ("evaluate_qa", "generate_data")]
     (folder / "small.flags").write_text("\n".join([*profile, ""]))
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "HF_", "XLA_FLAGS"))}
     variables |= {"LC_VENV": str(environment), "LC_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf")}
