@@ -9,7 +9,16 @@ from typing import Any
 
 from lc_jax.models import difference, hub
 from lc_jax.models.config_file import ConfigFile
-from lc_jax.models.layout import ADAPTER, GENERATION, REWARD_MODEL, WEIGHTS, copy_text_files, read_json
+from lc_jax.models.layout import (
+    ADAPTER,
+    GENERATION,
+    PICKLES,
+    REWARD_MODEL,
+    WEIGHTS,
+    check_torch,
+    copy_text_files,
+    read_json,
+)
 from lc_jax.models.registry import FAMILIES, kind_of
 from lc_jax.models.transformer import Config, Model
 
@@ -34,6 +43,8 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
                 raise FileNotFoundError(
                     f"No checkpoint folder {path}; run the stage that writes it, or correct the path."
                 )
+            if hub.repository(str(path)) in hub.PICKLED:
+                check_torch(path)
             continue
         if (path / ADAPTER).is_file():
             raise ValueError(
@@ -46,6 +57,8 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
             quantised = sorted(file.name for file in path.glob("*.gguf"))
             held = f"; {quantised[0]} is quantised (GGUF), which is not read" if quantised else ""
             raise FileNotFoundError(f"{path} has no weights: one of {WEIGHTS} is needed{held}.")
+        if any(path.glob(PICKLES)) and not any((path / name).exists() for name in WEIGHTS if ".bin" not in name):
+            check_torch(path)
         if not allow_difference and difference.is_difference(path):
             raise ValueError(difference.refusal(path, hub.BASE))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax
 from absl import logging
 
 from lc_jax.models import difference
+from lc_jax.models.layout import PICKLES, check_torch
 
 BASE = "meta-llama/Llama-2-7b-hf"
 # The released checkpoints, each with the question (of prompts.Templates) that it was trained on.
@@ -28,7 +30,7 @@ _WHOLE = ("extract-answers",)  # all others are weight differences from BASE, wh
 _PREFIX = "tatsu-lab/linguistic-calibration-"
 _TEXTS = ["*.json", "*.txt", "*.jinja", "*.model"]
 _FILES = [*_TEXTS, "model*.safetensors"]
-_PICKLES = "pytorch_model*.bin"  # only where there are no safetensors
+PICKLED = ("togethercomputer/RedPajama-INCITE-Base-3B-v1",)  # known to have no safetensors
 
 
 def released(name: str) -> str:
@@ -64,7 +66,7 @@ def download(name: str) -> Path:
     with _explained(repo, revision):
         folder = Path(snapshot_download(repo, allow_patterns=_FILES, revision=revision))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(repo, allow_patterns=[*_FILES, _PICKLES], revision=revision))
+            folder = Path(snapshot_download(repo, allow_patterns=[*_FILES, PICKLES], revision=revision))
         return folder
 
 
@@ -75,6 +77,7 @@ def check_access(name: str) -> None:
 
     Raises:
       FileNotFoundError: as `download`.
+      ValueError: it is a torch pickle, and torch is not installed.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -82,13 +85,15 @@ def check_access(name: str) -> None:
     base = _base()
     if is_difference(name) and not Path(base).is_dir():
         check_access(base)
+    files: list[str] = []
     with contextlib.suppress(Exception):  # whatever the reason: it is not in the cache
-        snapshot_download(repo, revision=revision, local_files_only=True)
-        return
-    with _explained(repo, revision):
-        HfApi().auth_check(repo)
-        if revision:
-            HfApi().model_info(repo, revision=revision)
+        files = os.listdir(snapshot_download(repo, revision=revision, local_files_only=True))
+    if not fnmatch.filter(files, "*.safetensors") and not fnmatch.filter(files, PICKLES):
+        with _explained(repo, revision):
+            HfApi().auth_check(repo)
+            files = HfApi().list_repo_files(repo, revision=revision)
+    if fnmatch.filter(files, PICKLES) and not fnmatch.filter(files, "*.safetensors"):
+        check_torch(repo)
 
 
 def download_texts(name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import json
 import os
 import secrets
@@ -39,6 +40,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+PICKLES = "pytorch_model*.bin"  # read only where there are no safetensors, and only with torch
 SCORE = "score.weight"  # a reward model's head as transformers' sequence classification names it
 ADAPTER = "adapter_config.json"  # of a low-rank adapter, which is no model by itself
 _FULL = os.strerror(errno.ENOSPC)
@@ -60,6 +62,19 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path} is empty; download it again.")
     if start == _LFS:
         raise ValueError(f"{path} is a git-lfs pointer, not the file: fetch the file (`git lfs pull`).")
+
+
+def check_torch(name: str | Path) -> None:
+    """Refuses a checkpoint that is stored as torch pickles where torch, which reads them, is not installed.
+
+    Raises:
+      ValueError: names the checkpoint and the remedies.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise ValueError(
+            f"{name} is a torch pickle: pip install torch, or convert it to safetensors where torch is installed "
+            "(transformers: from_pretrained, then save_pretrained)."
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

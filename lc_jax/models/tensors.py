@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from safetensors import safe_open
 
-from lc_jax.models.layout import check_file, read_json
+from lc_jax.models.layout import check_file, check_torch, read_json
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"  # ending of the file that says which file holds which tensor
@@ -120,10 +120,9 @@ class _Pickle:
     """A pytorch_model.bin as safetensors gives its files. Torch reads tensors alone: code in the file is refused."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import torch
-        except ImportError as error:
-            raise ValueError(f"{path} is a torch pickle: pip install torch, or convert it to safetensors.") from error
+        check_torch(path)
+        import torch
+
         try:
             # Mapped, so that only what is used is read; files of before torch 1.6 are no archives and are read whole.
             mapped = zipfile.is_zipfile(path)

@@ -324,11 +324,19 @@ def test_code_in_a_pickle_is_not_run(folder):
         hf.stored_dtype(folder)
 
 
-def test_without_torch_a_pickle_is_named(mesh, folder, monkeypatch):
-    pickle(folder)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_without_torch_a_pickle_is_named_before_anything_is_loaded(mesh, folder, monkeypatch, shards):
+    shutil.copytree(folder, folder.with_name("both"))
+    pickle(folder, shards)
+    (folder.with_name("both") / "pytorch_model.bin").write_bytes(b"the safetensors are read")
+    folders.check(folder)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match=r"torch pickle: pip install torch"):
-        hf.load(folder, mesh)
+    with pytest.raises(ValueError, match=rf"{folder} is a torch pickle: pip install torch, or convert it"):
+        folders.check(folder)
+    folders.check(folder.with_name("both"))
+    for name in ("togethercomputer/RedPajama-INCITE-Base-3B-v1", "togethercomputer/RedPajama-INCITE-Base-3B-v1@main"):
+        with pytest.raises(ValueError, match=r"RedPajama\S* is a torch pickle: pip install torch"):
+            folders.check(name)
 
 
 def test_native_folders_convert_back(mesh, folder, tmp_path):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import sys
 from fnmatch import fnmatch
 
 import httpx2
@@ -169,6 +170,13 @@ def test_access_is_checked_before_anything_is_downloaded(folder, tmp_path, monke
         hub.check_access(LC_SFT)
         assert not any("/resolve/" in request for request in server.requests)
         hub.download("me/copy")
+        pickled = tmp_path / "hub" / "models" / "me" / "pickled"
+        shutil.copytree(folder, pickled)
+        (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+        hub.check_access("me/pickled")
+        monkeypatch.setitem(sys.modules, "torch", None)
+        with pytest.raises(ValueError, match="me/pickled is a torch pickle: pip install torch"):
+            hub.check_access("me/pickled")
     hub.check_access("me/copy")  # the hub is gone, the cache has it
 
 
