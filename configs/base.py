@@ -118,6 +118,7 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
         }
         | optimizer
     )
+    config.export_every = 0  # steps between Hugging Face folders of the model in <output>/steps; 0: only at the end
     config.export_dtype = ""  # of the Hugging Face checkpoints that the run writes; "": as the parameters are
     config.wandb = ConfigDict({"project": "", "mode": "online"})  # a project name switches W&B on; mode "offline" works
     return config

@@ -30,6 +30,7 @@ from lc_jax.training import advice, checks
 from lc_jax.training import state as states
 from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
+from lc_jax.training.exports import Exports
 from lc_jax.training.logging import Destination, Run, announce
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
@@ -236,10 +237,13 @@ class Trainer:
             self.update.microbatch_size, ppo.query_length, ppo.response_length,
         )  # fmt: skip
 
+    def policy(self) -> Model:
+        """The policy as it is now."""
+        return self.learners.with_params(self.state.params).policy
+
     def save(self, folder: Path) -> None:
         """Writes the policy as a Hugging Face checkpoint."""
-        policy = self.learners.with_params(self.state.params).policy
-        hf.save(folder, policy, tokenizer=self.writer.tokenizer, dtype=self.config.export_dtype or None)
+        hf.save(folder, self.policy(), tokenizer=self.writer.tokenizer, dtype=self.config.export_dtype or None)
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
@@ -342,6 +346,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         trainer.restore(saved)
         log = Run(destination, ppo.num_steps, first)
         rollouts, validated = (telemetry.RolloutLog(output / f"{n}.jsonl", first) for n in ("rollouts", "validation"))
+        exports = Exports(output, config.export_every, lambda folder, _: trainer.save(folder))
         best, alarms = Candidates(output, ppo.num_candidates, ppo.first_candidate), trainer.alarms()
         trainer.describe(first)
         verify.require(verify.arithmetic(trainer.advantage, trainer.reward))
@@ -357,6 +362,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             rollouts.write(step, telemetry.episode_rows(*episodes))
             log.log(step, stats)
             log.advance()
+            exports.after(step + 1, trainer.policy)
             checkpoints.save(step + 1, trainer.checkpoint(), force=step + 1 == ppo.num_steps)
             raised = alarms.of(stats)
             for words in raised:

@@ -5,6 +5,8 @@ A scalar head reads the final hidden state at the last token; binary cross-entro
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import load_templates
 from lc_jax.training import advice, checks, loop, plan
+from lc_jax.training.exports import Exports
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.losses import soft_label_loss
 from lc_jax.training.optimizer import OptimizerSettings
@@ -81,6 +84,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         sequences = [tokenizer.encode_prompt(e.prompt, f"example {e.example_id!r}", max_length) for e in part]
         return dataset(sequences, [e.label for e in part])
 
+    save = functools.partial(hf.save, tokenizer=tokenizer, dtype=config.export_dtype or None)
+    destination = Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision")
     model = hf.load(config.model, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **config.precision)
     model = loop.fit(
         model,
@@ -89,7 +94,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         encode(held_out) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
-        Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),
+        dataclasses.replace(destination, exports=Exports(output, config.export_every, save)),
     )
-    hf.save(output / "model", model, tokenizer=tokenizer, dtype=config.export_dtype or None)
+    save(output / "model", model)
     announce(output / "model", advice.to_score(config.to_dict()))

@@ -5,6 +5,8 @@ The loss covers the target and its end-of-sequence token only (paper section 3).
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -18,6 +20,7 @@ from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.prompts import Prompt, load_templates
 from lc_jax.training import advice, checks, language_model, loop, plan
+from lc_jax.training.exports import Exports
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Message
@@ -75,6 +78,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     dropped[f"the prompt fills --config.data.max_length={max_length}"] += too_long
     examples.report_sizes(data, len(train), len(held_out), dropped)
 
+    save = functools.partial(hf.save, tokenizer=tokenizer, dtype=config.export_dtype or None)
+    destination = Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision")
     model = hf.load(config.model, mesh, vocab_size=tokenizer.num_rows, **config.precision)
     model = loop.fit(
         model,
@@ -83,7 +88,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         language_model.dataset(held_out) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
-        Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision"),
+        dataclasses.replace(destination, exports=Exports(output, config.export_every, save)),
     )
-    hf.save(output / "model", model, tokenizer=tokenizer, dtype=config.export_dtype or None)
+    save(output / "model", model)
     announce(output / "model", advice.to_write(config.to_dict(), uses_template=uses_template))

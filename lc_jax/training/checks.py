@@ -88,6 +88,7 @@ def run_checks(settings: Mapping[str, Any]) -> list[Callable[[], object]]:
         lambda: OptimizerSettings.from_ratio(1, **settings["optimizer"]),
         lambda: check_precision(**settings["precision"]),
         lambda: check_export(settings["export_dtype"]),
+        lambda: check_settings("", settings, export_every=NATURAL),
         lambda: tracking.check(settings["wandb"]),
         lambda: check_output(settings["output"]),
     ]

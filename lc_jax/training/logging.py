@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
 from lc_jax.training import tracking
 from lc_jax.training.advice import Advice
+from lc_jax.training.exports import Exports
 
 SHOWN = ("loss", "eval_loss", "reward", "kl", "accuracy", "tokens_per_second")  # on the progress bar, when logged
 STARTING = "{desc}: {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # until two steps are done: no time left is known
@@ -29,6 +30,7 @@ class Destination:
     describe: Mapping[str, Any]  # settings that must stay the same when the run is resumed, by name
     wandb: Mapping[str, Any] | None = None  # arguments of wandb.init; W&B is off without a project
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # all settings, for W&B
+    exports: Exports | None = None  # of the model while it is trained
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], *names: str) -> Self:

@@ -197,6 +197,8 @@ def fit(
                 row |= evaluate(model.with_params(state.params), held_out, loss_fn, settings.microbatch_size)
             run.log(step, row)
             run.advance()
+            if destination.exports:
+                destination.exports.after(step + 1, functools.partial(model.with_params, state.params))
             checkpoints.save(step + 1, state, force=step + 1 == num_steps)
     run.close()
     return model.with_params(state.params)

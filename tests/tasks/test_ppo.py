@@ -27,7 +27,7 @@ def run(output, **ppo):
     config.policy = config.reader.forecaster = base.LLAMA
     config.reader.extractor, config.reader.batch_size = base.GPT_NEOX, 16
     config.ppo.update(SIZES | ppo)
-    config.output = str(output)
+    config.output, config.export_every = str(output), 2
     mesh = parallel.make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
         importlib.import_module("lc_jax.tasks.ppo").run(config, mesh)
@@ -62,6 +62,9 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     np.testing.assert_array_equal(kept["model.norm.weight"], cut["model.norm.weight"])
     for name in whole:
         np.testing.assert_array_equal(whole[name], cut[name])
+    assert [path.name for path in (tmp_path / "cut" / "steps").iterdir()] == ["000002"]
+    middle = load_file(tmp_path / "whole" / "steps" / "000002" / "model.safetensors")
+    assert any(not np.array_equal(middle[name], whole[name]) for name in whole)
     for log in ("rollouts.jsonl", "validation.jsonl"):
         assert rows(tmp_path / "whole" / log) == rows(tmp_path / "cut" / log)
     validation = rows(tmp_path / "whole" / "validation.jsonl")

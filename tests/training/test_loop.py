@@ -17,10 +17,11 @@ from tqdm import tqdm
 from lc_jax import parallel
 from lc_jax.data.examples import Encoded
 from lc_jax.data.jsonl import read_jsonl
-from lc_jax.models import registry
+from lc_jax.models import hf, registry
 from lc_jax.training import language_model, logging, loop
 from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
+from lc_jax.training.exports import Exports
 from lc_jax.training.logging import Destination
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 
@@ -39,7 +40,7 @@ def train(output, settings=SETTINGS, loss_fn=language_model.loss_fn, description
         model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
         data = language_model.dataset(encoded)
         wandb = ConfigDict({"project": "", "mode": "offline"})
-        destination = Destination(output, description or {"fit": "a"}, wandb)
+        destination = Destination(output, description or {"fit": "a"}, wandb, exports=options.get("exports"))
         held_out, optimizer = options.get("held_out", data), options.get("optimizer", OPTIMIZER)
         return loop.fit(model, loss_fn, data, held_out, settings, optimizer, destination)
 
@@ -107,6 +108,28 @@ def test_a_bad_gradient_is_skipped_and_many_stop_the_run(tmp_path):
         train(tmp_path / "all", loss_fn=poisoned, encoded=[Encoded((61, 61, 61), 1)] * 80, held_out=None)
     with pytest.raises(FloatingPointError, match=r"loss of held-out rows \[79"):
         train(tmp_path / "held_out", loss_fn=poisoned, encoded=one_bad)
+
+
+def test_the_model_is_written_after_every_so_many_steps_and_once(tmp_path):
+    saved = []
+
+    def save(folder, model):
+        saved.append(folder.name)
+        hf.save(folder, model)
+
+    whole = train(tmp_path / "whole", exports=Exports(tmp_path / "whole", 5, save))
+    assert saved == ["000005"]
+    with jax.set_mesh(parallel.make_mesh()):
+        written = hf.load(tmp_path / "whole" / "steps" / "000005", parallel.make_mesh())
+    for a, b in zip(params(written), params(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+    exports = Exports(tmp_path / "rest", 2, save)
+    for step in range(1, 6):
+        exports.after(step, lambda: written)
+    exports.after(4, lambda: written)  # a resumed run comes by again
+    assert saved == ["000005", "000002", "000004"]
+    Exports(tmp_path, 0, save).after(2, lambda: written)
+    assert len(saved) == 3
 
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
