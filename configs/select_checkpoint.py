@@ -1,6 +1,8 @@
 """Model selection: of a PPO run's evaluated candidates the best calibrated one goes into <run>/selected (section 5).
 
 launch/select.sh runs/ppo --config.annotator.name=anthropic/claude-haiku-4-5      evaluates the candidates first
+
+":mini" is for a run of ppo.py:mini with --config.ppo.num_candidates=2: without that setting it has no candidates.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,6 @@
 """Claude Distill: Llama 2 7B fine-tuned on paragraphs that the API model wrote.
 
   python -m lc_jax.main --config=configs/sft_claude_distill.py           8x A100 80 GB
-  python -m lc_jax.main --config=configs/sft_claude_distill.py:mini      the miniature world
 
 Expected of the published data: TriviaQA accuracy .609, ECE .391.
 """
@@ -12,6 +11,7 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
+    base.check_mode(mode, ("",), "the miniature's simulated annotator writes no paragraphs")
     config = base.training(base.base_config("sft", mode), learning_rate=3e-6, warmup_ratio=0.03)
     config.model = "meta-llama/Llama-2-7b-hf"
     config.output = "runs/sft_claude_distill"
@@ -22,11 +22,4 @@ def get_config(mode: str = "") -> ConfigDict:
         max_length=1024,
     )
     config.fit = dict(num_epochs=3, batch_size=32, microbatch_size=32, eval_every=25, save_every=25)
-    if mode == "mini":
-        config.model = base.LLAMA
-        config.output = f"{base.root()}/claude_distill"
-        config.data.rows = base.rows("sft", mini=True)
-        config.data.eval_size, config.data.max_length = 30, 128
-        config.fit = dict(num_epochs=3, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
-        config.optimizer.learning_rate = 3e-4
     return config

@@ -306,7 +306,7 @@ flag_values = st.one_of(
 )
 
 
-MODES = {"pretrain": ["llama", "gpt_neox"], "evaluate_qa": ["mini", "sciq", "bioasq"]}
+MODES = {"sft_claude_distill": [""], "pretrain": ["llama", "gpt_neox"], "evaluate_qa": ["mini", "sciq", "bioasq"]}
 
 
 @functools.cache

@@ -35,6 +35,7 @@ def test_every_stage(tmp_path, monkeypatch):
 
     fit = {"data__eval_size": 4, "fit__batch_size": 8, "fit__microbatch_size": 8, "fit__num_epochs": 1}
     run("sft_lc", **fit)
+    run("sft_factuality", **fit)
     split = {"questions__split": "reward_model", "num_samples": 1, **small}
     paragraph = {"what": "paragraphs", "model": str(tmp_path / "lc_sft/model")}
     run("generate_data", **paragraph, column="lc_sft_generated_paragraph", output=str(data / "a.jsonl"), **split)
@@ -63,7 +64,8 @@ def test_every_stage(tmp_path, monkeypatch):
         "reader__batch_size": 16,
         "optimizer__warmup_steps": 0,
     }
-    run("ppo", output=str(tmp_path / "lc_rl"), **ppo)
+    candidates = {"ppo__num_candidates": 1, "ppo__first_candidate": 1}
+    run("ppo", output=str(tmp_path / "lc_rl"), **ppo, **candidates)
     run("ppo_factuality", policy=str(tmp_path / "lc_sft/model"), **ppo, **{"ppo__baseline": "critic_with_answer"})
     metrics = rows(tmp_path / "lc_rl" / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [0, 1]
@@ -74,6 +76,14 @@ def test_every_stage(tmp_path, monkeypatch):
     for method in ("lc_rl", "lc_sft"):
         folder = str(tmp_path / "evaluation" / method)
         run("evaluate_qa", method=method, model=str(tmp_path / method / "model"), output=folder, **small)
+    candidate = tmp_path / "lc_rl" / "candidates" / "step-000002"
+    run("evaluate_qa", method="c", model=str(candidate / "model"), output=str(candidate / "evaluation"), **small)
+    run("select_checkpoint")
+    assert (tmp_path / "lc_rl" / "selected" / "config.json").is_file()
+    (tmp_path / "prompts.jsonl").write_text('{"paragraph_generation_prompt": "Write about the country of Lyon."}\n')
+    written = tmp_path / "written.jsonl"
+    run("generate", prompts=str(tmp_path / "prompts.jsonl"), output=str(written), max_new_tokens=4)
+    assert [len(row["tokens"]) <= 4 for row in rows(written)] == [True]
     run("report")
     results = json.loads((tmp_path / "results.json").read_text())
     assert {row["method"] for row in results} == {"lc_rl", "lc_sft"}
