@@ -2,10 +2,12 @@
 
   python -m lc_jax.main --config=configs/convert.py --config.source=runs/ppo/model --config.destination=lc-rl-bf16 \\
       --config.dtype=bfloat16
+  python -m lc_jax.main --config=configs/convert.py --config.source=runs/ppo/checkpoints/300 --config.destination=at-300
   python -m lc_jax.main --config=configs/convert.py --config.base=meta-llama/Llama-2-7b-hf \\
       --config.source=tatsu-lab/linguistic-calibration-lc-rl --config.destination=lc-rl
 
-The second recovers released weights: base + difference, checked; 7B needs 2 GB of memory and 27 GB of disk.
+The second writes the model of a training run (sft, reward_model, ppo) at step 300 as the run writes its last one.
+The third recovers released weights: base + difference, checked; 7B needs 2 GB of memory and 27 GB of disk.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +21,6 @@ def get_config(mode: str = "") -> ConfigDict:
     config.base = ""  # what the weight difference `source` is added to
     config.make_difference = False  # write source - base in place of base + source
     config.format = "hf"  # "native", or "sequence_classification": a reward model for transformers
-    config.dtype = ""  # the stored one
+    config.dtype = ""  # the stored one; of a step: that of its run's own export
     config.shard_gigabytes = 5.0
     return config

@@ -1,18 +1,20 @@
-"""Copies a checkpoint between layouts, or adds a weight difference to its base, or makes one from two checkpoints."""
+"""Copies a checkpoint or a step of a training run to another layout; adds or makes weight differences."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import classification, difference, folders, hf, hub, native
-from lc_jax.models.transformer import DTYPES
+from lc_jax.models.transformer import DTYPES, Model
 from lc_jax.preflight import POSITIVE, check_all, check_settings
+from lc_jax.training import run_steps
 
 RECORD, RECORD_AT_END = "{destination}/run.json", True
 
@@ -35,14 +37,19 @@ def check(config: ConfigDict) -> None:
             )
 
     def source() -> None:
-        folders.check(config.source, allow_difference=bool(config.base) and not config.make_difference)
-        is_classification = config.format == "sequence_classification" and Path(config.source).is_dir()
-        if is_classification and not config.base and folders.config_of(config.source)[1] != "scalar":
+        if run_steps.is_step(config.source) and not config.base:
+            kind = run_steps.find(config.source).kind
+        else:
+            _check_is_no_run(config.source)
+            folders.check(config.source, allow_difference=bool(config.base) and not config.make_difference)
+            kind = folders.config_of(config.source)[1] if needs_scalar and Path(config.source).is_dir() else "scalar"
+        if needs_scalar and kind != "scalar":
             raise ValueError(
                 f"--config.source={config.source} is a language model; --config.format=sequence_classification takes a "
                 "reward model."
             )
 
+    needs_scalar = config.format == "sequence_classification" and not config.base
     check_all(
         lambda: check_settings("", config, format=FORMATS, dtype=("", *DTYPES), shard_gigabytes=POSITIVE),
         difference_settings,
@@ -52,11 +59,35 @@ def check(config: ConfigDict) -> None:
     )
 
 
+def _check_is_no_run(source: str) -> None:
+    """Refuses the folder of a training run, which holds several models."""
+    steps = run_steps.steps(Path(source))
+    if steps:
+        raise ValueError(
+            f"--config.source={source} is a training run: give {source}/model, or {source}/{run_steps.FOLDER}/STEP of "
+            f"{', '.join(map(str, steps))}."
+        )
+
+
+def _read(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Model, Iterator[jax.Array] | None, Path | Tokenizer]:
+    """The model of `config.source`, its arrays where they are read later, and where the text files come from."""
+    if run_steps.is_step(config.source):
+        step = run_steps.find(config.source)
+        tokenizer = step.tokenizer()
+        return step.model(mesh, tokenizer, config.dtype or step.dtype), None, tokenizer
+    source = folders.resolve(config.source)
+    layout = native if native.is_native(source) else hf
+    dtype = config.dtype or layout.stored_dtype(source)
+    _, kind = folders.config_of(source)
+    return *layout.read(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype), source
+
+
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Reads `config.source` and writes `config.destination` as `config.format`.
 
     With `config.base` the source is a weight difference, and base + source is written; with `make_difference` as well,
-    source - base. Whatever is done, one parameter of the checkpoint is in memory at a time.
+    source - base. One parameter of the checkpoint is in memory at a time; of a step RUN/checkpoints/STEP of a training
+    run all of them are, over the mesh. Its folder is what that run's own export would be.
 
     Raises:
       Problems: as in `check`; a folder that exists is never overwritten.
@@ -75,21 +106,17 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             difference.recover(base, source, destination, name=Path(config.source).name, **settings)
         logging.info("%s and %s -> %s", config.base, config.source, destination)
         return
-    source = folders.resolve(config.source)
-    layout = native if native.is_native(source) else hf
-    dtype = config.dtype or layout.stored_dtype(source)
-    _, kind = folders.config_of(source)
-    model, arrays = layout.read(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype)
+    model, arrays, text_files = _read(config, mesh)
     if config.format == "native":
-        native.save(destination, model, arrays=arrays, tokenizer=source)
+        native.save(destination, model, arrays=arrays, tokenizer=text_files)
     elif config.format == "sequence_classification":
-        tokenizer = load_tokenizer(source, need_text=False)
+        tokenizer = load_tokenizer(text_files, need_text=False) if isinstance(text_files, Path) else text_files
         pad_id = tokenizer.pad_id if (tokenizer.pad_id or 0) < model.config.vocab_size else None
         if pad_id is None:
-            logging.warning("%s has no padding token of its own: transformers scores one row at a time", source)
+            logging.warning("%s has no padding token of its own: transformers scores one row at a time", config.source)
         classification.save(
-            destination, model, arrays=arrays, tokenizer=source, pad_id=pad_id, max_shard_bytes=shard_bytes
+            destination, model, arrays=arrays, tokenizer=text_files, pad_id=pad_id, max_shard_bytes=shard_bytes
         )
     else:
-        hf.save(destination, model, arrays=arrays, tokenizer=source, max_shard_bytes=shard_bytes)
-    logging.info("%s -> %s (%s, %s)", config.source, destination, config.format, dtype)
+        hf.save(destination, model, arrays=arrays, tokenizer=text_files, max_shard_bytes=shard_bytes)
+    logging.info("%s -> %s (%s, %s)", config.source, destination, config.format, model.config.param_dtype)

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from lc_jax import parallel, prompts
 from lc_jax.data.questions import load_train_and_validation
-from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import folders, hf, released
 from lc_jax.models.transformer import Model, trainable
@@ -26,7 +25,7 @@ from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings, queries
 from lc_jax.rl.writer import Writer
-from lc_jax.training import advice, checks
+from lc_jax.training import advice, checks, run_steps
 from lc_jax.training import state as states
 from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
@@ -40,9 +39,8 @@ SAMPLES = 8  # validation paragraphs that are shown in W&B
 
 def load_writer(config: ConfigDict) -> Writer:
     """The writer for `config.policy`."""
-    tokenizer, ppo = load_tokenizer(config.policy), config.ppo
-    templates = prompts.load_templates(config.templates, config.prompt_dir)
-    tokenizer.add_chat_template(templates.paragraph)
+    templates, ppo = prompts.load_templates(config.templates, config.prompt_dir), config.ppo
+    tokenizer = run_steps.export_tokenizer("ppo", config.policy, "", templates)
     released.warn_of_wording(config.policy, templates.paragraph)
     sampling = generate.Sampling(
         ppo.response_length, ppo.temperature, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id

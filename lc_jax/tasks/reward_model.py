@@ -18,12 +18,11 @@ from ml_collections import ConfigDict
 
 from lc_jax import parallel
 from lc_jax.data import batches, examples
-from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference.score import sequence_rewards
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import load_templates
-from lc_jax.training import advice, checks, loop, plan
+from lc_jax.training import advice, checks, loop, plan, run_steps
 from lc_jax.training.exports import Exports
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.losses import soft_label_loss
@@ -73,8 +72,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         return
     output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
     folders.check(config.model)
-    tokenizer = load_tokenizer(config.model).grown()
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
+    tokenizer = run_steps.export_tokenizer("reward_model", config.model, config.data.recipe, templates)
     data = config.data.to_dict()
     split, dropped = examples.load_split(data, templates, tokenizer.fits(max_length), config.seed)
     train, held_out = split.train, split.evaluation

@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from lc_jax import parallel
 from lc_jax.data import examples
-from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.prompts import Prompt, load_templates
-from lc_jax.training import advice, checks, language_model, loop, plan
+from lc_jax.training import advice, checks, language_model, loop, plan, run_steps
 from lc_jax.training.exports import Exports
 from lc_jax.training.logging import Destination, announce
 from lc_jax.training.optimizer import OptimizerSettings
@@ -64,13 +64,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         return
     output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
     folders.check(config.model)
-    tokenizer = load_tokenizer(config.model).grown()
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
+    # Before training: a chat template that cannot be made costs nothing here.
+    tokenizer = run_steps.export_tokenizer("sft", config.model, config.data.recipe, templates)
     uses_template = config.data.recipe in examples.PARAGRAPH_RECIPES
-    if uses_template:
-        if config.templates == "full":
-            _warn_of_other_prompts(tokenizer, templates.paragraph)
-        tokenizer.add_chat_template(templates.paragraph)  # before training: what fails here costs nothing
+    if uses_template and config.templates == "full":
+        _warn_of_other_prompts(tokenizer, templates.paragraph)
     data = config.data.to_dict()
     split, dropped = examples.load_split(data, templates, tokenizer.fits(max_length), config.seed)
     train, too_long = examples.encode_all(tokenizer, split.train, max_length)
