@@ -15,6 +15,7 @@ from lc_jax.data.examples import PARAGRAPH_RECIPES
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.models.layout import read_json
+from lc_jax.models.registry import flat
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import Templates, load_templates
 
@@ -75,7 +76,8 @@ class RunStep:
         """Reads the parameters alone, in `dtype`: neither moments nor PPO's critic.
 
         Raises:
-          ValueError: the checkpoint that the run started from is another one by now, of other shapes.
+          ValueError: the checkpoint that the run started from is another one by now, of other shapes; or the step is
+            damaged.
         """
         rows = None if self.settings["task"] == "ppo" else tokenizer.num_rows
         abstract, _ = hf.read(self.base, mesh, kind=self.kind, vocab_size=rows, param_dtype=dtype, compute_dtype=dtype)
@@ -86,11 +88,30 @@ class RunStep:
         arguments = ocp.args.PyTreeRestore(
             item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
         )
+        self._check_shapes(abstract, path)
         with ocp.PyTreeCheckpointer() as checkpointer:
             params = checkpointer.restore((self.folder / ITEM).resolve(), args=arguments)
         for name in path:
             params = params[name]
         return abstract.with_params(params)
+
+    def _check_shapes(self, model: Model, path: tuple[str, ...]) -> None:
+        """Compares the stored shapes under `path` with those of the abstract `model`; Orbax names no parameter."""
+        try:
+            stored = ocp.PyTreeCheckpointHandler().metadata((self.folder / ITEM).resolve()).tree
+            for name in path:
+                stored = stored[name]
+            shapes = {names[:-1]: tuple(leaf.shape) for names, leaf in flat(stored)}  # without the last, "value"
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.folder} is damaged; give another step of the run. ({reason})") from error
+        expected = {names: tuple(leaf.shape) for names, leaf in flat(model.params)}
+        for names in sorted(shapes.keys() | expected.keys()):
+            if shapes.get(names) != expected.get(names):
+                raise ValueError(
+                    f"{self.folder} is not of {self.base}: {'.'.join(names)} has shape {shapes.get(names)} there, "
+                    f"{expected.get(names)} in the model. Put back the checkpoint that the run started from."
+                )
 
 
 def is_step(path: str | Path) -> bool:

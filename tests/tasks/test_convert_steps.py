@@ -1,6 +1,7 @@
 """A checkpoint of a training run becomes the Hugging Face folder that the run itself writes at its end."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -70,6 +71,20 @@ def test_what_is_no_step_of_a_run_is_refused_with_the_steps_there_are(trained, t
     record["runs"][-1]["config"] |= {"task": "pretrain"}
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert "run.json is of pretrain: the models of sft, reward_model, ppo" in refusal(tmp_path / "checkpoints" / "7")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_step_of_another_model_and_a_damaged_one_are_refused_in_one_line(trained, tmp_path):
+    run_copy = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(run_copy / "checkpoints" / "metadata")
+    (run_copy / "checkpoints" / "2" / "default" / "manifest.ocdbt").unlink()
+    with pytest.raises(ValueError, match="2 is damaged; give another step of the run"):
+        run("convert", source=run_copy / "checkpoints" / "2", destination=tmp_path / "out")
+    record = json.loads((trained / "run.json").read_text())
+    record["runs"][-1]["config"] |= {"model": base.LLAMA}
+    (run_copy / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"embedding has shape \(401, 32\) there, \(2048, 128\) in the model"):
+        run("convert", source=run_copy / "checkpoints" / "3", destination=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
