@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference.finite import check_finite
 from lc_jax.models import folders, hf
@@ -25,6 +25,12 @@ class Decoding:
     seed: int
     batch_size: int
     top_p: float = 1.0  # 1 = any token
+
+    def sampling(self, tokenizer: Tokenizer) -> generate.Sampling:
+        """Returns how tokens are drawn, with the tokenizer's stop and padding tokens."""
+        return generate.Sampling(
+            self.max_new_tokens, self.temperature, self.top_p, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
+        )
 
 
 def write(
@@ -51,15 +57,8 @@ def write(
     tokenizer = load_tokenizer(folder)
     encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     model = hf.load(folder, mesh, **precision)
-    sampling = generate.Sampling(
-        decoding.max_new_tokens,
-        decoding.temperature,
-        decoding.top_p,
-        eos_ids=tokenizer.stop_ids,
-        pad_id=tokenizer.pad_id,
-    )
     settings: dict[str, Any] = {"seed": decoding.seed, "batch_size": decoding.batch_size, "row_ids": row_ids}
-    stream = generate.stream(model, encoded, sampling, **settings)
+    stream = generate.stream(model, encoded, decoding.sampling(tokenizer), **settings)
     for place, completion in tqdm(stream, total=len(encoded), unit="text", disable=None):
         check_finite(completion.logprobs, folder, f"text {place + 1} of {len(encoded)}")
         yield place, tokenizer.decode(completion.tokens), completion.finished

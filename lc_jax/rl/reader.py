@@ -39,6 +39,11 @@ def check(settings: Any, extractor: str) -> None:
     check_settings("reader", settings, **allowed)
 
 
+def frozen(precision: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the precision of a model that is not trained: no master copy beyond the compute dtype."""
+    return dict(precision, param_dtype=precision["compute_dtype"])
+
+
 def load(
     settings: Mapping[str, Any], templates: Templates, mesh: jax.sharding.Mesh, precision: Mapping[str, Any]
 ) -> Reader:

@@ -150,8 +150,8 @@ def look(
 
     Args:
       groups: rows that are computed together; each row is in one of them. Those of the update's micro-batches
-        (`update.first_epoch`) make the ratio before the first update 1 in every precision: in bfloat16 a batch of
-        another shape changes log-probabilities by 0.5 %.
+        (`update.first_epoch`) keep shapes equal: the ratio before the first update is 1 in float32, and in bfloat16
+        within the rounding noise, since the update's program, which has a gradient, may round at other places.
     """
     seen = np.zeros((4, *episodes.responses.shape), np.float32)
 

@@ -7,20 +7,22 @@ Here are those on literal numbers, which need no model and take a second: PPO ma
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from lc_jax.data.tokenizer import Tokenizer
-from lc_jax.inference.generate import Completion
+from lc_jax.inference.generate import Completion, Sampling
 from lc_jax.rl import advantage, reward, rollout, telemetry
 from lc_jax.rl.reader import Reading
 from lc_jax.types import PromptText
 
 Verdict = Literal["ok", "FAILED", "skipped"]
-LAST_STEPS = 1e-5  # limit of float32 arithmetic on literal numbers
+ROUNDING = 1e-5  # limit of float32 arithmetic on literal numbers
 
 
 class Skipped(Exception):
@@ -29,7 +31,7 @@ class Skipped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a check found: it is ok where value <= limit (NaN is not)."""
+    """A measured number with its limit: it is ok where value <= limit (NaN is not)."""
 
     value: float
     limit: float
@@ -48,17 +50,22 @@ class Result:
     def of(cls, name: str, check: Callable[[], Measured]) -> Result:
         """Runs a check; an error in it is a failure, with its message."""
         try:
-            found = check()
+            measured = check()
         except Skipped as reason:
             return cls(name, "skipped", str(reason))
         except Exception as error:  # a fault may show as any of them
             return cls(name, "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        verdict: Verdict = "ok" if found.value <= found.limit else "FAILED"
-        return cls(name, verdict, f"{found.value:.3g}{found.unit} (limit {found.limit:.3g}{found.unit})")
+        verdict: Verdict = "ok" if measured.value <= measured.limit else "FAILED"
+        return cls(name, verdict, f"{measured.value:.3g}{measured.unit} (limit {measured.limit:.3g})")
+
+
+def largest(values: Iterable[Any]) -> float:
+    """Returns the largest of some numbers or arrays, NaN where one is NaN, which Python's `max` may leave out."""
+    return float(np.max([np.max(np.asarray(value, float), initial=-np.inf) for value in values]))
 
 
 def table(results: Iterable[Result]) -> str:
-    """The results as text, a line each."""
+    """Returns the results as text, one line for each."""
     rows = list(results)
     width = max(len(row.name) for row in rows)
     return "\n".join(f"{row.verdict:8s}{row.name:{width}s}  {row.details}" for row in rows)
@@ -72,7 +79,10 @@ def require(results: Iterable[Result]) -> None:
     """
     failed = [f"{row.name}: {row.details}" for row in results if row.verdict == "FAILED"]
     if failed:
-        raise ValueError(f"The program or its settings are not healthy. {'; '.join(failed)}.")
+        raise ValueError(
+            f"PPO does not compute what it says: {'; '.join(failed)}. --config.advantage and --config.reward decide "
+            "these numbers: take their defaults; where that does not help, the program or a library has a fault."
+        )
 
 
 # --- literal rollouts ------------------------------------------------------------------------------------------------
@@ -101,11 +111,11 @@ def gathering() -> Measured:
     episodes = _episodes()
     width = episodes.tokens.shape[1]
     numbers = np.asarray(episodes.before_response(jnp.arange(2 * width).reshape(2, width)))
-    wrong = 0.0
-    for row, response in enumerate(RESPONSES):
-        first = row * width + len(PROMPTS[row]) - 1
-        wrong = max(wrong, np.abs(numbers[row, : len(response)] - first - np.arange(len(response))).max())
-    return Measured(wrong, 0, " positions off")
+    firsts = [row * width + len(prompt) - 1 for row, prompt in enumerate(PROMPTS)]
+    return Measured(largest(
+        np.abs(numbers[row, : len(response)] - first - np.arange(len(response)))
+        for row, (first, response) in enumerate(zip(firsts, RESPONSES, strict=True))
+    ), 0, " positions off")  # fmt: skip
 
 
 def terminal_reward() -> Measured:
@@ -118,7 +128,7 @@ def terminal_reward() -> Measured:
     expected = zeros.copy()
     for row, response in enumerate(RESPONSES):
         expected[row, len(response) - 1] = scores[row]
-    return Measured(float(np.abs(shaped - expected).max()), LAST_STEPS)
+    return Measured(float(np.abs(shaped - expected).max()), ROUNDING)
 
 
 def padding_in_advantages(settings: advantage.AdvantageSettings) -> Measured:
@@ -131,13 +141,13 @@ def padding_in_advantages(settings: advantage.AdvantageSettings) -> Measured:
 
     def estimate(fill: float) -> np.ndarray:
         values, logprobs = jnp.asarray([[0.5, 0.2, fill, fill], [0.1, 0.7, -0.3, fill]]), jnp.zeros((2, 4))
-        seen = rollout.Rollout(episodes, episodes, logprobs, logprobs, logprobs, values)
-        found = advantage.estimate(seen, np.asarray([1.0, -2.0], np.float32), 0.1, settings)
-        return np.concatenate([np.asarray(x)[mask] for x in (found.advantages, found.returns)])
+        batch = rollout.Rollout(episodes, episodes, logprobs, logprobs, logprobs, values)
+        estimates = advantage.estimate(batch, np.asarray([1.0, -2.0], np.float32), 0.1, settings)
+        return np.concatenate([np.asarray(x)[mask] for x in (estimates.advantages, estimates.returns)])
 
     expected = estimate(0.0)
     others = [estimate(fill) for fill in (np.nan, *rng.normal(0, 100, 2))]
-    return Measured(float(max(np.abs(other - expected).max() for other in others)), LAST_STEPS)
+    return Measured(largest(np.abs(other - expected) for other in others), ROUNDING)
 
 
 def proper_reward(settings: reward.RewardSettings) -> Measured:
@@ -160,9 +170,11 @@ def proper_reward(settings: reward.RewardSettings) -> Measured:
     expected = grid[:, None] * right + (1 - grid)[:, None] * wrong  # [true probability, forecast]
     if settings.name == "factuality":  # a verdict: the best forecast is on the right side of 1/2
         loss = expected.max(axis=1) - np.where(grid > 0.5, expected[:, -1], expected[:, 0])
-        return Measured(float(max(loss.max(), abs(penalty + 0.5))), LAST_STEPS)
-    off = np.abs(grid[expected.argmax(axis=1)] - grid).max()
-    return Measured(float(max(off, abs(penalty + 0.5))), LAST_STEPS, " from the true probability")
+        return Measured(largest([loss, abs(penalty + 0.5)]), ROUNDING)
+    if not np.isfinite(expected).all():  # argmax takes NaN for the largest
+        raise ValueError("rewards are not finite")
+    distances = np.abs(grid[expected.argmax(axis=1)] - grid)
+    return Measured(largest([distances, abs(penalty + 0.5)]), ROUNDING, " from the true probability")
 
 
 def reader_metrics() -> Measured:
@@ -171,12 +183,12 @@ def reader_metrics() -> Measured:
     answers = np.asarray([[logit, 0.0], [0.0, logit]], np.float32)
     forecasts = reward.AnswerForecasts(np.asarray([logit, -logit]), answers, np.asarray([[1, 0], [1, 1]]) > 0)
     rewards = reward.Rewards(*np.asarray([[9.0, -9.0], [-1.0, -2.0], [-3.0, -4.0]], np.float32))
-    found = telemetry.of_reading(Reading([["a"], ["b", "c"]], forecasts, 0), rewards)
+    reported = telemetry.of_reading(Reading([["a"], ["b", "c"]], forecasts, 0), rewards)
     expected = {
         "reward": 0.0, "reward/log_score": -1.5, "reward/normalization": -3.5, "reader/truth_prob": 0.5,
         "reader/answers_per_paragraph": 1.5, "reader/forecast_mass": 1.0, "reader/confidence": 0.75,
     }  # fmt: skip
-    return Measured(max(abs(found[name] - value) for name, value in expected.items()), LAST_STEPS)
+    return Measured(largest(abs(reported[name] - value) for name, value in expected.items()), ROUNDING)
 
 
 def calibration_metrics(metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]]) -> Measured:
@@ -188,40 +200,58 @@ def calibration_metrics(metrics: Mapping[str, Callable[[np.ndarray, np.ndarray],
     confidences, correct = np.asarray([0.75] * 4 + [0.25] * 4), np.asarray([1, 1, 1, 0, 0, 0, 0, 0]) > 0
     # Brier: (3/16 + 9/16) / 8 + 4/16 / 8; calibration error: 0 of the first four, 1/4 of the others.
     expected = {"brier": (3 / 16 + 9 / 16 + 4 / 16) / 8, "ece": 0.125}
-    return Measured(max(abs(metrics[n](confidences, correct) - v) for n, v in expected.items()), LAST_STEPS)
+    return Measured(largest(abs(metrics[n](confidences, correct) - v) for n, v in expected.items()), ROUNDING)
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
-def special_tokens(
-    tokenizer: Tokenizer, prompt: PromptText, sampling_stops: Iterable[int], pad: int | None
-) -> Measured:
-    """A prompt begins with begin-of-sequence as often as the tokenizer says and ends with no stop token; all stop."""
+def special_tokens(tokenizer: Tokenizer, prompt: PromptText, sampling: Sampling) -> Measured:
+    """Begin, stop and padding tokens are those of transformers' tokenizer and of the checkpoint's own files.
+
+    Args:
+      sampling: of the production code.
+    """
     ids, hf = tokenizer.encode_prompt(prompt), tokenizer.hf
-    begin = None if hf is None else hf.bos_token_id
-    wrong = []
-    if begin is not None:
-        times = next((n for n, i in enumerate(ids) if i != begin), len(ids))
-        if times > 1 or (isinstance(prompt, str) and times != list(tokenizer.prefix).count(begin)):
-            wrong.append(f"begin of sequence comes {times} times")
+    if hf is None:
+        raise Skipped("the checkpoint has no tokenizer files")
+    stops, wrong = _stops(tokenizer), []
+    if isinstance(prompt, str):
+        expected = list(hf(prompt, split_special_tokens=True)["input_ids"])
+        while expected and expected[-1] in stops:  # some tokenizers append the end of sequence
+            expected.pop()
+    else:
+        turns = [{"role": message.role, "content": message.content} for message in prompt]
+        text = hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        expected = list(hf(text, add_special_tokens=False)["input_ids"])
+    if ids != expected:
+        ends = [f"{tokens[:3]} ... {tokens[-2:]}" for tokens in (ids, expected)]
+        wrong.append(f"the prompt is {ends[0]}, the tokenizer makes it {ends[1]}")
     if isinstance(prompt, str):
         joined, num_prompt = tokenizer.encode_pair(prompt, " It is so.")
-        if joined[: len(tokenizer.prefix) + 1] != ids[: len(tokenizer.prefix) + 1] or not 0 < num_prompt < len(joined):
+        if joined[: len(ids) - 1] != ids[:-1] or not 0 < num_prompt < len(joined):
             wrong.append("prompt and completion together begin with other tokens than the prompt")
-        if ids and ids[-1] in tokenizer.stop_ids:
-            wrong.append("the prompt ends with a stop token")
-    if missing := set(tokenizer.stop_ids) - set(sampling_stops):
+    if missing := (stops | {tokenizer.end_id(prompt)}) - set(sampling.eos_ids):
         wrong.append(f"stop tokens {sorted(missing)} do not stop")
-    if pad != tokenizer.pad_id:
-        wrong.append(f"pad is {pad}, the tokenizer's is {tokenizer.pad_id}")
+    pad = None if hf.pad_token_id in stops or hf.pad_token_id in expected[:1] else hf.pad_token_id
+    if sampling.pad_id != pad:
+        wrong.append(f"pad is {sampling.pad_id}, the tokenizer's is {pad}")
     if wrong:
         raise ValueError("; ".join(wrong))
     return Measured(0, 0, " tokens wrong")
 
 
+def _stops(tokenizer: Tokenizer) -> set[int]:
+    """Returns the stop tokens of generation_config.json, config.json and transformers' tokenizer, read again."""
+    stops = {tokenizer.hf.eos_token_id} if tokenizer.hf is not None else set()
+    for file in (Path(tokenizer.name) / name for name in ("generation_config.json", "config.json")):
+        ids = json.loads(file.read_text("utf-8")).get("eos_token_id") if file.is_file() else None
+        stops |= set(ids) if isinstance(ids, list) else {ids}
+    return stops - {None}
+
+
 def arithmetic(advantages: advantage.AdvantageSettings, rewards: reward.RewardSettings) -> list[Result]:
-    """All checks of PPO's arithmetic on literal numbers."""
+    """Makes all checks of PPO's arithmetic on literal numbers."""
     checks: dict[str, Callable[[], Measured]] = {
         "prompt, response and mask of a row": packing,
         "positions that predict a response": gathering,

@@ -15,7 +15,7 @@ MAX_WRONG = 0.25  # share of plain statements that a trained reader may misread
 
 
 def _pairs(questions: Sequence[Question]) -> list[tuple[Question, str]]:
-    """Questions, each with another's answer of the same kind."""
+    """Returns questions, each with another's answer of the same kind."""
     pairs = []
     for question in questions:
         others = [q.answer for q in questions if q.kind == question.kind and q.answer != question.answer]
@@ -27,7 +27,7 @@ def _pairs(questions: Sequence[Question]) -> list[tuple[Question, str]]:
 
 
 def _state(question: Question, answer: str, is_miniature: bool) -> str:
-    """A paragraph that says that `answer` is the answer, and nothing else."""
+    """Returns a paragraph that says that `answer` is the answer, and nothing else."""
     if is_miniature:
         kind = next((kind for kind in text.SENTENCES if question.kind.startswith(kind)), "")
         if kind:
@@ -36,7 +36,7 @@ def _state(question: Question, answer: str, is_miniature: bool) -> str:
 
 
 def forecasts(reader: Reader, questions: Sequence[Question], is_miniature: bool) -> Measured:
-    """The true answer is more probable after a paragraph that states it than after one that states another."""
+    """Counts true answers that are not more probable after a paragraph that states them than after another."""
     head = reader.forecaster.model.params["reward_head"]["weight"]
     if not np.asarray(head[...]).any():
         raise Skipped("the forecaster's head is zero: it is not trained yet")
@@ -44,23 +44,22 @@ def forecasts(reader: Reader, questions: Sequence[Question], is_miniature: bool)
     alone = Reader(None, reader.forecaster)
     paragraphs = [_state(q, q.answer, is_miniature) for q, _ in pairs], [_state(q, a, is_miniature) for q, a in pairs]
     right, wrong = (alone.read([q for q, _ in pairs], z, 0).forecasts.truth_logits for z in paragraphs)
-    return Measured(float(np.mean(right <= wrong)), MAX_WRONG, " of statements misread")
+    return Measured(float(np.mean(~(right > wrong))), MAX_WRONG, " of statements misread")
 
 
 def extraction(reader: Reader, questions: Sequence[Question], is_miniature: bool) -> Measured:
-    """The answers that the extractor lists are those stated."""
+    """Counts answers that a paragraph states and the extractor does not list."""
     if reader.extractor is None:
         raise Skipped("there is no extractor")
     pairs = _pairs(questions)
-    stated = [answer for _, answer in pairs]
     paragraphs = [_state(q, answer, is_miniature) for q, answer in pairs]
-    found = reader.extractor.extract([q for q, _ in pairs], paragraphs, 0)
-    wrong = [a.casefold() not in map(str.casefold, answers) for a, answers in zip(stated, found, strict=True)]
+    lists = reader.extractor.extract([q for q, _ in pairs], paragraphs, 0)
+    wrong = [a.casefold() not in map(str.casefold, answers) for (_, a), answers in zip(pairs, lists, strict=True)]
     return Measured(float(np.mean(wrong)), MAX_WRONG, " of statements misread")
 
 
 def results(reader: Reader, questions: Sequence[Question], *, is_miniature: bool) -> list[Result]:
-    """Both checks."""
+    """Makes the checks of forecaster and extractor."""
     checks: dict[str, Callable[[], Measured]] = {
         "the forecaster reads what is stated": lambda: forecasts(reader, questions, is_miniature),
         "the extractor lists what is stated": lambda: extraction(reader, questions, is_miniature),

@@ -8,9 +8,23 @@ from collections.abc import Sequence
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference.finite import check_finite
+from lc_jax.models import released
 from lc_jax.models.transformer import Model
-from lc_jax.prompts import Prompt
+from lc_jax.prompts import Prompt, Templates
+from lc_jax.rl.settings import PPOSettings
+from lc_jax.training import run_steps
 from lc_jax.types import Question
+
+
+def load(policy: str, templates: Templates, ppo: PPOSettings) -> Writer:
+    """Returns the writer for the checkpoint `policy`."""
+    tokenizer = run_steps.export_tokenizer("ppo", policy, "", templates)
+    released.warn_of_wording(policy, templates.paragraph)
+    sampling = generate.Sampling(
+        ppo.response_length, ppo.temperature, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
+    )
+    critic_template = templates.critic if ppo.baseline == "critic_with_answer" else None
+    return Writer(tokenizer, templates.paragraph, critic_template, sampling, ppo.decode_batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

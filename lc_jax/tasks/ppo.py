@@ -16,16 +16,15 @@ from ml_collections import ConfigDict
 from lc_jax import parallel, prompts
 from lc_jax.data.questions import load_train_and_validation
 from lc_jax.inference import generate
-from lc_jax.models import folders, hf, released
+from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.preflight import check_all
-from lc_jax.rl import advantage, consistency, kl, reader, reward, rollout, telemetry, verify
+from lc_jax.rl import advantage, consistency, kl, reader, reward, rollout, telemetry, verify, writer
 from lc_jax.rl import plan as plans
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings, queries
-from lc_jax.rl.writer import Writer
-from lc_jax.training import advice, checks, run_steps
+from lc_jax.training import advice, checks
 from lc_jax.training import state as states
 from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
@@ -37,27 +36,10 @@ from lc_jax.types import Question
 SAMPLES = 8  # validation paragraphs that are shown in W&B
 
 
-def load_writer(config: ConfigDict) -> Writer:
-    """The writer for `config.policy`."""
-    templates, ppo = prompts.load_templates(config.templates, config.prompt_dir), config.ppo
-    tokenizer = run_steps.export_tokenizer("ppo", config.policy, "", templates)
-    released.warn_of_wording(config.policy, templates.paragraph)
-    sampling = generate.Sampling(
-        ppo.response_length, ppo.temperature, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
-    )
-    critic_template = templates.critic if ppo.baseline == "critic_with_answer" else None
-    return Writer(tokenizer, templates.paragraph, critic_template, sampling, ppo.decode_batch_size)
-
-
-def frozen(config: ConfigDict) -> dict[str, Any]:
-    """Precision of a model that is not trained: no master copy beyond the compute dtype."""
-    return dict(config.precision, param_dtype=config.precision.compute_dtype)
-
-
 def load_reader(config: ConfigDict, mesh: jax.sharding.Mesh) -> reader.Reader:
     """The surrogate reader of `config.reader`."""
     templates = prompts.load_templates(config.templates, config.prompt_dir)
-    return reader.load(config.reader.to_dict(), templates, mesh, frozen(config))
+    return reader.load(config.reader.to_dict(), templates, mesh, reader.frozen(config.precision))
 
 
 class Trainer:
@@ -72,7 +54,7 @@ class Trainer:
         uses_critic = self.ppo.uses_critic
         paths = [config.policy, config.reader.forecaster, config.reader.extractor, config.critic if uses_critic else ""]
         folders.check(*filter(None, paths))
-        self.writer = load_writer(config)
+        self.writer = writer.load(config.policy, prompts.load_templates(config.templates, config.prompt_dir), self.ppo)
         self.questions, self.validation = load_both_questions(config)
         self.questions = self._within_query_length()
         self.reward = reward.RewardSettings(**config.reward)
@@ -87,7 +69,7 @@ class Trainer:
         critic = (
             hf.load(config.critic, mesh, kind="scalar", fresh_head=True, **config.precision) if uses_critic else None
         )
-        self.reference = hf.load(config.policy, mesh, **frozen(config))
+        self.reference = hf.load(config.policy, mesh, **reader.frozen(config.precision))
         self.reader = load_reader(config, mesh)
         learners = updates.Learners(policy, critic)
         self.optimizer = OptimizerSettings.from_ratio(
@@ -304,9 +286,9 @@ def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
     critic = outline(config.critic, "scalar", **config.precision) if ppo.uses_critic else None
     models = plans.Models(
         updates.Learners(outline(config.policy, **config.precision), critic),
-        outline(config.policy, **frozen(config)),
-        outline(read.extractor, **frozen(config)) if read.extractor else None,
-        outline(read.forecaster, "scalar", **frozen(config)),
+        outline(config.policy, **reader.frozen(config.precision)),
+        outline(read.extractor, **reader.frozen(config.precision)) if read.extractor else None,
+        outline(read.forecaster, "scalar", **reader.frozen(config.precision)),
     )
     sizes = plans.Sizes(
         ppo.query_length,

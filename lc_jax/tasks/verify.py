@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -13,16 +14,19 @@ from lc_jax.data import examples
 from lc_jax.data.questions import load_train_and_validation
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.evaluation import metrics
-from lc_jax.inference import generate
+from lc_jax.inference import writing
 from lc_jax.models import folders, hf
 from lc_jax.preflight import check_all
-from lc_jax.rl import advantage, reader, reward, verify, verify_models, verify_reader
+from lc_jax.rl import advantage, reader, reward, verify, verify_models, verify_reader, writer
+from lc_jax.rl.loss import LossSettings
+from lc_jax.rl.settings import PPOSettings
 from lc_jax.training import checks
-from lc_jax.types import Example, PromptText
+from lc_jax.types import Example, PromptText, Question
 
 RECORD = ""  # nothing is left on disk
-KINDS = ("ppo", "sft", "reward_model", "pretrain")
+KINDS = ("ppo", "sft", "reward_model")
 COUNT, NEW_TOKENS, LONGEST = 8, 24, 512  # prompts; sampled tokens; tokens of a prompt
+TOKENS = "begin, stop and pad tokens"
 QUERIES = (
     "Write a paragraph about Kofu.",
     "Write about rivers and lakes in the north of the country.",
@@ -32,14 +36,14 @@ QUERIES = (
 
 
 def load_of(config: ConfigDict) -> ConfigDict:
-    """The config that is checked, with its overrides; `config` itself where only a model is named."""
+    """Returns the config that is checked, with its overrides; `config` itself where only a model is named."""
     if not config.of:
         return config
     return settings.parse([f"--config={config.of}", *(f"--config.{item}" for item in config.set if item)])[0]
 
 
 def _model(config: ConfigDict, of: ConfigDict) -> tuple[str, str]:
-    """Name of the setting and path of the model that is trained."""
+    """Returns the name of the setting and the path of the model that is trained."""
     if config.model:
         return "model", config.model
     name = "policy" if of.task == "ppo" else "model"
@@ -52,9 +56,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError("give --config.of=configs/ppo.py:mini (any training config), or --config.model=CHECKPOINT.")
     of = load_of(config)
     if config.of and of.task not in KINDS:
-        raise ValueError(f"--config.of={config.of} runs {of.task!r}: give a config of {', '.join(KINDS)}.")
-    if config.of and of.task == "pretrain":
-        raise ValueError(f"--config.of={config.of} starts from no model: give --config.model={of.output}/model.")
+        model = f", or --config.model={of.output}/model in place of --config.of" if of.task == "pretrain" else ""
+        raise ValueError(f"--config.of={config.of} runs {of.task!r}: give a config of {', '.join(KINDS)}{model}.")
     name, path = _model(config, of)
     kinds = {name: (path, "causal")}
     if of.task == "ppo":
@@ -65,19 +68,24 @@ def check(config: ConfigDict) -> None:
 
 
 def _texts(config: ConfigDict, of: ConfigDict, tokenizer: Tokenizer) -> list[Example]:
-    """Prompts with targets: of the config's own data, or general ones where only a model is named."""
+    """Returns prompts with targets: of the config's own data, or general ones where only a model is named."""
     if of is config:
         return [Example(str(i), query, " It is so.") for i, query in enumerate(QUERIES)]
     templates = prompts.load_templates(of.templates, of.prompt_dir)
     if of.task == "ppo":
-        questions, _ = load_train_and_validation(of.questions, of.validation, of.ppo.num_validation, of.seed)
-        texts = [templates.paragraph.prompt_text(paragraph_generation_prompt=q.prompt) for q in questions[: 4 * COUNT]]
+        questions = _questions(of)
+        texts = [templates.paragraph.prompt_text(paragraph_generation_prompt=q.prompt) for q in questions]
         return [Example(q.question_id, t, f" {q.answer}.") for q, t in zip(questions, texts, strict=False)]
     return examples.load_split(of.data.to_dict(), templates, tokenizer.fits(of.data.max_length), of.seed)[0].train
 
 
+def _questions(of: ConfigDict) -> list[Question]:
+    """Returns the first training questions of PPO."""
+    return load_train_and_validation(of.questions, of.validation, of.ppo.num_validation, of.seed)[0][: 4 * COUNT]
+
+
 def _varied(texts: list[Example], tokenizer: Tokenizer) -> list[Example]:
-    """COUNT of the texts, of unequal length where there are any."""
+    """Returns COUNT of the texts, of unequal length where there are any."""
     first = texts[: 16 * COUNT]
     lengths = [len(tokenizer.encode_prompt(e.prompt)) for e in first]
     order = [i for i in np.argsort(lengths, kind="stable") if lengths[i] <= LONGEST] or [int(np.argmin(lengths))]
@@ -93,28 +101,32 @@ def _metrics() -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
 
 
 def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Result]:
-    """The checks of a model that writes: a policy, a fine-tuned model, a checkpoint."""
-    path, is_ppo = _model(config, of)[1], of.task == "ppo"
+    """Checks a model that writes: a policy, a fine-tuned model, a checkpoint."""
+    path = _model(config, of)[1]
     tokenizer = load_tokenizer(path) if of.task != "sft" else load_tokenizer(path).grown()
     chosen = _varied(_texts(config, of, tokenizer), tokenizer)
     encoded = [tokenizer.encode_prompt(e.prompt) for e in chosen]
-    pairs = [examples.encode_sft(tokenizer, e, 4 * LONGEST) for e in chosen]
-    sampling = generate.Sampling(
-        NEW_TOKENS, of.ppo.temperature if is_ppo else config.temperature, eos_ids=tokenizer.stop_ids,
-        pad_id=tokenizer.pad_id,
-    )  # fmt: skip
+    pairs = [(e, examples.encode_sft(tokenizer, e, verify_models.MAX_TOKENS)) for e in chosen]
+    if of.task == "ppo":
+        templates = prompts.load_templates(of.templates, of.prompt_dir)
+        sampling = writer.load(path, templates, PPOSettings(**of.ppo)).sampling
+    else:
+        sampling = writing.Decoding(NEW_TOKENS, config.temperature, 0, COUNT).sampling(tokenizer)
+    sampling = dataclasses.replace(sampling, max_new_tokens=min(NEW_TOKENS, sampling.max_new_tokens))
     precision = of.precision.to_dict()
     optimizer = of.optimizer.kind if "optimizer" in of else "adamw"
-    subject = verify_models.Subject(path, precision, tokenizer, encoded, sampling, mesh, optimizer, tokenizer.num_rows)
-    results = [verify.Result.of("begin, stop and pad tokens", lambda: verify.special_tokens(
-        tokenizer, chosen[0].prompt, sampling.eos_ids, sampling.pad_id))]  # fmt: skip
-    return results + verify_models.causal(subject, [pair for pair in pairs if pair is not None])
+    loss = LossSettings(**of.loss) if of.task == "ppo" else LossSettings()
+    subject = verify_models.Subject(
+        path, precision, tokenizer, encoded, sampling, mesh, optimizer, tokenizer.num_rows, loss
+    )
+    results = [verify.Result.of(TOKENS, lambda: verify.special_tokens(tokenizer, chosen[0].prompt, sampling))]
+    return results + verify_models.causal(subject, [(example, row) for example, row in pairs if row is not None])
 
 
 def verify_scalar(
     name: str, path: str, texts: list[PromptText], tokenizer: Tokenizer, of: ConfigDict, mesh: jax.sharding.Mesh
 ) -> list[verify.Result]:
-    """The checks of a reward model or critic on some texts."""
+    """Checks a reward model or critic on some texts."""
     model = hf.load(path, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **of.precision)
     return verify_models.scalar(model, [tokenizer.encode_prompt(text) for text in texts], name)
 
@@ -143,22 +155,23 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     print(verify.table(results))
     failed = [row.name for row in results if row.verdict == "FAILED"]
     if failed:
-        raise ValueError(f"{len(failed)} of {len(results)} checks FAILED: {'; '.join(failed)}.")
+        raise ValueError(
+            f"{len(failed)} of {len(results)} checks FAILED: {'; '.join(failed)}. The table has what each measured; "
+            "docs/numerics.md says what each compares and which faults it finds."
+        )
 
 
 def _verify_others(of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Result]:
-    """Of PPO: its critic and its reader."""
-    questions, _ = load_train_and_validation(of.questions, of.validation, of.ppo.num_validation, of.seed)
+    """Checks the critic and the reader of PPO."""
+    questions = _questions(of)
     texts: list[PromptText] = [f"{q.question} {q.answer}" for q in questions[:4]]
     templates = prompts.load_templates(of.templates, of.prompt_dir)
-    frozen = dict(of.precision, param_dtype=of.precision.compute_dtype)
-    results = verify_reader.results(
-        reader.load(of.reader.to_dict(), templates, mesh, frozen),
-        questions[: 2 * COUNT],
-        is_miniature=of.questions.source == "miniature",
-    )
-    paths = {"forecaster": of.reader.forecaster}
-    paths |= {"critic": of.critic} if of.ppo.baseline.startswith("critic") else {}
-    for name, path in paths.items():
-        results += verify_scalar(name, path, texts, load_tokenizer(path), of, mesh)
+    loaded = reader.load(of.reader.to_dict(), templates, mesh, reader.frozen(of.precision))
+    is_miniature = of.questions.source == "miniature"
+    results = verify_reader.results(loaded, questions[: 2 * COUNT], is_miniature=is_miniature)
+    forecaster = loaded.forecaster
+    encoded = [forecaster.tokenizer.encode_prompt(text) for text in texts]
+    results += verify_models.scalar(forecaster.model, encoded, "forecaster")
+    if PPOSettings(**of.ppo).uses_critic:
+        results += verify_scalar("critic", of.critic, texts, load_tokenizer(of.critic), of, mesh)
     return results

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import shutil
+from collections import defaultdict
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,10 @@ import pytest
 
 from configs import base
 from lc_jax import parallel
+from lc_jax.data import examples
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.evaluation import metrics
-from lc_jax.inference import generate, score
+from lc_jax.inference import generate, score, writing
 from lc_jax.models import hf, transformer
 from lc_jax.models.transformer import CausalLM
 from lc_jax.rl import advantage, reward, rollout, telemetry, verify, verify_models
@@ -134,18 +137,50 @@ def test_healthy_arithmetic_passes_with_either_reward(name):
 def test_a_begin_token_that_comes_twice_is_found(monkeypatch):
     tokenizer = load_tokenizer(base.LLAMA)
 
-    def check():
-        stops, pad = tokenizer.stop_ids, tokenizer.pad_id
-        return verify.Result.of("tokens", lambda: verify.special_tokens(tokenizer, TEXTS[0], stops, pad))
-
-    assert check().verdict == "ok"
+    assert check_tokens(tokenizer).verdict == "ok"
     encode, begin = Tokenizer.encode_prompt, tokenizer.hf.bos_token_id
     assert begin is not None
     monkeypatch.setattr(Tokenizer, "encode_prompt", lambda self, *args: [begin, *encode(self, *args)])
-    assert check().verdict == "FAILED"
-    monkeypatch.undo()
-    some = verify.Result.of("tokens", lambda: verify.special_tokens(tokenizer, TEXTS[0], (), tokenizer.pad_id))
-    assert "do not stop" in some.details
+    assert check_tokens(tokenizer).verdict == "FAILED"
+
+
+def check_tokens(tokenizer):
+    """What `verify` says of a tokenizer, with the sampling of production."""
+    sampling = writing.Decoding(8, 0.7, 0, 1).sampling(tokenizer)
+    return verify.Result.of("tokens", lambda: verify.special_tokens(tokenizer, TEXTS[0], sampling))
+
+
+@pytest.mark.parametrize("folder", [base.LLAMA, base.GPT_NEOX])
+def test_a_tokenizer_without_its_begin_or_stop_tokens_is_found(folder):
+    tokenizer = load_tokenizer(folder)
+    assert check_tokens(tokenizer).verdict == "ok"
+    assert "stop tokens [" in check_tokens(dataclasses.replace(tokenizer, stop_ids=())).details
+    begins = dataclasses.replace(tokenizer, prefix=() if tokenizer.prefix else (tokenizer.hf.bos_token_id,))
+    assert "the tokenizer makes it" in check_tokens(begins).details
+
+
+def test_a_stop_token_of_generation_config_json_alone_is_expected_to_stop(tmp_path):
+    shutil.copytree(base.LLAMA, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert check_tokens(tokenizer).verdict == "ok"
+    without = dataclasses.replace(tokenizer, stop_ids=tuple(i for i in tokenizer.stop_ids if i != 7))
+    assert "stop tokens [7] do not stop" in check_tokens(without).details
+
+
+def test_nan_is_the_largest_number_and_fails_every_check_of_numbers(monkeypatch):
+    assert np.isnan(verify.largest([0.0, np.nan, 1.0]))
+    assert verify.largest([[1.0, 3.0], [], 2]) == 3
+    for metric in ("brier", "ece"):
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, metric, lambda *_: float("nan"))
+            assert literal() == {"metrics"}
+    with monkeypatch.context() as patch:
+        patch.setattr(telemetry, "of_reading", lambda *_: defaultdict(lambda: float("nan")))
+        assert literal() == {"what is reported of the reader"}
+    with monkeypatch.context() as patch:
+        patch.setattr(reward, "penalize_unstopped", lambda scores, *_: scores * np.float32("nan"))
+        assert "the reward is proper" in literal()
 
 
 def test_the_table_and_the_error_name_what_failed():
@@ -162,12 +197,12 @@ def test_the_table_and_the_error_name_what_failed():
         verify.Result.of("five", skipped),
     ]
     assert verify.table(results).splitlines() == [
-        "ok      one    0.5 nats (limit 1 nats)",
+        "ok      one    0.5 nats (limit 1)",
         "FAILED  three  nan (limit 1)",
         "FAILED  four   ZeroDivisionError: by zero",
         "skipped five   no torch",
     ]
-    with pytest.raises(ValueError, match=r"three: nan \(limit 1\); four: ZeroDivisionError"):
+    with pytest.raises(ValueError, match=r"three: nan \(limit 1\); four: ZeroDivisionError: by zero\. --config"):
         verify.require(results)
 
 
@@ -224,11 +259,23 @@ def value_read_at_another_position(patch):
     patch.setattr(rollout, "critic_values", shifted)
 
 
+def boundary_of_prompt_and_target_one_late(patch):
+    encode = Tokenizer.encode_pair
+    patch.setattr(Tokenizer, "encode_pair", lambda self, *args: (encode(self, *args)[0], encode(self, *args)[1] + 1))
+
+
+def boundary_of_prompt_and_target_one_early(patch):
+    encode = Tokenizer.encode_pair
+    patch.setattr(Tokenizer, "encode_pair", lambda self, *args: (encode(self, *args)[0], encode(self, *args)[1] - 1))
+
+
 MODELS = {
     stale_weights_in_the_sampler: "new weights in sampler and scorer",
     padding_attended_while_decoding: "sampled = scored log-probabilities",
     padding_attended_while_scoring: "tokens in padding change nothing",
     another_temperature_in_scoring: "scored = log softmax(logits / temperature)",
+    boundary_of_prompt_and_target_one_late: "the loss covers exactly the target",
+    boundary_of_prompt_and_target_one_early: "the loss covers exactly the target",
     loss_mask_shifted_by_one: "the loss covers exactly the target",
     reward_head_read_at_another_position: "critic: the head's position",
     value_read_at_another_position: "critic: the head's position",
@@ -244,13 +291,16 @@ def results_of_models(dtype, names):
         subject = verify_models.Subject(base.LLAMA, {"compute_dtype": dtype}, tokenizer, prompts, sampling, mesh)
         critic = hf.load(base.LLAMA, mesh, kind="scalar", fresh_head=True, compute_dtype=dtype)
         trial = verify_models.Trial.of(subject)
-        encoded = [verify_models.Encoded(tuple(p), len(p) // 2) for p in prompts if len(p) > 1]
+        texts = [verify_models.Example(str(i), text, " It is so.") for i, text in enumerate(TEXTS)]
+        pairs = [(example, examples.encode_sft(tokenizer, example, 512)) for example in texts]
         checks = {
             "new weights in sampler and scorer": lambda: verify_models.new_weights_sampled(trial),
             "sampled = scored log-probabilities": lambda: verify_models.sampling(trial),
             "tokens in padding change nothing": lambda: verify_models.padding(trial.policy, prompts),
             "scored = log softmax(logits / temperature)": lambda: verify_models.temperature(trial),
-            "the loss covers exactly the target": lambda: verify_models.target_loss(trial.policy, encoded, trial.noise),
+            "the loss covers exactly the target": lambda: verify_models.target_loss(
+                trial.policy, tokenizer, pairs, trial.noise
+            ),
             "critic: the head's position": lambda: verify_models.head_position(critic, prompts),
         }
         results = [verify.Result.of(name, check) for name, check in checks.items() if name in names]
@@ -269,8 +319,30 @@ def test_a_fault_of_models_is_found(fault, dtype, monkeypatch):
     assert found == {MODELS[fault]}
 
 
+def test_a_target_that_does_not_end_or_is_not_the_row_is_found():
+    tokenizer = load_tokenizer(base.LLAMA)
+    example = verify_models.Example("7", TEXTS[0], " It is so.")
+    row = examples.encode_sft(tokenizer, example, 512)
+    verify_models._check_target(tokenizer, example, row)
+    for start in (row.num_source - 1, row.num_source + 1):
+        with pytest.raises(ValueError, match=r"example '7': the target is ' ?It is so\.', the loss covers"):
+            verify_models._check_target(tokenizer, example, dataclasses.replace(row, num_source=start))
+    with pytest.raises(ValueError, match=r"ends with token 5, not with"):
+        verify_models._check_target(tokenizer, example, dataclasses.replace(row, tokens=(*row.tokens[:-1], 5)))
+
+
+def test_a_model_of_nan_fails_every_check_of_its_numbers():
+    mesh = parallel.make_mesh()
+    with jax.set_mesh(mesh):
+        for kind in ("causal", "scalar"):
+            model = hf.load(base.LLAMA, mesh, kind=kind, fresh_head=kind == "scalar")
+            broken = model.with_params(jax.tree.map(lambda x: x * jnp.nan, model.params))
+            assert np.isnan(verify_models.padding(broken, [[3, 9, 4], [11, 2]]).value)
+        assert np.isnan(verify_models.head_position(broken, [[3, 9, 4], [11, 2]]).value)
+
+
 def config_to_verify(kind, dtype):
-    """PPO, fine-tuning and a reward model of the miniature, from its base models."""
+    """PPO and a checkpoint of the miniature's base models."""
     if kind == "ppo":
         config = config_of("ppo", "mini")
         config.policy = config.critic = config.reader.forecaster = base.LLAMA
