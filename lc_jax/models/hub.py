@@ -125,7 +125,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
         reason = "the hub does not know it; correct the name, or log in if it is private"
         raise FileNotFoundError(_no_checkpoint(name, reason)) from error
     except Exception as error:  # errors of many packages: offline, a proxy, a full disk
-        reason = f"the hub could not be reached ({' '.join(str(error).split())})"
+        reason = f"the download failed ({' '.join(str(error).split())})"
         raise FileNotFoundError(_no_checkpoint(name, reason)) from error
 
 

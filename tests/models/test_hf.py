@@ -118,7 +118,7 @@ def test_wrong_shapes_are_named(mesh, folder):
 
 def test_everything_wrong_is_in_one_message(mesh, folder):
     def change(tensors):
-        tensors["model.norm.weight"] = np.zeros(5, np.float32)
+        tensors["model.norm.weight"] = np.ones(5, np.float32)
         tensors["left.over"] = tensors.pop("model.embed_tokens.weight")
 
     edit(folder, change)

@@ -74,7 +74,7 @@ def test_pickles_are_fetched_only_where_there_is_nothing_else(fake, folder):
         (errors.GatedRepoError, r"'meta/llama' .* is gated: accept its licence at https://huggingface\.co/meta/llama"),
         (errors.RepositoryNotFoundError, "does not know it"),
         (errors.RevisionNotFoundError, "not its revision 'v9'"),
-        (ConnectionError, "could not be reached"),
+        (ConnectionError, "the download failed"),
     ],
 )
 def test_what_fails_is_named_with_a_remedy(fake, mesh, kind, message):
