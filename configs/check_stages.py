@@ -12,7 +12,8 @@ def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("check_stages", mode)
     config.stages = ""
     config.profile = ""  # of launch/profiles, or a file: flags for all stages of a config
-    config.devices = ""  # such as 8xa100: devices that are not here; "": those that are
+    config.devices = ""  # such as 8xa100; "": for a run (`ready`) those that are here, or else the profile's
+    config.keep_checkpoints = False  # as launch/reproduce.sh --keep-checkpoints
     config.evaluations = ""  # folder that is told which data sets are not evaluated, and why
     config.ready = ""  # file that the stages which can run are written to, with the profile's flags; "": only checks
     return config

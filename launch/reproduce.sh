@@ -9,8 +9,8 @@
 #                                      with it. A test data set that is missing leaves out its evaluations only
 #   launch/reproduce.sh --mini         the same script on the miniature world; what launch/quickstart.sh runs
 #
-#   --devices=8xa100        plan and check for devices that are not here (default: those of the profile's name for --plan,
-#                           those that are here otherwise)
+#   --devices=8xa100        plan and check for devices that are not here (default: those of the profile's name for --plan
+#                           and --check, those that are here for a run)
 #   --config.NAME=VALUE     a setting of every stage
 #   --keep-checkpoints      keeps what finished stages needed to resume (default: deleted once a stage's result is there)
 #
@@ -159,9 +159,10 @@ if ! $mini; then
 fi
 
 # 6. Check everything, run the stages, draw tables and figures.
-arguments=(--config.stages="$stages" --config.profile="$profile" --config.devices="$devices")
+arguments=(--config.stages="$stages" --config.profile="$profile" --config.devices="$devices"
+  --config.keep_checkpoints="$keep_checkpoints")
 if [ "$action" = plan ]; then
-  python -m lc_jax.main "$(config plan)" "${arguments[@]}" --config.keep_checkpoints="$keep_checkpoints"
+  python -m lc_jax.main "$(config plan)" "${arguments[@]}"
   exit
 fi
 arguments+=(--config.evaluations="$out/evaluation")

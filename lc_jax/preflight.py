@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 
 class Problems(ValueError):
-    """What a user has to change before a run can start; `str()` has one line for each."""
+    """What a user has to change before a run can start; `str()` has one line for each.
 
-    def __init__(self, messages: list[str]) -> None:
-        self.messages = messages
+    Args:
+      missing: the messages that are of files or folders which are not there.
+    """
+
+    def __init__(self, messages: list[str], missing: Iterable[str] = ()) -> None:
+        self.messages, self.missing = messages, frozenset(missing)
         super().__init__("\n".join(messages))
 
 
@@ -28,16 +32,20 @@ def check_all(*checks: Callable[[], Any]) -> list[Any]:
       Problems: at least one check failed.
     """
     messages: list[str] = []
+    missing: set[str] = set()
     results: list[Any] = []
     for check in checks:
         try:
             results.append(check())
         except Problems as error:
             messages += error.messages
+            missing |= error.missing
         except (OSError, ValueError) as error:
             messages.append(str(error))
+            if isinstance(error, FileNotFoundError):
+                missing.add(str(error))
     if messages:
-        raise Problems(list(dict.fromkeys(messages)))
+        raise Problems(list(dict.fromkeys(messages)), missing)
     return results
 
 

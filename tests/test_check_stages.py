@@ -1,12 +1,16 @@
 """Everything that would stop a stage is found before the first one: data, leaks, checkpoints, disk, devices, memory."""
 
+import functools
 import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from configs import base
+from lc_jax.data.rows import HubUnreachable
 from lc_jax.evaluation import results
 from lc_jax.planning import questions, stages
 from lc_jax.planning.models import Models
@@ -56,8 +60,7 @@ def test_a_missing_test_set_leaves_out_its_stages_and_is_named_in_the_table(publ
     every = make(tmp_path / "stages", evaluation(tmp_path, "sciq"), evaluation(tmp_path, "bioasq"))
     config = config_of("check_stages")
     config.stages, config.ready = str(tmp_path / "stages"), str(tmp_path / "ready")
-    config.evaluations, config.devices = str(tmp_path / "evaluation"), "1xh100"
-    config.devices = ""
+    config.evaluations = str(tmp_path / "evaluation")
     check_stages.run(config, None)
     printed = capsys.readouterr().out
     assert "Not evaluated: BioASQ: --config.questions.answers is empty" in printed
@@ -78,6 +81,38 @@ def test_a_file_that_the_user_names_must_be_there(published, tmp_path, monkeypat
     found = make(tmp_path / "stages", evaluation(tmp_path, "bioasq"))
     with pytest.raises(Problems, match=r"evaluate bioasq: .*elsewhere\.json"):
         questions.missing_tests(found)
+
+
+@pytest.mark.parametrize("setting", ["source", "answers"])
+def test_questions_that_a_flag_names_must_be_there(published, tmp_path, setting):
+    flag = f"--config.questions.{setting}={tmp_path}/wrong.jsonl"
+    found = make(tmp_path / "stages", evaluation(tmp_path, "bioasq", flag))
+    with pytest.raises(Problems, match=r"evaluate bioasq: No file or folder .*wrong\.jsonl"):
+        questions.missing_tests(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_absent"),
+    [
+        (FileNotFoundError("no such split"), True),
+        (ValueError("the hub has no such data set"), True),
+        (HubUnreachable("the hub does not answer"), False),
+        (PermissionError("may not be read"), False),
+    ],
+)
+def test_a_data_set_is_missing_only_where_it_was_looked_for(published, tmp_path, monkeypatch, error, is_absent):
+    def load(**settings):
+        raise error
+
+    monkeypatch.delenv("LC_SCIQ")
+    monkeypatch.setattr(questions, "_load", load)
+    monkeypatch.setattr(questions._load, "cache_clear", lambda: None, raising=False)
+    found = make(tmp_path / "stages", evaluation(tmp_path, "sciq"))
+    if is_absent:
+        assert [data.reason for data in questions.missing_tests(found)] == [str(error)]
+    else:
+        with pytest.raises(Problems, match=f"evaluate sciq: {error}"):
+            questions.missing_tests(found)
 
 
 def test_questions_that_training_has_seen_are_found(published, tmp_path):
@@ -131,20 +166,60 @@ def test_checkpoints_of_the_hub_are_read_without_their_weights(tmp_path, monkeyp
 
 
 def test_disk_devices_and_memory_come_together(tmp_path, monkeypatch, capsys):
-    found = make(
-        tmp_path / "stages",
-        ("SFT", tmp_path / "m" / "model", "--config=configs/sft.py:mini", "--config.data.rows.source=x"),
-    )
-    shapes = Models(found)
-    check_stages.check_resources(found, shapes, "", is_run=True)
-    assert "Devices: " in capsys.readouterr().out
-    with pytest.raises(Problems, match=r"--devices=8xa100, but this machine has \d+xcpu: leave --devices out"):
-        check_stages.check_resources(found, shapes, "8xa100", is_run=True)
-    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    rows = tmp_path / "rows.jsonl"
+    write(rows, [{"prompt": f"Write {n}.", "completion": "x"} for n in range(40)])
+    flags = ("--config=configs/sft.py:mini", f"--config.data.rows.source={rows}", f"--config.model={base.LLAMA}")
+    make(tmp_path / "stages", ("SFT", tmp_path / "m" / "model", *flags))
+    config = config_of("check_stages")
+    config.stages, config.profile = str(tmp_path / "stages"), "1xh200"
+    check_stages.run(config, None)
+    assert "Devices: 1xh200, " in capsys.readouterr().out
+    config.ready = str(tmp_path / "ready")  # the stages run next, here
+    check_stages.run(config, None)
+    assert "xcpu, " in capsys.readouterr().out
+    config.devices = "8xa100"
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000)
     monkeypatch.setattr(check_stages.shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(Problems) as raised:
+        check_stages.run(config, None)
+    space, kind = raised.value.messages
+    assert f"{tmp_path} has 0 GB of free disk; it takes: the stages up to 0 GB" in space
+    assert space.endswith("Free some, or give another LC_OUTPUT.")
+    assert re.match(r"--devices=8xa100, but this machine has \d+xcpu: leave --devices out", kind)
+    config.devices = ""
+    monkeypatch.setattr(check_stages.shutil, "disk_usage", lambda place: usage._replace(free=10**15))
     monkeypatch.setattr(check_stages.Devices, "here", lambda: check_stages.Devices("cpu", 1, 1e6))
     with pytest.raises(Problems) as raised:
-        check_stages.check_resources(found, shapes, "", is_run=True)
-    space, room = raised.value.messages
-    assert f"{tmp_path} has 0 GB of free disk" in space
+        check_stages.run(config, None)
+    (room,) = raised.value.messages
     assert room.startswith("SFT: train takes 0 GB of each device's 0 GB; ")
+
+
+def test_each_disk_has_room_for_what_goes_there(tmp_path, monkeypatch):
+    released = "tatsu-lab/linguistic-calibration-lc-sft"
+    flags = ("--config=configs/evaluate_qa.py:sciq", "--config.annotator.name=simulated/miniature")
+    found = make(
+        tmp_path / "stages",
+        ("QA", tmp_path / "out" / "result.json", *flags, f"--config.model={released}"),
+        ("SFT", tmp_path / "sft" / "model", "--config=configs/sft_lc.py", "--config.model=llama-2-7b"),
+    )
+    monkeypatch.setenv("LC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(check_stages.hub, "downloads", lambda: tmp_path / "hub")
+    monkeypatch.setattr(check_stages.hub, "is_cached", lambda name: False)
+    (tmp_path / "hub").mkdir()
+    numbers = {tmp_path / "hub": 1}  # the hub's cache is on a disk of its own
+    stat, usage = Path.stat, shutil.disk_usage(tmp_path)
+    free = {tmp_path / "hub": 20e9, tmp_path: 300e9}
+    monkeypatch.setattr(Path, "stat", lambda p, **_: SimpleNamespace(st_dev=numbers[p]) if p in numbers else stat(p))
+    monkeypatch.setattr(check_stages.shutil, "disk_usage", lambda place: usage._replace(free=int(free[place])))
+    check = functools.partial(check_stages.check_disk, found, Models(found))
+    with pytest.raises(Problems) as raised:
+        check(keep_checkpoints=False)
+    # The difference and its base, 13.5 GB each, on the one disk; on the other 27 GB recovered next to the stages.
+    downloads = f"{tmp_path / 'hub'} has 20 GB of free disk; it takes: downloads up to 27 GB "
+    assert [message[: len(downloads)] for message in raised.value.messages] == [downloads]
+    free[tmp_path / "hub"] = 28e9
+    check(keep_checkpoints=False)
+    free[tmp_path] = 250e9
+    with pytest.raises(Problems, match=r"the stages up to 270 GB, models .* up to 27 GB .* LC_OUTPUT or another LC_C"):
+        check(keep_checkpoints=False)

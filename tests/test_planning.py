@@ -9,7 +9,7 @@ import pytest
 
 from lc_jax import parallel, settings
 from lc_jax.planning import disk, hours, memory, stages, work
-from lc_jax.planning.devices import FRACTION, Devices, is_name
+from lc_jax.planning.devices import FRACTION, Devices, kind_of
 from lc_jax.planning.models import Models
 from lc_jax.planning.requests import Bill
 from lc_jax.preflight import Problems
@@ -57,14 +57,31 @@ def test_devices_have_names():
     devices = Devices.named("8xA100")
     assert (devices.kind, devices.count, devices.limit) == ("a100", 8, 0.94 * 80e9)
     assert Devices.named("4xv5p").limit == 95e9  # of a TPU arrays may take all
-    assert is_name("1xh200")
-    assert not is_name("mine.flags")
+    assert Devices.chosen("", "1xh200").kind == "h200"
+    assert Devices.chosen("4xv5p", "1xh200").kind == "v5p"
+    assert Devices.chosen("", "mine.flags") == Devices.here()
     for name in ("a100", "0xa100", "8xx", "8xp100"):
         with pytest.raises(Problems, match=f"--devices={name}: give NUMBERxKIND, such as 8xa100; kinds are a100, "):
             Devices.named(name)
     here = Devices.here()
     assert here.count == jax.device_count()
     assert here.limit == plan.device_bytes()
+
+
+@pytest.mark.parametrize(
+    ("device_kind", "kind"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA H200", "h200"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v4", "v4"),
+        ("cpu", "cpu"),
+    ],
+)
+def test_devices_are_known_by_what_jax_calls_them(device_kind, kind):
+    assert kind_of(device_kind) == kind
 
 
 def test_a_model_that_is_not_made_yet_has_the_shape_of_what_it_is_made_from(tmp_path):
@@ -202,11 +219,12 @@ def test_hours_at_the_devices_peaks(tmp_path):
 
 
 def test_figures_of_other_devices_are_not_used(tmp_path):
-    for kind in ("NVIDIA H100 80GB HBM3", "cpu"):
+    for kind in ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB", "cpu"):
         record = {"benchmark": "generate", "size": {"name": "7B"}, "rows": [{}], "hardware": {"device": kind}}
-        (tmp_path / f"{kind[:3]}.json").write_text(json.dumps(record))
+        (tmp_path / f"{kind}.json").write_text(json.dumps(record))
     assert list(hours.measured_figures(tmp_path, "h100")) == ["generate 7B"]
-    assert hours.measured_figures(tmp_path, "h200") == {}
+    assert list(hours.measured_figures(tmp_path, "a100-40gb")) == ["generate 7B"]
+    assert hours.measured_figures(tmp_path, "a100") == hours.measured_figures(tmp_path, "h200") == {}
 
 
 def test_requests_and_dollars_of_an_evaluation(tmp_path):

@@ -86,3 +86,11 @@ def test_problems_of_all_stages_come_together_and_once(listed, tmp_path):
     with pytest.raises(Problems, match=r"made\.jsonl") as alone:
         check_stages.check_own(found[2:])
     assert f"three: --config.model: No checkpoint folder {tmp_path}/model" in str(alone.value)
+    # A problem that mentions such a path, but is not that it is missing, is one.
+    wrong = (*own, model, f"--config.export_dtype={tmp_path}/model")
+    found = stages.load(listed(("one", f"{tmp_path}/model", *own), ("three", f"{tmp_path}/c", *wrong)))
+    with pytest.raises(Problems) as raised:
+        check_stages.check_own(found)
+    assert raised.value.messages == [
+        f"three: --config.export_dtype={tmp_path}/model: give one of float32, bfloat16, float16, or leave it empty."
+    ]

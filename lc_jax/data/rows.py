@@ -22,6 +22,10 @@ _NONE = ("", "none", "null")  # what an empty setting is written as
 _SEPARATORS = re.compile(r"\.|-\d")  # after the name of a split: train.csv, train-00000-of-00002.parquet
 
 
+class HubUnreachable(ValueError):
+    """The hub does not answer, which says nothing about whether it has a data set."""
+
+
 def optional(setting: Any) -> Any:
     """A setting, or None where it is empty: "", None, "None", "none" and "null" all mean that there is none."""
     return None if setting is None or (isinstance(setting, str) and setting.strip().lower() in _NONE) else setting
@@ -40,6 +44,7 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
 
     Raises:
       FileNotFoundError: no such file, or no such split in the folder.
+      HubUnreachable: the hub does not answer.
       ValueError: no source, a file that cannot be read or that holds no rows, or a hub data set that cannot be had; the
         message names the remedy.
     """
@@ -185,11 +190,17 @@ def _connection_fault(name: str) -> str:
 
     try:
         HfApi().dataset_info(name, timeout=10)
-    except Exception as error:  # of the HTTP library that huggingface_hub uses, told by the names of its classes
-        names = {cls.__name__ for cls in type(error).__mro__}
-        if names & {"TransportError", "ConnectionError", "TimeoutError"} and not constants.HF_HUB_OFFLINE:
+    except Exception as error:
+        if _is_of_connection(error) and not constants.HF_HUB_OFFLINE:
             return f"{constants.ENDPOINT} does not answer: {' '.join(str(error).split()) or type(error).__name__}"
     return ""
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Whether a connection failed."""
+    # Errors of several HTTP libraries, which need not be installed: the names of their classes decide.
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return bool(names & {"TransportError", "ConnectionError", "TimeoutError"})
 
 
 @contextlib.contextmanager
@@ -219,7 +230,8 @@ def _hub_rows(source: str, split: str | None) -> list[dict[str, Any]]:
             loaded = datasets.load_dataset(match["name"], match["config"], split=split, revision=match["revision"])
     except Exception as error:  # the hub client raises errors of many packages: offline, gated, renamed, script, split
         reason = fault or f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ValueError(f"{source} is no local path and the hub does not give it ({reason}). {remedy}") from error
+        kind = HubUnreachable if fault or _is_of_connection(error) else ValueError
+        raise kind(f"{source} is no local path and the hub does not give it ({reason}). {remedy}") from error
     if isinstance(loaded, dict):
         if len(loaded) != 1:
             raise ValueError(f"{source} has the splits {sorted(loaded)}; say which one.")

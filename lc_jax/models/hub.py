@@ -79,21 +79,36 @@ def check_access(name: str) -> None:
       FileNotFoundError: as `download`.
       ValueError: it is a torch pickle, and torch is not installed.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
     repo, revision = repository(name), name.partition("@")[2] or None
-    base = _base()
-    if is_difference(name) and not Path(base).is_dir():
-        check_access(base)
-    files: list[str] = []
-    with contextlib.suppress(Exception):  # whatever the reason: it is not in the cache
-        files = os.listdir(snapshot_download(repo, revision=revision, local_files_only=True))
-    if not fnmatch.filter(files, "*.safetensors") and not fnmatch.filter(files, PICKLES):
+    if is_difference(name) and not Path(base()).is_dir():
+        check_access(base())
+    files = _cached_files(name)
+    if not _holds_weights(files):
         with _explained(repo, revision):
             HfApi().auth_check(repo)
             files = HfApi().list_repo_files(repo, revision=revision)
     if fnmatch.filter(files, PICKLES) and not fnmatch.filter(files, "*.safetensors"):
         check_torch(repo)
+
+
+def is_cached(name: str) -> bool:
+    """Whether the hub's cache holds a checkpoint with weights."""
+    return _holds_weights(_cached_files(name))
+
+
+def _cached_files(name: str) -> list[str]:
+    from huggingface_hub import snapshot_download
+
+    with contextlib.suppress(Exception):  # whatever the reason: it is not in the cache
+        folder = snapshot_download(repository(name), revision=name.partition("@")[2] or None, local_files_only=True)
+        return os.listdir(folder)
+    return []
+
+
+def _holds_weights(files: list[str]) -> bool:
+    return bool(fnmatch.filter(files, "*.safetensors") or fnmatch.filter(files, PICKLES))
 
 
 def download_texts(name: str) -> Path:
@@ -144,20 +159,40 @@ def recovered(name: str) -> Path:
       ValueError: the base is not the one that the difference was made from.
     """
     upload = download(name)
-    cache = Path(os.environ.get("LC_CACHE", "").strip() or "~/.cache/lc_jax").expanduser()
-    folder = cache / f"{repository(name).replace('/', '--')}--{upload.name}"  # the snapshot's name is its commit
+    folder = cache() / f"{_recovered_prefix(name)}{upload.name}"  # the snapshot's name is its commit
     if folder.is_dir():
         return folder
     if jax.process_count() > 1:
         raise FileNotFoundError(
             f"{name!r} is a weight difference: recover it with configs/convert.py into a folder that all hosts see."
         )
-    base = _base()
-    logging.info("Recovering %s from %s into %s", name, base, folder)
-    difference.recover(Path(base) if Path(base).is_dir() else download(base), upload, folder, name=repository(name))
+    logging.info("Recovering %s from %s into %s", name, base(), folder)
+    source = Path(base()) if Path(base()).is_dir() else download(base())
+    difference.recover(source, upload, folder, name=repository(name))
     return folder
 
 
-def _base() -> str:
-    """The base of the published differences: LC_LLAMA_2_7B, a local folder or a hub name, or else BASE."""
+def is_recovered(name: str) -> bool:
+    """Whether some revision of a weight difference was recovered before."""
+    return any(cache().glob(f"{_recovered_prefix(name)}*"))
+
+
+def _recovered_prefix(name: str) -> str:
+    return f"{repository(name).replace('/', '--')}--"
+
+
+def downloads() -> Path:
+    """Returns the hub's cache, where checkpoints are downloaded to: HF_HOME moves it."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cache() -> Path:
+    """Returns the folder of recovered models: LC_CACHE, or else ~/.cache/lc_jax."""
+    return Path(os.environ.get("LC_CACHE", "").strip() or "~/.cache/lc_jax").expanduser()
+
+
+def base() -> str:
+    """Returns the base of the published differences: LC_LLAMA_2_7B, a local folder or a hub name, or else BASE."""
     return os.path.expanduser(os.environ.get("LC_LLAMA_2_7B", "").strip()) or BASE

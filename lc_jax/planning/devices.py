@@ -58,10 +58,19 @@ class Devices:
         return cls(match[2], int(match[1]), memory * fraction, flops, bandwidth)
 
     @classmethod
+    def chosen(cls, name: str, profile: str = "") -> Self:
+        """Returns the devices of a name, or else those of a profile's name such as 1xh200, or else those that are here.
+
+        Raises:
+          Problems: `name` is no name of devices.
+        """
+        name = name or (profile if _is_name(profile) else "")
+        return cls.named(name) if name else cls.here()
+
+    @classmethod
     def here(cls) -> Self:
         """Returns the devices of this machine, with the memory that JAX takes of them."""
-        name = jax.devices()[0].device_kind.lower()
-        kind = _DEVICE_KINDS.get(name) or next((kind for kind in _KINDS if kind in name), name)
+        kind = kind_of(jax.devices()[0].device_kind)
         _, flops, bandwidth = _KINDS.get(kind, (math.nan,) * 3)
         return cls(kind, jax.device_count(), plan.device_bytes(), flops, bandwidth)
 
@@ -69,7 +78,15 @@ class Devices:
         return f"{self.count}x{self.kind}, {self.limit / plan.GB:.1f} GB of each for arrays"
 
 
-def is_name(name: str) -> bool:
+def kind_of(device_kind: str) -> str:
+    """Returns the kind of devices that JAX calls `device_kind`; that name in lower case where the kind is unknown."""
+    name = device_kind.lower()
+    # The longest first: "NVIDIA A100-SXM4-40GB" is an a100-40gb, "NVIDIA A100-SXM4-80GB" an a100.
+    kinds = sorted(_KINDS, key=len, reverse=True)
+    return _DEVICE_KINDS.get(name) or next((kind for kind in kinds if all(p in name for p in kind.split("-"))), name)
+
+
+def _is_name(name: str) -> bool:
     """Whether a name, such as a profile's, is one of devices."""
     count, _, kind = name.lower().partition("x")
     return count.isdigit() and kind in _KINDS

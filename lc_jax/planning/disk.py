@@ -6,18 +6,19 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from lc_jax.models import hub, registry
 from lc_jax.planning import models, work
 from lc_jax.planning.models import Models
 from lc_jax.planning.stages import TRAINING, Stage
+from lc_jax.training.checkpoint import KEEP
 
-# Bytes a trained parameter in a checkpoint of training: itself, its moments, and the low half of "adamw_int8_master".
-_ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Bytes of moments for each parameter in a checkpoint of training, with the low half of "adamw_int8_master".
 MOMENTS = {"adamw": 8.0, "adamw_int8": 2.06, "adamw_int8_master": 4.06}
-_SFT_KEEP = 2  # checkpoints that a supervised run keeps
 _EPISODE, _RECORD = 3e3, 8e3  # of a PPO run's log, of an evaluation with its replies
-_DOWNLOAD = 2  # bytes a parameter of a hub checkpoint
+_DOWNLOAD, _RECOVERED = 2, 4  # bytes a parameter of a hub checkpoint, of a model recovered from a difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +41,28 @@ def measure(stage: Stage, stages: Sequence[Stage], shapes: Models, *, keep_check
     if config.task in TRAINING:
         params = shapes.num_parameters(config.model)
         export, checkpoint = _export(config, params), _checkpoint(config, params)
-        rest = export + (_SFT_KEEP * checkpoint if keep_checkpoints else 0.0)
-        return Disk(export + (_SFT_KEEP + 1) * checkpoint, rest)  # one is written before one is deleted
+        rest = export + (KEEP * checkpoint if keep_checkpoints else 0.0)
+        return Disk(export + (KEEP + 1) * checkpoint, rest)  # one is written before one is deleted
     records = work.num_rows(stage) * work.num_candidates(stage, stages) * config.get("num_samples", 1) * _RECORD
+    # A selection takes nothing more: what it selects has hard links to the candidate's files.
     run, freed = work.selected_run(stage, stages), 0.0
     if run is not None and not keep_checkpoints:
         freed = (run.ppo.num_candidates - 1) * _export(run, shapes.num_parameters(run.policy))
     return Disk(records, records - freed)
 
 
+def _itemsize(dtype: str) -> int:
+    return jnp.dtype(dtype).itemsize
+
+
 def _export(config: ConfigDict, params: float) -> float:
     """Bytes of a model in Hugging Face's form."""
-    return params * _ITEM[config.export_dtype or config.precision.param_dtype]
+    return params * _itemsize(config.export_dtype or config.precision.param_dtype)
 
 
 def _checkpoint(config: ConfigDict, params: float) -> float:
     """Bytes of a checkpoint of training."""
-    return params * (_ITEM[config.precision.param_dtype] + MOMENTS[config.optimizer.kind])
+    return params * (_itemsize(config.precision.param_dtype) + MOMENTS[config.optimizer.kind])
 
 
 def _ppo(config: ConfigDict, shapes: Models, keep_checkpoints: bool) -> Disk:
@@ -72,15 +78,35 @@ def _ppo(config: ConfigDict, shapes: Models, keep_checkpoints: bool) -> Disk:
 
 def downloads(stages: Sequence[Stage], shapes: Models) -> float:
     """Bytes of the hub's checkpoints that the stages read."""
-    made = {stage.result for stage in stages}
-    names = {part[key] for stage in stages for part, key in models.fields(stage.config)} - made
-    return sum(_DOWNLOAD * shapes.num_parameters(name) for name in names if not Path(name).is_dir())
+    return sum(_DOWNLOAD * shapes.num_parameters(name) for name in _hub_names(stages))
+
+
+def missing_downloads(stages: Sequence[Stage], shapes: Models) -> tuple[float, float]:
+    """Bytes that are downloaded for the stages, and bytes of the models recovered from weight differences.
+
+    Checkpoints in the hub's cache are left out.
+    """
+    names = [name for name in _hub_names(stages) if not registry.is_preset(name)]
+    differences = [name for name in names if hub.is_difference(name) and not hub.is_recovered(name)]
+    names += [hub.base()] * bool(differences)
+    sources = [name for name in dict.fromkeys(names) if not Path(name).is_dir() and not hub.is_cached(name)]
+    return (
+        sum(_DOWNLOAD * shapes.num_parameters(name) for name in sources),
+        sum(_RECOVERED * shapes.num_parameters(name) for name in differences),
+    )
+
+
+def _hub_names(stages: Sequence[Stage]) -> list[str]:
+    """The checkpoints that the stages read and that neither are here nor are made by one of them."""
+    results = {stage.result for stage in stages}
+    names = {part[key] for stage in stages for part, key in models.fields(stage.config)} - results
+    return sorted(name for name in names if not Path(name).is_dir())
 
 
 def most(disks: Sequence[Disk]) -> float:
     """Bytes that stages in a row take at most at one time."""
-    there = highest = 0.0
+    stored = highest = 0.0
     for disk in disks:
-        highest = max(highest, there + disk.peak)
-        there += disk.rest
+        highest = max(highest, stored + disk.peak)
+        stored += disk.rest
     return highest

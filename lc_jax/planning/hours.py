@@ -11,7 +11,7 @@ from typing import Any
 
 from lc_jax.models.transformer import Config
 from lc_jax.planning import models, work
-from lc_jax.planning.devices import Devices
+from lc_jax.planning.devices import Devices, kind_of
 from lc_jax.planning.models import Models
 from lc_jax.planning.requests import NUM_ANSWERS
 from lc_jax.planning.stages import Stage
@@ -109,11 +109,11 @@ class Clock:
     def _rollout(self, config: Any, episodes: int) -> float:
         """Writing paragraphs and reading them."""
         ppo, read, tensor = config.ppo, config.reader, config.mesh.tensor
-        written = (ppo.query_length, ppo.response_length, ppo.decode_batch_size or 64)
-        seconds = self._generate(config.policy, episodes, written, tensor)
+        sizes = (ppo.query_length, ppo.response_length, ppo.decode_batch_size or 64)
+        seconds = self._generate(config.policy, episodes, sizes, tensor)
         if read.extractor:
-            listed = (work.READER_PROMPT, work.ANSWER, read.batch_size)
-            seconds += self._generate(read.extractor, episodes, listed, tensor)
+            sizes = (work.READER_PROMPT, work.ANSWER, read.batch_size)
+            seconds += self._generate(read.extractor, episodes, sizes, tensor)
         answers = 1 + NUM_ANSWERS * bool(read.extractor)
         return seconds + self._compute(episodes * (work.READER_PROMPT + answers * work.ANSWER), read.forecaster)
 
@@ -160,10 +160,10 @@ def measured_figures(folder: Path, kind: str) -> dict[str, Any]:
     Args:
       kind: of devices; figures of others are left out.
     """
-    found = {}
+    figures = {}
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
-        device = str(record.get("hardware", {}).get("device", "")).lower()
-        if record.get("rows") and record.get("size") and kind in device:
-            found[f"{record['benchmark']} {record['size']['name']}"] = record["rows"][0]
-    return found
+        device = kind_of(str(record.get("hardware", {}).get("device", "")))
+        if record.get("rows") and record.get("size") and device == kind:
+            figures[f"{record['benchmark']} {record['size']['name']}"] = record["rows"][0]
+    return figures

@@ -14,7 +14,7 @@ from lc_jax.inference import generate
 from lc_jax.planning import models, work
 from lc_jax.planning.devices import Devices
 from lc_jax.planning.models import Models
-from lc_jax.planning.stages import Stage, listed
+from lc_jax.planning.stages import Stage, join_names
 from lc_jax.rl.plan import writing
 from lc_jax.training import plan
 
@@ -70,9 +70,9 @@ def measure(config: ConfigDict, devices: Devices, planned: Planned | None) -> Me
     """
     if not list(models.fields(config)):
         return Memory(0.0, devices.limit)
-    found = _plan(config, devices, planned)
-    largest = max(found.phases, key=lambda phase: phase.total)
-    advice = "" if found.fits else _advice(config, devices, planned)
+    whole = _plan(config, devices, planned)
+    largest = max(whole.phases, key=lambda phase: phase.total)
+    advice = "" if whole.fits else _advice(config, devices, planned)
     return Memory(largest.total, devices.limit, largest.name, advice)
 
 
@@ -84,16 +84,16 @@ def of_stages(
     Args:
       planned: gives the `planned` of a task by its name.
     """
-    known: dict[str, Memory] = {}
-    found = []
+    by_settings: dict[str, Memory] = {}
+    memories = []
     for stage in stages:
         config = shapes.with_shapes(stage.config)
         plans = planned(config.task)
         key = str({name: config[name] for name in (config if plans else WRITING) if name in config})
-        if key not in known:
-            known[key] = measure(config, devices, plans)
-        found.append(known[key])
-    return found
+        if key not in by_settings:
+            by_settings[key] = measure(config, devices, plans)
+        memories.append(by_settings[key])
+    return memories
 
 
 def refusals(stages: Sequence[Stage], memories: Sequence[Memory]) -> list[str]:
@@ -109,7 +109,7 @@ def refusals(stages: Sequence[Stage], memories: Sequence[Memory]) -> list[str]:
             remedy = f"give it the line `{config} {memory.advice}` in a profile (launch/reproduce.sh --profile=FILE)"
         message = f"{memory.phase} takes {peak} of each device's {limit}; {remedy}."
         names.setdefault(message, []).append(stage.name)
-    return [f"{listed(where)}: {message}" for message, where in names.items()]
+    return [f"{join_names(where)}: {message}" for message, where in names.items()]
 
 
 def with_settings(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:

@@ -27,21 +27,21 @@ class Models:
     """Folders or presets that have the shapes of the checkpoints which the stages name.
 
     A folder that is there is itself. One that an earlier stage makes has the shape of that stage's own model; a hub
-    name that of `known`, or else what the name says of it.
+    name that of `shapes`, or else what the name says of it.
     """
 
-    def __init__(self, stages: Sequence[Stage], known: Mapping[str, str] | None = None) -> None:
-        self._made = {stage.result: stage.config for stage in stages}
-        self._known = dict(known or {})
+    def __init__(self, stages: Sequence[Stage], shapes: Mapping[str, str] | None = None) -> None:
+        self._makers = {stage.result: stage.config for stage in stages}
+        self._shapes = dict(shapes or {})
 
     def shape_of(self, path: str) -> str:
         """A folder, or the name of a preset."""
         if Path(path).is_dir() or registry.is_preset(path):
             return path
-        maker = self._made.get(path)
+        maker = self._makers.get(path)
         if maker is not None:
             return self.shape_of(maker.get("model") or maker.policy)
-        return self._known.get(path) or _from_name(path)
+        return self._shapes.get(path) or _from_name(path)
 
     def config_of(self, path: str) -> Config:
         """The architecture."""

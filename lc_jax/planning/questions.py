@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lc_jax.data.questions import check_answers, load_joined_rows, load_training_rows, raw_questions
-from lc_jax.data.rows import optional
-from lc_jax.planning.stages import Stage, listed
+from lc_jax.data.rows import HubUnreachable, optional
+from lc_jax.planning.stages import Stage, join_names
 from lc_jax.preflight import Problems
 
 _MOST_LEAKED = 0.01  # of a test set's questions that training may have seen
@@ -30,22 +30,36 @@ def missing_tests(stages: Sequence[Stage]) -> list[Missing]:
     """Loads the test questions of all stages. Returns the data sets that are not there, with the stages that need them.
 
     Raises:
-      Problems: a file that the user named (LC_SCIQ=FILE) cannot be used.
+      Problems: a file that the user named (LC_SCIQ=FILE, or a flag) cannot be used, one may not be read, or the hub
+        does not answer.
     """
-    found, problems = [], []
+    missing, problems = [], []
     for group in _by_questions([stage for stage in stages if _is_test(stage)]):
         try:
             _load(**group[0].config.questions)
         except (OSError, ValueError) as error:
             mode = group[0].experiment.partition(":")[2]
-            if os.environ.get(f"LC_{mode.upper()}", "").strip():
-                problems.append(f"{listed([stage.name for stage in group])}: {error}")
+            if not _is_absent(error) or any(map(_names_questions, group)):
+                problems.append(f"{join_names([stage.name for stage in group])}: {error}")
                 continue
             name = next((stage.config.data for stage in group if stage.config.get("data")), mode)
-            found.append(Missing(name, str(error), tuple(stage.name for stage in group)))
+            missing.append(Missing(name, str(error), tuple(stage.name for stage in group)))
     if problems:
         raise Problems(problems)
-    return found
+    return missing
+
+
+def _is_absent(error: Exception) -> bool:
+    """Whether an error says that there is no such data set, rather than that it could not be looked for."""
+    return isinstance(error, FileNotFoundError) or not isinstance(error, OSError | HubUnreachable)
+
+
+def _names_questions(stage: Stage) -> bool:
+    """Whether the user names the stage's questions, by an environment variable or a flag."""
+    mode = stage.experiment.partition(":")[2]
+    own = ("--config.questions.source", "--config.questions.answers")
+    values = [value for name, _, value in (flag.partition("=") for flag in stage.flags) if name in own]
+    return bool(os.environ.get(f"LC_{mode.upper()}", "").strip()) or any(map(optional, values))
 
 
 def leaks(stages: Sequence[Stage]) -> tuple[list[str], list[str]]:
@@ -63,9 +77,8 @@ def leaks(stages: Sequence[Stage]) -> tuple[list[str], list[str]]:
         if not count:
             continue
         data = group[0].config.get("data") or group[0].config.questions.source
-        line = (
-            f"{data}: {count} of {len(texts)} questions of the evaluation are in the training data of {listed(names)}"
-        )
+        part = f"{count} of {len(texts)} questions of the evaluation"
+        line = f"{data}: {part} are in the training data of {join_names(names)}"
         if count > _MOST_LEAKED * len(texts):
             problems.append(f"{line}; give the evaluation or the training other questions.")
         else:

@@ -48,6 +48,18 @@ class Stage:
         return "\t".join([self.name, self.result, *self.flags])
 
 
+def check_file(path: str, action: str) -> None:
+    """Refuses a file of stages that is not there.
+
+    Args:
+      action: the flag with which launch/reproduce.sh writes such a file, for the message.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"--config.stages={path}: no such file; `launch/reproduce.sh {action}` writes one and calls this."
+        )
+
+
 def load(file: str | Path, profile: str = "") -> list[Stage]:
     """Returns the stages of a file of lines NAME, RESULT, FLAGS with tabs between, with the flags of a profile.
 
@@ -67,7 +79,7 @@ def load(file: str | Path, profile: str = "") -> list[Stage]:
             for message in error.messages:
                 names.setdefault(message, []).append(name)
     if names:
-        raise Problems([f"{listed(where)}: {message}" for message, where in names.items()])
+        raise Problems([f"{join_names(where)}: {message}" for message, where in names.items()])
     return stages
 
 
@@ -85,7 +97,7 @@ def _experiment(flags: Iterable[str]) -> tuple[str, str]:
     return Path(file).stem, mode
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """The first names of several stages, and how many more there are."""
     return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
@@ -104,7 +116,7 @@ def load_profile(name: str) -> dict[str, list[str]]:
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in PROFILES.glob("*.flags")))
         raise Problems([f"--profile={name}: no such file, nor a profile of launch/profiles ({names})."])
-    found: dict[str, list[str]] = {}
+    flags: dict[str, list[str]] = {}
     problems = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
@@ -114,19 +126,19 @@ def load_profile(name: str) -> dict[str, list[str]]:
             continue
         if words:
             problems += [f"{path}, line {number}: {fault}" for fault in _faults(words)]
-            found.setdefault(words[0], []).extend(words[1:])
+            flags.setdefault(words[0], []).extend(words[1:])
     if problems:
         raise Problems(problems)
-    return found
+    return flags
 
 
 def _faults(words: Sequence[str]) -> list[str]:
     """What is wrong with a line of a profile."""
-    known = ["all", "training", *(path.stem for path in (settings.REPOSITORY / "configs").glob("*.py"))]
+    groups = ["all", "training", *(path.stem for path in (settings.REPOSITORY / "configs").glob("*.py"))]
     config, *flags = words
     faults = []
-    if config.partition(":")[0] not in known:
-        near = difflib.get_close_matches(config, known, 1)
+    if config.partition(":")[0] not in groups:
+        near = difflib.get_close_matches(config, groups, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         faults.append(f"{config!r} is no config: {hint}give the name of a file in configs/, training, or all.")
     bad = [flag for flag in flags if not flag.startswith("--config.") or "=" not in flag]

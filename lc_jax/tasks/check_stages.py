@@ -7,15 +7,17 @@ stage will make counts as present. A test data set that is missing leaves out it
 
 from __future__ import annotations
 
-import importlib
+import functools
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
+from lc_jax import tasks
 from lc_jax.data import jsonl
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.evaluation.results import NOT_EVALUATED
@@ -38,10 +40,7 @@ def needs_devices(config: ConfigDict) -> bool:
 
 def check(config: ConfigDict) -> None:
     """Refuses a file of stages that is not there, or devices without a meaning."""
-    if not Path(config.stages).is_file():
-        raise FileNotFoundError(
-            f"--config.stages={config.stages}: no such file; `launch/reproduce.sh --check` writes one and calls this."
-        )
+    stages.check_file(config.stages, "--check")
     if config.devices:
         Devices.named(config.devices)
 
@@ -60,12 +59,13 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     for data in missing:
         print(f"Not evaluated: {data.data}: {data.reason}")
     with tempfile.TemporaryDirectory() as folder:
-        known: dict[str, str] = {}
+        shapes: dict[str, str] = {}
         check_all(
             lambda: check_own(todo),
-            lambda: known.update(check_checkpoints(every, todo, Path(folder))),
+            lambda: shapes.update(check_checkpoints(every, todo, Path(folder))),
             lambda: _check_leaks(todo),
-            lambda: check_resources(todo, Models(every, known), config.devices, is_run=bool(config.ready)),
+            lambda: check_disk(todo, Models(every, shapes), keep_checkpoints=config.keep_checkpoints),
+            lambda: check_devices(todo, Models(every, shapes), config),
         )
     if config.ready:
         lines = [f"{stage}\n" for stage in every if stage.name not in left_out]
@@ -92,26 +92,26 @@ def check_own(todo: Sequence[Stage]) -> None:
     """
     names: dict[str, list[str]] = {}  # message -> the stages that have this problem
     for number, stage in enumerate(todo):
-        future = [earlier.result for earlier in todo[:number]]
-        for message in _problems(_check_of(stage)):
-            if not any(result in message for result in future):
-                names.setdefault(message, []).append(stage.name)
+        for message in _own_problems(stage, [earlier.result for earlier in todo[:number]]):
+            names.setdefault(message, []).append(stage.name)
     if names:
-        raise Problems([f"{stages.listed(where)}: {message}" for message, where in names.items()])
+        raise Problems([f"{stages.join_names(where)}: {message}" for message, where in names.items()])
 
 
-def _check_of(stage: Stage) -> Callable[[], None]:
-    task = importlib.import_module(f"lc_jax.tasks.{stage.config.task}")
-    return lambda: getattr(task, "check", lambda config: None)(stage.config)
-
-
-def _problems(check: Callable[[], object]) -> list[str]:
-    """The messages of what a check raises."""
+def _own_problems(stage: Stage, future: Sequence[str]) -> list[str]:
+    """The messages of a task's `check`, but for those that paths of `future` are missing."""
+    check = tasks.find(stage.config.task, "check")
     try:
-        check_all(check)
+        check_all(*[functools.partial(check, stage.config)] * bool(check))
     except Problems as error:
-        return error.messages
+        absent = {message for message in error.missing if any(_mentions(message, path) for path in future)}
+        return [message for message in error.messages if message not in absent]
     return []
+
+
+def _mentions(message: str, path: str) -> bool:
+    """Whether a message has a path, or one inside that folder; "out/model2" and "out/model.json" are others."""
+    return re.search(rf"(?<![\w./-]){re.escape(path)}(?!\.?[\w-])", message) is not None
 
 
 def check_checkpoints(every: Sequence[Stage], todo: Sequence[Stage], folder: Path) -> dict[str, str]:
@@ -126,24 +126,24 @@ def check_checkpoints(every: Sequence[Stage], todo: Sequence[Stage], folder: Pat
     Raises:
       Problems: one for each checkpoint, with the stages that need it.
     """
-    made = {stage.result for stage in every}
+    results = {stage.result for stage in every}
     uses: dict[str, list[str]] = {}
     for stage in todo:
         for part, key in models.fields(stage.config):
             uses.setdefault(part[key], []).append(stage.name)
-    known: dict[str, str] = {}
+    shapes: dict[str, str] = {}
     messages: list[str] = []
     for name, where in uses.items():
-        if name in made or Path(name).is_dir() or registry.is_preset(name):
+        if name in results or Path(name).is_dir() or registry.is_preset(name):
             continue
-        target = folder / str(len(known) + len(messages))
+        target = folder / str(len(shapes) + len(messages))
         try:
-            known[name] = _read_texts(name, target)
+            shapes[name] = _read_texts(name, target)
         except (OSError, ValueError) as error:
-            messages.append(f"{stages.listed(where)}: {error}")
+            messages.append(f"{stages.join_names(where)}: {error}")
     if messages:
         raise Problems(messages)
-    return known
+    return shapes
 
 
 def _read_texts(name: str, folder: Path) -> str:
@@ -169,42 +169,58 @@ def _check_leaks(todo: Sequence[Stage]) -> None:
         raise Problems(problems)
 
 
-def check_resources(todo: Sequence[Stage], shapes: Models, devices: str, *, is_run: bool) -> None:
-    """Checks disk, devices and memory.
+def check_disk(todo: Sequence[Stage], shapes: Models, *, keep_checkpoints: bool) -> None:
+    """Checks that what the stages write and download fits the disks.
 
     Args:
-      devices: a name such as 8xa100; "": those that are here.
-      is_run: whether the stages start next, on the devices that are here.
+      keep_checkpoints: as launch/reproduce.sh --keep-checkpoints.
 
     Raises:
-      Problems: the disk is too small, the devices are others, or stages do not fit them.
+      Problems: one for each disk that is too small.
     """
-
-    def check_disk() -> None:
-        needed = disk.most([disk.measure(stage, todo, shapes) for stage in todo])
-        for stage in todo[:1]:
-            place = next(path for path in Path(stage.result).absolute().parents if path.exists())
-            free = shutil.disk_usage(place).free
-            if free < needed:
-                raise ValueError(
-                    f"{place} has {free / GB:,.0f} GB of free disk, the stages take up to {needed / GB:,.0f} GB "
-                    "(launch/reproduce.sh --plan): free some, or give another LC_OUTPUT."
-                )
-
-    def check_devices() -> None:
-        chosen = Devices.named(devices) if devices else Devices.here()
-        here = Devices.here() if devices and is_run else chosen
-        if (here.kind, here.count) != (chosen.kind, chosen.count):
-            raise ValueError(
-                f"--devices={devices}, but this machine has {here.count}x{here.kind}: leave --devices out."
+    stored = disk.most([disk.measure(stage, todo, shapes, keep_checkpoints=keep_checkpoints) for stage in todo])
+    downloads, recovered = disk.missing_downloads(todo, shapes)
+    needs = [(Path(stage.result).parent, stored, "LC_OUTPUT", "the stages") for stage in todo[:1]]
+    needs += [
+        (hub.downloads(), downloads, "HF_HOME", "downloads"),
+        (hub.cache(), recovered, "LC_CACHE", "models recovered from weight differences"),
+    ]
+    disks: dict[int, list[tuple[Path, float, str, str]]] = {}  # number of a file system -> what goes there
+    for folder, size, variable, content in needs:
+        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        disks.setdefault(place.stat().st_dev, []).append((place, size, variable, content))
+    messages = []
+    for items in disks.values():
+        place, free = items[0][0], shutil.disk_usage(items[0][0]).free
+        items = [item for item in items if item[1]]
+        if free < sum(size for _, size, _, _ in items):
+            parts = ", ".join(f"{what} up to {size / GB:,.0f} GB" for _, size, _, what in items)
+            names = " or ".join(f"another {variable}" for _, _, variable, _ in items)
+            messages.append(
+                f"{place} has {free / GB:,.0f} GB of free disk; it takes: {parts} (launch/reproduce.sh --plan). "
+                f"Free some, or give {names}."
             )
-        lines = memory.refusals(todo, memory.of_stages(todo, shapes, chosen, _planned))
-        if lines:
-            raise Problems(lines)
-        print(f"Devices: {chosen}.")
-
-    check_all(check_disk, check_devices)
+    if messages:
+        raise Problems(messages)
 
 
-def _planned(task: str) -> memory.Planned | None:
-    return getattr(importlib.import_module(f"lc_jax.tasks.{task}"), "planned", None)
+def check_devices(todo: Sequence[Stage], shapes: Models, config: ConfigDict) -> None:
+    """Checks that every stage fits the devices: those that are here where the stages start next, as named otherwise.
+
+    Args:
+      config: of this task.
+
+    Raises:
+      Problems: the devices that are here are not those that are named, or stages do not fit.
+    """
+    is_run = bool(config.ready)
+    devices = Devices.chosen(config.devices, "" if is_run else config.profile)
+    here = Devices.here() if is_run else devices
+    if (here.kind, here.count) != (devices.kind, devices.count):
+        raise ValueError(
+            f"--devices={config.devices}, but this machine has {here.count}x{here.kind}: leave --devices out."
+        )
+    messages = memory.refusals(todo, memory.of_stages(todo, shapes, devices, lambda task: tasks.find(task, "planned")))
+    if messages:
+        raise Problems(messages)
+    print(f"Devices: {devices}.")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
+from lc_jax import tasks
 from lc_jax.evaluation.table import markdown
 from lc_jax.llm import capabilities
 from lc_jax.planning import disk, hours, memory, work
-from lc_jax.planning.devices import Devices, is_name
+from lc_jax.planning.devices import Devices
 from lc_jax.planning.models import Models
 from lc_jax.planning.requests import Bill
-from lc_jax.planning.stages import load
+from lc_jax.planning.stages import check_file, load
 from lc_jax.training.plan import GB
 
 RECORD = ""
@@ -26,22 +26,13 @@ HEADER = (
 
 def check(config: ConfigDict) -> None:
     """Refuses a file of stages that is not there, or devices without a meaning."""
-    if not Path(config.stages).is_file():
-        raise FileNotFoundError(
-            f"--config.stages={config.stages}: no such file; `launch/reproduce.sh --plan` writes one and calls this."
-        )
-    devices_of(config)
+    check_file(config.stages, "--plan")
+    Devices.chosen(config.devices, config.profile)
 
 
 def needs_devices(config: ConfigDict) -> bool:
     """Returns False: a plan is made on any machine."""
     return False
-
-
-def devices_of(config: ConfigDict) -> Devices:
-    """The devices that are named, or those of the profile's name, or those that are here."""
-    name = config.devices or (config.profile if is_name(config.profile) else "")
-    return Devices.named(name) if name else Devices.here()
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
@@ -50,9 +41,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     Raises:
       Problems: a line is not a stage, or the profile has a fault.
     """
-    stages, devices = load(config.stages, config.profile), devices_of(config)
+    stages, devices = load(config.stages, config.profile), Devices.chosen(config.devices, config.profile)
     shapes = Models(stages)
-    memories = memory.of_stages(stages, shapes, devices, _planned)
+    memories = memory.of_stages(stages, shapes, devices, lambda task: tasks.find(task, "planned"))
     disks = [disk.measure(s, stages, shapes, keep_checkpoints=config.keep_checkpoints) for s in stages]
     figures = hours.measured_figures(Path(config.figures), devices.kind)
     clock = hours.Clock(devices, stages, shapes, figures)
@@ -69,21 +60,17 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     sources = {time.source for time in times if time.source}
     total = hours.Hours(sum(time.value for time in times), "floor" if "floor" in sources else "measured")
     highest = max((use.peak for use in memories), default=0.0)
-    left = downloads + sum(space.rest for space in disks)
+    rest = downloads + sum(space.rest for space in disks)
     rows.append(
         [
             "all", "", number(highest / GB), "yes" if all(use.fits for use in memories) else "NO", str(total),
-            number((downloads + disk.most(disks)) / GB), number(left / GB), *_cells(sum(bills, Bill())),
+            number((downloads + disk.most(disks)) / GB), number(rest / GB), *_cells(sum(bills, Bill())),
         ]
     )  # fmt: skip
     print(markdown([list(HEADER), *rows]))
     print("\n" + "\n".join(_notes(devices, downloads, sources, bool(figures))))
     for line in memory.refusals(stages, memories):
         print(line)
-
-
-def _planned(task: str) -> memory.Planned | None:
-    return getattr(importlib.import_module(f"lc_jax.tasks.{task}"), "planned", None)
 
 
 def _cells(paid: Bill) -> list[str]:

@@ -17,6 +17,7 @@ from lc_jax.training.logging import Destination
 
 State = TypeVar("State")
 RESUMABLE = 75  # exit code (EX_TEMPFAIL) of a run that was stopped after it saved
+KEEP = 2  # checkpoints on disk, unless a run asks for another number
 SIGNALS = (signal.SIGTERM, signal.SIGINT)  # preemption, Ctrl-C
 
 
@@ -33,7 +34,7 @@ class Checkpoints:
       ValueError: the directory holds a run with other settings; the message names them.
     """
 
-    def __init__(self, destination: Destination, *, every: int, keep: int = 2) -> None:
+    def __init__(self, destination: Destination, *, every: int, keep: int = KEEP) -> None:
         directory, describe = destination.output / "checkpoints", dict(destination.describe)
         self._every = every
         self._signal: int | None = None  # that asked for a last checkpoint
