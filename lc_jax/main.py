@@ -15,6 +15,11 @@ A task is a module of lc_jax/tasks, named by `config.task`:
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from lc_jax import interrupts
+
+    interrupts.install()
+
 import contextlib
 import importlib
 import logging as stdlib_logging
@@ -31,14 +36,14 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from lc_jax import settings, tasks
+from lc_jax import interrupts, settings, tasks
 from lc_jax.data import memo
 from lc_jax.preflight import Problems
 from lc_jax.provenance import RunRecord
 
 PACKAGE = str(Path(__file__).resolve().parent) + os.sep  # by which our own log lines are told from those of libraries
 HELP = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "--helpfull")
-INTERRUPTED, BUG = 130, 70  # exit codes: Ctrl-C, and EX_SOFTWARE
+BUG = 70  # exit code (EX_SOFTWARE)
 _TRAINING = [
     "jax",
     "jaxlib",
@@ -146,7 +151,7 @@ def explain(error: BaseException) -> tuple[list[str], int]:
     """Returns what to print of an error, a line for each problem, and the exit code."""
     text = " ".join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
-        return ["interrupted"], INTERRUPTED
+        return ["interrupted"], interrupts.CODE
     if isinstance(error, Problems):
         return [" ".join(message.split()) for message in error.messages], 1
     if isinstance(error, ImportError):
@@ -186,8 +191,9 @@ def main(argv: Sequence[str]) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             sys.exit(1)
+        interrupts.report()
         logging.vlog(1, "Traceback of the error below", exc_info=True)
-        lines, code = explain(error)
+        lines, code = explain(KeyboardInterrupt() if interrupts.is_requested() else error)
         for line in lines:
             print(f"error: {line}", file=sys.stderr)
         sys.exit(code)
@@ -218,6 +224,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def start() -> None:
     """The entry point."""
+    interrupts.install()
     app.run(main, flags_parser=parse_flags)
 
 

@@ -67,6 +67,8 @@ class Checkpoints:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if self._signal == signal.SIGINT:
+                if callable(handler := self._handlers[signal.SIGINT]):
+                    handler(number, frame)  # the process's own, which also ends where the exception is lost
                 raise KeyboardInterrupt
             logging.warning("Ctrl-C: the run stops after this step and saves it; press Ctrl-C again to stop at once")
         self._signal = number
