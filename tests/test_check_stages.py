@@ -80,7 +80,7 @@ def test_a_file_that_the_user_names_must_be_there(published, tmp_path, monkeypat
     monkeypatch.setenv("LC_BIOASQ", str(tmp_path / "elsewhere.json"))
     found = make(tmp_path / "stages", evaluation(tmp_path, "bioasq"))
     with pytest.raises(Problems, match=r"evaluate bioasq: .*elsewhere\.json"):
-        questions.missing_tests(found)
+        questions.check_missing(questions.missing_tests(found))
 
 
 @pytest.mark.parametrize("setting", ["source", "answers"])
@@ -88,7 +88,7 @@ def test_questions_that_a_flag_names_must_be_there(published, tmp_path, setting)
     flag = f"--config.questions.{setting}={tmp_path}/wrong.jsonl"
     found = make(tmp_path / "stages", evaluation(tmp_path, "bioasq", flag))
     with pytest.raises(Problems, match=r"evaluate bioasq: No file or folder .*wrong\.jsonl"):
-        questions.missing_tests(found)
+        questions.check_missing(questions.missing_tests(found))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_data_set_is_missing_only_where_it_was_looked_for(published, tmp_path,
         assert [data.reason for data in questions.missing_tests(found)] == [str(error)]
     else:
         with pytest.raises(Problems, match=f"evaluate sciq: {error}"):
-            questions.missing_tests(found)
+            questions.check_missing(questions.missing_tests(found))
 
 
 def test_questions_that_training_has_seen_are_found(published, tmp_path):

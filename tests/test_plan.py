@@ -118,6 +118,19 @@ def test_every_phase_of_ppo(shape, sizes, tolerance, monkeypatch):
             assert phase.total > (1 - max(tolerance, below)) * actual, phase.name
 
 
+def test_the_rounding_noise_of_bfloat16_is_a_phase_of_its_own():
+    """It keeps more than scoring in bfloat16 does, and no model less; a float32 policy has none."""
+    with jax.set_mesh(mesh := one_device()):
+        sizes = sizes_of(32, 64, 64, 16, 160, 64)
+        precision = MINIATURE[1] | {"compute_dtype": "bfloat16"}
+        _, low = plans.ppo(*ppo((MINIATURE[0], precision), mesh, sizes))
+        _, exact = plans.ppo(*ppo(MINIATURE, mesh, sizes))
+    phases = {phase.name: phase for phase in low.phases}
+    assert phases["rounding noise"].parameters == phases["look"].parameters
+    assert phases["look"].activations < phases["rounding noise"].activations < 2 * phases["look"].activations
+    assert set(phases) - {phase.name for phase in exact.phases} == {"rounding noise"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_optimizer_step_takes_little_besides_its_arguments(kind):

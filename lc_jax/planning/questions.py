@@ -23,30 +23,33 @@ class Missing:
 
     data: str  # its name in tables
     reason: str  # with the remedy
-    stages: tuple[str, ...]  # that are left out
+    stages: tuple[str, ...]  # that need it
+    is_fault: bool = False  # the user names it, it may not be read, or the hub does not answer: nothing to run without
 
 
 def missing_tests(stages: Sequence[Stage]) -> list[Missing]:
-    """Loads the test questions of all stages. Returns the data sets that are not there, with the stages that need them.
-
-    Raises:
-      Problems: a file that the user named (LC_SCIQ=FILE, or a flag) cannot be used, one may not be read, or the hub
-        does not answer.
-    """
-    missing, problems = [], []
+    """Loads the test questions of all stages. Returns the data sets that cannot be loaded."""
+    missing = []
     for group in _by_questions([stage for stage in stages if _is_test(stage)]):
         try:
             _load(**group[0].config.questions)
         except (OSError, ValueError) as error:
             mode = group[0].experiment.partition(":")[2]
-            if not _is_absent(error) or any(map(_names_questions, group)):
-                problems.append(f"{join_names([stage.name for stage in group])}: {error}")
-                continue
             name = next((stage.config.data for stage in group if stage.config.get("data")), mode)
-            missing.append(Missing(name, str(error), tuple(stage.name for stage in group)))
-    if problems:
-        raise Problems(problems)
+            is_fault = not _is_absent(error) or any(map(_names_questions, group))
+            missing.append(Missing(name, str(error), tuple(stage.name for stage in group), is_fault))
     return missing
+
+
+def check_missing(missing: Sequence[Missing]) -> None:
+    """Refuses to leave out data sets that are not simply absent.
+
+    Raises:
+      Problems: one for each.
+    """
+    messages = [f"{join_names(data.stages)}: {data.reason}" for data in missing if data.is_fault]
+    if messages:
+        raise Problems(messages)
 
 
 def _is_absent(error: Exception) -> bool:

@@ -21,7 +21,7 @@ from lc_jax.models import registry
 from lc_jax.models.transformer import Model
 from lc_jax.rl.rollout import Rollout, policy_outputs
 
-_score = jax.jit(policy_outputs)
+score = jax.jit(policy_outputs)
 TAIL = 10.0  # the limit at the 99th percentile, in multiples of the limit of the mean
 
 
@@ -43,6 +43,11 @@ class SamplingGap:
         return cls(float(flat.mean()), float(np.quantile(flat, 0.99))) if flat.size else cls(0.0, 0.0)
 
 
+def in_float32(policy: Model) -> Model:
+    """Returns the policy with the same parameters, computed in float32."""
+    return registry.abstract(dataclasses.replace(policy.config, compute_dtype="float32")).with_params(policy.params)
+
+
 def rounding_noise(policy: Model, rollout: Rollout, count: int, temperature: float) -> float:
     """Mean |log-probability in the compute dtype - log-probability in float32| over `count` episodes, nats.
 
@@ -51,11 +56,11 @@ def rounding_noise(policy: Model, rollout: Rollout, count: int, temperature: flo
     """
     if policy.config.dtype == jnp.float32:
         return 0.0
-    exact = registry.abstract(dataclasses.replace(policy.config, compute_dtype="float32")).with_params(policy.params)
+    exact = in_float32(policy)
     total = len(rollout.episodes.lengths)
     rows = np.arange(count) * total // count  # spread over the questions
     episodes = rollout.episodes.take(rows)
-    logprobs, _ = _score(exact, parallel.put_batch(episodes), jnp.float32(temperature))
+    logprobs, _ = score(exact, parallel.put_batch(episodes), jnp.float32(temperature))
     gaps = np.abs(rollout.logprobs[rows, : episodes.responses.shape[1]] - parallel.to_host(logprobs))
     return float(gaps[np.asarray(episodes.mask)].mean())
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lc_jax.data import batches
 from lc_jax.inference import generate, score
 from lc_jax.models.transformer import Model
-from lc_jax.rl import rollout, update
+from lc_jax.rl import consistency, rollout, update
 from lc_jax.training import plan
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import Optimizer
@@ -52,9 +52,13 @@ def ppo(models: Models, sizes: Sizes, tx: Optimizer) -> tuple[Sizes, plan.Plan]:
         batch, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan([phases.generate(n)], limit))
     if not micro:
         micro, _ = plan.most(
-            sizes.update.minibatch_size, lambda n: plan.Plan([phases.look(n), *phases.gradients(n)], limit)
+            sizes.update.minibatch_size,
+            lambda n: plan.Plan([phases.look(n), *phases.noise(n), *phases.gradients(n)], limit),
         )
-    rows = [phases.generate(batch), *phases.read(), phases.look(micro), *phases.gradients(micro), phases.optimizer()]
+    rows = [
+        phases.generate(batch), *phases.read(), phases.look(micro), *phases.noise(micro), *phases.gradients(micro),
+        phases.optimizer(),
+    ]  # fmt: skip
     settings = dataclasses.replace(sizes.update, microbatch_size=micro)
     return dataclasses.replace(sizes, decode_batch_size=batch, update=settings), plan.Plan(rows, limit)
 
@@ -127,14 +131,14 @@ class _Phases:
 
     def read(self) -> list[plan.Phase]:
         """The extractor lists answers; the forecaster reads."""
-        sizes, found = self.sizes, []
+        sizes, phases = self.sizes, []
         count, width = sizes.reader_batch_size, sizes.reader_length
         if self.models.extractor is not None and sizes.extracting is not None:
-            found.append(self._generation("extract", self.models.extractor, count, width, sizes.extracting))
+            phases.append(self._generation("extract", self.models.extractor, count, width, sizes.extracting))
         tails = batches.bucket(width // TAIL)
         rows = [jax.ShapeDtypeStruct((count, n), jnp.int32) for n in (batches.bucket(width), 2, tails, tails)]
         traced = score.branch_rewards.trace(self.models.forecaster, *rows)
-        return [*found, self.phase("forecast", traced, "lower reader.batch_size")]
+        return [*phases, self.phase("forecast", traced, "lower reader.batch_size")]
 
     def _episodes(self, count: int) -> rollout.Episodes:
         response = self.sizes.writing.max_new_tokens
@@ -149,20 +153,33 @@ class _Phases:
         )
         return self.phase("look", traced, "lower ppo.microbatch_size")
 
+    def noise(self, count: int) -> list[plan.Phase]:
+        """The policy once more in float32 on one micro-batch (`consistency.rounding_noise`), but for a float32 policy.
+
+        The program casts the parameters layer by layer, and so does the plan. A compiler may keep a float32 copy of
+        all layers in place of that: of 7B on one device another 27 GB, with which `1xh200` still fits.
+        """
+        policy = self.models.learners.policy
+        if policy.config.dtype == jnp.float32:
+            return []
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        traced = consistency.score.trace(consistency.in_float32(policy), self._episodes(count), number)
+        return [self.phase("rounding noise", traced, "lower ppo.microbatch_size")]
+
     def gradients(self, count: int) -> list[plan.Phase]:
         """A phase for each learner, whose gradients are added to those before; both learners' are kept."""
         episodes, number = self._episodes(count), jax.ShapeDtypeStruct((), jnp.float32)
-        told: list[Any] = [jax.ShapeDtypeStruct(episodes.responses.shape, jnp.float32)] * 6
-        part = update.Minibatch(rollout.Rollout(episodes, episodes, *told[:4]), *told[4:])
-        grads, found = self._gradients(), []
-        kept = plan.shard_bytes(grads)
+        numbers: list[Any] = [jax.ShapeDtypeStruct(episodes.responses.shape, jnp.float32)] * 6
+        part = update.Minibatch(rollout.Rollout(episodes, episodes, *numbers[:4]), *numbers[4:])
+        grads, phases = self._gradients(), []
+        size = plan.shard_bytes(grads)
         lower = "lower ppo.microbatch_size, or give the mesh more devices"
         for name, model in self.models.learners.models().items():
             traced = update.add_gradients.trace(
                 grads[name], model, part, number, number, name=name, settings=self.sizes.update
             )
-            found.append(self.phase(f"{name} gradients", traced, lower, donated=grads[name], gradients=kept))
-        return found
+            phases.append(self.phase(f"{name} gradients", traced, lower, donated=grads[name], gradients=size))
+        return phases
 
     def optimizer(self) -> plan.Phase:
         """One step on the parameters of policy and critic."""

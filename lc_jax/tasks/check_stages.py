@@ -57,10 +57,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     left_out = {name for data in missing for name in data.stages}
     todo = [stage for stage in todo if stage.name not in left_out]
     for data in missing:
-        print(f"Not evaluated: {data.data}: {data.reason}")
+        if not data.is_fault:
+            print(f"Not evaluated: {data.data}: {data.reason}")
     with tempfile.TemporaryDirectory() as folder:
         shapes: dict[str, str] = {}
         check_all(
+            lambda: questions.check_missing(missing),
             lambda: check_own(todo),
             lambda: shapes.update(check_checkpoints(every, todo, Path(folder))),
             lambda: _check_leaks(todo),
