@@ -12,9 +12,8 @@ import pytest
 from lc_jax import parallel
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
-from lc_jax.rl import reward, rollout, update
+from lc_jax.rl import reward, reward_model, rollout, update
 from lc_jax.rl.loss import LossSettings
-from lc_jax.tasks import reward_model
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer

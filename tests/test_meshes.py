@@ -13,9 +13,8 @@ from lc_jax.data.examples import Encoded
 from lc_jax.inference import generate
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
-from lc_jax.rl import advantage, rollout, update
+from lc_jax.rl import advantage, reward_model, rollout, update
 from lc_jax.rl.loss import LossSettings
-from lc_jax.tasks import reward_model
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer

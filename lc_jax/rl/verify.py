@@ -206,11 +206,11 @@ def calibration_metrics(metrics: Mapping[str, Callable[[np.ndarray, np.ndarray],
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
-def special_tokens(tokenizer: Tokenizer, prompt: PromptText, sampling: Sampling) -> Measured:
+def special_tokens(tokenizer: Tokenizer, prompt: PromptText, sampling: Sampling | None) -> Measured:
     """Begin, stop and padding tokens are those of transformers' tokenizer and of the checkpoint's own files.
 
     Args:
-      sampling: of the production code.
+      sampling: of the production code; None: of a model that samples nothing only the prompt is compared.
     """
     ids, hf = tokenizer.encode_prompt(prompt), tokenizer.hf
     if hf is None:
@@ -231,10 +231,11 @@ def special_tokens(tokenizer: Tokenizer, prompt: PromptText, sampling: Sampling)
         joined, num_prompt = tokenizer.encode_pair(prompt, " It is so.")
         if joined[: len(ids) - 1] != ids[:-1] or not 0 < num_prompt < len(joined):
             wrong.append("prompt and completion together begin with other tokens than the prompt")
-    if missing := (stops | {tokenizer.end_id(prompt)}) - set(sampling.eos_ids):
+    missing = set() if sampling is None else (stops | {tokenizer.end_id(prompt)}) - set(sampling.eos_ids)
+    if missing:
         wrong.append(f"stop tokens {sorted(missing)} do not stop")
     pad = None if hf.pad_token_id in stops or hf.pad_token_id in expected[:1] else hf.pad_token_id
-    if sampling.pad_id != pad:
+    if sampling is not None and sampling.pad_id != pad:
         wrong.append(f"pad is {sampling.pad_id}, the tokenizer's is {pad}")
     if wrong:
         raise ValueError("; ".join(wrong))

@@ -273,14 +273,15 @@ def padding(model: Model, prompts: Sequence[Sequence[int]]) -> Measured:
             tokens = fill.astype(np.int32)
             for row, prompt in enumerate(prompts):
                 tokens[row, slice(*spans[row])] = prompt
-            out = parallel.to_host(_hidden(model, *parallel.put_batch((tokens, np.asarray(spans, np.int32)))))
+            out = parallel.to_host(forward(model, *parallel.put_batch((tokens, np.asarray(spans, np.int32)))))
             outputs.append([out[row, slice(*span)] for row, span in enumerate(spans)])
         differences += [np.abs(a - b) for a, b in zip(*outputs, strict=True)]
     return Measured(largest(differences), 0.0)
 
 
 @jax.jit
-def _hidden(model: Model, tokens: jax.Array, spans: jax.Array) -> jax.Array:
+def forward(model: Model, tokens: jax.Array, spans: jax.Array) -> jax.Array:
+    """Returns float32 hidden states [B, S, D], or values [B, S] of a scalar model."""
     return model.bind()(tokens, spans).astype(jnp.float32)
 
 
@@ -326,36 +327,6 @@ def _check_target(tokenizer: Tokenizer, example: Example, row: Encoded) -> None:
         raise ValueError(f"{where}: it ends with token {row.tokens[-1]}, not with {tokenizer.end_id(example.prompt)}")
 
 
-def with_random_head(model: Model) -> Model:
-    """Returns the model with random numbers in a head of zeros, such as that of a fresh critic."""
-
-    def changed(path: tuple, leaf: jax.Array) -> jax.Array:
-        names = [str(getattr(key, "key", "")) for key in path]
-        if "reward_head" not in names or np.asarray(leaf).any():
-            return leaf
-        return jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype)
-
-    return model.with_params(jax.tree_util.tree_map_with_path(changed, model.params))
-
-
-def head_position(model: Model, prompts: Sequence[Sequence[int]]) -> Measured:
-    """Compares rewards with the head at the last token, and values with it before each response token; relative."""
-    model = with_random_head(model)
-    alone = [np.asarray(_hidden(model, jnp.asarray([p]), jnp.asarray([[0, len(p)]])))[0] for p in prompts]
-    scale = largest([1.0, *map(np.abs, alone)])
-    rewards = dict(score.stream_rewards(model, prompts, batch_size=len(prompts)))
-    group_rewards = [float(values[-1]) for values in score.group_rewards(model, [[p] for p in prompts], batch_size=4)]
-    errors: list[Any] = [abs(numbers[i] - a[-1]) for numbers in (rewards, group_rewards) for i, a in enumerate(alone)]
-    cut = [max(len(p) // 2, 1) for p in prompts]
-    completions = [generate.Completion(list(p[c:]), [], True) for p, c in zip(prompts, cut, strict=True)]
-    episodes = rollout.pack([p[:c] for p, c in zip(prompts, cut, strict=True)], completions)
-    values = np.asarray(jax.jit(rollout.critic_values)(model, parallel.put_batch(episodes)))
-    for row, (whole, c) in enumerate(zip(alone, cut, strict=True)):
-        errors.append(np.abs(values[row, : len(whole) - c] - whole[c - 1 : -1]))
-    exact = jnp.dtype(model.config.compute_dtype) == jnp.float32
-    return Measured(largest(errors) / scale, 1e-3 if exact else 0.1)
-
-
 def causal(subject: Subject, pairs: Sequence[tuple[Example, Encoded]]) -> list[Result]:
     """Makes all checks of a causal model."""
     trial = Trial.of(subject)
@@ -373,12 +344,3 @@ def causal(subject: Subject, pairs: Sequence[tuple[Example, Encoded]]) -> list[R
         "the loss covers exactly the target": lambda: target_loss(trial.policy, subject.tokenizer, pairs, trial.noise),
     }
     return [Result.of(name, check) for name, check in checks.items()]
-
-
-def scalar(model: Model, prompts: Sequence[Sequence[int]], name: str) -> list[Result]:
-    """Makes all checks of a reward model or critic."""
-    checks: dict[str, Callable[[], Measured]] = {
-        f"{name}: the head's position": lambda: head_position(model, prompts),
-        f"{name}: tokens in padding change nothing": lambda: padding(with_random_head(model), prompts),
-    }
-    return [Result.of(label, check) for label, check in checks.items()]

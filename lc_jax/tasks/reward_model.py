@@ -7,49 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from lc_jax import parallel
-from lc_jax.data import batches, examples
-from lc_jax.inference.score import sequence_rewards
+from lc_jax.data import examples
 from lc_jax.models import folders, hf
-from lc_jax.models.transformer import Model
 from lc_jax.prompts import load_templates
+from lc_jax.rl import reward_model
 from lc_jax.training import advice, checks, loop, plan, run_steps
 from lc_jax.training.exports import Exports
 from lc_jax.training.logging import Destination, announce
-from lc_jax.training.losses import soft_label_loss
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Example
-
-
-def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
-    """Binary cross-entropy and squared error of the probability, summed over real rows (weight 1), and their number."""
-    logits = sequence_rewards(model, batch["tokens"], batch["spans"])
-    loss, weight = soft_label_loss(logits, batch["labels"], batch["weights"] > 0)
-    squared = jnp.sum(jnp.where(batch["weights"] > 0, (jax.nn.sigmoid(logits) - batch["labels"]) ** 2, 0.0))
-    return {"loss": loss, "weight": weight, "squared_error": squared}
-
-
-def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float]) -> loop.Dataset:
-    """Right-padded batches of token ids with probability labels, in few widths."""
-    probs, lengths = np.asarray(labels, np.float32), np.asarray([len(s) for s in sequences])
-    widths = batches.widths(lengths)
-
-    def collate(rows: np.ndarray) -> loop.Arrays:
-        chosen = [sequences[i] if i >= 0 else [0] for i in rows]
-        padded = batches.pad(chosen, widths[np.searchsorted(widths, max(map(len, chosen)))])
-        weights = (rows >= 0).astype(np.float32)
-        return {"tokens": padded.tokens, "spans": padded.spans, "labels": probs[rows] * weights, "weights": weights}
-
-    return loop.Dataset(lengths, collate)
 
 
 def check(config: ConfigDict) -> None:
@@ -59,8 +33,8 @@ def check(config: ConfigDict) -> None:
 
 def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
     """The memory plan; a fit.microbatch_size of 0 is set to what fits."""
-    longest = dataset([[0] * config.data.max_length], [0.0]).collate(np.zeros(1, int))
-    size, result = plan.of_training(config.to_dict(), mesh, loss_fn, longest, "scalar")
+    longest = reward_model.dataset([[0] * config.data.max_length], [0.0]).collate(np.zeros(1, int))
+    size, result = plan.of_training(config.to_dict(), mesh, reward_model.loss_fn, longest, "scalar")
     config.fit.microbatch_size = size
     return result
 
@@ -81,14 +55,14 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
     def encode(part: Sequence[Example]) -> loop.Dataset:
         sequences = [tokenizer.encode_prompt(e.prompt, f"example {e.example_id!r}", max_length) for e in part]
-        return dataset(sequences, [e.label for e in part])
+        return reward_model.dataset(sequences, [e.label for e in part])
 
     save = functools.partial(hf.save, tokenizer=tokenizer, dtype=config.export_dtype or None)
     destination = Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision")
     model = hf.load(config.model, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **config.precision)
     model = loop.fit(
         model,
-        loss_fn,
+        reward_model.loss_fn,
         encode(train),
         encode(held_out) if held_out else None,
         settings,

@@ -17,11 +17,11 @@ from lc_jax.evaluation import metrics
 from lc_jax.inference import writing
 from lc_jax.models import folders, hf
 from lc_jax.preflight import check_all
-from lc_jax.rl import advantage, reader, reward, verify, verify_models, verify_reader, writer
+from lc_jax.rl import advantage, reader, reward, verify, verify_models, verify_reader, verify_scalar, writer
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings
 from lc_jax.training import checks
-from lc_jax.types import Example, PromptText, Question
+from lc_jax.types import Example, Question
 
 RECORD = ""  # nothing is left on disk
 KINDS = ("ppo", "sft", "reward_model")
@@ -70,7 +70,7 @@ def check(config: ConfigDict) -> None:
 def _texts(config: ConfigDict, of: ConfigDict, tokenizer: Tokenizer) -> list[Example]:
     """Returns prompts with targets: of the config's own data, or general ones where only a model is named."""
     if of is config:
-        return [Example(str(i), query, " It is so.") for i, query in enumerate(QUERIES)]
+        return [Example(str(i), query, " It is so.", label=0.25) for i, query in enumerate(QUERIES)]
     templates = prompts.load_templates(of.templates, of.prompt_dir)
     if of.task == "ppo":
         questions = _questions(of)
@@ -123,12 +123,13 @@ def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -
     return results + verify_models.causal(subject, [(example, row) for example, row in pairs if row is not None])
 
 
-def verify_scalar(
-    name: str, path: str, texts: list[PromptText], tokenizer: Tokenizer, of: ConfigDict, mesh: jax.sharding.Mesh
-) -> list[verify.Result]:
-    """Checks a reward model or critic on some texts."""
+def verify_reward_model(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Result]:
+    """Checks a reward model on its own prompts and labels."""
+    path = _model(config, of)[1]
+    tokenizer = load_tokenizer(path).grown() if of.task == "reward_model" else load_tokenizer(path)
+    chosen = _varied(_texts(config, of, tokenizer), tokenizer)
     model = hf.load(path, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **of.precision)
-    return verify_models.scalar(model, [tokenizer.encode_prompt(text) for text in texts], name)
+    return verify_scalar.trained(model, tokenizer, chosen, mesh)
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -144,10 +145,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     results += verify.arithmetic(advantages, rewards)
     is_scalar = of.task == "reward_model" or (of is config and folders.config_of(config.model)[1] == "scalar")
     if is_scalar:
-        path = _model(config, of)[1]
-        tokenizer = load_tokenizer(path).grown() if of.task == "reward_model" else load_tokenizer(path)
-        texts = [e.prompt for e in _varied(_texts(config, of, tokenizer), tokenizer)]
-        results += verify_scalar("reward model", path, texts, tokenizer, of, mesh)
+        results += verify_reward_model(config, of, mesh)
     else:
         results += verify_causal(config, of, mesh)
     if of.task == "ppo":
@@ -164,14 +162,16 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 def _verify_others(of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Result]:
     """Checks the critic and the reader of PPO."""
     questions = _questions(of)
-    texts: list[PromptText] = [f"{q.question} {q.answer}" for q in questions[:4]]
+    texts = [f"{q.question} {q.answer}" for q in questions[:4]]
     templates = prompts.load_templates(of.templates, of.prompt_dir)
     loaded = reader.load(of.reader.to_dict(), templates, mesh, reader.frozen(of.precision))
     is_miniature = of.questions.source == "miniature"
     results = verify_reader.results(loaded, questions[: 2 * COUNT], is_miniature=is_miniature)
     forecaster = loaded.forecaster
     encoded = [forecaster.tokenizer.encode_prompt(text) for text in texts]
-    results += verify_models.scalar(forecaster.model, encoded, "forecaster")
+    results += verify_scalar.scalar(forecaster.model, encoded, "forecaster")
     if PPOSettings(**of.ppo).uses_critic:
-        results += verify_scalar("critic", of.critic, texts, load_tokenizer(of.critic), of, mesh)
+        critic = hf.load(of.critic, mesh, kind="scalar", fresh_head=True, **of.precision)
+        encoded = [load_tokenizer(of.critic).encode_prompt(text) for text in texts]
+        results += verify_scalar.scalar(critic, encoded, "critic")
     return results

@@ -12,7 +12,7 @@ from lc_jax.data import examples
 from lc_jax.data.examples import Encoded
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import score
-from lc_jax.tasks import reward_model
+from lc_jax.rl import reward_model
 from lc_jax.training import language_model, losses
 from lc_jax.types import Example
 from tests.models.conftest import PRESETS, random_model
