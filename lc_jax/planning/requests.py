@@ -46,16 +46,16 @@ _DATA = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """What one step asks an annotator for."""
+class StepRequests:
+    """The requests of one step to an annotator."""
 
     settings: Mapping[str, Any]  # of the annotator, as in `session.open_configured`
     step: Step
     per_row: float  # requests for each question, entity or row
 
 
-def asked(config: ConfigDict) -> list[Asked]:
-    """Returns what the stage of a config asks for each of its rows; [] where it asks nobody."""
+def requests_of(config: ConfigDict) -> list[StepRequests]:
+    """Returns the requests of a stage for each of its rows, by step; [] where it makes none."""
     sure = float(config.get("uses_confidence", True))
     counts: Mapping[str, float]
     if config.task == "generate_data":
@@ -70,23 +70,24 @@ def asked(config: ConfigDict) -> list[Asked]:
     else:
         return []
     roles = config.get("annotators") or {}
-    found = []
+    requests = []
     if config.get("writer") and config.writer.name:
         prompt = strategies.load(config.strategy, config.templates, checkpoint=False)
-        found.append(Asked(config.writer, Step(prompt, config.temperature, MAX_TOKENS, lambda fields: ""), 1.0))
+        step = Step(prompt, config.temperature, MAX_TOKENS, lambda fields: "")
+        requests.append(StepRequests(config.writer, step, 1.0))
     for name, count in counts.items():
         own = roles.get(steps[name].role) or {}
         if count:
-            found.append(Asked(own if own.get("name") else config.annotator, steps[name], count))
-    return found
+            requests.append(StepRequests(own if own.get("name") else config.annotator, steps[name], count))
+    return requests
 
 
 def estimates(config: ConfigDict, num_rows: int) -> list[Estimate]:
     """Returns an estimate for each step of a stage that works through `num_rows` questions, entities or rows."""
-    return [_estimate(item, num_rows) for item in asked(config)]
+    return [_estimate(item, num_rows) for item in requests_of(config)]
 
 
-def _estimate(item: Asked, num_rows: int) -> Estimate:
+def _estimate(item: StepRequests, num_rows: int) -> Estimate:
     name, step = item.settings["name"], item.step
     able = capabilities.of(name) or Capabilities()
     fields = {field: _TEXTS.get(field, _ANSWER) for field in step.prompt.fields}
@@ -107,14 +108,14 @@ class Bill:
     @classmethod
     def of(cls, config: ConfigDict, num_rows: int) -> Self:
         """Returns the bill of a stage that works through `num_rows` questions, entities or rows."""
-        found = estimates(config, num_rows)
-        return cls(sum(e.calls for e in found), dollars(found), dollars(found, batch=True))
+        costs = estimates(config, num_rows)
+        return cls(sum(e.calls for e in costs), dollars(costs), dollars(costs, batch=True))
 
     def __add__(self, other: Bill) -> Bill:
         return Bill(self.calls + other.calls, self.dollars + other.dollars, self.batch + other.batch)
 
 
-def dollars(found: list[Estimate], *, batch: bool = False) -> float:
+def dollars(costs: list[Estimate], *, batch: bool = False) -> float:
     """Returns what requests cost at most; NaN where a price is unknown."""
-    prices = [estimate.dollars(batch=batch) for estimate in found]
+    prices = [estimate.dollars(batch=batch) for estimate in costs]
     return math.fsum(math.nan if price is None else price for price in prices)

@@ -12,14 +12,12 @@ from lc_jax.data.questions import load_training_rows
 from lc_jax.data.rows import optional
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import folders, registry
-from lc_jax.models.transformer import Config
+from lc_jax.models.transformer import DTYPES, Config
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_output, check_settings
 from lc_jax.prompts import Templates, load_templates
 from lc_jax.training import tracking
 from lc_jax.training.loop import FitSettings
 from lc_jax.training.optimizer import OptimizerSettings
-
-EXPORTS = ("float32", "bfloat16", "float16")
 
 
 def check_precision(**precision: str) -> None:
@@ -78,8 +76,8 @@ def check_export(dtype: str) -> None:
     Raises:
       ValueError: names the flag.
     """
-    if dtype and dtype not in EXPORTS:
-        raise ValueError(f"--config.export_dtype={dtype}: give one of {', '.join(EXPORTS)}, or leave it empty.")
+    if dtype and dtype not in DTYPES:
+        raise ValueError(f"--config.export_dtype={dtype}: give one of {', '.join(DTYPES)}, or leave it empty.")
 
 
 def run_checks(settings: Mapping[str, Any]) -> list[Callable[[], object]]:
