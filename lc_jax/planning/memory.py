@@ -15,6 +15,7 @@ from lc_jax.planning import models, work
 from lc_jax.planning.devices import Devices
 from lc_jax.planning.models import Models
 from lc_jax.planning.stages import Stage, join_names
+from lc_jax.rl import reader
 from lc_jax.rl.plan import writing
 from lc_jax.training import plan
 
@@ -128,8 +129,7 @@ def _plan(config: ConfigDict, devices: Devices, planned: Planned | None) -> plan
 
 def _writing(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
     """The plan of a checkpoint that writes paragraphs."""
-    precision = dict(config.precision, param_dtype=config.precision.compute_dtype)
-    model = plan.outline(config.model, mesh, **precision)
+    model = plan.outline(config.model, mesh, **reader.frozen(config.precision))
     width = work.prompt_tokens(config)
     return writing(model, config.batch_size, width, generate.Sampling(config.max_new_tokens, config.temperature))
 
