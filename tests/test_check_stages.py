@@ -87,7 +87,7 @@ def test_a_file_that_the_user_names_must_be_there(published, tmp_path, monkeypat
 def test_questions_that_a_flag_names_must_be_there(published, tmp_path, setting):
     flag = f"--config.questions.{setting}={tmp_path}/wrong.jsonl"
     found = make(tmp_path / "stages", evaluation(tmp_path, "bioasq", flag))
-    with pytest.raises(Problems, match=r"evaluate bioasq: No file or folder .*wrong\.jsonl"):
+    with pytest.raises(Problems, match=rf"bioasq: --config.questions.{setting}: No file or folder .*wrong\.jsonl"):
         questions.check_missing(questions.missing_tests(found))
 
 

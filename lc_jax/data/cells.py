@@ -77,7 +77,7 @@ def label_in(row: Row, name: str = "label") -> float:
         raise Dropped(f"missing {name}")
     label = _LABELS.get(str(value).strip().lower(), number_in(value))
     if not 0.0 <= label <= 1.0:
-        raise Dropped(f"{name} is no probability in [0, 1], true or false")
+        raise Dropped(f"{name} is no probability: give numbers in [0, 1], true or false")
     return label
 
 

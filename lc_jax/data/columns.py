@@ -52,8 +52,11 @@ def names_of(rows: Sequence[Row]) -> list[str]:
     return sorted({name for row in rows for name in row})
 
 
-def rename(rows: Sequence[dict[str, Any]], columns: str) -> list[dict[str, Any]]:
+def rename(rows: Sequence[dict[str, Any]], columns: str, flag: str = "columns") -> list[dict[str, Any]]:
     """Rows whose columns have other names, with the published names added: "question=ask,answer=solution.text".
+
+    Args:
+      flag: that gives `columns`, for messages.
 
     Raises:
       ValueError: not of that form, or no row has such a column; the message names it.
@@ -63,9 +66,12 @@ def rename(rows: Sequence[dict[str, Any]], columns: str) -> list[dict[str, Any]]
     pairs = [tuple(part.strip() for part in pair.partition("=")) for pair in columns.split(",")]
     for published, equals, theirs in pairs:
         if not (published and equals and theirs):
-            raise ValueError(f"columns={columns!r}: write published=yours, with commas between.")
+            raise ValueError(f"{flag}={columns}: write OURS=YOURS, with commas between.")
         if rows and all(is_missing(at(row, theirs)) for row in rows):
-            raise ValueError(f"columns={columns!r}: no row has {theirs!r}; there are {names_of(rows)}.")
+            names = names_of(rows)
+            is_reversed = any(not is_missing(at(row, published)) for row in rows)
+            remedy = f" Write OURS=YOURS; did you mean {theirs}={published}?" if is_reversed else ""
+            raise ValueError(f"{flag}={columns}: no row has {theirs!r}; there are {names}.{remedy}")
     return [{**row, **{published: at(row, theirs) for published, _, theirs in pairs}} for row in rows]
 
 

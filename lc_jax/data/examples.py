@@ -260,7 +260,8 @@ def load_examples(
     if not examples:
         names = names_of(rows)
         missing = [name for name in _COLUMNS.get(recipe, ()) if name not in names]
-        flag = f" Name yours with --config.data.rows.columns={suggest(names, missing)}." if missing else ""
+        helps = missing and any(reason.startswith("missing") for reason in dropped)  # a wrong value needs no name
+        flag = f" Name yours with --config.data.rows.columns={suggest(names, missing)}." if helps else ""
         reasons = dropped.describe(data["rows"])
         raise ValueError(
             f"{data['rows']['source']}: no row makes an example of {recipe!r} ({reasons}); columns: {names}.{flag}"

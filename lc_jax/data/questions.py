@@ -57,7 +57,7 @@ def check_answers(source: str | Path, answers: str | Path | None, split: str | N
     if is_local(source) and any(map(_holds_questions, load_rows(source, optional(split)))):
         return
     if optional(answers) is not None:
-        check_source(str(answers))
+        check_source(str(answers), "--config.questions.answers")
     elif problem := _not_served(source):
         raise FileNotFoundError(problem)
 
@@ -161,12 +161,17 @@ def load_joined_rows(
     answers: str | Path | None = None,
     answers_split: str | None = None,
     columns: str = "",
+    flags: tuple[str, str] = ("--config.questions", "answers"),
 ) -> list[dict[str, Any]]:
     """Rows with the questions and answers that published sets leave out, joined on question_id.
 
     `answers` is not read where rows of `source` hold question and answer themselves.
+
+    Args:
+      flags: that of all these settings, and the name of `answers` among them, for messages.
     """
-    rows = rename(load_rows(source, optional(split)), optional(columns) or "")
+    flag, second = flags
+    rows = rename(load_rows(source, optional(split), f"{flag}.source"), optional(columns) or "", f"{flag}.columns")
     if optional(answers) is None:
         if (problem := _not_served(source)) and not any(map(_holds_questions, rows)):
             raise FileNotFoundError(problem)
@@ -175,7 +180,7 @@ def load_joined_rows(
         logging.info("%s holds its own questions and answers; %s is not read.", source, answers)
         return rows
     assert answers is not None
-    return join(rows, load_rows(answers, optional(answers_split)))
+    return join(rows, load_rows(answers, optional(answers_split), f"{flag}.{second}"))
 
 
 @memoise
@@ -190,7 +195,7 @@ def load_training_rows(
 
     The id of a row without one is made from its prompt or question, so that rows of the same text have the same.
     """
-    rows = load_joined_rows(source, split, questions, questions_split, columns)
+    rows = load_joined_rows(source, split, questions, questions_split, columns, ("--config.data.rows", "questions"))
     return [{**row, "question_id": row_id(row) or _made_id(row, number)} for number, row in enumerate(rows)]
 
 
@@ -284,7 +289,7 @@ def load_raw_questions(
     Raises:
       ValueError: columns that are not there, or no row that makes a question.
     """
-    rows = load_joined_rows(source, split, answers, answers_split, columns)
+    rows = load_joined_rows(source, split, answers, answers_split, columns, (flag, "answers"))
     questions, _ = raw_questions(rows, source, flag=flag, hashed=True)
     with_query = [q for q in questions if q.prompt]
     if not with_query:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ def optional(setting: Any) -> Any:
     return None if setting is None or (isinstance(setting, str) and setting.strip().lower() in _NONE) else setting
 
 
-def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, Any]]:
+def load_rows(source: str | Path, split: str | None = None, flag: str = "") -> list[dict[str, Any]]:
     """All rows of a data set.
 
     Args:
@@ -39,6 +40,7 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
         `files.stream_file`), a folder of such files, or a hub data set as "owner/name", "owner/name:config" or
         "owner/name:config@revision", or a local copy of one as "folder:config"; or "miniature", the embedded world.
       split: in a folder the files whose names begin with it, on the hub the split itself; a file has none.
+      flag: that gives the source, for messages; "" where it is not known.
 
     Text stays text: "None", "NA" and "nan" in a CSV cell are words; only an empty cell is missing (None).
 
@@ -50,7 +52,7 @@ def load_rows(source: str | Path, split: str | None = None) -> list[dict[str, An
     """
     if optional(source) is None:
         raise ValueError("No data: the setting of the source is empty; give a file, a folder or a hub data set.")
-    check_source(source)
+    check_source(source, flag)
     path, text = Path(source), str(source)
     if text == MINIATURE:
         from lc_jax.miniature import world
@@ -84,19 +86,31 @@ def is_local(source: str | Path) -> bool:
     return str(source) == MINIATURE or path.is_file() or path.is_dir() or (bool(config) and Path(folder).is_dir())
 
 
-def check_source(source: str | Path) -> None:
+def check_source(source: str | Path, flag: str = "") -> None:
     """Checks what `load_rows` takes, as far as it can be checked without reading: hub data sets are not looked up.
+
+    Args:
+      flag: that gives the source, for messages; "" where it is not known.
 
     Raises:
       FileNotFoundError: it is neither a file or folder nor written as the hub's names are.
     """
-    text = str(source)
+    text, where = str(source), f"{flag}: " if flag else ""
     if is_local(source):
         return
     if Path(source).is_absolute() or text.startswith(".") or is_data_file(Path(source)):
-        raise FileNotFoundError(f"No file or folder {text}.")
+        raise FileNotFoundError(f"{where}No file or folder {text}{_near(Path(source)) or '.'}")
     if not _HUB_NAME.fullmatch(text):
-        raise FileNotFoundError(f"No file or folder {text}; a data set of the hub is called namespace/name.")
+        raise FileNotFoundError(
+            f"{where}No file or folder {text}{_near(Path(source))}; a data set of the hub is called namespace/name."
+        )
+
+
+def _near(path: Path) -> str:
+    """A question about what is in the same folder and has almost the name of `path`; "" without such."""
+    names = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, 1, cutoff=0.75)
+    return f"; did you mean {path.with_name(near[0])}?" if near else ""
 
 
 @memoise

@@ -35,14 +35,12 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
     """
     for path in map(Path, paths):
         if not str(path) or str(path) == ".":
-            raise FileNotFoundError("No checkpoint given: set the config's model path.")
+            raise FileNotFoundError("No checkpoint given: give a folder, or a name of the hub (OWNER/NAME).")
         if not path.is_dir():
             if path.is_file():
                 raise FileNotFoundError(f"{path} is a file: give the folder of a Hugging Face checkpoint.")
             if path.is_absolute() or len(path.parts) != 2 or path.parts[0] in (".", "..", "runs"):
-                raise FileNotFoundError(
-                    f"No checkpoint folder {path}; run the stage that writes it, or correct the path."
-                )
+                raise FileNotFoundError(f"No checkpoint folder {path}; {_remedy(path)}.")
             if hub.repository(str(path)) in hub.PICKLED:
                 check_torch(path)
             continue
@@ -61,6 +59,15 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
             check_torch(path)
         if not allow_difference and difference.is_difference(path):
             raise ValueError(difference.refusal(path, hub.BASE))
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a checkpoint that is not there."""
+    if path.parts[:2] == ("runs", "miniature"):
+        return "bash launch/quickstart.sh makes it"
+    if len(path.parts) == 1:
+        return "correct the path, or name a Llama or GPT-NeoX model of the hub as OWNER/NAME"
+    return "run the stage that writes it, or correct the path"
 
 
 def resolve(path: str | Path) -> Path:

@@ -84,7 +84,7 @@ def load_biographies(config: ConfigDict, entities: Sequence[str]) -> list[Writte
     Raises:
       ValueError: no text in the column, or no row is about one of the entities.
     """
-    rows = load_rows(config.paragraphs)
+    rows = load_rows(config.paragraphs, flag="--config.paragraphs")
     texts: dict[str, list[Annotation]] = {}
     for row, text in zip(rows, paragraphs_of(rows, config.paragraphs, config.column), strict=True):
         if text is not None and entity_of(row):

@@ -82,7 +82,7 @@ def _load_rows(config: ConfigDict) -> list[dict[str, Any]]:
 def _own_questions(config: ConfigDict) -> str:
     """Advice for a file of paragraphs that needs no other questions; "" for one whose rows hold none."""
     try:
-        raw_questions(load_rows(config.paragraphs), config.paragraphs)
+        raw_questions(load_rows(config.paragraphs, flag="--config.paragraphs"), config.paragraphs)
     except (OSError, ValueError):
         return ""
     return f" The rows of {config.paragraphs} hold question and answer: --config=configs/evaluate_qa.py:own uses them."
@@ -132,7 +132,7 @@ def load_items(config: ConfigDict) -> Items:
     if is_own:
         own = paragraphs_of(rows, config.paragraphs, config.column)
         return _items(list(zip(questions, own, strict=False)), config.paragraphs)
-    theirs = load_rows(config.paragraphs)
+    theirs = load_rows(config.paragraphs, flag="--config.paragraphs")
     texts = paragraphs_of(theirs, config.paragraphs, config.column)
     ids = [row_id(row) or str(index) for index, row in enumerate(theirs)]
     names = [row["question_id"] for row in rows]

@@ -237,7 +237,9 @@ def _questions(config: ConfigDict) -> tuple[Sequence[Question], Sequence[Row]]:
     limit = config.limit or None
     if optional(config.input) is None and not has_source:
         raise ValueError("No questions: give --config.input=FILE or --config.questions.source=DATA.")
-    rows = None if optional(config.input) is None else rename(load_rows(config.input), columns)[:limit]
+    rows = None
+    if optional(config.input) is not None:
+        rows = rename(load_rows(config.input, flag="--config.input"), columns)[:limit]
     if config.what == "queries" or not has_source:
         if rows is None:
             rows = load_joined_rows(**source)

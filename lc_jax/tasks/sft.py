@@ -90,4 +90,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         dataclasses.replace(destination, exports=Exports(output, config.export_every, save)),
     )
     save(output / "model", model)
-    announce(output / "model", advice.to_write(config.to_dict(), uses_template=uses_template))
+    has_chat_template = tokenizer.hf is not None and bool(tokenizer.hf.chat_template)
+    next_command = advice.to_write(config.to_dict(), uses_template=uses_template, has_chat_template=has_chat_template)
+    announce(output / "model", next_command)

@@ -22,16 +22,18 @@ class Advice:
     note: str
 
 
-def to_write(settings: Mapping[str, Any], *, uses_template: bool) -> Advice:
+def to_write(settings: Mapping[str, Any], *, uses_template: bool, has_chat_template: bool = True) -> Advice:
     """How a language model is asked.
 
     Args:
       settings: of the training.
       uses_template: whether the model was trained with queries in the paragraph template, rather than prompts as such.
+      has_chat_template: whether the tokenizer saved with the model takes `messages`.
     """
     output = Path(settings["output"])
     values = {"model": output / "model", "prompts": "prompts.jsonl", "output": output / "completions.jsonl"}
-    columns = "`prompt` or `messages`"
+    values |= _precision(settings)
+    columns = "`prompt` or `messages`" if has_chat_template else "`prompt`"
     if uses_template:
         columns = "`paragraph_generation_prompt`"
         values |= _template(settings, usual="full")
@@ -42,6 +44,7 @@ def to_score(settings: Mapping[str, Any]) -> Advice:
     """How a reward model scores texts."""
     output = Path(settings["output"])
     values = {"model": output / "model", "input": "rows.jsonl", "output": output / "scored.jsonl", "kind": "reward"}
+    values |= _precision(settings)
     columns = "`prompt` and `completion`, or `text`"
     return Advice(command_line("configs/score.py", values), _FILE.format("rows.jsonl", columns))
 
@@ -65,6 +68,13 @@ def to_evaluate(settings: Mapping[str, Any]) -> Advice:
     if source == own:
         note += "; the policy was trained on questions of this file, so that others tell more"
     return Advice(command_line("configs/evaluate_qa.py:own", values), note)
+
+
+def _precision(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The dtypes of the training, where they are not those of configs without a mode."""
+    usual = {"param_dtype": "float32", "compute_dtype": "bfloat16"}
+    dtypes = {name: settings["precision"][name] for name in usual}
+    return {f"precision.{name}": dtype for name, dtype in dtypes.items() if dtype != usual[name]}
 
 
 def _template(settings: Mapping[str, Any], usual: str) -> dict[str, str]:

@@ -39,6 +39,8 @@ def check_model(name: str, path: str, kind: str = "causal", *, dry_run: bool = F
       FileNotFoundError: the folder, its config.json or its weights are missing.
       ValueError: its family is not implemented, or a language model is needed and it is a reward model.
     """
+    if optional(path) is None:
+        raise FileNotFoundError(f"No checkpoint given: give --config.{name}=FOLDER.")
     if dry_run and registry.is_preset(path):
         return registry.from_preset(path)
     try:

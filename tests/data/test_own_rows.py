@@ -282,8 +282,8 @@ def test_rows_with_bad_labels_are_warned_of_with_their_numbers_and_first_lines(t
     with caplog.at_level(logging.WARNING):
         examples.report_sizes(data, len(split.train), 0, dropped)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{source}: rows that are left out: label is no probability in [0, 1], true or false: 2, first in {source}, "
-        f"line 3; missing label: 1, first in {source}, line 5"
+        f"{source}: rows that are left out: label is no probability: give numbers in [0, 1], true or false: 2, "
+        f"first in {source}, line 3; missing label: 1, first in {source}, line 5"
     ]
 
 
@@ -339,3 +339,13 @@ def test_rows_of_a_published_recipe_need_no_question_id(tmp_path, ids):
     assert len(held_out) == 2
     assert held_out.isdisjoint(e.example_id for e in split.train)
     assert len(split.train) + len(split.evaluation) == 12
+
+
+@pytest.mark.parametrize("label", ["yes", 90])
+def test_a_label_that_is_no_probability_is_answered_with_what_to_give_and_no_columns(tmp_path, label):
+    source = write(tmp_path / "rows.jsonl", [{"prompt": "x", "paragraph": "y", "label": label}])
+    data = {"recipe": "labelled_answers", "rows": {"source": source}}
+    with pytest.raises(ValueError, match=r"no row makes an example") as raised:
+        examples.load_examples(data, SHORT)
+    assert "give numbers in [0, 1], true or false" in str(raised.value)
+    assert "columns=" not in str(raised.value)

@@ -96,7 +96,11 @@ def test_columns_can_be_named():
     columns = "question_id=nr, question=ask,answer=solution.text,kind=group"
     (renamed,) = rename([row], columns)
     assert question_from(renamed) == Question("1", "", "Q?", "A", kind="g")
-    for bad, message in (("question", "write published=yours"), ("question=asked", r"no row has 'asked'.*'ask'")):
+    for bad, message in (
+        ("question", "columns=question: write OURS=YOURS"),
+        ("question=asked", r"no row has 'asked'.*'ask'"),
+        ("ask=question", r"no row has 'question'.*did you mean question=ask\?"),
+    ):
         with pytest.raises(ValueError, match=message):
             rename([row], bad)
 
@@ -172,3 +176,14 @@ def test_the_same_question_on_both_sides_is_refused():
     check_disjoint(["a"], ["b"])
     with pytest.raises(ValueError, match=r"1 question ids .*\['b'\]"):
         check_disjoint(["a", "b"], ["b", "c"])
+
+
+def test_a_missing_file_is_told_with_its_flag_and_a_near_name(tmp_path):
+    write(tmp_path / "mine.jsonl", ROWS)
+    with pytest.raises(FileNotFoundError) as raised:
+        load_training_rows(tmp_path / "mne.jsonl")
+    assert str(raised.value) == (
+        f"--config.data.rows.source: No file or folder {tmp_path}/mne.jsonl; did you mean {tmp_path}/mine.jsonl?"
+    )
+    with pytest.raises(ValueError, match=r"^--config\.data\.rows\.columns=answer=oops: no row has 'oops'"):
+        load_training_rows(tmp_path / "mine.jsonl", columns="answer=oops")
