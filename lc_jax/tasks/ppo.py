@@ -322,7 +322,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     names = ("policy", "critic", "seed", "questions", "ppo", "kl", "reward", "reader", "loss", "advantage", "optimizer")
     destination = Destination.of(config.to_dict(), *names, "precision")
     with Checkpoints(destination, every=ppo.save_every, keep=ppo.keep) as checkpoints:
-        saved, first = checkpoints.restore(trainer.checkpoint())
+        saved, first = checkpoints.restore(trainer.checkpoint(), ppo.num_steps)
         trainer.restore(saved)
         log = Run(destination, ppo.num_steps, first)
         rollouts, validated = (telemetry.RolloutLog(output / f"{n}.jsonl", first) for n in ("rollouts", "validation"))

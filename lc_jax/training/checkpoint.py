@@ -36,7 +36,7 @@ class Checkpoints:
 
     def __init__(self, destination: Destination, *, every: int, keep: int = KEEP) -> None:
         directory, describe = destination.output / "checkpoints", dict(destination.describe)
-        self._every = every
+        self._every, self._output = every, destination.output
         self._signal: int | None = None  # that asked for a last checkpoint
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options, metadata=describe)
@@ -79,16 +79,23 @@ class Checkpoints:
             return self._signal is not None
         return bool(np.any(multihost_utils.process_allgather(np.asarray(self._signal is not None))))
 
-    def restore(self, state: State) -> tuple[State, int]:
+    def restore(self, state: State, num_steps: int | None = None) -> tuple[State, int]:
         """The newest valid checkpoint laid out as `state` is (its shapes, dtypes and shardings), and its step.
 
         Returns `state` itself and 0 when there is none.
+
+        Args:
+          num_steps: of the whole run, by which the log tells a finished run from one that resumes.
         """
         step = self._manager.latest_step()
         if step is None:
             return state, 0
         abstract = jax.tree.map(lambda x: ocp.utils.to_shape_dtype_struct(x), state)
-        logging.info("Resuming from step %d of %s", step, self._manager.directory)
+        if step == num_steps:
+            model = self._output / "model"
+            logging.info("Finished before (%d of %d steps): only %s is written again.", step, step, model)
+        else:
+            logging.info("Resuming from step %d of %s", step, self._manager.directory)
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
 
     def save(self, step: int, state: Any, *, force: bool = False) -> None:

@@ -64,9 +64,11 @@ class Run:
         self.output.mkdir(parents=True, exist_ok=True)
         previous = read_jsonl(self._path, torn=True) if self._path.exists() else []
         write_jsonl(self._path, [row for row in previous if row["step"] < first_step])
+        finished = {"disable": True} if first_step == num_steps else {}  # False would overrule TQDM_DISABLE
         self._bar = tqdm(
-            total=num_steps, initial=first_step, desc=self.output.name, unit="step", mininterval=2, bar_format=STARTING
-        )
+            total=num_steps, initial=first_step, desc=self.output.name, unit="step", mininterval=2, bar_format=STARTING,
+            **finished,
+        )  # fmt: skip
         self._bar.set_postfix_str("compiling the first step")
         if destination.wandb and destination.wandb.get("project"):
             self._tracker = tracking.start(destination.wandb, self.output, destination.config)

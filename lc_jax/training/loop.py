@@ -176,7 +176,9 @@ def fit(
     tx = optimizers.make_optimizer(optimizer, trainable=trainable(model.params))
     microbatches = settings.batch_size // settings.microbatch_size
     with Checkpoints(destination, every=settings.save_every) as checkpoints:
-        state, first = checkpoints.restore(states.create(model.params, tx))
+        state, first = checkpoints.restore(states.create(model.params, tx), num_steps)
+        if first == num_steps:
+            return model.with_params(state.params)
         _describe(model, train, settings, num_steps, first)
         run = Run(destination, num_steps, first)
         step_fn = functools.partial(train_step, loss_fn=loss_fn, tx=tx, microbatches=microbatches)

@@ -167,6 +167,22 @@ def test_a_run_is_known_by_every_field_of_what_must_stay():
     assert destination.describe == {"model": '"m"', "optimizer.kind": '"adamw"', "optimizer.b.c": "2"}
 
 
+def test_a_finished_run_that_is_started_again_says_so_and_trains_nothing(tmp_path, caplog):
+    model, number = train(tmp_path), len(read_jsonl(tmp_path / "metrics.jsonl"))
+    caplog.clear()
+    caplog.set_level("INFO", logger="absl")
+
+    def no_step(*_):
+        raise AssertionError
+
+    again = train(tmp_path, loss_fn=no_step)
+    jax.tree.map(np.testing.assert_array_equal, params(again), params(model))
+    assert len(read_jsonl(tmp_path / "metrics.jsonl")) == number
+    messages = [record.getMessage() for record in caplog.records if record.name == "absl"]
+    assert any(f"({number} of {number} steps): only {tmp_path}/model is written again." in text for text in messages)
+    assert not any("Resuming" in text or "micro-batches" in text for text in messages)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_signal_that_no_save_saw_is_passed_on(tmp_path, fails, number):
