@@ -27,7 +27,7 @@
 #   LC_KNOWLEDGE, LC_ENTITIES              FActScore's enwiki-20230401.db and people; without them, no biographies
 #   LC_RETRIEVER                           who finds passages for biographies: a sentence-transformers model, or bm25
 set -euo pipefail
-mini=false action=run profile="" devices="" keep_checkpoints=false flags=()
+mini=false action=run nobody="" profile="" devices="" keep_checkpoints=false flags=()
 for argument in "$@"; do
   case "$argument" in
     --mini) mini=true ;;
@@ -60,8 +60,9 @@ else
   llama=(--config.model="$base_model")
   redpajama=(--config.model="${LC_REDPAJAMA_3B:-togethercomputer/RedPajama-INCITE-Base-3B-v1}")
   published=(--config.published=true)
-  if [ -z "${LC_ANNOTATOR:-}" ] && [ "$action" != plan ]; then
-    echo "LC_ANNOTATOR: name who judges, as provider/model" >&2; exit 2
+  if [ -z "${LC_ANNOTATOR:-}" ]; then
+    nobody="error: LC_ANNOTATOR is not set: it names who reads and judges, such as anthropic/claude-haiku-4-5"
+    if [ "$action" = run ]; then echo "$nobody" >&2; exit 2; fi
   fi
   annotator=(--config.annotator.name="${LC_ANNOTATOR:-anthropic/claude-haiku-4-5}" --config.store="$out/replies.sqlite"
     "${published[@]}")
@@ -167,8 +168,10 @@ if [ "$action" = plan ]; then
 fi
 arguments+=(--config.evaluations="$out/evaluation")
 if [ "$action" = check ]; then
-  python -m lc_jax.main "$(config check_stages)" "${arguments[@]}"
-  exit
+  status=0
+  python -m lc_jax.main "$(config check_stages)" "${arguments[@]}" || status=$?
+  if [ -n "$nobody" ]; then echo "$nobody" >&2; status=1; fi
+  exit "$status"
 fi
 python -m lc_jax.main "$(config check_stages)" "${arguments[@]}" --config.ready="$stages.ready"
 mkdir -p "$data"

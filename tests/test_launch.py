@@ -122,7 +122,11 @@ def test_a_quoted_home_folder_is_the_home_folder(launch, tmp_path):
 def test_the_paper_in_order(launch, tmp_path):
     code, output, calls = launch("reproduce.sh", LC_ANNOTATOR="")
     assert code == 2
-    assert "LC_ANNOTATOR" in output
+    assert "LC_ANNOTATOR is not set" in output
+    code, output, calls = launch("reproduce.sh", "--check", LC_ANNOTATOR="")
+    assert code == 1  # with everything else that the check has to say
+    assert "LC_ANNOTATOR is not set" in output
+    assert not calls
     names = {"LC_ANNOTATOR": "openai/judge", "LC_LLAMA_2_7B": "/models/llama"}
     code, output, calls = launch("reproduce.sh", "--config.prompt_dir=words", **names)
     assert code == 0, output
