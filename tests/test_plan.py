@@ -167,7 +167,7 @@ def test_open_sizes_are_the_largest_that_fit(monkeypatch):
         assert fitting.fits
         settings, none = chosen(1e6)
         assert (settings.microbatch_size, none.fits) == (1, False)
-        assert "lower fit.microbatch_size" in str(none)
+        assert "optimizer.kind" in str(none)  # parameters and moments alone are too large
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from configs import base
 from lc_jax import parallel
 from lc_jax.kernels import forms
+from lc_jax.rl import writer
 from lc_jax.tasks import ppo
 from tests.test_configs import config_of
 
@@ -40,15 +41,15 @@ def test_the_same_losses_over_twenty_ppo_steps(tmp_path, monkeypatch):
     The alarm on log-probabilities while sampling compares the texts' own with what the portable kernels say of them.
     """
     assert (forms.attention_form("auto", "float32", 32), forms.logprobs_form("auto")) == ("blocked", "analytic")
-    write, texts = ppo.Writer.write, []
+    write, texts = writer.Writer.write, []
 
     def record(self, *args):
         texts.append(write(self, *args))
         return texts[-1]
 
-    monkeypatch.setattr(ppo.Writer, "write", record)
+    monkeypatch.setattr(writer.Writer, "write", record)
     fast = metrics_of(tmp_path / "fast", "auto")
-    monkeypatch.setattr(ppo.Writer, "write", lambda *_: texts.pop(0))
+    monkeypatch.setattr(writer.Writer, "write", lambda *_: texts.pop(0))
     portable = metrics_of(tmp_path / "portable", "portable")
     assert len(fast) == len(portable) == STEPS
     for name in ("loss", "loss/policy", "loss/value", "policy/entropy", "kl", "grad_norm"):
