@@ -89,7 +89,7 @@ def test_twelve_labelled_answers_train_a_reward_model(tmp_path, row):
 @pytest.mark.parametrize("name", ["sft", "reward_model"])
 def test_every_setting_that_is_missing_is_named_at_once(tmp_path, name):
     config = config_of(name)
-    with pytest.raises(ValueError, match=r"--config\.model: No checkpoint(.|\n)*--config\.data\.rows\.source is empty"):
+    with pytest.raises(ValueError, match=r"give --config\.model=FOLDER(.|\n)*--config\.data\.rows\.source is empty"):
         importlib.import_module(f"lc_jax.tasks.{config.task}").check(config)
 
 
