@@ -78,17 +78,17 @@ def test_a_missing_test_set_leaves_out_its_stages_and_is_named_in_the_table(publ
 
 def test_a_file_that_the_user_names_must_be_there(published, tmp_path, monkeypatch):
     monkeypatch.setenv("LC_BIOASQ", str(tmp_path / "elsewhere.json"))
-    found = make(tmp_path / "stages", evaluation(tmp_path, "bioasq"))
+    every = make(tmp_path / "stages", evaluation(tmp_path, "bioasq"))
     with pytest.raises(Problems, match=r"evaluate bioasq: .*elsewhere\.json"):
-        questions.check_missing(questions.missing_tests(found))
+        questions.check_missing(questions.missing_tests(every))
 
 
 @pytest.mark.parametrize("setting", ["source", "answers"])
 def test_questions_that_a_flag_names_must_be_there(published, tmp_path, setting):
     flag = f"--config.questions.{setting}={tmp_path}/wrong.jsonl"
-    found = make(tmp_path / "stages", evaluation(tmp_path, "bioasq", flag))
+    every = make(tmp_path / "stages", evaluation(tmp_path, "bioasq", flag))
     with pytest.raises(Problems, match=rf"bioasq: --config.questions.{setting}: No file or folder .*wrong\.jsonl"):
-        questions.check_missing(questions.missing_tests(found))
+        questions.check_missing(questions.missing_tests(every))
 
 
 @pytest.mark.parametrize(
@@ -107,33 +107,33 @@ def test_a_data_set_is_missing_only_where_it_was_looked_for(published, tmp_path,
     monkeypatch.delenv("LC_SCIQ")
     monkeypatch.setattr(questions, "_load", load)
     monkeypatch.setattr(questions._load, "cache_clear", lambda: None, raising=False)
-    found = make(tmp_path / "stages", evaluation(tmp_path, "sciq"))
+    every = make(tmp_path / "stages", evaluation(tmp_path, "sciq"))
     if is_absent:
-        assert [data.reason for data in questions.missing_tests(found)] == [str(error)]
+        assert [data.reason for data in questions.missing_tests(every)] == [str(error)]
     else:
         with pytest.raises(Problems, match=f"evaluate sciq: {error}"):
-            questions.check_missing(questions.missing_tests(found))
+            questions.check_missing(questions.missing_tests(every))
 
 
 def test_questions_that_training_has_seen_are_found(published, tmp_path):
     rows = tmp_path / "rows.jsonl"
     sft = ("SFT", "m", "--config=configs/sft.py:mini", f"--config.data.rows.source={rows}")
-    found = make(tmp_path / "stages", sft, evaluation(tmp_path, "sciq"))
+    every = make(tmp_path / "stages", sft, evaluation(tmp_path, "sciq"))
     write(rows, [{"prompt": f"Write about that {n}.", "completion": "x"} for n in range(8)])
-    assert questions.leaks(found) == ([], [])
+    assert questions.leaks(every) == ([], [])
     questions._rows.cache_clear()
     write(rows, [{"prompt": "  write ABOUT sciq 2.", "completion": "x"}, {"prompt": "what is 2?", "completion": "x"}])
-    (problem,), notes = questions.leaks(found)
+    (problem,), notes = questions.leaks(every)
     assert problem.startswith("SciQ: 1 of 4 questions of the evaluation are in the training data of SFT; give the ")
     assert notes == []
 
 
 def test_checkpoints_of_the_hub_are_read_without_their_weights(tmp_path, monkeypatch):
-    name, seen = "meta-llama/Llama-2-7b-hf", []
+    name, names = "meta-llama/Llama-2-7b-hf", []
     source = tmp_path / "snapshot"
     shutil.copytree(base.LLAMA, source, ignore=shutil.ignore_patterns("*.safetensors", "*.lc"))
     (source / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
-    monkeypatch.setattr(check_stages.hub, "check_access", seen.append)
+    monkeypatch.setattr(check_stages.hub, "check_access", names.append)
     monkeypatch.setattr(check_stages.hub, "download_texts", lambda name: source)
     every = make(
         tmp_path / "stages",
@@ -142,10 +142,10 @@ def test_checkpoints_of_the_hub_are_read_without_their_weights(tmp_path, monkeyp
         ("QA 2", "q2", "--config=configs/evaluate_qa.py", "--config.model=nobody/knows"),
     )
     (tmp_path / "texts").mkdir()
-    known = check_stages.check_checkpoints(every, every[:2], tmp_path / "texts")
-    assert seen == [name]
-    assert not (Path(known[name]) / "model.safetensors.index.json").exists()
-    shapes = Models(every, known)
+    folders = check_stages.check_checkpoints(every, every[:2], tmp_path / "texts")
+    assert names == [name]
+    assert not (Path(folders[name]) / "model.safetensors.index.json").exists()
+    shapes = Models(every, folders)
     assert shapes.num_parameters("m/model") == Models([]).num_parameters(base.LLAMA)
 
     def refuse(name):
@@ -159,7 +159,7 @@ def test_checkpoints_of_the_hub_are_read_without_their_weights(tmp_path, monkeyp
         "QA 2: 'nobody/knows'",
     ]
     (source / "config.json").unlink()
-    monkeypatch.setattr(check_stages.hub, "check_access", seen.append)
+    monkeypatch.setattr(check_stages.hub, "check_access", names.append)
     (tmp_path / "more").mkdir()
     with pytest.raises(Problems, match=r"SFT: .* has no config\.json"):
         check_stages.check_checkpoints(every, every[:1], tmp_path / "more")
@@ -198,7 +198,7 @@ def test_disk_devices_and_memory_come_together(tmp_path, monkeypatch, capsys):
 def test_each_disk_has_room_for_what_goes_there(tmp_path, monkeypatch):
     released = "tatsu-lab/linguistic-calibration-lc-sft"
     flags = ("--config=configs/evaluate_qa.py:sciq", "--config.annotator.name=simulated/miniature")
-    found = make(
+    every = make(
         tmp_path / "stages",
         ("QA", tmp_path / "out" / "result.json", *flags, f"--config.model={released}"),
         ("SFT", tmp_path / "sft" / "model", "--config=configs/sft_lc.py", "--config.model=llama-2-7b"),
@@ -212,7 +212,7 @@ def test_each_disk_has_room_for_what_goes_there(tmp_path, monkeypatch):
     free = {tmp_path / "hub": 20e9, tmp_path: 300e9}
     monkeypatch.setattr(Path, "stat", lambda p, **_: SimpleNamespace(st_dev=numbers[p]) if p in numbers else stat(p))
     monkeypatch.setattr(check_stages.shutil, "disk_usage", lambda place: usage._replace(free=int(free[place])))
-    check = functools.partial(check_stages.check_disk, found, Models(found))
+    check = functools.partial(check_stages.check_disk, every, Models(every))
     with pytest.raises(Problems) as raised:
         check(keep_checkpoints=False)
     # The difference and its base, 13.5 GB each, on the one disk; on the other 27 GB recovered next to the stages.

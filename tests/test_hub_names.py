@@ -72,7 +72,7 @@ def test_defaults_in_the_code_and_its_data_sets_are_valid():
 
 
 def test_names_in_docs_and_scripts_are_valid_and_none_lacks_its_namespace():
-    found = []
+    names_of_data = []
     for path in TEXTS:
         if not path.is_file():
             continue
@@ -80,10 +80,10 @@ def test_names_in_docs_and_scripts_are_valid_and_none_lacks_its_namespace():
         names = re.findall(rf"\b(?:{OWNERS})/[\w.-]+", text)
         for name in names:
             check(name.rstrip(".-"))
-        found += names
+        names_of_data += names
         bare = re.findall(r"(?<![\w/.-])(?:trivia_qa|jeopardy|sciq|bioasq):\w+", text)
         assert not bare, f"{path}: {bare}"
         defaults = re.findall(r"\$\{LC_[A-Z0-9_]+:-([\w.-]+/[\w.-]+)\}", text)
         for name in defaults:
             assert name.startswith("runs/") or check(name) is None
-    assert len(found) > 10
+    assert len(names_of_data) > 10

@@ -168,9 +168,9 @@ def test_the_paper_s_comparisons(launch, tmp_path):
     assert code == 0, output
     assert "Without" not in output
     calls = calls[12:-1]
-    found = [(call.split("configs/")[1].split()[0], settings_of(call)) for call in calls]
-    summaries = [flags for config, flags in found if config == "generate_data.py:sciq"]
-    direct = [flags for config, flags in found if flags.get("column") and config == "evaluate_qa.py:sciq"]
+    experiments = [(call.split("configs/")[1].split()[0], settings_of(call)) for call in calls]
+    summaries = [flags for config, flags in experiments if config == "generate_data.py:sciq"]
+    direct = [flags for config, flags in experiments if flags.get("column") and config == "evaluate_qa.py:sciq"]
     data = tmp_path / "out" / "data"
     assert [(flags["what"], flags["output"]) for flags in summaries] == [
         ("paragraphs", f"{data}/sciq-paragraphs.jsonl"),
@@ -179,14 +179,14 @@ def test_the_paper_s_comparisons(launch, tmp_path):
     assert summaries[0]["in_context"] == "true"
     assert summaries[1]["input"] == summaries[0]["output"]
     assert [(flags["column"], flags["paragraphs"]) for flags in direct] == [("claude_summary", summaries[1]["output"])]
-    vendor = [flags for config, flags in found if config == "evaluate_qa.py:sciq" and "writer.name" in flags]
+    vendor = [flags for config, flags in experiments if config == "evaluate_qa.py:sciq" and "writer.name" in flags]
     assert [(f["method"], f["strategy"], f["uses_confidence"], f["limit"]) for f in vendor] == [
         ("gpt-4.1 0-shot", "0-shot", "false", "1000"),
         ("gpt-4.1 8-shot", "8-shot", "false", "1000"),
         ("gpt-4.1 asked for uncertainty", "uncertainty", "true", "1000"),
         ("gpt-4.1 summary 8-shot", "summary-8-shot", "true", "1000"),
     ]
-    people = [flags for config, flags in found if config == "evaluate_biography.py"]
+    people = [flags for config, flags in experiments if config == "evaluate_biography.py"]
     confident = {"LC RL", "LC SFT", "gpt-4.1 asked for uncertainty"}
     assert {flags["method"] for flags in people if flags["uses_confidence"] == "true"} == confident
     ours = {
@@ -198,7 +198,7 @@ def test_the_paper_s_comparisons(launch, tmp_path):
     assert {flags["knowledge"] for flags in people} == {"/data/enwiki-20230401.db"}
     assert {flags["entities"] for flags in people} == {"/data/people.txt"}
     assert all(bool(flags["model"]) != ("writer.name" in flags) for flags in people)
-    names = {flags["method"] for config, flags in found if config == "evaluate_qa.py:sciq"}
+    names = {flags["method"] for config, flags in experiments if config == "evaluate_qa.py:sciq"}
     theirs = {published.method for published in tables() if published.data == "SciQ"}
     assert names == {
         re.sub("^GPT-4", "gpt-4.1", method) for method in theirs
@@ -236,8 +236,8 @@ def test_a_plan_runs_nothing(launch, tmp_path, mini):
     # On eight devices each holds an eighth of float32 parameters, moments and gradients: 4 x 4 bytes.
     assert 16 * 6.74 / 8 < memory["LC SFT"] < 30
     assert memory["evaluate LC RL on sciq"] < memory["ExtractAnswers"] < memory["LC SFT"] < memory["LC RL"] < 75
-    asked = {name: float(table[f"evaluate LC RL on {name}"]["API $"]) for name in ("trivia_qa", "bioasq")}
-    assert asked["trivia_qa"] > asked["bioasq"] > 1
+    dollars = {name: float(table[f"evaluate LC RL on {name}"]["API $"]) for name in ("trivia_qa", "bioasq")}
+    assert dollars["trivia_qa"] > dollars["bioasq"] > 1
     dollars, batched = (float(total[name].replace(",", "")) for name in ("API $", "with batch"))
     assert batched == pytest.approx(dollars / 2, abs=1)
     assert float(total["disk GB, running"]) < 600

@@ -22,7 +22,7 @@ def planned(name, mode="", **settings):
 def test_a_biography_is_taken_apart_once_and_each_claim_is_checked():
     config = planned("evaluate_biography", model="m", uses_confidence=True)
     claims, confidence, support = requests.estimates(config, 500)
-    assert [found.calls for found in (claims, confidence, support)] == [500, 500, 7500]
+    assert [one.calls for one in (claims, confidence, support)] == [500, 500, 7500]
     step = biography.STEPS["claims"]
     prompt = step.prompt.render(entity="an answer", generated_paragraph="x" * 900)
     tokens = cost.tokens(prompt) + cost.tokens(step.prompt.schema) + cost.OVERHEAD
@@ -32,7 +32,7 @@ def test_a_biography_is_taken_apart_once_and_each_claim_is_checked():
     both = [claims, confidence, support]
     assert requests.dollars(both, batch=True) == pytest.approx(requests.dollars(both) / 2)
     config.uses_confidence = False
-    assert [found.calls for found in requests.estimates(config, 500)] == [500, 7500]
+    assert [one.calls for one in requests.estimates(config, 500)] == [500, 7500]
 
 
 def test_a_vendor_s_paragraphs_are_paid_for_at_its_own_price():
@@ -45,7 +45,7 @@ def test_a_vendor_s_paragraphs_are_paid_for_at_its_own_price():
     settings |= {"strategy": "8-shot", "uses_confidence": False}
     longer, *others = requests.estimates(planned("evaluate_qa", "sciq", **settings), 1000)
     assert longer.usage.input_tokens > 4 * tokens  # eight examples
-    assert [found.calls for found in others] == [1000, 100]
+    assert [one.calls for one in others] == [1000, 100]
 
 
 def test_data_is_made_by_one_request_a_row_or_by_none():
@@ -53,7 +53,10 @@ def test_data_is_made_by_one_request_a_row_or_by_none():
     (summaries,) = requests.estimates(planned("generate_data", "sciq", what="summaries"), 13_679)
     assert summaries.calls == 13_679
     assert summaries.usage.input_tokens > 13_679 * 8 * 900 / 3  # eight paragraphs
-    assert [found.calls for found in requests.estimates(planned("generate_data", what="forecasts"), 10)] == [10, 30]
+    assert [one.calls for one in requests.estimates(planned("generate_data", what="forecasts"), 10)] == [
+        10,
+        30,
+    ]
 
 
 def test_a_step_may_have_an_annotator_of_its_own():
@@ -65,12 +68,14 @@ def test_a_step_may_have_an_annotator_of_its_own():
 
 
 def test_an_unknown_price_is_no_number():
-    found = requests.estimates(planned("evaluate_biography", model="m", annotator__name="openai/mine"), 5)
-    assert math.isnan(requests.dollars(found))
+    estimates = requests.estimates(planned("evaluate_biography", model="m", annotator__name="openai/mine"), 5)
+    assert math.isnan(requests.dollars(estimates))
     config = planned("evaluate_biography", model="m", annotator__name="openai/mine")
     config.annotator.price = (1.0, 0.0, 0.0)
-    found = requests.estimates(config, 5)
-    assert requests.dollars(found) == pytest.approx(sum(estimate.usage.input_tokens for estimate in found) / 1e6)
+    estimates = requests.estimates(config, 5)
+    assert requests.dollars(estimates) == pytest.approx(
+        sum(estimate.usage.input_tokens for estimate in estimates) / 1e6
+    )
 
 
 def test_rows_of_the_published_sets(tmp_path):

@@ -97,9 +97,9 @@ def test_a_model_that_is_not_made_yet_has_the_shape_of_what_it_is_made_from(tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["8xa100", "1xh200"])
 def test_every_stage_fits_the_devices_of_its_profile(name, tmp_path):
-    found, devices = paper(tmp_path / "stages", name), Devices.named(name)
-    shapes = Models(found)
-    for stage in found:
+    every, devices = paper(tmp_path / "stages", name), Devices.named(name)
+    shapes = Models(every)
+    for stage in every:
         use = memory.measure(shapes.with_shapes(stage.config), devices, planned(stage.config))
         assert 0.02 * use.limit < use.peak <= use.limit, (stage.name, use)
 
@@ -137,9 +137,9 @@ def check_advice(stage, config, devices, path):
     ],
 )  # fmt: skip
 def test_what_is_advised_for_7b_makes_it_fit(name, devices, advice, tmp_path):
-    found = paper(tmp_path / "stages", "")
-    (stage,) = [stage for stage in found if stage.name == name]
-    config = Models(found).with_shapes(stage.config)
+    every = paper(tmp_path / "stages", "")
+    (stage,) = [stage for stage in every if stage.name == name]
+    config = Models(every).with_shapes(stage.config)
     assert check_advice(stage, config, Devices.named(devices), tmp_path / "again") == advice
 
 
@@ -158,10 +158,10 @@ def test_what_is_advised_makes_it_fit(tmp_path):
 
 def test_stages_that_do_not_fit_are_named_with_the_remedy(tmp_path):
     flags = ("--config=configs/evaluate_qa.py:sciq", BASE)
-    found = make(*[(f"QA {n}", "q", *flags) for n in range(4)], path=tmp_path / "stages")
+    every = make(*[(f"QA {n}", "q", *flags) for n in range(4)], path=tmp_path / "stages")
     tight = memory.Memory(90e9, 80e9, "generate", "--config.batch_size=8")
     uses = [tight, memory.Memory(70e9, 80e9, "generate"), tight, memory.Memory(90e9, 80e9, "train", "4xa100")]
-    assert memory.refusals(found, uses) == [
+    assert memory.refusals(every, uses) == [
         "QA 0, QA 2: generate takes 90 GB of each device's 80 GB; give it the line `evaluate_qa --config.batch_size=8` "
         "in a profile (launch/reproduce.sh --profile=FILE).",
         "QA 3: train takes 90 GB of each device's 80 GB; it needs 4xa100.",
@@ -181,9 +181,9 @@ def test_the_bytes_of_a_checkpoint_are_those_of_parameters_and_moments(kind):
 
 
 def test_disk_is_what_is_kept_and_what_is_written_next_to_it(tmp_path):
-    found = paper(tmp_path / "stages", "8xa100")
-    shapes, params = Models(found), 6.738e9
-    sft, forecast, rl, select, qa = [disk.measure(stage, found, shapes) for stage in found]
+    every = paper(tmp_path / "stages", "8xa100")
+    shapes, params = Models(every), 6.738e9
+    sft, forecast, rl, select, qa = [disk.measure(stage, every, shapes) for stage in every]
     assert sft.peak == pytest.approx((2 + 3 * 12) * params, rel=1e-3)  # bfloat16 export, three checkpoints at a time
     assert sft.rest == forecast.rest == pytest.approx(2 * params, rel=1e-3)
     episodes = 1500 * 512 * 3e3
@@ -192,25 +192,25 @@ def test_disk_is_what_is_kept_and_what_is_written_next_to_it(tmp_path):
     assert select.rest == pytest.approx(-4 * 2 * params, rel=1e-2)  # the four that were not selected
     assert 0 < qa.peak < 1e9
     assert disk.most([sft, forecast, rl]) == sft.rest + forecast.rest + rl.peak
-    kept = disk.measure(found[0], found, shapes, keep_checkpoints=True)
-    assert kept.rest == pytest.approx((2 + 2 * 12) * params, rel=1e-3)
-    assert disk.measure(found[3], found, shapes, keep_checkpoints=True).rest > 0
-    assert disk.downloads(found, shapes) == pytest.approx(2 * params + 2 * 2.776e9, rel=1e-2)
+    full = disk.measure(every[0], every, shapes, keep_checkpoints=True)
+    assert full.rest == pytest.approx((2 + 2 * 12) * params, rel=1e-3)
+    assert disk.measure(every[3], every, shapes, keep_checkpoints=True).rest > 0
+    assert disk.downloads(every, shapes) == pytest.approx(2 * params + 2 * 2.776e9, rel=1e-2)
 
 
 def test_hours_at_the_devices_peaks(tmp_path):
-    found = paper(tmp_path / "stages", "")
-    shapes, devices = Models(found), Devices.named("1xh200")
-    clock = hours.Clock(devices, found, shapes, {})
-    sft, params = clock.time(found[0]), 6.738e9
+    every = paper(tmp_path / "stages", "")
+    shapes, devices = Models(every), Devices.named("1xh200")
+    clock = hours.Clock(devices, every, shapes, {})
+    sft, params = clock.time(every[0]), 6.738e9
     # Forward, backward and forward again, of 2 operations a parameter and token.
     assert sft.value == pytest.approx(8 * params * 10_000 * 250 * 3 / 989e12 / 3600, rel=1e-3)
     assert (sft.source, str(sft)[0]) == ("floor", ">")
-    rl = clock.time(found[2])
+    rl = clock.time(every[2])
     assert 1500 * 40 / 3600 < rl.value < 1500 * 70 / 3600  # 40 to 70 seconds a step
-    assert hours.Clock(Devices.named("8xa100"), found, shapes, {}).time(found[2]).value < rl.value
+    assert hours.Clock(Devices.named("8xa100"), every, shapes, {}).time(every[2]).value < rl.value
     # Decoding reads the weights for every token: 300 tokens for each of 5,000 / 64 batches.
-    select = clock.time(found[3])
+    select = clock.time(every[3])
     assert select.value > 79 * 300 * 2 * params / 4.8e12 / 3600
     float32 = make(
         ("x", "x", "--config=configs/sft_lc.py", "--config.precision.compute_dtype=float32"), path=tmp_path / "s"
@@ -228,11 +228,11 @@ def test_figures_of_other_devices_are_not_used(tmp_path):
 
 
 def test_requests_and_dollars_of_an_evaluation(tmp_path):
-    found = paper(tmp_path / "stages", "")
-    counts = [work.num_rows(stage) * work.num_candidates(stage, found) for stage in found]
+    every = paper(tmp_path / "stages", "")
+    counts = [work.num_rows(stage) * work.num_candidates(stage, every) for stage in every]
     assert counts[3:] == [5 * 1000, work.ROWS["BioASQ"]]  # five candidates on the validation questions
-    select, qa = [Bill.of(stage.config, count) for stage, count in zip(found[3:], counts[3:], strict=True)]
+    select, qa = [Bill.of(stage.config, count) for stage, count in zip(every[3:], counts[3:], strict=True)]
     assert select.calls == 5 * 1000 * (1 + 2 + 0.1)  # answers, two forecasts, a tenth of a request to compare ten
     assert qa.batch == pytest.approx(qa.dollars / 2)
-    assert Bill.of(found[0].config, counts[0]) == Bill()
+    assert Bill.of(every[0].config, counts[0]) == Bill()
     assert select + qa == Bill(select.calls + qa.calls, select.dollars + qa.dollars, select.batch + qa.batch)

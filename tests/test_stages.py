@@ -69,7 +69,7 @@ def test_problems_of_all_stages_come_together_and_once(listed, tmp_path):
     model, output = f"--config.model={tmp_path}/model", f"--config.output={tmp_path}/out"
     own = ("--config=configs/sft.py:mini", f"--config.data.rows.source={rows}", output)
     later = ("--config=configs/sft.py:mini", f"--config.data.rows.source={tmp_path}/made.jsonl", output, model)
-    found = stages.load(
+    every = stages.load(
         listed(
             ("one", f"{tmp_path}/model", *own, "--config.fit.batch_size=0"),
             ("two", f"{tmp_path}/made.jsonl", *own, "--config.fit.batch_size=0"),
@@ -77,20 +77,20 @@ def test_problems_of_all_stages_come_together_and_once(listed, tmp_path):
         )
     )
     with pytest.raises(Problems) as raised:
-        check_stages.check_own(found)
+        check_stages.check_own(every)
     # The model and the rows of the third are made by the others, and are missing nowhere.
     assert [message.partition(" give")[0] for message in raised.value.messages] == [
         "one, two: --config.fit.batch_size=0:",
         "three: --config.optimizer.b1=2.0:",
     ]
     with pytest.raises(Problems, match=r"made\.jsonl") as alone:
-        check_stages.check_own(found[2:])
+        check_stages.check_own(every[2:])
     assert f"three: --config.model: No checkpoint folder {tmp_path}/model" in str(alone.value)
     # A problem that mentions such a path, but is not that it is missing, is one.
     wrong = (*own, model, f"--config.export_dtype={tmp_path}/model")
-    found = stages.load(listed(("one", f"{tmp_path}/model", *own), ("three", f"{tmp_path}/c", *wrong)))
+    every = stages.load(listed(("one", f"{tmp_path}/model", *own), ("three", f"{tmp_path}/c", *wrong)))
     with pytest.raises(Problems) as raised:
-        check_stages.check_own(found)
+        check_stages.check_own(every)
     assert raised.value.messages == [
         f"three: --config.export_dtype={tmp_path}/model: give one of float32, bfloat16, float16, or leave it empty."
     ]

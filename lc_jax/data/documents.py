@@ -106,8 +106,8 @@ class Documents:
     def _similar(self, name: str) -> list[str]:
         """Returns the titles that are compared as equal with `name` when remarks in brackets are left out."""
         hashes, places = self._indexed()
-        wanted = np.uint64(_hash(name))
-        first, last = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, side="right")
+        title_hash = np.uint64(_hash(name))
+        first, last = np.searchsorted(hashes, title_hash), np.searchsorted(hashes, title_hash, side="right")
         query = "select title from documents where rowid = ?"
         titles = {self.database.execute(query, (int(place),)).fetchone()[0] for place in places[first:last]}
         return [title for title in titles if _stem(title) == _stem(name)]

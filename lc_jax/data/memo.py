@@ -1,4 +1,4 @@
-"""Results of readers that a run needs twice, for its check and for its work: a file is read, and warned of, once."""
+"""Reuses what a run reads both for its check and for its work: a file is read, and warned about, once."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ def differences(entries: Sequence[Entry], baseline: str) -> dict[tuple[str, str]
       ValueError: no evaluation is of the method `baseline`.
     """
     if baseline and all(entry.method != baseline for entry in entries):
-        known = sorted({entry.method for entry in entries})
-        raise ValueError(f"--config.baseline={baseline!r} was not evaluated; there are {known}.")
+        methods = sorted({entry.method for entry in entries})
+        raise ValueError(f"--config.baseline={baseline!r} was not evaluated; there are {methods}.")
     result: dict[tuple[str, str], Mapping[str, Difference]] = {}
     for data, group in by_data(entries).items():
         base = next((entry for entry in group if entry.method == baseline), None if baseline else group[0])
@@ -352,15 +352,15 @@ def page(
         "ECE: compare its Brier score with that of a constant.</p></details>"
         f"{''.join(sections)}<h2>How it was made</h2>{_provenance(entries)}"
     )
-    rows, shown = [], []
+    rows, notes = [], []
     for entry in entries:
         name = label(entry, groups[entry.data])
         chosen = examples.choose(entry.records, num_examples, seed)
         rows += [examples.fields(entry, name, row, why) for row, why in chosen]
-        shown.append(examples.how_chosen(name, entry, chosen, seed))
+        notes.append(examples.how_chosen(name, entry, chosen, seed))
     if any(row["why"] for row in rows):
-        shown.append("So wrong answers are more frequent here than in the evaluations.")
-    parts = {"body": body, "records": _embedded(rows), "shown": "<br>".join(map(_text, shown))}
+        notes.append("So wrong answers are more frequent here than in the evaluations.")
+    parts = {"body": body, "records": _embedded(rows), "shown": "<br>".join(map(_text, notes))}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     text = re.sub(r"<!--(\w+)-->", lambda match: parts[match[1]], template)
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written

@@ -32,8 +32,8 @@ def name_of(path: str | Path) -> str:
     if (folder / "config.json").is_file():
         recovered = str(read_json(folder / "config.json").get(RECOVERED_FROM, ""))
         names.append(recovered if _NAME.fullmatch(recovered) else f"linguistic-calibration-{recovered}")
-    found = (match[1] for name in names if (match := _NAME.fullmatch(name)))
-    return next((key for key in found if key in RELEASED), "")
+    matches = (match[1] for name in names if (match := _NAME.fullmatch(name)))
+    return next((key for key in matches if key in RELEASED), "")
 
 
 def warn_of_wording(path: str | Path, prompt: Prompt) -> bool:

@@ -30,7 +30,7 @@ class Disk:
 
 
 def measure(stage: Stage, stages: Sequence[Stage], shapes: Models, *, keep_checkpoints: bool = False) -> Disk:
-    """The disk of a stage in an output folder of its own.
+    """Returns the disk space of a stage in an output folder of its own.
 
     Args:
       keep_checkpoints: as launch/reproduce.sh --keep-checkpoints.
@@ -77,12 +77,12 @@ def _ppo(config: ConfigDict, shapes: Models, keep_checkpoints: bool) -> Disk:
 
 
 def downloads(stages: Sequence[Stage], shapes: Models) -> float:
-    """Bytes of the hub's checkpoints that the stages read."""
+    """Returns the bytes of the hub's checkpoints that the stages read."""
     return sum(_DOWNLOAD * shapes.num_parameters(name) for name in _hub_names(stages))
 
 
 def missing_downloads(stages: Sequence[Stage], shapes: Models) -> tuple[float, float]:
-    """Bytes that are downloaded for the stages, and bytes of the models recovered from weight differences.
+    """Returns the bytes that are downloaded for the stages, and those of the models recovered from weight differences.
 
     Checkpoints in the hub's cache are left out.
     """
@@ -104,7 +104,7 @@ def _hub_names(stages: Sequence[Stage]) -> list[str]:
 
 
 def most(disks: Sequence[Disk]) -> float:
-    """Bytes that stages in a row take at most at one time."""
+    """Returns the largest number of bytes that stages, run one after the other, take at one time."""
     stored = highest = 0.0
     for disk in disks:
         highest = max(highest, stored + disk.peak)

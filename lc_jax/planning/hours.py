@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lc_jax.models.transformer import Config
 from lc_jax.planning import models, work
 from lc_jax.planning.devices import Devices, kind_of
 from lc_jax.planning.models import Models
@@ -35,14 +34,8 @@ class Hours:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shape:
-    params: float
-    config: Config
-
-
-@dataclasses.dataclass(frozen=True)
 class Clock:
-    """Times the stages of a script.
+    """Estimates the hours of the stages of a script.
 
     Args:
       figures: `measured_figures`.
@@ -54,7 +47,7 @@ class Clock:
     figures: Mapping[str, Any]
 
     def time(self, stage: Stage) -> Hours:
-        """The hours of a stage."""
+        """Returns the hours of a stage."""
         if not list(models.fields(stage.config)):
             return Hours(0.0)
         seconds = self._measured(stage) / self.devices.count
@@ -75,9 +68,10 @@ class Clock:
             return math.nan
         notes = row["notes"]
         if name == "sft_step":
-            return 6 * self._shape(config.model).params * self._training_tokens(stage) / (notes["TFLOP/s"] * 1e12)
+            flops = 6 * self.shapes.num_parameters(config.model) * self._training_tokens(stage)
+            return flops / (notes["TFLOP/s"] * 1e12)
         if name == "ppo_step":
-            layers = self._shape(config.policy).config.num_layers / notes["layers"]
+            layers = self.shapes.config_of(config.policy).num_layers / notes["layers"]
             return config.ppo.num_steps * row["seconds"] * layers * config.ppo.rollout_batch_size / notes["episodes"]
         return self._paragraphs(stage) * work.PARAGRAPH / notes["tokens per second"]
 
@@ -94,7 +88,7 @@ class Clock:
         return self._generate(config.model, self._paragraphs(stage), sizes, config.mesh.tensor)
 
     def _ppo(self, config: Any) -> float:
-        """Rollout, reading, log-probabilities and update of every step, and validation."""
+        """Seconds of rollout, reading, log-probabilities and update of every step, and of validation."""
         ppo = config.ppo
         episodes, tokens = ppo.rollout_batch_size, ppo.rollout_batch_size * (ppo.query_length + ppo.response_length)
         critic = [config.critic] if ppo.baseline.startswith("critic") else []
@@ -107,7 +101,7 @@ class Clock:
         return ppo.num_steps * step + validations * self._rollout(config, ppo.num_validation)
 
     def _rollout(self, config: Any, episodes: int) -> float:
-        """Writing paragraphs and reading them."""
+        """Seconds of writing paragraphs and reading them."""
         ppo, read, tensor = config.ppo, config.reader, config.mesh.tensor
         sizes = (ppo.query_length, ppo.response_length, ppo.decode_batch_size or 64)
         seconds = self._generate(config.policy, episodes, sizes, tensor)
@@ -125,16 +119,15 @@ class Clock:
           tensor: devices that share the weights; each other has a copy.
         """
         prompt, length, batch = sizes
-        shape, devices = self._shape(path), self.devices
-        config = shape.config
+        devices, params, config = self.devices, self.shapes.num_parameters(path), self.shapes.config_of(path)
         cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * _KV_BYTES * (prompt + length / 2)
-        compute = 2 * shape.params * batch / devices.count / devices.flops
-        reading = (2 * shape.params / max(tensor, 1) + batch * cache / devices.count) / devices.bandwidth
+        compute = 2 * params * batch / devices.count / devices.flops
+        reading = (2 * params / max(tensor, 1) + batch * cache / devices.count) / devices.bandwidth
         return self._compute(rows * prompt, path) + math.ceil(rows / batch) * length * max(compute, reading)
 
     def _compute(self, tokens: float, path: str, passes: int = 1) -> float:
         """Seconds of `passes` forward passes."""
-        return passes * 2 * self._shape(path).params * tokens / (self.devices.count * self.devices.flops)
+        return passes * 2 * self.shapes.num_parameters(path) * tokens / (self.devices.count * self.devices.flops)
 
     # --- what is worked through --------------------------------------------------------------------------------------
 
@@ -150,12 +143,9 @@ class Clock:
     def _paragraphs(self, stage: Stage) -> float:
         return work.num_rows(stage) * work.num_candidates(stage, self.stages) * stage.config.get("num_samples", 1)
 
-    def _shape(self, path: str) -> _Shape:
-        return _Shape(self.shapes.num_parameters(path), self.shapes.config_of(path))
-
 
 def measured_figures(folder: Path, kind: str) -> dict[str, Any]:
-    """{"benchmark size": its first row} of the JSON files that benchmarks leave; the last file of a kind wins.
+    """Returns {"benchmark size": its first row} of the JSON files that benchmarks leave; the last file of a kind wins.
 
     Args:
       kind: of devices; figures of others are left out.

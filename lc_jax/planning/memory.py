@@ -58,12 +58,12 @@ class Memory:
 
     @property
     def fits(self) -> bool:
-        """Whether the largest phase does."""
+        """Whether the largest phase fits."""
         return self.peak <= self.limit
 
 
 def measure(config: ConfigDict, devices: Devices, planned: Planned | None) -> Memory:
-    """The memory of a stage on devices that need not be here.
+    """Returns the memory of a stage on devices that need not be here.
 
     Args:
       config: of the stage, with checkpoints that are folders or presets (`Models.with_shapes`).
@@ -80,7 +80,7 @@ def measure(config: ConfigDict, devices: Devices, planned: Planned | None) -> Me
 def of_stages(
     stages: Sequence[Stage], shapes: Models, devices: Devices, planned: Callable[[str], Planned | None]
 ) -> list[Memory]:
-    """The memory of every stage; those of equal settings are measured once.
+    """Returns the memory of every stage; stages of equal settings are measured once.
 
     Args:
       planned: gives the `planned` of a task by its name.
@@ -98,7 +98,7 @@ def of_stages(
 
 
 def refusals(stages: Sequence[Stage], memories: Sequence[Memory]) -> list[str]:
-    """A line for each kind of stage that does not fit, with what makes it fit."""
+    """Returns a line for each kind of stage that does not fit, with what makes it fit."""
     names: dict[str, list[str]] = {}
     for stage, memory in zip(stages, memories, strict=True):
         if memory.fits:
@@ -114,7 +114,7 @@ def refusals(stages: Sequence[Stage], memories: Sequence[Memory]) -> list[str]:
 
 
 def with_settings(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """A copy of a config with other values by dotted name."""
+    """Returns a copy of a config with other values by dotted name."""
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
     return config

@@ -1,4 +1,4 @@
-"""The checkpoints that work in stages, and what is known of them before they are made or downloaded."""
+"""The checkpoints that work in stages, and their shapes before they are made or downloaded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Models:
         self._shapes = dict(shapes or {})
 
     def shape_of(self, path: str) -> str:
-        """A folder, or the name of a preset."""
+        """Returns a folder, or the name of a preset."""
         if Path(path).is_dir() or registry.is_preset(path):
             return path
         maker = self._makers.get(path)
@@ -44,11 +44,11 @@ class Models:
         return self._shapes.get(path) or _from_name(path)
 
     def config_of(self, path: str) -> Config:
-        """The architecture."""
+        """Returns the architecture of a checkpoint."""
         return _config(self.shape_of(path))
 
     def with_shapes(self, config: ConfigDict) -> ConfigDict:
-        """A copy of a config whose checkpoints are those of `shape_of`."""
+        """Returns a copy of a config whose checkpoints are those of `shape_of`."""
         config = config.copy_and_resolve_references()
         for part, key in list(fields(config)):
             part[key] = self.shape_of(part[key])
@@ -64,7 +64,7 @@ class Models:
         return f"{name} ({self.num_parameters(path) / 1e6:,.0f}M)"
 
     def num_parameters(self, path: str) -> float:
-        """Parameters of the language model."""
+        """Returns the number of parameters of a checkpoint."""
         return _num_parameters(self.shape_of(path))
 
 

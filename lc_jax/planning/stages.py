@@ -98,7 +98,7 @@ def _experiment(flags: Iterable[str]) -> tuple[str, str]:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """The first names of several stages, and how many more there are."""
+    """Returns the first names of several stages, and how many more there are."""
     return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 

@@ -30,19 +30,19 @@ def is_miniature(stage: Stage) -> bool:
 
 
 def selected_run(stage: Stage, stages: Sequence[Stage]) -> ConfigDict | None:
-    """The PPO run one of whose candidates the stage selects; None of other stages."""
+    """Returns the config of the PPO run of which the stage selects a candidate; None for other stages."""
     runs = [other.config for other in stages if other.config.task == "ppo" and stage.is_selection]
     return next((run for run in runs if stage.result.startswith(f"{run.output}/")), None)
 
 
 def num_candidates(stage: Stage, stages: Sequence[Stage]) -> int:
-    """How many checkpoints a stage evaluates: the candidates of the run that it selects from, else 1."""
+    """Returns how many checkpoints a stage evaluates: the candidates of the run that it selects from, else 1."""
     run = selected_run(stage, stages)
     return run.ppo.num_candidates if run else 1
 
 
 def num_rows(stage: Stage) -> int:
-    """Questions, rows or entities that a stage works through."""
+    """Returns the number of questions, rows or entities that a stage works through."""
     config = stage.config
     limit = config.get("limit") or 10**9
     if is_miniature(stage):
@@ -56,7 +56,7 @@ def num_rows(stage: Stage) -> int:
 
 
 def prompt_tokens(config: ConfigDict) -> int:
-    """The tokens of a prompt with the examples of its strategy."""
+    """Returns the number of tokens of a prompt with the examples of its strategy."""
     strategy = "8-shot" if config.get("in_context") else config.get("strategy", "finetuned")
     prompt = strategies.load(strategy, config.templates, config.prompt_dir, checkpoint=True)
     text = prompt.prompt_text(paragraph_generation_prompt=_QUERY)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from lc_jax.prompts.objects import after_reasoning, labelled, schema, stated, with_reasons
-from lc_jax.prompts.prompt import Invalid, Parser, Prompt, Shot, few_shot
+from lc_jax.prompts.objects import labelled, labelled_prompt, stated
+from lc_jax.prompts.prompt import Invalid, Prompt, Shot
 
 _VERDICTS = {"1": 1, "yes": 1, "true": 1, "correct": 1, "0": 0, "no": 0, "false": 0, "incorrect": 0}
 
@@ -49,13 +49,9 @@ def prompt(reasoning: bool = False) -> Prompt:
       reasoning: whether a line of reasoning comes before it.
     """
     reply = "Reply with 0 or 1 and nothing else."
-    shots, label = SHOTS, "Verdict:"
-    parser: Parser = _parse
     if reasoning:
         reply = """\
 Reply with two lines: "Reasoning:" and what the paragraph says on the question, then "Verdict:" and 0 or 1."""
-        shots = with_reasons(SHOTS, _REASONS, "Verdict")
-        label, parser = "Reasoning:", after_reasoning(_parse, "verdict")
     rules = f"""\
 Somebody answers the question with what the paragraph states, and with nothing else. Is the reply they would give the \
 true answer, in this or other words?
@@ -63,9 +59,9 @@ true answer, in this or other words?
 - Write 1 if it is.
 - Write 0 if the paragraph leads to another answer or to none.
 - {reply}"""
-    form = f"Paragraph: {{generated_paragraph}}\n\nQuestion: {{question}}\n\nTrue answer: {{answer}}\n\n{label}"
-    verdict = {"type": "integer", "enum": [0, 1]}
-    return few_shot(rules, form, shots, parser, schema("verdict", verdict, reasoning=reasoning))
+    form = "Paragraph: {generated_paragraph}\n\nQuestion: {question}\n\nTrue answer: {answer}"
+    verdict, reasons = {"type": "integer", "enum": [0, 1]}, _REASONS if reasoning else None
+    return labelled_prompt(rules, form, SHOTS, _parse, verdict, label="Verdict", reasons=reasons)
 
 
 PROMPT = prompt()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from lc_jax.prompts.answer_list import NO_ANSWER, distinct
 from lc_jax.prompts.literals import leading_list
-from lc_jax.prompts.objects import after_reasoning, labelled, schema, stated, with_reasons
-from lc_jax.prompts.prompt import Invalid, Parser, Prompt, Shot, few_shot
+from lc_jax.prompts.objects import labelled, labelled_prompt, stated
+from lc_jax.prompts.prompt import Invalid, Prompt, Shot
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> list[str]:
@@ -94,17 +94,13 @@ Read the paragraph and list every answer to the question that it offers as possi
 - An answer that the paragraph rules out is not offered.
 - Write the answers on one line, {order}, with "; " between them.
 - If the paragraph offers no answer to the question, write: {NO_ANSWER}"""
-    shots, label = SHOTS, "Answers:"
-    parser: Parser = _parse
     if reasoning:
         rules += """
 - Write two lines: "Reasoning:" and which statements of the paragraph bear on the question, then "Answers:" and the \
 answers."""
-        shots = with_reasons(SHOTS, _REASONS, "Answers")
-        label, parser = "Reasoning:", after_reasoning(_parse, "answers?")
-    form = f"Paragraph: {{generated_paragraph}}\n\nQuestion: {{question}}\n\n{label}"
-    answers = {"type": "array", "items": {"type": "string"}}
-    return few_shot(rules, form, shots, parser, schema("answers", answers, reasoning=reasoning))
+    form = "Paragraph: {generated_paragraph}\n\nQuestion: {question}"
+    answers, reasons = {"type": "array", "items": {"type": "string"}}, _REASONS if reasoning else None
+    return labelled_prompt(rules, form, SHOTS, _parse, answers, label="Answers", reasons=reasons)
 
 
 PROMPT = prompt()

@@ -6,8 +6,8 @@ import functools
 import re
 from collections.abc import Mapping
 
-from lc_jax.prompts.objects import after_reasoning, labelled, schema, stated, with_reasons
-from lc_jax.prompts.prompt import Invalid, Parser, Prompt, Shot, few_shot
+from lc_jax.prompts.objects import labelled, labelled_prompt, stated
+from lc_jax.prompts.prompt import Invalid, Prompt, Shot
 
 # A decimal comma is read where it cannot separate thousands: "0,8" and "12,5%" are numbers, "1,000" is none.
 _DECIMAL = r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+|0,[0-9]+|[0-9]{1,3},[0-9]{1,2}"
@@ -76,14 +76,10 @@ def prompt(reasoning: bool = False) -> Prompt:
       reasoning: whether a line of reasoning comes before it.
     """
     reply = "Reply with one number from 0 to 1 and nothing else."
-    shots, label = SHOTS, "Probability:"
-    parser: Parser = _parse
     if reasoning:
         reply = """\
 Reply with two lines: "Reasoning:" and what the paragraph says of the answer, then "Probability:" and one number from \
 0 to 1."""
-        shots = with_reasons(SHOTS, _REASONS, "Probability")
-        label, parser = "Reasoning:", after_reasoning(_parse, "probability")
     rules = f"""\
 Someone who knows nothing but the paragraph below has to say how probable it is that a given answer to a question is \
 the right one. Which probability do the paragraph's statements support?
@@ -95,8 +91,9 @@ certain" is about 0.95, "likely" 0.75, "a toss-up" 0.5, "possibly" 0.3, "unlikel
 - An answer that the paragraph does not offer shares what the offered answers leave over: near 0 if they leave nothing.
 - Another wording of the same answer is the same answer.
 - {reply}"""
-    form = f"Paragraph: {{generated_paragraph}}\n\nQuestion: {{question}}\n\nAnswer: {{answer}}\n\n{label}"
-    return few_shot(rules, form, shots, parser, schema("probability", {"type": "number"}, reasoning=reasoning))
+    form = "Paragraph: {generated_paragraph}\n\nQuestion: {question}\n\nAnswer: {answer}"
+    number, reasons = {"type": "number"}, _REASONS if reasoning else None
+    return labelled_prompt(rules, form, SHOTS, _parse, number, label="Probability", reasons=reasons)
 
 
 PROMPT = prompt()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lc_jax.prompts.literals import parse_object, unfence
-from lc_jax.prompts.prompt import Invalid, Parser, Shot
+from lc_jax.prompts.prompt import Invalid, Parser, Prompt, Shot, few_shot
 
 
 def schema(name: str, value: Mapping[str, Any], *, reasoning: bool = False) -> str:
@@ -38,13 +38,13 @@ def members(reply: str) -> dict[str, Any] | None:
     if not text.startswith("{"):
         return None
     try:
-        found = parse_object(text)
-        json.dumps(found, ensure_ascii=False).encode()  # an escape may have made half of a surrogate pair
+        parts = parse_object(text)
+        json.dumps(parts, ensure_ascii=False).encode()  # an escape may have made half of a surrogate pair
     except (ValueError, RecursionError) as error:
         raise Invalid(f"it opens with a brace, but is no JSON object: {text[:60]!r}") from error
-    if not found:
+    if not parts:
         raise Invalid("the JSON object is empty")
-    return found
+    return parts
 
 
 def stated(reply: str) -> Any:
@@ -53,9 +53,9 @@ def stated(reply: str) -> Any:
     Raises:
       Invalid: see `members`; or the text cannot be written as UTF-8.
     """
-    found = members(reply)
-    if found is not None:
-        return list(found.values())[-1]
+    parts = members(reply)
+    if parts is not None:
+        return list(parts.values())[-1]
     text = unfence(reply)
     try:
         text.encode()
@@ -103,15 +103,36 @@ def labelled(text: str, word: str) -> str:
         start = rf"\A(?:(?:possible |final )?(?:{word})|answer)[ \t]*:[ \t]*"
         return re.sub(start, "", text, flags=re.IGNORECASE)
     label = rf"^[^:\n]{{0,100}}\b(?:{word})\b[^:\n]{{0,100}}:[ \t]*(.*)"
-    found = re.findall(label, text, re.IGNORECASE | re.MULTILINE)
-    return str(found[0]).strip() if len(found) == 1 else text
+    texts = re.findall(label, text, re.IGNORECASE | re.MULTILINE)
+    return str(texts[0]).strip() if len(texts) == 1 else text
 
 
-def with_reasons(shots: Sequence[Shot], reasons: Sequence[str], label: str) -> tuple[Shot, ...]:
-    """Returns examples whose replies reason first, one sentence each, and then state the answer behind `label`."""
-    return tuple(
-        Shot(shot.fields, f"{reason}\n{label}: {shot.reply}") for shot, reason in zip(shots, reasons, strict=True)
-    )
+def labelled_prompt(
+    rules: str,
+    form: str,
+    shots: Sequence[Shot],
+    parser: Parser,
+    value: Mapping[str, Any],
+    *,
+    label: str,
+    reasons: Sequence[str] | None = None,
+) -> Prompt:
+    """Returns a few-shot prompt whose replies state what `label` names, after a line of reasoning where there is one.
+
+    Args:
+      rules: the instruction, which says what a reply looks like.
+      form: the fields of an example, without the label that opens its reply.
+      parser: of a reply without reasoning.
+      value: the JSON schema of what a reply states.
+      label: opens the answer: "Answers" for "Answers: A; B".
+      reasons: a sentence for each of `shots`; None: replies do not reason.
+    """
+    name, opening = label.lower(), label
+    if reasons is not None:
+        shots = [Shot(s.fields, f"{reason}\n{label}: {s.reply}") for s, reason in zip(shots, reasons, strict=True)]
+        opening, parser = "Reasoning", after_reasoning(parser, name.removesuffix("s") + "s?")
+    form = f"{form}\n\n{opening}:"
+    return few_shot(rules, form, shots, parser, schema(name, value, reasoning=reasons is not None))
 
 
 def after_reasoning(parser: Parser, word: str) -> Parser:
@@ -126,10 +147,10 @@ def after_reasoning(parser: Parser, word: str) -> Parser:
     label = re.compile(rf"^[#>\s]*(?:{word})[ \t]*:\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 
     def parse(reply: str, fields: Mapping[str, str]) -> Any:
-        found = members(reply)
-        if found is not None:
-            name = next((key for key in found if re.fullmatch(word, key, re.IGNORECASE)), list(found)[-1])
-            return parser(json.dumps({name: found[name]}), fields)
+        parts = members(reply)
+        if parts is not None:
+            name = next((key for key in parts if re.fullmatch(word, key, re.IGNORECASE)), list(parts)[-1])
+            return parser(json.dumps({name: parts[name]}), fields)
         statements = label.findall("\n".join(map(without_markup, unfence(reply).splitlines())))
         if not statements:
             raise Invalid(f"no line begins with the label {word.removesuffix('?').capitalize()!r} and a colon")

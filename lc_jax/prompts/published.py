@@ -88,12 +88,12 @@ def _number_paragraphs(fields: Mapping[str, str]) -> dict[str, str]:
 
 def _number_comparisons(fields: Mapping[str, str]) -> dict[str, str]:
     """Comparisons in the form of the published wording's examples, and their number."""
-    shown = [
+    items = [
         {"Question": item.question, "Ground-Truth Answer": item.answer, "Provided Answer": item.candidate}
         for item in split_comparisons(fields["comparisons"])
     ]
-    blocks = [f"## Example {i}\n{json.dumps(one, indent=4, ensure_ascii=False)}" for i, one in enumerate(shown, 1)]
-    return {"examples": "\n\n".join(blocks), "n_queries": str(len(shown))}
+    blocks = [f"## Example {i}\n{json.dumps(one, indent=4, ensure_ascii=False)}" for i, one in enumerate(items, 1)]
+    return {"examples": "\n\n".join(blocks), "n_queries": str(len(items))}
 
 
 # Fields that a wording shows and that are made from those of a request: (made from, how).
@@ -134,16 +134,16 @@ def check(prompt_dir: str | Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"--config.prompt_dir={str(prompt_dir)!r}: no such folder.")
     files = (*FILES.values(), *_SECOND.values())
-    known = {place for file in files for place in _places(folder, file)}
+    places = {place for file in files for place in _places(folder, file)}
     for path in sorted(folder.rglob("*.txt")):
-        if path not in known and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        if path not in places and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             raise ValueError(_unknown(path, files))
-    wordings = {name: found for name in FILES if (found := find(folder, name))}
+    wordings = {name: file for name in FILES if (file := find(folder, name))}
     if not wordings:
         names = [Path(FILES[name]).name for name in ("extract", "forecast", "summarize")]
         raise ValueError(f"--config.prompt_dir={str(prompt_dir)!r} holds none of the published files, such as {names}.")
-    for name, found in wordings.items():
-        read(found, name)
+    for name, file in wordings.items():
+        read(file, name)
 
 
 def _unknown(path: Path, files: Iterable[str]) -> str:

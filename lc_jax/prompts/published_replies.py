@@ -63,14 +63,14 @@ def _one_line_of_answers(reply: str, fields: Mapping[str, str]) -> list[str]:
 def _verdicts(reply: str, fields: Mapping[str, str]) -> list[bool]:
     """The verdicts of {"Answer 1": "Yes", "Answer 2": "No", ...}; an explanation may follow."""
     text = _without_headings(reply)
-    found = members(text)
-    if found is None:
+    parts = members(text)
+    if parts is None:
         return equivalence.PROMPT.parser(text, fields)
-    for number, name in enumerate(found, 1):
+    for number, name in enumerate(parts, 1):
         key = _NUMBER.fullmatch(name.strip())
         if key is None or int(key[1]) != number:
             raise Invalid(f"member {number} is called {name[:60]!r}, not 'Answer {number}'")
-    return equivalence.PROMPT.parser(json.dumps(list(found.values())), fields)
+    return equivalence.PROMPT.parser(json.dumps(list(parts.values())), fields)
 
 
 def _whole_text(reply: str, fields: Mapping[str, str]) -> str:

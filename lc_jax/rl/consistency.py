@@ -1,4 +1,4 @@
-"""Numbers of a PPO step that must agree, since they come from the same parameters, and how far rounding may part them.
+"""Compares numbers of a PPO step that come from the same parameters, and limits how far rounding may separate them.
 
 The policy's log-probabilities are computed three times: while sampling (one token at a time, over a cache), when the
 rollout is scored, and in the first update, before it changes anything. docs/numerics.md has the measurements behind
@@ -37,7 +37,7 @@ class SamplingGap:
 
     @classmethod
     def of(cls, rollout: Rollout, completions: Sequence[Completion]) -> Self:
-        """Of the completions that `rollout` was packed from; 0 where nothing was sampled."""
+        """Returns the gap of the completions that `rollout` was packed from; 0 where nothing was sampled."""
         gaps = [rollout.logprobs[i, : len(c.logprobs)] - np.asarray(c.logprobs) for i, c in enumerate(completions)]
         flat = np.abs(np.concatenate([np.zeros(0), *gaps]))
         return cls(float(flat.mean()), float(np.quantile(flat, 0.99))) if flat.size else cls(0.0, 0.0)
@@ -49,7 +49,7 @@ def in_float32(policy: Model) -> Model:
 
 
 def rounding_noise(policy: Model, rollout: Rollout, count: int, temperature: float) -> float:
-    """Mean |log-probability in the compute dtype - log-probability in float32| over `count` episodes, nats.
+    """Returns the mean |log-probability in the compute dtype - log-probability in float32| over `count` episodes, nats.
 
     That is what two correct passes that round differently may be apart: sampling and scoring were 0.4 to 1.0 times as
     far apart, in models of very different depth and entropy.
@@ -74,7 +74,7 @@ class Limits:
 
     @classmethod
     def of(cls, noise: float, *, max_ratio_deviation: float = 0.0, max_sampling_gap: float = 0.0) -> Self:
-        """What rounding explains where `noise` is the `rounding_noise`; the given limits where they are not 0.
+        """Returns the limits where `noise` is the `rounding_noise`; a limit that is set (not 0) has precedence.
 
         The constants are for float32, in which GPUs may multiply with 10 bits (TF32) and the noise is not measured.
         """

@@ -1,8 +1,8 @@
 """Finds whatever would stop a stage of a script before the first one runs, with all problems at once.
 
-Looked at are the settings and files of every stage (its task's own `check`), access to the hub's checkpoints with their
-tokenizers, the questions of evaluations and whether training has seen them, disk, devices and memory. What an earlier
-stage will make counts as present. A test data set that is missing leaves out its stages and nothing else.
+The check covers the settings and files of every stage (its task's own `check`), access to the hub's checkpoints with
+their tokenizers, the questions of evaluations and whether training has seen them, disk, devices and memory. What an
+earlier stage will make counts as present. A test data set that is missing leaves out its stages and nothing else.
 """
 
 from __future__ import annotations
@@ -207,13 +207,14 @@ def check_disk(todo: Sequence[Stage], shapes: Models, *, keep_checkpoints: bool)
 
 
 def check_devices(todo: Sequence[Stage], shapes: Models, config: ConfigDict) -> None:
-    """Checks that every stage fits the devices: those that are here where the stages start next, as named otherwise.
+    """Checks that every stage fits the devices: before a run those of this machine, in a check alone the named ones.
 
     Args:
       config: of this task.
 
     Raises:
-      Problems: the devices that are here are not those that are named, or stages do not fit.
+      ValueError: this machine has other devices than those that are named.
+      Problems: stages do not fit.
     """
     is_run = bool(config.ready)
     devices = Devices.chosen(config.devices, "" if is_run else config.profile)

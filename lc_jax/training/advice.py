@@ -23,7 +23,7 @@ class Advice:
 
 
 def to_write(settings: Mapping[str, Any], *, uses_template: bool, has_chat_template: bool = True) -> Advice:
-    """How a language model is asked.
+    """Returns the command that generates with a trained language model.
 
     Args:
       settings: of the training.
@@ -41,7 +41,7 @@ def to_write(settings: Mapping[str, Any], *, uses_template: bool, has_chat_templ
 
 
 def to_score(settings: Mapping[str, Any]) -> Advice:
-    """How a reward model scores texts."""
+    """Returns the command that scores texts with a trained reward model."""
     output = Path(settings["output"])
     values = {"model": output / "model", "input": "rows.jsonl", "output": output / "scored.jsonl", "kind": "reward"}
     values |= _precision(settings)
@@ -50,7 +50,7 @@ def to_score(settings: Mapping[str, Any]) -> Advice:
 
 
 def to_evaluate(settings: Mapping[str, Any]) -> Advice:
-    """How a policy is evaluated: in its world, on the published test questions, or on the user's own."""
+    """Returns the command that evaluates a policy: in the miniature, on published or on own questions."""
     output, questions = Path(settings["output"]), settings["validation"]
     values = {"model": output / "model", "method": "ppo", "output": output / "evaluation"}
     own = str(settings["questions"]["source"])
@@ -71,13 +71,13 @@ def to_evaluate(settings: Mapping[str, Any]) -> Advice:
 
 
 def _precision(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The dtypes of the training, where they are not those of configs without a mode."""
+    """Returns the dtypes of the training where they are not the defaults of configs without a mode."""
     usual = {"param_dtype": "float32", "compute_dtype": "bfloat16"}
     dtypes = {name: settings["precision"][name] for name in usual}
     return {f"precision.{name}": dtype for name, dtype in dtypes.items() if dtype != usual[name]}
 
 
 def _template(settings: Mapping[str, Any], usual: str) -> dict[str, str]:
-    """The settings of the prompts, where they are not those of the command's own config."""
+    """Returns the settings of the prompts where they are not the defaults of the command's config."""
     templates, folder = settings["templates"], settings["prompt_dir"]
     return ({"templates": templates} if templates != usual else {}) | ({"prompt_dir": folder} if folder else {})

@@ -266,15 +266,15 @@ def outline(name: str, mesh: parallel.AnyMesh, kind: str = "causal", **precision
 def most(total: int, plan: Callable[[int], Plan]) -> tuple[int, Plan]:
     """The largest size that divides `total` and whose plan fits, and the plan; size 1 where none does."""
     sizes = [n for n in range(total, 0, -1) if total % n == 0]
-    found, smallest = plan(total), None
+    whole, smallest = plan(total), None
     for size in sizes[1:]:
-        if found.fits:
+        if whole.fits:
             break
         smallest = smallest or plan(1)
-        total, found = (size, plan(size)) if smallest.fits else (1, smallest)
+        total, whole = (size, plan(size)) if smallest.fits else (1, smallest)
         if not smallest.fits:
             break
-    return total, found
+    return total, whole
 
 
 def supervised(
@@ -305,8 +305,8 @@ def supervised(
         return Plan([Phase("train", parameters, moments, parameters, 0.0, work - parameters, lower)], device_bytes())
 
     size = settings.microbatch_size
-    size, found = (size, plan(size)) if size else most(settings.batch_size, plan)
-    return dataclasses.replace(settings, microbatch_size=size), found
+    size, whole = (size, plan(size)) if size else most(settings.batch_size, plan)
+    return dataclasses.replace(settings, microbatch_size=size), whole
 
 
 def of_training(

@@ -121,12 +121,12 @@ def is_step(path: str | Path) -> bool:
 
 
 def steps(run: Path) -> list[int]:
-    """The steps of a run that have checkpoints, in order."""
+    """Returns the steps of a run that have checkpoints, in order."""
     return sorted(int(path.name) for path in (run / FOLDER).glob("*") if path.name.isdigit() and (path / ITEM).is_dir())
 
 
 def find(path: str | Path) -> RunStep:
-    """The checkpoint RUN/checkpoints/STEP with the settings of its run.
+    """Returns the checkpoint RUN/checkpoints/STEP with the settings of its run.
 
     Raises:
       FileNotFoundError: there is no such step (the message lists those there are), no record of the run, or no model

@@ -139,8 +139,8 @@ def test_the_published_ratios_of_the_method():
         notes = [f"ECE of LC RL / LC SFT: {of_sft:.2f}", f"ECE of LC RL / Factuality RL: {of_rl:.2f}"]
         assert published.ratio_notes({}, rows) == notes
         assert all(f"- {note}" in table.render_published(data) for note in notes)
-        found = published.ratio_notes({"LC RL": 0.1, "LC SFT": 0.4, "other": 0.1}, rows)
-        assert found == [f"ECE of LC RL / LC SFT: 0.25 (paper {of_sft:.2f})"]
+        notes = published.ratio_notes({"LC RL": 0.1, "LC SFT": 0.4, "other": 0.1}, rows)
+        assert notes == [f"ECE of LC RL / LC SFT: 0.25 (paper {of_sft:.2f})"]
     assert published.ratio_notes({"LC RL": 0.1, "LC SFT": 0.0}, rows) == []
 
 

@@ -155,8 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = file.read_bytes()
         headers = {"ETag": f'"{_etag(file)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         status = 200
-        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range") or ""):
-            first, last = int(found[1]), int(found[2] or len(data) - 1)
+        if span := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range") or ""):
+            first, last = int(span[1]), int(span[2] or len(data) - 1)
             headers["Content-Range"] = f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}"
             data, status = data[first : last + 1], 206
         self._send(status, data, headers)

@@ -140,8 +140,8 @@ def test_ends_at_end_of_sequence_and_never_draws_padding(model):
 
 def test_stops_early_when_all_rows_are_done(model):
     everything = tuple(range(model.config.vocab_size))
-    found = run(model, sampling=generate.Sampling(1000, 1.0, eos_ids=everything))
-    assert [len(c.tokens) for c in found] == [1] * len(PROMPTS)
+    completions = run(model, sampling=generate.Sampling(1000, 1.0, eos_ids=everything))
+    assert [len(c.tokens) for c in completions] == [1] * len(PROMPTS)
 
 
 def test_top_k_and_top_p_keep_the_likeliest():

@@ -146,8 +146,8 @@ def test_a_wording_is_filled_in_and_its_reply_read_in_its_own_form(tmp_path, nam
     assert text.startswith("Theirs. { x } ")
     assert "{question}" not in text
     for field in re.findall(r"\{(\w+)\}", template):
-        shown = fields.get({"ground_truth_top_answer": "answer", "claims_list": "statements"}.get(field, field))
-        assert shown is None or shown in text
+        part = fields.get({"ground_truth_top_answer": "answer", "claims_list": "statements"}.get(field, field))
+        assert part is None or part in text
     assert theirs.parse(reply, fields) == value
     assert theirs.schema == ""  # the wording says itself in which form it wants its reply
 
@@ -212,8 +212,8 @@ def test_comparisons_are_shown_in_the_published_form_and_verdicts_held_to_their_
     prompt = theirs(tmp_path, "equivalence")
     text = prompt.render(comparisons=PAIRS)
     assert text.startswith("I show 2 examples.\n\n## Example 1\n{\n")
-    shown = [json.loads(block) for block in re.findall(r"^\{\n.*?^\}", text, re.DOTALL | re.MULTILINE)]
-    assert shown == [
+    comparisons = [json.loads(block) for block in re.findall(r"^\{\n.*?^\}", text, re.DOTALL | re.MULTILINE)]
+    assert comparisons == [
         {"Question": "Who?", "Ground-Truth Answer": "Ada", "Provided Answer": 'Ada "L."'},
         {"Question": "Where?", "Ground-Truth Answer": "Linz", "Provided Answer": "Graz"},
     ]

@@ -91,17 +91,17 @@ def test_a_rollout_holds_the_rows_in_their_order(mesh):
     """Rows run in order of length, and policy, reference and critic are not confused."""
     policy, reference = small(random_model(mesh)), random_model(mesh)
     critic, episodes = random_model(mesh, kind="scalar"), rollout.pack(PROMPTS * 4, COMPLETIONS * 4)
-    seen = rollout.look(
+    scored = rollout.look(
         policy, reference, critic, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8)
     )
     logprobs, entropies = rollout.policy_outputs(policy, episodes, jnp.float32(TEMPERATURE))
     mask = np.asarray(episodes.mask)
-    np.testing.assert_allclose(seen.logprobs, logprobs, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(seen.entropies[mask], np.asarray(entropies)[mask], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scored.logprobs, logprobs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scored.entropies[mask], np.asarray(entropies)[mask], rtol=1e-4, atol=1e-4)
     ref_logprobs, _ = rollout.policy_outputs(reference, episodes, jnp.float32(TEMPERATURE))
-    np.testing.assert_allclose(seen.ref_logprobs, ref_logprobs, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(scored.ref_logprobs, ref_logprobs, rtol=1e-4, atol=1e-3)
     values = np.asarray(rollout.critic_values(critic, episodes))
-    np.testing.assert_allclose(seen.values[mask], values[mask], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(scored.values[mask], values[mask], rtol=1e-4, atol=1e-3)
     alone = rollout.look(
         policy, reference, None, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8)
     )
@@ -112,10 +112,12 @@ def test_micro_batches_add_up_to_the_mean_over_tokens(mesh):
     """Before any update the ratio is 1: the losses are -A and half the squared error, over all 10 tokens of 4 rows."""
     policy, critic = small(random_model(mesh)), random_model(mesh, kind="scalar")
     episodes = rollout.pack(PROMPTS * 2, COMPLETIONS * 2)
-    seen = rollout.look(policy, policy, critic, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8))
+    scored = rollout.look(
+        policy, policy, critic, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8)
+    )
     rng, mask = np.random.default_rng(0), np.asarray(episodes.mask)
     advantages, errors = rng.normal(size=(2, *mask.shape)).astype(np.float32)
-    batch = update.Minibatch(seen, advantages, seen.values - errors)
+    batch = update.Minibatch(scored, advantages, scored.values - errors)
     assert mask.sum() == 20
     for masked, parts in ((True, ([5, 0, 3, 1], [7, 2, 6, 4])), (False, (range(8),))):
         settings = update.UpdateSettings(1, 8, 8, TEMPERATURE, loss.LossSettings(clip_value=1e3, masked=masked))

@@ -58,19 +58,19 @@ def published_step(case, inputs, folders, mesh, microbatches):
     )  # fmt: skip
     tx = make_optimizer(settings, trainable(learners.params()))
     episodes = episodes_of(inputs)
-    seen = rollout.look(
+    scored = rollout.look(
         policy, reference, critic, episodes, episodes, temperature=args["temperature"], groups=episodes.groups(8)
     )
     estimator = advantage.AdvantageSettings(
         gamma=args["gamma"], lam=args["lam"], whiten_rewards=args["whiten_rewards"], clamp_kl=True, masked=False
     )
-    estimate = advantage.estimate(seen, inputs["scores"], args["kl_coef"], estimator)
-    batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
+    estimate = advantage.estimate(scored, inputs["scores"], args["kl_coef"], estimator)
+    batch = update.Minibatch(scored, estimate.advantages, estimate.returns)
     loss = LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
     sizes = update.UpdateSettings(case["noptepochs"], 8, 8 // microbatches, args["temperature"], loss)
     state = states.create(learners.params(), tx)
     state, stats = update.update(state, learners.with_params(None), batch, tx=tx, settings=sizes, seed=0)
-    return seen, estimate, jax.device_get(state.params), stats
+    return scored, estimate, jax.device_get(state.params), stats
 
 
 def hf_names(params, folders, mesh):
@@ -89,7 +89,7 @@ def test_published_ppo_step(golden, folders, number):
     case, inputs = published["steps"][number], published["inputs"]
     mesh = parallel.make_mesh(1, 4, 2)
     with jax.set_mesh(mesh):
-        seen, estimate, params, stats = published_step(
+        scored, estimate, params, stats = published_step(
             case, inputs, folders, mesh, microbatches=4 if "micro" in case["note"] else 1
         )
         named = hf_names(params, folders, mesh)
@@ -109,9 +109,9 @@ def test_published_ppo_step(golden, folders, number):
     if number == 0:
         expected = recorded.tensors("a1_rollouts")
         for name, value in {
-            "logprobs": seen.logprobs,
-            "ref_logprobs": seen.ref_logprobs,
-            "values": seen.values,
+            "logprobs": scored.logprobs,
+            "ref_logprobs": scored.ref_logprobs,
+            "values": scored.values,
         }.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=2e-5, err_msg=name)
         np.testing.assert_allclose(estimate.advantages, expected["advantages"], rtol=1e-4, atol=2e-5)
@@ -139,8 +139,8 @@ def test_micro_batches_share_a_program():
         tx = make_optimizer(settings, trainable(learners.params()))
         completions = [Completion([5, 6, 7], [-1.0] * 3, False)] * 16
         episodes = rollout.pack([[1, 2, 3, 4]] * 16, completions)
-        seen = rollout.look(policy, policy, critic, episodes, episodes, temperature=1.0, groups=episodes.groups(16))
-        batch = update.Minibatch(seen, np.ones_like(seen.logprobs), np.zeros_like(seen.logprobs))
+        scored = rollout.look(policy, policy, critic, episodes, episodes, temperature=1.0, groups=episodes.groups(16))
+        batch = update.Minibatch(scored, np.ones_like(scored.logprobs), np.zeros_like(scored.logprobs))
         state = states.create(learners.params(), tx)
         update.add_gradients.clear_cache()
         jax.monitoring.register_event_duration_secs_listener(listen)
@@ -168,13 +168,13 @@ def test_gradients(golden, folders):
     case, args = published["steps"][0], published["steps"][0]["args"]
     mesh = parallel.make_mesh(1, 1, 8) if jax.device_count() == 8 else parallel.make_mesh()
     with jax.set_mesh(mesh):
-        seen, estimate, _, _ = published_step(case, published["inputs"], folders, mesh, 1)
+        scored, estimate, _, _ = published_step(case, published["inputs"], folders, mesh, 1)
         policy, critic = hf.load(folders["policy"], mesh), hf.load(folders["critic"], mesh, kind="scalar")
         learners = update.Learners(policy, critic)
         loss = LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
         sizes = update.UpdateSettings(1, 8, 8, args["temperature"], loss)
-        batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
-        count = jnp.float32(seen.logprobs.size)
+        batch = update.Minibatch(scored, estimate.advantages, estimate.returns)
+        count = jnp.float32(scored.logprobs.size)
         temperature, grads = jnp.float32(args["temperature"]), {}
         for name, model in learners.models().items():
             zeros = jax.tree.map(jnp.zeros_like, model.params)

@@ -32,10 +32,10 @@ def masked_value_bootstrapping(patch):
     estimate = advantage.advantages_and_returns
 
     def bootstrapped(rewards, values, mask, settings):
-        found = estimate(rewards, values, mask, settings)
+        estimates = estimate(rewards, values, mask, settings)
         following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
         last = mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
-        return tuple(x + jnp.where(last, following, 0.0) for x in found)
+        return tuple(x + jnp.where(last, following, 0.0) for x in estimates)
 
     patch.setattr(advantage, "advantages_and_returns", bootstrapped)
     advantage._estimate.clear_cache()
@@ -117,9 +117,9 @@ LITERAL = {
 def test_a_fault_of_arithmetic_is_found(fault, monkeypatch):
     with monkeypatch.context() as patch:
         fault(patch)
-        found = literal()
+        failures = literal()
     advantage._estimate.clear_cache()
-    assert LITERAL[fault] in found
+    assert LITERAL[fault] in failures
 
 
 @pytest.mark.parametrize("name", ["decision_based", "factuality"])

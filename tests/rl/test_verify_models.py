@@ -129,8 +129,8 @@ def results_of_models(dtype, names):
 def test_a_fault_of_models_is_found(fault, dtype, monkeypatch):
     with monkeypatch.context() as patch:
         fault(patch)
-        found = results_of_models(dtype, {MODELS[fault]})
-    assert found == {MODELS[fault]}
+        failures = results_of_models(dtype, {MODELS[fault]})
+    assert failures == {MODELS[fault]}
 
 
 @pytest.mark.slow

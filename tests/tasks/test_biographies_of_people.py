@@ -23,7 +23,7 @@ from tests.test_configs import config_of
 
 def biographies(pages):
     """Each makes five claims, one or two of them about somebody else's life, and one of opinion."""
-    found = []
+    rows = []
     for i, page in enumerate(pages):
         name, other = page["title"], pages[(i + 7) % len(pages)]
         lines = [
@@ -34,8 +34,8 @@ def biographies(pages):
             f"{name}: {phrase(other if i % 3 else page, 0)} (90%).",
             f"{name}: a great person.",
         ]
-        found.append({"entity": name, "generated_paragraph": "\n".join(lines)})
-    return found
+        rows.append({"entity": name, "generated_paragraph": "\n".join(lines)})
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,14 @@ def people(assets):
     """30 real people with a lead of three passages at least, whose words no claim here is confused by."""
     with gzip.open(assets / "wikipedia_leads.jsonl.gz", "rt") as file:
         pages = [json.loads(line) for line in file]
-    found = [
+    pages = [
         page
         for page in pages
         if page["topic"] == "People"
         and len(page["text"].split()) >= 3 * WORDS + 5
         and not re.search(r" or |:", " ".join(phrase(page, i) for i in range(3)) + page["title"])
     ]
-    return found[:30]
+    return pages[:30]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def store(assets, tmp_path_factory):
 
 def check_numbers(server, result, records):
     """Everything that the result says, counted from what went over the wire."""
-    asked = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
-    verdicts = {fields["claim"]: supported(fields) for fields in asked}
-    assert all(len(summarize.split_paragraphs(fields["passages"])) == 2 for fields in asked)
+    requests = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
+    verdicts = {fields["claim"]: supported(fields) for fields in requests}
+    assert all(len(summarize.split_paragraphs(fields["passages"])) == 2 for fields in requests)
     scored = [record for record in records if record["status"] == "ok"]
     assert (result["num_questions"], len(scored)) == (5 * 30, 5 * 30)
     accuracy, ece = counted(scored)
@@ -84,9 +84,9 @@ def check_claims(records, people):
     """By construction claims 1, 2 and 4 are true, 3 is not; a retriever finds most of the true ones."""
     truth = [True, True, False, True, True] + 2 * [True, True, False, True, False]
     truth *= len(people) // 3
-    found = [record["correct"] for record in records if record["status"] == "ok"]
-    assert not any(hit and not true for hit, true in zip(found, truth, strict=True))
-    assert sum(found) >= 0.9 * sum(truth)
+    verdicts = [record["correct"] for record in records if record["status"] == "ok"]
+    assert not any(hit and not true for hit, true in zip(verdicts, truth, strict=True))
+    assert sum(verdicts) >= 0.9 * sum(truth)
     sure = [record["confidence"] for record in records[:5]]
     assert sure == [1.0, 0.9, 0.6, 0.6, 0.9]
     assert records[2]["chosen"] == f"{people[0]['title']}: {phrase(people[7], 2)}"
@@ -99,9 +99,9 @@ def extras():
 
 @pytest.mark.slow
 def test_30_real_people_by_bm25(evaluate_biographies, people, store, tmp_path, capsys):
-    found = biographies(people)
-    found[1]["entity"] = unicodedata.normalize("NFD", found[1]["entity"]).upper()
-    path = write(tmp_path / "mine.jsonl", found + extras())
+    rows = biographies(people)
+    rows[1]["entity"] = unicodedata.normalize("NFD", rows[1]["entity"]).upper()
+    path = write(tmp_path / "mine.jsonl", rows + extras())
     settings = {"paragraphs": path, "knowledge": store, "num_passages": 2}
     with FakeServer(annotate) as server:
         result, records = evaluate_biographies(server, **settings)

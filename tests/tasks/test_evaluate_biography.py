@@ -34,19 +34,19 @@ def annotate(request):
     A claim is supported if its phrase stands in a passage that is shown.
     """
     again = retry.PROMPT.match(request.prompt)
-    asked = again["request"] if again else request.prompt
-    if fields := claims.PROMPT.match(asked):
+    prompt = again["request"] if again else request.prompt
+    if fields := claims.PROMPT.match(prompt):
         groups = []
         for line in filter(None, fields["generated_paragraph"].split("\n")):
             name, _, said = line.removesuffix(".").partition(": ")
             label = "Subjective" if said == "a great person" else "Objective"
             groups.append([[f"{name}: {option}", label] for option in said.split(" or ")])
         return Reply("ok", json.dumps(groups))
-    if fields := confidence.PROMPT.match(asked):
+    if fields := confidence.PROMPT.match(prompt):
         texts = confidence.split_statements(fields["statements"])
-        found = [(CHANCE.sub("", t), int(c[1]) / 100 if (c := CHANCE.search(t)) else 1) for t in texts]
-        return Reply("ok", json.dumps([{"claim": claim, "probability": prob} for claim, prob in found]))
-    if fields := support.PROMPT.match(asked):
+        statements = [(CHANCE.sub("", t), int(c[1]) / 100 if (c := CHANCE.search(t)) else 1) for t in texts]
+        return Reply("ok", json.dumps([{"claim": claim, "probability": prob} for claim, prob in statements]))
+    if fields := support.PROMPT.match(prompt):
         return Reply("ok", "Supported" if supported(fields) else "Not supported")
     return Reply("ok", "Ada Lovelace: a great person.")
 
@@ -82,8 +82,9 @@ def test_factscores_own_files_are_evaluated_as_they_are(evaluate_biographies, tm
         result, records = evaluate_biographies(
             server, paragraphs=write(tmp_path / "GPT-4.jsonl", written), column="output", knowledge=path
         )
-    shown = [summarize.split_paragraphs(f["passages"]) for a in server.asked if (f := support.PROMPT.match(a.prompt))]
-    assert [sorted(texts) for texts in shown] == [sorted(passages)] * 2
+    requests = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
+    texts = [summarize.split_paragraphs(fields["passages"]) for fields in requests]
+    assert [sorted(part) for part in texts] == [sorted(passages)] * 2
     assert [(r["confidence"], r["correct"], r["status"]) for r in records] == [
         (0.6, True, "ok"),
         (0.9, False, "ok"),
@@ -113,8 +114,8 @@ def test_pooled_numbers_passages_and_intervals_by_hand(evaluate_biographies, tmp
     # Resamples of two people are Ada alone, Bela alone or both: the interval's ends are theirs.
     assert (result["ece_low"], result["ece_high"]) == pytest.approx((0.9 - 3 / 4, 0.9 - 2 / 8))
     assert result["factscore"]["factscore"] == pytest.approx((3 / 4 + 2 / 8) / 2)
-    asked = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
-    for fields in asked:  # five of seven, the one with the claim's word first
+    requests = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
+    for fields in requests:  # five of seven, the one with the claim's word first
         texts = summarize.split_paragraphs(fields["passages"])
         assert len(texts) == 5
         assert fields["claim"].split()[-1] in texts[0].split()
@@ -171,8 +172,8 @@ def test_one_claim_gives_strict_json_and_an_interval_of_one_trial(evaluate_biogr
 
 def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate_biographies, tmp_path):
     pages, path = small_store(tmp_path)
-    found = [{"entity": p["title"], "generated_paragraph": f"{p['title']}: {phrase(p, 1)} (70%)."} for p in pages]
-    source = write(tmp_path / "p.jsonl", [*found, {"entity": "Ada lovelace", "generated_paragraph": ""}])
+    rows = [{"entity": p["title"], "generated_paragraph": f"{p['title']}: {phrase(p, 1)} (70%)."} for p in pages]
+    source = write(tmp_path / "p.jsonl", [*rows, {"entity": "Ada lovelace", "generated_paragraph": ""}])
 
     def fault(number, prompt):
         return Fault("status", 400) if "Claim: Bela" in prompt and support.PROMPT.match(prompt) else None
@@ -215,11 +216,9 @@ def test_the_miniature_world(tmp_path, monkeypatch):
     build_knowledge.run(config_of("build_knowledge", "mini"), None)
     subjects = world.build().split("test")[:40]
     said = [{f.kind: [(f.candidates[0], 70), (f.candidates[1], 30)] for f in s.facts} for s in subjects]
-    found = [
-        {"entity": s.described, "generated_paragraph": text.hedged(x)} for s, x in zip(subjects, said, strict=True)
-    ]
+    rows = [{"entity": s.described, "generated_paragraph": text.hedged(x)} for s, x in zip(subjects, said, strict=True)]
     config = config_of("evaluate_biography", "mini")
-    config.paragraphs, config.output = write(tmp_path / "p.jsonl", found), str(tmp_path / "out")
+    config.paragraphs, config.output = write(tmp_path / "p.jsonl", rows), str(tmp_path / "out")
     config.method, config.limit = "writers", 40
     evaluate_biography.run(config, None)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -229,7 +228,7 @@ def test_the_miniature_world(tmp_path, monkeypatch):
     config.uses_confidence, config.output = False, str(tmp_path / "plain")
     plain = [{"entity": s.described, "generated_paragraph": text.plain({f.kind: f.candidates[0] for f in s.facts})}
              for s in subjects]  # fmt: skip
-    for written in (found, plain):  # with percentages, which count as 1 then, and without
+    for written in (rows, plain):  # with percentages, which count as 1 then, and without
         write(tmp_path / "p.jsonl", written)
         evaluate_biography.run(config, None)
         result = json.loads((tmp_path / "plain" / "result.json").read_text())
@@ -240,8 +239,8 @@ def test_the_miniature_world(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_biographies_of_a_file_need_no_jax(tmp_path):
     pages, path = small_store(tmp_path)
-    found = [{"entity": p["title"], "generated_paragraph": f"{p['title']}: {phrase(p, 1)} (70%)."} for p in pages]
-    source = write(tmp_path / "p.jsonl", found)
+    rows = [{"entity": p["title"], "generated_paragraph": f"{p['title']}: {phrase(p, 1)} (70%)."} for p in pages]
+    source = write(tmp_path / "p.jsonl", rows)
     with FakeServer(annotate) as server:
         settings = {
             "paragraphs": source,

@@ -26,10 +26,10 @@ def test_what_the_hub_does_not_serve_is_named_before_anything_starts(tmp_path, m
             return str(error)
         return ""
 
-    found = problems()
-    assert f"fetch {file}" in found
-    assert f"Then give it by --config.questions.answers=FILE or {variable}=FILE." in found
-    assert len(found.splitlines()) == 1
+    text = problems()
+    assert f"fetch {file}" in text
+    assert f"Then give it by --config.questions.answers=FILE or {variable}=FILE." in text
+    assert len(text.splitlines()) == 1
     assert "No file or folder ./nowhere.json" in problems(answers="./nowhere.json")
     held = write(tmp_path / "held.json", [{"question": "Q?", "answer": "A"}])
     assert problems(answers=held) == ""

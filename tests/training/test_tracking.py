@@ -93,10 +93,10 @@ def test_a_mode_that_wandb_does_not_have_is_refused():
 
 def test_the_bar_shows_the_time_left_from_the_second_step_on(tmp_path):
     log = Run(Destination(tmp_path, {}), 5, first_step=1)
-    shown = []
+    bars = []
     for step in range(1, 4):
         log.log(step, {"loss": 0.5})
         log.advance()
-        shown.append((log._bar.initial, "<" in str(log._bar)))  # tqdm writes [elapsed<remaining]
+        bars.append((log._bar.initial, "<" in str(log._bar)))  # tqdm writes [elapsed<remaining]
     log.close()
-    assert shown == [(2, False), (2, True), (2, True)]
+    assert bars == [(2, False), (2, True), (2, True)]
