@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lc_jax.evaluation import published
 from lc_jax.llm import simulated
-from lc_jax.prompts import NO_ANSWER
+from lc_jax.miniature import world as miniature
+from lc_jax.prompts import NO_ANSWER, claims
 from lc_jax.types import Reply
+from tests.data.test_documents import make_store
 from tests.hub import data, models
 from tests.hub.server import HubServer
 from tests.llm.fake_server import KEY, FakeServer
@@ -43,6 +46,8 @@ METHODS = (
     "gpt-4.1 asked for uncertainty", "gpt-4.1 summary 8-shot",
 )  # fmt: skip
 DATA = ("TriviaQA", "Jeopardy", "SciQ", "BioASQ")
+ON_BIOGRAPHIES = {row.method.replace("GPT-4", "gpt-4.1") for row in published.by_method("biographies").values()}
+PEOPLE = miniature.build().subjects[:5]
 
 
 def judge_of(world):
@@ -51,6 +56,9 @@ def judge_of(world):
 
     def answer(request):
         reply, chance = simulated.answer(request), zlib.crc32(request.prompt.encode())
+        if claims.PROMPT.match(request.prompt) and reply.text == "[]":
+            said = f"It lies in {PEOPLE[chance % len(PEOPLE)].facts[0].truth} (80%)."
+            return Reply("ok", json.dumps([[said, "Objective"]]))
         if reply.status != "ok" or not reply.text:  # it writes no paragraphs, and merges none without facts
             return Reply("ok", "It lies in France (80%).")
         question = re.findall(r"^Question: '?(.*?)'?$", request.prompt, re.MULTILINE)[-1:]
@@ -81,7 +89,7 @@ def world(tmp_path_factory):
     (environment / "installed-base").write_bytes(key.stdout)  # nothing to install
     profile = [f"{name} {TRAINING} --config.data.eval_size=8" for name in SFT]
     profile += [f"{name} {PPO}" for name in ("ppo", "ppo_factuality")]
-    profile += [f"{name} {EVALUATION}" for name in ("evaluate_qa", "generate_data")]
+    profile += [f"{name} {EVALUATION}" for name in ("evaluate_qa", "evaluate_biography", "generate_data")]
     (folder / "small.flags").write_text("\n".join([*profile, ""]))
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "HF_", "XLA_FLAGS"))}
     variables |= {"LC_VENV": str(environment), "LC_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf")}
@@ -91,6 +99,10 @@ def world(tmp_path_factory):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     variables |= {"LC_JEOPARDY": str(folder / data.JEOPARDY), "LC_BIOASQ": str(folder / data.BIOASQ)}
+    pages = [(page["title"], f"<s>{page['text']}</s>") for page in miniature.build().pages()]
+    variables |= {"LC_KNOWLEDGE": str(make_store(folder / "enwiki.db", pages)), "LC_RETRIEVER": "bm25"}
+    (folder / "people.txt").write_text("".join(f"{person.described}\n" for person in PEOPLE))
+    variables |= {"LC_ENTITIES": str(folder / "people.txt")}
     variables |= {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
     with HubServer(folder / "hub") as hub, FakeServer(judge_of(world)) as vendor:
         variables |= {"HF_ENDPOINT": hub.url, "OPENAI_BASE_URL": vendor.openai_url}
@@ -132,8 +144,9 @@ def test_what_is_in_the_way_is_said_together_before_anything_starts(world):
 @pytest.mark.slow
 def test_the_last_table_has_every_method_on_every_data_set(paper):
     rows = json.loads((paper / "results.json").read_text())
-    assert sorted((row["method"], row["data"]) for row in rows) == sorted(itertools.product(METHODS, DATA))
-    assert {row["num_questions"] for row in rows} == {data.NUM_TEST}
+    expected = [*itertools.product(METHODS, DATA), *((method, "biographies") for method in ON_BIOGRAPHIES)]
+    assert sorted((row["method"], row["data"]) for row in rows) == sorted(expected)
+    assert {row["num_questions"] for row in rows if row["data"] != "biographies"} == {data.NUM_TEST}
     assert {row["judge"] for row in rows} == {JUDGE}
 
 
