@@ -95,7 +95,8 @@ def world(tmp_path_factory):
     variables |= {"LC_VENV": str(environment), "LC_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf")}
     variables |= {
         "LC_OUTPUT": str(folder / "out"),
-        "LC_ANNOTATOR": "openai/gpt-4.1-mini",
+        "LC_ANNOTATOR": JUDGE,
+        "LC_VENDOR": VENDOR,
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     variables |= {"LC_JEOPARDY": str(folder / data.JEOPARDY), "LC_BIOASQ": str(folder / data.BIOASQ)}

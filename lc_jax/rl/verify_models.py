@@ -30,7 +30,8 @@ from lc_jax.training.logging import Destination
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Example
 
-RATE = 2e-3  # learning rate of the one update, so large that stale weights are far beyond rounding
+RATE = 2e-3  # learning rate of the updates, so large that stale weights are far beyond rounding
+MAX_UPDATES = 10  # of a policy that is so sure of its samples that one update hardly changes it
 LARGEST_FOR_TORCH = 2_000_000_000  # parameters, above which a second copy in transformers takes too long
 MARGIN = 1e-3  # nats or logits, added to the rounding noise
 MAX_TOKENS = 2048  # of a training example
@@ -53,7 +54,7 @@ class Subject:
 
 @dataclasses.dataclass
 class Trial:
-    """One rollout of a subject and one update on it, which several checks share."""
+    """One rollout of a subject and the updates on it, which several checks share."""
 
     subject: Subject
     policy: Model
@@ -61,7 +62,7 @@ class Trial:
     rollout: rollout.Rollout
     noise: float
     state: states.TrainState | None = None
-    stats: dict[str, float] = dataclasses.field(default_factory=dict)
+    stats: dict[str, float] = dataclasses.field(default_factory=dict)  # of the first update
 
     @classmethod
     def of(cls, subject: Subject) -> Trial:
@@ -87,7 +88,7 @@ class Trial:
         return update.Learners(self.policy, None).with_params(None)
 
     def optimizer(self) -> Any:
-        """Returns the optimiser of the one update."""
+        """Returns the optimiser of the updates."""
         kind = self.subject.optimizer
         settings = OptimizerSettings(RATE, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.0, 1.0, kind)
         return make_optimizer(settings, trainable({"policy": self.policy.params}))
@@ -112,10 +113,21 @@ class Trial:
         return states.create({"policy": params}, self.optimizer())
 
     def updated(self) -> Model:
-        """Returns the policy after one update, which the first call makes."""
+        """Returns the policy after as many updates as stale weights need to show, which the first call makes."""
         if self.state is None:
             self.state, self.stats = self.step(self.copy())
+            for _ in range(MAX_UPDATES - 1):
+                if self.change() > 2 * self.limits.sampling_gap:
+                    break
+                self.state, _ = self.step(self.state)
         return self.policy.with_params(self.state.params["policy"])
+
+    def change(self) -> float:
+        """Returns by how much the updates changed scored log-probabilities of the rollout: the mean, in nats."""
+        assert self.state is not None
+        policy = self.policy.with_params(self.state.params["policy"])
+        logprobs = score_rollout(policy, self.subject, self.completions).logprobs
+        return float(np.abs(logprobs - self.rollout.logprobs)[np.asarray(self.rollout.episodes.mask)].mean())
 
 
 def write(policy: Model, subject: Subject) -> list[generate.Completion]:
@@ -183,18 +195,15 @@ def policy_loss(trial: Trial) -> Measured:
 
 def new_weights_sampled(trial: Trial) -> Measured:
     """Compares sampling with scoring after an update, which must have changed the scored log-probabilities."""
-    policy = trial.updated()
-    rescored = score_rollout(policy, trial.subject, trial.completions).logprobs
-    mask = np.asarray(trial.rollout.episodes.mask)
-    change = float(np.abs(rescored - trial.rollout.logprobs)[mask].mean())
+    policy, change = trial.updated(), trial.change()
     completions = write(policy, trial.subject)
     batch = score_rollout(policy, trial.subject, completions)
     noise = consistency.rounding_noise(policy, batch, len(trial.subject.prompts), trial.subject.sampling.temperature)
     limits = consistency.Limits.of(noise)
     if not change > 2 * limits.sampling_gap:
         raise ValueError(
-            f"an update changed scored log-probabilities by {change:.3g} nats, not by more than "
-            f"{2 * limits.sampling_gap:.3g}: scoring does not use the weights of the update"
+            f"updates changed scored log-probabilities by {change:.3g} nats, not by more than "
+            f"{2 * limits.sampling_gap:.3g}: scoring does not use the new weights"
         )
     return _gap(consistency.SamplingGap.of(batch, completions), limits)
 

@@ -149,6 +149,16 @@ def test_the_ratio_of_a_trained_model_is_1_in_float32_and_within_its_rounding_in
     assert ratio.limit < 0.03
 
 
+@pytest.mark.slow
+def test_a_policy_that_one_update_hardly_changes_gets_more_of_them(monkeypatch):
+    """As a model does that is nearly certain of what it samples; stale weights must show all the same."""
+    monkeypatch.setattr(verify_models, "RATE", 2e-6)
+    name = "new weights in sampler and scorer"
+    assert results_of_models("float32", {name}) == set()
+    stale_weights_in_the_sampler(monkeypatch)
+    assert results_of_models("float32", {name}) == {name}
+
+
 def test_a_target_that_does_not_end_or_is_not_the_row_is_found():
     tokenizer = load_tokenizer(base.LLAMA)
     example = verify_models.Example("7", TEXTS[0], " It is so.")
