@@ -20,7 +20,8 @@ import numpy as np
 from configs import pretrain
 from lc_jax import parallel
 from lc_jax.data.examples import Encoded
-from lc_jax.models import induction, registry
+from lc_jax.miniature import induction
+from lc_jax.models import registry
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states

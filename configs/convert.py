@@ -1,4 +1,4 @@
-"""Convert a checkpoint: Hugging Face <-> native (Orbax), another dtype, another shard size; or a weight difference.
+"""Convert a checkpoint: another dtype, another shard size, a reward model for transformers; or a weight difference.
 
   python -m lc_jax.main --config=configs/convert.py --config.source=runs/ppo/model --config.destination=lc-rl-bf16 \\
       --config.dtype=bfloat16
@@ -20,7 +20,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.source, config.destination = "", ""
     config.base = ""  # what the weight difference `source` is added to
     config.make_difference = False  # write source - base in place of base + source
-    config.format = "hf"  # "native", or "sequence_classification": a reward model for transformers
+    config.format = "hf"  # or "sequence_classification": a reward model for transformers
     config.dtype = ""  # the stored one; of a step: that of its run's own export
     config.shard_gigabytes = 5.0
     return config

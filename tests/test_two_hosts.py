@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lc_jax import parallel
-from lc_jax.models import hf, native, registry
+from lc_jax.models import hf, registry
 
 
 def together(*command, code=0, **variables):
@@ -39,24 +39,20 @@ def test_folders_written_by_two_hosts(tmp_path):
     program = """
 import sys, jax
 from lc_jax import parallel
-from lc_jax.models import hf, native, registry
+from lc_jax.models import hf, registry
 parallel.start()
 mesh = parallel.make_mesh(fsdp=2)
 with jax.set_mesh(mesh):
     model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
     hf.save(sys.argv[1] + "/hf", model)
-    native.save(sys.argv[1] + "/native", model)
 """
     together("-c", program, str(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "native"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
     mesh = parallel.make_mesh()
     expected = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh).params
-    outline, arrays = native.read(tmp_path / "native", mesh, kind="causal")
-    stored = {"hf": jax.tree.leaves(hf.load(tmp_path / "hf", mesh).params), "native": list(arrays)}
-    assert len(stored["native"]) == len(jax.tree.leaves(outline.params))
-    for leaves in stored.values():
-        for a, b in zip(leaves, jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(jnp.asarray(a), jnp.asarray(b), rtol=1e-6)
+    stored = hf.load(tmp_path / "hf", mesh).params
+    for a, b in zip(jax.tree.leaves(stored), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(jnp.asarray(a), jnp.asarray(b), rtol=1e-6)
 
 
 def supervised(folder, *flags):

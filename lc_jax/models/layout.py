@@ -7,7 +7,6 @@ import errno
 import importlib.util
 import json
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-NATIVE = "params"  # the folder of a native checkpoint's arrays (native.py)
 REWARD_MODEL = "reward_model"  # model_type of a backbone with a scalar head
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,7 +30,6 @@ TOKENIZER_FILES = (
 CHAT_TEMPLATES = "additional_chat_templates"  # folder of further templates, by name
 GENERATION = "generation_config.json"
 WEIGHTS = (
-    NATIVE,
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -115,31 +110,20 @@ def copy_text_files(source: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, *, together: bool = False) -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which takes the place of `path` when all went well and vanishes otherwise.
 
-    On several hosts each has a folder of its own, and process 0's becomes `path`; with `together` they share one.
+    On several hosts each has a folder of its own, and process 0's becomes `path`.
 
     Raises:
       OSError: the disk is full, or its quota is used up; the message names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    is_main = jax.process_index() == 0
-    if together and jax.process_count() > 1:
-        number = multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32)))
-        temporary = path.with_name(f".{path.name}.{int(number):08x}")
-        temporary.mkdir(exist_ok=True)
-    else:
-        together = False
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        if together:
-            multihost_utils.sync_global_devices(f"{path} is written")
-        if is_main:
+        if jax.process_index() == 0:
             _replace(temporary, path)
-        if together:
-            multihost_utils.sync_global_devices(f"{path} is in place")
     except Exception as error:  # the Rust writers of tokenizers raise bare ones
         if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and _FULL not in str(error):
             raise
@@ -147,8 +131,7 @@ def new_folder(path: Path, *, together: bool = False) -> Iterator[Path]:
             f"{path} is not written: {error}. Free some space and run the same command again, or name another place."
         ) from error
     finally:
-        if is_main or not together:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -11,14 +11,14 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
-from lc_jax.models import classification, difference, folders, hf, hub, native
+from lc_jax.models import classification, difference, folders, hf, hub
 from lc_jax.models.transformer import DTYPES, Model
 from lc_jax.preflight import POSITIVE, check_all, check_settings
 from lc_jax.training import run_steps
 
 RECORD, RECORD_AT_END = "{destination}/run.json", True
 
-FORMATS = ("hf", "native", "sequence_classification")
+FORMATS = ("hf", "sequence_classification")
 
 
 def check(config: ConfigDict) -> None:
@@ -76,10 +76,9 @@ def _read(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Model, Iterator[
         tokenizer = step.tokenizer()
         return step.model(mesh, tokenizer, config.dtype or step.dtype), None, tokenizer
     source = folders.resolve(config.source)
-    layout = native if native.is_native(source) else hf
-    dtype = config.dtype or layout.stored_dtype(source)
+    dtype = config.dtype or hf.stored_dtype(source)
     _, kind = folders.config_of(source)
-    return *layout.read(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype), source
+    return *hf.read(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype), source
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
@@ -107,9 +106,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         logging.info("%s and %s -> %s", config.base, config.source, destination)
         return
     model, arrays, text_files = _read(config, mesh)
-    if config.format == "native":
-        native.save(destination, model, arrays=arrays, tokenizer=text_files)
-    elif config.format == "sequence_classification":
+    if config.format == "sequence_classification":
         tokenizer = load_tokenizer(text_files, need_text=False) if isinstance(text_files, Path) else text_files
         pad_id = tokenizer.pad_id if (tokenizer.pad_id or 0) < model.config.vocab_size else None
         if pad_id is None:

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import load_tokenizer
-from lc_jax.miniature import corpus
+from lc_jax.miniature import corpus, induction
 from lc_jax.miniature import tokenizer as world_tokenizer
 from lc_jax.miniature.world import build
-from lc_jax.models import hf, induction, registry
+from lc_jax.models import hf, registry
 from lc_jax.preflight import POSITIVE_INT, check_all, check_settings
 from lc_jax.training import advice, checks, language_model, loop
 from lc_jax.training.logging import Destination, announce

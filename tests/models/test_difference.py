@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from lc_jax import parallel
-from lc_jax.models import difference, folders, hf, native, registry
+from lc_jax.models import difference, folders, hf, registry
 from lc_jax.models.tensors import Tensors
 from tests.models.conftest import PRESETS, assert_same, edit, random_model
 from tests.recorded import load
@@ -278,7 +278,7 @@ def test_the_task_goes_both_ways(pair, tmp_path):
     with pytest.raises(ValueError, match=r"needs --config\.base"):
         convert(source=tuned, destination=tmp_path / "x", make_difference=True)
     with pytest.raises(ValueError, match="second step"):
-        convert(base=base, source=tuned, destination=tmp_path / "x", format="native")
+        convert(base=base, source=tuned, destination=tmp_path / "x", format="sequence_classification")
 
 
 # --- pickled checkpoints ---
@@ -337,11 +337,3 @@ def test_without_torch_a_pickle_is_named_before_anything_is_loaded(mesh, folder,
     for name in ("togethercomputer/RedPajama-INCITE-Base-3B-v1", "togethercomputer/RedPajama-INCITE-Base-3B-v1@main"):
         with pytest.raises(ValueError, match=r"RedPajama\S* is a torch pickle: pip install torch"):
             folders.check(name)
-
-
-def test_native_folders_convert_back(mesh, folder, tmp_path):
-    convert(source=folder, destination=tmp_path / "native", format="native")
-    assert native.is_native(tmp_path / "native")
-    convert(source=tmp_path / "native", destination=tmp_path / "back")
-    for key, value in tensors(folder).items():
-        np.testing.assert_array_equal(tensors(tmp_path / "back")[key], value)

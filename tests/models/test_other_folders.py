@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lc_jax.models import folders, hf, native
+from lc_jax.models import folders, hf
 from lc_jax.models.tensors import check_values
 from tests.models.conftest import PRESETS, assert_same, edit, edit_config, random_model
 
@@ -61,12 +61,7 @@ def test_values_that_are_not_finite_are_named(tmp_path, dtype, value):
         check_values(tmp_path, "w", values)
 
 
-def test_a_checkpoint_with_nan_is_not_loaded(mesh, folder, tmp_path):
-    model = random_model(mesh)
-    leaves, tree = jax.tree.flatten(model.params)
-    native.save(tmp_path / "native", model.with_params(jax.tree.unflatten(tree, [leaves[0] * np.nan, *leaves[1:]])))
-    with pytest.raises(ValueError, match="holds NaN or infinities"):
-        list(native.read(tmp_path / "native", mesh, kind="causal")[1])
+def test_a_checkpoint_with_nan_is_not_loaded(mesh, folder):
     edit(folder, lambda t: t["model.layers.1.mlp.up_proj.weight"].__setitem__((3, 4), np.nan))
     with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN"):
         hf.load(folder, mesh)

@@ -168,8 +168,7 @@ def test_scores_agree_with_generation(prompts, tmp_path):
 
 
 def test_conversion_keeps_every_byte(tmp_path):
-    run("convert", source=MODEL, destination=str(tmp_path / "native"), format="native")
-    run("convert", source=str(tmp_path / "native"), destination=str(tmp_path / "hf"), format="hf")
+    run("convert", source=MODEL, destination=str(tmp_path / "hf"), format="hf")
     source = Path(MODEL) / "model.safetensors"
     assert (tmp_path / "hf" / "model.safetensors").read_bytes() == source.read_bytes()
     with pytest.raises(Problems, match="exists already"):

@@ -176,8 +176,6 @@ def test_every_conversion_keeps_chat_template_and_sampling_defaults(tmp_path):
     source = chat_model(tmp_path)
     run("convert", source=str(source), destination=str(tmp_path / "short"), dtype="bfloat16")
     keeps_everything(source, tmp_path / "short")
-    run("convert", source=str(source), destination=str(tmp_path / "native"), format="native")
-    keeps_everything(source, tmp_path / "native")
     base = {"base": str(APPENDED_EOS)}
     run("convert", source=str(source), destination=str(tmp_path / "diff"), make_difference=True, **base)
     keeps_everything(source, tmp_path / "diff")
@@ -325,7 +323,7 @@ def test_a_checkpoint_with_nan_is_converted_to_nothing(tmp_path):
     tensors = load_file(model / "model.safetensors")
     tensors["model.norm.weight"][3] = np.nan
     save_file(tensors, model / "model.safetensors")
-    for settings in ({}, {"format": "native"}, {"base": str(APPENDED_EOS)}):
+    for settings in ({}, {"base": str(APPENDED_EOS)}):
         with pytest.raises(ValueError, match=r"model\.norm\.weight holds NaN"):
             run("convert", source=str(model), destination=str(tmp_path / "out"), **settings)
         assert not (tmp_path / "out").exists()

@@ -7,7 +7,8 @@ import pytest
 
 from configs import pretrain
 from lc_jax import parallel
-from lc_jax.models import induction, registry
+from lc_jax.miniature import induction
+from lc_jax.models import registry
 
 
 def fresh(family, mesh, **changes):
