@@ -1,9 +1,9 @@
-"""Every text that a model or an annotator is asked, each beside the parser of its replies.
+"""The questions to models and annotators: one module per question, with its PROMPT and the parser of its replies.
 
-One module per question to an annotator, each with its PROMPT: query, paragraph, summarize, extract, forecast,
-equivalence, correctness; for biographies biography, claims, confidence, support. in_context is for base models; what
-the fine-tuned ones are asked stands in files, see `load_templates`.
-A folder of files under the published names takes the place of any of them: `published`.
+The texts, with their examples, are `templates/*.txt`: a file is what the model reads, before its placeholders are
+filled. Questions about paragraphs: query, paragraph, summarize, extract, forecast, equivalence, correctness; about
+biographies: biography, claims, confidence, support; for base models: in_context. The prompts of fine-tuned models are
+`load_templates`. A user's folder of files under the published names replaces any of them: `published`.
 """
 
 from lc_jax.prompts.answer_list import NO_ANSWER, join_answers, postprocess_answers

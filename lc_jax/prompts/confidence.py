@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from lc_jax.prompts import forecast
 from lc_jax.prompts.literals import leading_list
 from lc_jax.prompts.objects import schema, stated, without_markup
-from lc_jax.prompts.prompt import Invalid, Shot, few_shot
+from lc_jax.prompts.prompt import Invalid, Prompt, read_template
 
 _LINE = re.compile(r"Statement [0-9]+: (.*)")
 # The published wording has each statement worked through in steps, of which these lines count.
@@ -73,36 +72,8 @@ def _parse(reply: str, fields: Mapping[str, str]) -> list[Stated]:
     return list(map(_stated, value))
 
 
-_EXAMPLES = (
-    ("I am about 90% sure that Ada Lovelace was English.", "Ada Lovelace was English.", 0.9),
-    ("There is an 80% chance that Ada Lovelace was born in 1815.", "Ada Lovelace was born in 1815.", 0.8),
-    ("There is a 20% chance that Ada Lovelace was born in 1816.", "Ada Lovelace was born in 1816.", 0.2),
-    ("Ada Lovelace was a mathematician.", "Ada Lovelace was a mathematician.", 1),
-    ("Ada Lovelace probably had three children.", "Ada Lovelace had three children.", 0.75),
-    ("Ada Lovelace may possibly have met Faraday.", "Ada Lovelace met Faraday.", 0.3),
-)
-SHOTS = (
-    Shot(
-        {"statements": join_statements([statement for statement, _, _ in _EXAMPLES])},
-        "[\n " + ",\n ".join(json.dumps({"claim": claim, "probability": prob}) for _, claim, prob in _EXAMPLES) + "\n]",
-    ),
-)
-
-PROMPT = few_shot(
-    """\
-Each statement below makes a claim, some with words of doubt. Write each claim without these words, and how probable \
-the statement makes it.
-
-- A claim without any doubt has probability 1.
-- A percentage or a fraction is to be taken at its word.
-- Words of doubt mean: "almost certain" 0.95, "likely" and "probably" 0.75, "good chance" 0.65, "a toss-up" 0.5, \
-"possibly" 0.3, "unlikely" 0.15, "improbable" and "doubtful" 0.1, "almost impossible" 0.05. Find a value between for \
-others ("I believe").
-- Judge by the words of the statement alone, even where you know better.
-- Reply with a JSON list of one object per statement, in order, each with "claim" and "probability", and nothing \
-else.""",
-    "{statements}\n\nClaims:",
-    SHOTS,
+PROMPT = Prompt(
+    read_template("confidence"),
     _parse,
     schema(
         "claims",

@@ -6,10 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from lc_jax.prompts import published
-from lc_jax.prompts.prompt import Prompt
+from lc_jax.prompts.prompt import TEMPLATES, Prompt
 
 CHAT = "chat"  # paragraphs are asked for through a model's own chat template; reader models have those of "full"
-_FOLDER = Path(__file__).parent / "templates"
 _FIELDS = {
     "paragraph": {"paragraph_generation_prompt"},
     "extract_answers": {"generated_paragraph", "question"},
@@ -47,11 +46,11 @@ def load_templates(name_or_directory: str | Path, prompt_dir: str | Path = "") -
         full = load_templates("full", prompt_dir)
         asked = published.override(prompt_dir, "paragraph", Prompt("{paragraph_generation_prompt}"))
         return dataclasses.replace(full, paragraph=dataclasses.replace(asked, is_message=True))
-    folder = _FOLDER / name_or_directory
+    folder = TEMPLATES / name_or_directory
     if not folder.is_dir():
         folder = Path(name_or_directory)
     if not folder.is_dir():
-        known = sorted([*(path.name for path in _FOLDER.iterdir()), CHAT])
+        known = sorted([*(path.name for path in TEMPLATES.iterdir() if path.is_dir()), CHAT])
         raise FileNotFoundError(f"No templates {str(name_or_directory)!r}: give one of {known} or a folder.")
     return Templates(**{name: published.override(prompt_dir, name, _load(folder, name)) for name in _FIELDS})
 

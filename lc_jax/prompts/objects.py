@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lc_jax.prompts.literals import parse_object, unfence
-from lc_jax.prompts.prompt import Invalid, Parser, Prompt, Shot, few_shot
+from lc_jax.prompts.prompt import Invalid, Parser
 
 
 def schema(name: str, value: Mapping[str, Any], *, reasoning: bool = False) -> str:
@@ -105,34 +105,6 @@ def labelled(text: str, word: str) -> str:
     label = rf"^[^:\n]{{0,100}}\b(?:{word})\b[^:\n]{{0,100}}:[ \t]*(.*)"
     texts = re.findall(label, text, re.IGNORECASE | re.MULTILINE)
     return str(texts[0]).strip() if len(texts) == 1 else text
-
-
-def labelled_prompt(
-    rules: str,
-    form: str,
-    shots: Sequence[Shot],
-    parser: Parser,
-    value: Mapping[str, Any],
-    *,
-    label: str,
-    reasons: Sequence[str] | None = None,
-) -> Prompt:
-    """Returns a few-shot prompt whose replies state what `label` names, after a line of reasoning where there is one.
-
-    Args:
-      rules: the instruction, which says what a reply looks like.
-      form: the fields of an example, without the label that opens its reply.
-      parser: of a reply without reasoning.
-      value: the JSON schema of what a reply states.
-      label: opens the answer: "Answers" for "Answers: A; B".
-      reasons: a sentence for each of `shots`; None: replies do not reason.
-    """
-    name, opening = label.lower(), label
-    if reasons is not None:
-        shots = [Shot(s.fields, f"{reason}\n{label}: {s.reply}") for s, reason in zip(shots, reasons, strict=True)]
-        opening, parser = "Reasoning", after_reasoning(parser, name.removesuffix("s") + "s?")
-    form = f"{form}\n\n{opening}:"
-    return few_shot(rules, form, shots, parser, schema(name, value, reasoning=reasons is not None))
 
 
 def after_reasoning(parser: Parser, word: str) -> Parser:

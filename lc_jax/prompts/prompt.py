@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lc_jax.prompts.reasoning import strip_reasoning
 from lc_jax.types import Message, PromptText
 
+TEMPLATES = Path(__file__).parent / "templates"
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z_]*)\}")
 # Placeholder names of the published template files.
 _ALIASES = {"ground_truth_top_answer": "answer", "claims_list": "statements"}
@@ -30,12 +32,12 @@ def _stripped(reply: str, fields: Mapping[str, str]) -> str:
     return reply.strip()
 
 
-@dataclasses.dataclass(frozen=True)
-class Shot:
-    """One example of a question with its reply, shown to the model."""
+def read_template(name: str) -> str:
+    """Returns the text of `templates/<name>.txt`, without the line break that ends the file.
 
-    fields: Mapping[str, str]  # of the prompt
-    reply: str  # in the plain form
+    The file is what the model reads, examples included; the placeholders of the request come last.
+    """
+    return (TEMPLATES / f"{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,6 @@ class Prompt:
     template: str
     parser: Parser = _stripped  # (reply, fields of the request) -> value, or Invalid
     schema: str = ""  # JSON schema of a structured reply, which the parser reads too; "": text only
-    shots: tuple[Shot, ...] = ()  # the examples that the template shows
     unused: frozenset[str] = frozenset()  # fields that `render` takes although this wording does not show them
     derive: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None  # further fields from those of a request
     is_message: bool = False  # the text is a user's message, for the chat template of whatever model reads it
@@ -130,17 +131,3 @@ class Prompt:
         if reply.strip() and not answer.strip():
             raise Invalid("no answer follows the reasoning")
         return self.parser(answer, fields or {})
-
-
-def few_shot(
-    instructions: str,
-    form: str,
-    shots: Sequence[Shot],
-    parser: Parser,
-    schema: str = "",
-    unused: Iterable[str] = (),
-) -> Prompt:
-    """Instructions, then every shot in the form of the question with its reply behind it, then the question."""
-    asked = Prompt(form, unused=frozenset(unused))
-    shown = [f"{asked.render(**shot.fields)} {shot.reply}" for shot in shots]
-    return Prompt("\n\n---\n\n".join([instructions, *shown, form]), parser, schema, tuple(shots), asked.unused)

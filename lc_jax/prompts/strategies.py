@@ -8,19 +8,10 @@ from pathlib import Path
 from lc_jax.prompts import in_context, paragraph, published
 from lc_jax.prompts.models import load_templates
 from lc_jax.prompts.objects import schema
-from lc_jax.prompts.prompt import Prompt
+from lc_jax.prompts.prompt import Prompt, read_template
 from lc_jax.prompts.summarize import one_paragraph
 
-UNCERTAINTY = Prompt(
-    """\
-{paragraph_generation_prompt}
-
-Write one paragraph of plain prose, three to five sentences in the manner of an encyclopedia. Wherever you are not \
-certain of a claim, say how probable it is in per cent; of several possible alternatives name each with its own \
-percentage. Reply with the paragraph and nothing else.""",
-    one_paragraph,
-    schema("paragraph", {"type": "string"}),
-)
+UNCERTAINTY = Prompt(read_template("uncertainty"), one_paragraph, schema("paragraph", {"type": "string"}))
 
 # In the form that Llama 2 Chat was trained on; the tokenizer adds the first token.
 _CHAT = """\

@@ -7,6 +7,7 @@ import pytest
 from lc_jax.prompts import Invalid, biography, claims, confidence, published, support
 from lc_jax.prompts.claims import Claim
 from lc_jax.prompts.confidence import Stated
+from tests.prompts.examples import examples
 from tests.recorded import load
 
 A, B, C = Claim("a b", "Objective"), Claim("c", "Objective"), Claim("d", "Full Uncertainty")
@@ -115,8 +116,8 @@ def test_support(reply, verdict):
 
 def test_examples_are_in_the_form_that_is_asked_for():
     for prompt in (claims.PROMPT, confidence.PROMPT, support.PROMPT):
-        for shot in prompt.shots:
-            prompt.parse(shot.reply, shot.fields)
+        for fields, reply in examples(prompt):
+            prompt.parse(reply, fields)
     assert biography.PROMPT.render(entity="Ada Lovelace") == "Write a paragraph bio about Ada Lovelace."
 
 

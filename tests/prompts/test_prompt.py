@@ -24,6 +24,7 @@ from lc_jax.prompts import (
     support,
 )
 from lc_jax.prompts.literals import leading_list, parse_list
+from tests.prompts.examples import examples
 
 settings.register_profile("patient", deadline=None)  # the first example pays for what is cached
 settings.load_profile("patient")
@@ -245,22 +246,22 @@ def test_half_a_surrogate_pair_is_invalid(reply):
 
 
 @pytest.mark.parametrize("name", ANNOTATOR)
-def test_shots_follow_their_own_prompt_in_text_and_as_objects(name):
+def test_examples_follow_their_own_prompt_in_text_and_as_objects(name):
     """What a prompt shows is what its parser reads, and the schema's JSON gives the same value."""
     prompt = ANNOTATOR[name]
     (member, kind), *others = json.loads(prompt.schema)["properties"].items()
     assert not others
-    assert prompt.shots or name == "paragraph"
-    for shot in prompt.shots:
-        assert f" {shot.reply}\n\n---" in prompt.template
-        value = prompt.parse(shot.reply, shot.fields)
+    pairs = examples(prompt)
+    assert pairs or name == "paragraph"
+    for fields, shown in pairs:
+        value = prompt.parse(shown, fields)
         assert isinstance(
             value, {"array": list, "number": float, "integer": int, "string": str, "boolean": bool}[kind["type"]]
         )
         for ascii_only in (True, False):
             written = json.dumps({member: value}, ensure_ascii=ascii_only)
             for reply in (written, f"```json\n{written}\n```", f"{written}\n\nThat is all.", repr(json.loads(written))):
-                assert prompt.parse(reply, shot.fields) == value
+                assert prompt.parse(reply, fields) == value
 
 
 @given(st.lists(st.text(), max_size=4), st.floats(0, 1), st.text())
@@ -334,10 +335,24 @@ def test_reasoning_without_an_answer_is_none(reply):
 def test_each_wording_shows_replies_in_its_own_form(reasoning):
     for prompt in (extract.prompt(reasoning), forecast.prompt(reasoning), correctness.prompt(reasoning)):
         assert prompt.template.endswith("\n\nReasoning:") == reasoning
-        assert all((shot.reply in prompt.template) and ("\n" in shot.reply) == reasoning for shot in prompt.shots)
+        assert all(("\n" in reply) == reasoning for _, reply in examples(prompt))
         assert (next(iter(json.loads(prompt.schema)["properties"])) == "reasoning") == reasoning
     orders = ["the most probable first", "in the order in which the paragraph names them"]
     for text_order in (False, True):
         assert [order in extract.prompt(reasoning, text_order).template for order in orders] == [
             not text_order, text_order,
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [extract, forecast, correctness])
+def test_a_wording_with_reasoning_differs_only_in_what_is_said_of_the_reply(module):
+    """Two files hold one question: whoever changes a rule or an example changes both."""
+    plain, reasoning = module.prompt(), module.prompt(reasoning=True)
+    rules, reasoned_rules = (prompt.template.split("\n\n---\n\n")[0].splitlines() for prompt in (plain, reasoning))
+    differing = [line for line in reasoned_rules if line not in rules]
+    assert len(differing) == 1
+    assert "rite two lines" in differing[0] or "with two lines" in differing[0]
+    label = plain.template.rpartition("\n")[2]
+    for (fields, reply), (same, reasoned) in zip(examples(plain), examples(reasoning), strict=True):
+        assert fields == same
+        assert reasoned.splitlines()[1:] == [f"{label} {reply}"]

@@ -25,6 +25,7 @@ from lc_jax.prompts import (
 )
 from lc_jax.prompts.claims import Claim
 from lc_jax.prompts.confidence import Stated
+from tests.prompts.examples import examples
 
 CHAT_JUDGE = "eval/check_semantic_equivalence_10shot_batch10_claude_chat.txt"
 
@@ -329,10 +330,13 @@ def test_folders_that_are_not_there_are_refused(tmp_path):
 
 
 def test_eight_examples_for_a_base_model():
-    assert len(in_context.SHOTS) == 8
     rendered = in_context.PROMPT.render(paragraph_generation_prompt="Write a paragraph about rain.")
     assert rendered.endswith("\n\nRequest: Write a paragraph about rain.\nParagraph:")
     assert rendered.count("\nParagraph:") == 9
-    for shot in in_context.SHOTS:
-        assert in_context.PROMPT.parse(f" {shot.reply}\r\n\r\nRequest: Write more.") == shot.reply
-        assert 3 <= shot.reply.count(".") <= 8
+    for prompt in (in_context.PROMPT, in_context.CONFIDENT):
+        pairs = examples(prompt, "\n\n")
+        assert len(pairs) == 8
+        for fields, reply in pairs:
+            assert fields["paragraph_generation_prompt"].startswith("Write a paragraph about ")
+            assert prompt.parse(f" {reply}\r\n\r\nRequest: Write more.") == reply
+            assert 2 <= reply.count(".") <= 8
