@@ -41,8 +41,9 @@ for argument in "$@"; do
   esac
 done
 if [ -f "$profile" ]; then profile=$(realpath "$profile"); fi
-. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-. "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
+launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$launch/setup.sh"
+. "$launch/stages.sh"
 setup base
 # JAX takes three quarters of a GPU unless told otherwise.
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-.94}"
@@ -156,7 +157,7 @@ if ! $mini; then
   evaluate llama_8_shot "Llama 2 7B 8-shot" false "$base_model" --config.strategy=8-shot
   evaluate llama_summary "Llama 2 7B summary 8-shot" true "$base_model" --config.strategy=summary-8-shot
   evaluate llama_chat "Llama 2 Chat 0-shot" false "$chat_model" --config.strategy=llama-2-chat
-  . launch/comparisons.sh
+  . "$launch/comparisons.sh"
 fi
 
 # 6. Check everything, run the stages, draw tables and figures.

@@ -9,6 +9,7 @@
 #   LC_ACCELERATOR   cuda12 | cuda13 | tpu: which jax to install (default: CPU)
 #   LC_KNOWLEDGE     when set, and LC_RETRIEVER is not bm25: sentence-transformers is installed too
 #   LC_VENV          where the environment is (default: .venv)
+#   LC_SETUP         none: the `python` of PATH has everything, and the working directory stays (as `lc_jax quickstart` does)
 #   PYTHON           the interpreter to make it with (default: the first Python >= 3.11 that is found)
 
 find_python() {
@@ -41,9 +42,10 @@ expand_home() {  # expand_home PATH; a quoted "~/x" reaches a script as it stand
 }
 
 setup() {
-  cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
   # Large arrays come and go all the time; huge pages make that cheaper on CPUs (glibc 2.35 and newer; others ignore it).
   export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+  if [ "${LC_SETUP:-}" = none ]; then return; fi
+  cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
   local kind=${1:-} accelerator=${LC_ACCELERATOR:-} retrieval="" venv extras python key
   if [ -n "${LC_KNOWLEDGE:-}" ] && [ "${LC_RETRIEVER:-}" != bm25 ]; then retrieval=,retrieval; fi
   venv=$(expand_home "${LC_VENV:-.venv}")

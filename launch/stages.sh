@@ -28,7 +28,7 @@ run_stage() {
   fi
   echo "== $name"
   case "$result" in
-    */selected) bash launch/select.sh "${result%/selected}" "$@" ;;
+    */selected) bash "$(dirname "${BASH_SOURCE[0]}")/select.sh" "${result%/selected}" "$@" ;;
     *) python -m lc_jax.main "$@" ;;
   esac
   echo "== $name: $((SECONDS - started)) s"

@@ -21,6 +21,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     interrupts.install()
 
 import contextlib
+import functools
 import importlib
 import logging as stdlib_logging
 import os
@@ -28,7 +29,7 @@ import pkgutil
 import select
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,7 +37,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from lc_jax import interrupts, settings, tasks
+from lc_jax import interrupts, settings, tasks, terminal, usage
 from lc_jax.data import memo
 from lc_jax.preflight import Problems
 from lc_jax.provenance import RunRecord
@@ -59,7 +60,9 @@ _TRAINING = [
     "wandb",
 ]
 # What to install for a package that is missing; all others belong to the base install.
-EXTRAS = {"sentence_transformers": '".[retrieval]"', "torch": "torch"} | dict.fromkeys(_TRAINING, '".[train]"')
+_OURS = "." if (settings.REPOSITORY / "pyproject.toml").exists() else "lc_jax"  # as pip calls this package
+EXTRAS = {"sentence_transformers": f'"{_OURS}[retrieval]"', "torch": "torch"}
+EXTRAS |= dict.fromkeys(_TRAINING, f'"{_OURS}[train]"')
 
 
 @contextlib.contextmanager
@@ -157,8 +160,8 @@ def explain(error: BaseException) -> tuple[list[str], int]:
     if isinstance(error, ImportError):
         package = (error.name or "").partition(".")[0]
         if package in ("", "lc_jax") or not isinstance(error, ModuleNotFoundError):
-            return [f'{text}. Installing the packages again may help: pip install ".[train]"'], 1
-        return [f"the package {package} is not installed: pip install {EXTRAS.get(package, '.')}"], 1
+            return [f"{text}. Installing the packages again may help: pip install {EXTRAS['jax']}"], 1
+        return [f"the package {package} is not installed: pip install {EXTRAS.get(package, _OURS)}"], 1
     if isinstance(error, OSError) and error.filename and error.strerror:
         return [f"{os.fsdecode(error.filename)}: {error.strerror}"], 1
     if _is_expected(error):
@@ -181,11 +184,15 @@ def _output_is_closed() -> bool:
     return True
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the task; an error ends with "error: " lines and a non-zero exit code, -v=1 adds the traceback."""
-    logging.get_absl_handler().addFilter(
-        lambda r: r.levelno >= stdlib_logging.WARNING or r.pathname.startswith(PACKAGE)
-    )
+def main(argv: Sequence[str], wording: Callable[[str], str] = str) -> None:
+    """Runs the task; an error ends with "error: " lines and a non-zero exit code, -v=1 adds the traceback.
+
+    Args:
+      wording: rewrites what is printed, for another command line than the documented one.
+    """
+    handler = logging.get_absl_handler()
+    handler.addFilter(lambda r: r.levelno >= stdlib_logging.WARNING or r.pathname.startswith(PACKAGE))
+    handler.setFormatter(terminal.Formatter(wording=wording))
     try:
         run_task(argv)
     except (Exception, KeyboardInterrupt) as error:
@@ -195,37 +202,47 @@ def main(argv: Sequence[str]) -> None:
         logging.vlog(1, "Traceback of the error below", exc_info=True)
         lines, code = explain(KeyboardInterrupt() if interrupts.is_requested() else error)
         for line in lines:
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {wording(line)}", file=sys.stderr)
         sys.exit(code)
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the flags that are not the config's, such as -v=1; returns the whole command line. Ends after --help."""
+def parse_flags(argv: Sequence[str], wording: Callable[[str], str] = str) -> list[str]:
+    """Parses the flags that are not the config's, such as -v=1; returns the whole command line. Ends after --help.
+
+    Args:
+      wording: as in `main`.
+    """
     others = settings.split(argv[1:])[2]
     if any(argument in HELP for argument in others):
         try:
-            print(settings.usage(argv[1:]))
+            print(wording(usage.render(argv[1:])))
         except (ImportError, Problems) as error:
-            sys.exit("\n".join(f"error: {line}" for line in explain(error)[0]))
+            sys.exit(wording("\n".join(f"error: {line}" for line in explain(error)[0])))
         sys.exit(0)
     try:
         rest = flags.FLAGS([argv[0], *others])[1:]
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
-        sys.exit(
-            f"error: unknown flag --{name}; settings are given as --config.NAME=VALUE, such as --config.{name}=..."
-        )
+        message = f"unknown flag --{name}; settings are given as --config.NAME=VALUE, such as --config.{name}=..."
     except flags.Error as error:
-        sys.exit(f"error: {' '.join(str(error).split())}. Settings are given as --config.name=value.")
-    if rest:
-        sys.exit(f"error: unexpected argument {rest[0]!r}; settings are given as --config.name=value.")
-    return list(argv)
+        message = f"{' '.join(str(error).split())}. Settings are given as --config.name=value."
+    else:
+        if not rest:
+            return list(argv)
+        message = f"unexpected argument {rest[0]!r}; settings are given as --config.name=value."
+    sys.exit(wording(f"error: {message}"))
 
 
-def start() -> None:
-    """The entry point."""
+def start(argv: list[str] | None = None, wording: Callable[[str], str] = str) -> None:
+    """The entry point.
+
+    Args:
+      argv: the command line in place of this process's.
+      wording: as in `main`.
+    """
     interrupts.install()
-    app.run(main, flags_parser=parse_flags)
+    parse = functools.partial(parse_flags, wording=wording)
+    app.run(functools.partial(main, wording=wording), argv=argv, flags_parser=parse)
 
 
 if __name__ == "__main__":

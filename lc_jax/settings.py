@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 
 from lc_jax.preflight import Problems, check_all
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+_INSTALLED = Path(__file__).resolve().parent / "repository"  # in a wheel, see setup.py
+REPOSITORY = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[1]  # has configs/ and launch/
 NEEDED = ("task", "seed", "mesh")  # what configs.base.base_config puts into every config
 LARGEST = 2**31 - 1  # of a whole number
 _ARGUMENT = re.compile(r"--?(?P<no>no)?config(?:\.(?P<name>[^=]*))?(?:=(?P<value>.*))?", re.DOTALL)
@@ -42,7 +43,7 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, list[str]]:
     """
     file, overrides, others = split(arguments)
     if not file:
-        raise Problems([f"give --config=FILE[:MODE], such as --config=configs/ppo.py:mini. {_experiments()}"])
+        raise Problems([f"give --config=FILE[:MODE], such as --config=configs/ppo.py:mini. {list_experiments()}"])
     path, _, mode = file.partition(":")
     config = load(path, mode if ":" in file else None)
     check_all(*[_override(config, name, value) for name, value in overrides.items()])
@@ -50,38 +51,6 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, list[str]]:
     if config.seed is None or not 0 <= config.seed <= LARGEST:
         raise Problems([f"--config.seed={config.seed}: give a whole number from 0 to {LARGEST}."])
     return config.lock(), others
-
-
-USAGE = """Usage: python -m lc_jax.main --config=FILE[:MODE] [--config.NAME=VALUE ...] [-v=1]
-
-  --config=FILE[:MODE] --help   prints the modes and settings of an experiment, with their values
-  -v=1                          prints more, and the traceback of an error
-"""
-
-
-def usage(arguments: Sequence[str]) -> str:
-    """Returns what --help prints: the command line, and of the config file its text, modes and settings with values.
-
-    Raises:
-      Problems: as in `parse`.
-    """
-    file, overrides, _ = split(arguments)
-    path = file.partition(":")[0]
-    if not file:
-        return f"{USAGE}\n{_experiments()}"
-    values = [f"--config.{name}" + ("" if value is None else f"={value}") for name, value in overrides.items()]
-    config, _ = parse([f"--config={file}", *values])
-    text = (ast.get_docstring(ast.parse(_find(path).read_text())) or "").strip()
-    try:
-        load(path, "no-such-mode")
-        modes = ""
-    except Problems as error:  # "unknown mode ...: give the config file alone, or with ':mini'."
-        modes = f"Modes: {str(error).rpartition('mode ' + repr(':no-such-mode') + ': ')[2]}\n\n"
-    lines = [f"  --config.{name}={'' if value is None else value}" for name, value in flat(config) if name != "task"]
-    return (
-        f"{USAGE}\n{path}: {text}\n\n{modes}Settings, with the values of this command; lists are written as a,b, and "
-        "an empty value means none:\n" + "\n".join(lines)
-    )
 
 
 def split(arguments: Sequence[str]) -> tuple[str, dict[str, str | None], list[str]]:
@@ -105,16 +74,18 @@ def split(arguments: Sequence[str]) -> tuple[str, dict[str, str | None], list[st
     return file, overrides, others
 
 
-def _experiments() -> str:
-    """Which experiments there are, or why there are none."""
-    names = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem != "base")
-    if not names:
-        return "The experiments (configs/) come with the repository, not with the installed package: run in a clone."
-    return f"The experiments are configs/{{{','.join(names)}}}.py."
+def experiments() -> list[str]:
+    """Returns the names of the config files that come with lc_jax."""
+    return sorted(path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem != "base")
 
 
-def _find(file: str) -> Path:
-    """The config file, in the working folder or else in the repository.
+def list_experiments() -> str:
+    """Returns a sentence for messages."""
+    return f"The experiments are configs/{{{','.join(experiments())}}}.py."
+
+
+def find(file: str) -> Path:
+    """Returns the path of a config file: in the working folder, or else in the repository or the installed package.
 
     Raises:
       Problems: it is in neither.
@@ -125,12 +96,12 @@ def _find(file: str) -> Path:
         if path.is_file():
             return path
     if any((folder / file).is_dir() for folder in folders):
-        raise Problems([f"--config={file} is a folder; name one file in it. {_experiments()}"])
-    names = [f"configs/{path.name}" for path in (REPOSITORY / "configs").glob("*.py") if path.stem != "base"]
+        raise Problems([f"--config={file} is a folder; name one file in it. {list_experiments()}"])
+    names = [f"configs/{name}.py" for name in experiments()]
     near = difflib.get_close_matches(f"configs/{Path(file).stem}.py", names, 1, cutoff=0.75)
     hint = f"Did you mean --config={near[0]}? " if near else ""
     looked = " and ".join(map(str, folders if not Path(file).is_absolute() else [Path(file).parent]))
-    raise Problems([f"no config file {file!r}; looked for it in {looked}. {hint}{_experiments()}"])
+    raise Problems([f"no config file {file!r}; looked for it in {looked}. {hint}{list_experiments()}"])
 
 
 def load(file: str, mode: str | None = None) -> ConfigDict:
@@ -139,12 +110,12 @@ def load(file: str, mode: str | None = None) -> ConfigDict:
     Raises:
       Problems: no such file, it cannot be run, or does not return a config of a task.
     """
-    path = _find(file)
-    if str(REPOSITORY) not in sys.path and (REPOSITORY / "configs").is_dir():
+    path = find(file)
+    if str(REPOSITORY) not in sys.path:
         sys.path.append(str(REPOSITORY))  # for `from configs import base`, from another working folder
     spec = importlib.util.spec_from_file_location("lc_jax_config", path)
     if spec is None or spec.loader is None:
-        raise Problems([f"--config={file} is not a Python file (.py). {_experiments()}"])
+        raise Problems([f"--config={file} is not a Python file (.py). {list_experiments()}"])
     module = importlib.util.module_from_spec(spec)
     config = _in_file(path, lambda: _get_config(module, spec.loader, file, mode))
     if not isinstance(config, ConfigDict) or any(name not in config for name in NEEDED):

@@ -134,7 +134,7 @@ def load_profile(name: str) -> dict[str, list[str]]:
 
 def _faults(words: Sequence[str]) -> list[str]:
     """What is wrong with a line of a profile."""
-    groups = ["all", "training", *(path.stem for path in (settings.REPOSITORY / "configs").glob("*.py"))]
+    groups = ["all", "training", *settings.experiments()]
     config, *flags = words
     faults = []
     if config.partition(":")[0] not in groups:

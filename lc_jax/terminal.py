@@ -1,0 +1,56 @@
+"""What a run prints: one line an event with the time and a letter for the level, in colour on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+_GREY, _YELLOW, _RED, _PLAIN = "\033[2m", "\033[33m", "\033[31m", "\033[0m"
+_DOCUMENTED = (
+    (re.compile(r"python -m lc_jax\.main"), "lc_jax"),
+    (re.compile(r"--config=(?:configs/(\w+)\.py|(?=\S+\.py))"), r"\1"),
+    (re.compile(r"--config=FILE"), "NAME"),
+    (re.compile(r"--config\."), "--"),
+)
+
+
+def as_command(text: str) -> str:
+    """Rewrites commands in a text for `lc_jax`: `--config=configs/ppo.py --config.seed=1` becomes `ppo --seed=1`."""
+    for pattern, replacement in _DOCUMENTED:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether to write in colour: the stream is a terminal, and the variable NO_COLOR is not set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+class Formatter(logging.Formatter):
+    """Formats log records as "13:16:06 I text", with the date in a file or pipe.
+
+    A text that begins with a new line is a table: it is printed without the prefix.
+
+    Args:
+      stream: where the lines go.
+      wording: rewrites each text, as `as_command`.
+    """
+
+    def __init__(self, stream: TextIO = sys.stderr, wording: Callable[[str], str] = str) -> None:
+        super().__init__("%(message)s", "%H:%M:%S" if stream.isatty() else "%Y-%m-%d %H:%M:%S")
+        self._colour, self._wording = has_colour(stream), wording
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the lines of a record."""
+        text = self._wording(super().format(record))
+        if text.startswith("\n"):
+            return text[1:]
+        prefix = f"{self.formatTime(record, self.datefmt)} {record.levelname[0]}"
+        if self._colour:
+            shade = _RED if record.levelno >= logging.ERROR else _YELLOW if record.levelno >= logging.WARNING else _GREY
+            prefix = f"{shade}{prefix}{_PLAIN}"
+        return f"{prefix} {text}"
