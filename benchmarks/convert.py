@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from lc_jax.models.folders import write_configs
-from lc_jax.models.hf import specs_of
 from lc_jax.models.llama import LlamaConfig
-from lc_jax.models.registry import abstract, from_preset
+from lc_jax.models.params import tensor_specs
+from lc_jax.models.registry import abstract_model, from_preset
 from lc_jax.models.tensors import Tensors, write
 
 GROUPS = Path("/sys/fs/cgroup/memory")  # control groups, version 1
@@ -37,13 +37,13 @@ SHARD = 1_000_000_000
 def make(folder: Path, layers: int, dtype: str, seed: int) -> int:
     """Writes a random checkpoint as wide as Llama 2 7B, with so many layers. Returns its number of parameters."""
     shape = from_preset("llama-2-7b", param_dtype=dtype).to_hf() | {"num_hidden_layers": layers}
-    model = abstract(LlamaConfig.from_hf(shape, param_dtype=dtype))
-    specs, rng = specs_of(model, dtype), np.random.default_rng(seed)
+    model = abstract_model(LlamaConfig.from_hf(shape, param_dtype=dtype))
+    specs, rng = tensor_specs(model, dtype), np.random.default_rng(seed)
     folder.mkdir()
 
-    def values() -> Iterator[np.ndarray]:
+    def values() -> Iterator[tuple[str, np.ndarray]]:
         for spec in specs:  # finite in bfloat16, float16 and float32, and no two alike
-            yield (rng.standard_normal(spec.shape, np.float32) / 64).astype(dtype)
+            yield spec.key, (rng.standard_normal(spec.shape, np.float32) / 64).astype(dtype)
 
     write(folder, specs, values(), SHARD)
     write_configs(folder, model, dtype, None)

@@ -116,7 +116,7 @@ def to_torch(model: Model) -> Any:
     config = transformers.AutoConfig.for_model(**model.config.to_hf())
     with torch.device(device):
         peer = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, model.config.compute_dtype))
-    tensors = {key: tensor(value) for key, value in hf.tensors_of(model)}
+    tensors = {key: tensor(value) for key, value in hf.host_tensors(model)}
     missing, unexpected = peer.load_state_dict(tensors, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise ValueError(f"transformers names other tensors: {missing} {unexpected}")
@@ -138,8 +138,8 @@ def tensor(value: np.ndarray) -> Any:
 
 def block_params(config: Config) -> int:
     """Parameters of all blocks, without embedding and head."""
-    params = registry.abstract(config).params
-    return sum(leaf.size for path, leaf in registry.flat(params) if path[0] == "layers")
+    params = registry.abstract_model(config).params
+    return sum(leaf.size for path, leaf in registry.named_leaves(params) if path[0] == "layers")
 
 
 def forward_flops(config: Config, batch: int, length: int, head_tokens: int) -> float:

@@ -77,7 +77,7 @@ def sequences(count: int, seed: int) -> list[Encoded]:
 def optimizer(name: str, kind: str, steps: int) -> Optimizer:
     """One for all seeds, so that these share a compiled program."""
     settings = OptimizerSettings(SHAPES[name][2], steps, steps // 50, "cosine", 0.9, 0.999, 1e-8, 0.01, 1.0, kind)
-    return make_optimizer(settings, trainable(registry.abstract(config_of(name, kind)).params))
+    return make_optimizer(settings, trainable(registry.abstract_model(config_of(name, kind)).params))
 
 
 def curve(name: str, kind: str, seed: int, steps: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def abstract_model(config, kind, mesh, frozen=False):
     precision = dict(config.precision)
     if frozen:
         precision["param_dtype"] = precision["compute_dtype"]
-    return registry.abstract(registry.from_preset(preset, **precision), kind, mesh)
+    return registry.abstract_model(registry.from_preset(preset, **precision), kind, mesh)
 
 
 def local_bytes(tree):

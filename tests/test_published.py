@@ -150,7 +150,7 @@ def test_every_parameter_of_ppo_decays_by_a_hundredth_of_the_learning_rate():
     assert (config.weight_decay, config.eps, config.clip_norm, config.b1, config.b2) == (0.01, 1e-5, 1.0, 0.9, 0.999)
     assert (config.learning_rate, config.schedule, config.warmup_steps) == (1e-5, "linear", 5)
     settings = OptimizerSettings.from_ratio(1500, **dict(config) | {"learning_rate": 0.5, "warmup_steps": 0})
-    abstract = registry.abstract(registry.from_preset("tiny-llama"))
+    abstract = registry.abstract_model(registry.from_preset("tiny-llama"))
     params = jax.tree.map(lambda x: jnp.full(x.shape, 8.0), abstract.params)
     tx = make_optimizer(settings, trainable(params))
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lc_jax.models import registry
+from lc_jax.models.params import named_arrays, param_specs, with_arrays
 from lc_jax.models.transformer import Config, Model
 
 CONSTANT = 0.7  # length of what all embeddings share, against what tells them apart; position heads look at it alone
@@ -38,11 +38,10 @@ def plant(model: Model, seed: int) -> Model:
     config = model.config
     if config.num_kv_heads != config.num_heads or min(config.num_layers, config.num_heads) < 2:
         raise ValueError("An induction circuit needs two layers and two heads, each with keys of its own.")
-    found = registry.flat(model.params)
-    values = {path: np.array(leaf, np.float32) for path, leaf in found}
+    values = {spec.path: np.array(array, np.float32) for spec, array in named_arrays(model)}
     _write(values, config, np.random.default_rng(seed))
-    leaves = [jax.device_put(values[path].astype(leaf.dtype), leaf.sharding) for path, leaf in found]
-    return model.with_params(jax.tree.unflatten(jax.tree.structure(model.params), leaves))
+    placed = {s.path: jax.device_put(values[s.path].astype(s.dtype), s.sharding) for s in param_specs(model)}
+    return with_arrays(model, placed)
 
 
 def _write(values: dict[tuple[str, ...], np.ndarray], config: Config, rng: np.random.Generator) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from lc_jax.models import hf, tensors
+from lc_jax import parallel
+from lc_jax.models import tensors
 from lc_jax.models.folders import write_text_files
-from lc_jax.models.layout import BACKBONE, HEAD, SCORE, new_folder
-from lc_jax.models.registry import family_of, kind_of
-from lc_jax.models.tensors import Spec
+from lc_jax.models.layout import BACKBONE, SCORE, new_folder
+from lc_jax.models.params import NamedArrays, named_arrays, param_specs
+from lc_jax.models.registry import kind_of
+from lc_jax.models.tensors import TensorSpec
 from lc_jax.models.transformer import Model
 
 BIAS = "reward_head_bias"  # key of config.json: what transformers' head, which has no bias, leaves out
+# Paths of the parameters that are not written as they are.
+HEAD_WEIGHT, HEAD_BIAS = ("reward_head", "weight"), ("reward_head", "bias")
+NORM_BIAS, LM_HEAD = ("backbone_model", "norm", "bias"), ("backbone_model", "head", "kernel")
 
 
 def _fold(bias: float, weight: np.ndarray, norm: np.ndarray, dtype: str) -> np.ndarray:
@@ -42,7 +47,7 @@ def save(
     path: str | Path,
     model: Model,
     *,
-    arrays: Iterable[jax.Array] | None = None,
+    arrays: NamedArrays | None = None,
     tokenizer: Any = None,
     pad_id: int | None = None,
     max_shard_bytes: int = 5_000_000_000,
@@ -61,32 +66,38 @@ def save(
     """
     if kind_of(model) != "scalar":
         raise ValueError("A language model has no reward: only reward models are written as sequence classification.")
-    dtype, family = model.config.param_dtype, family_of(model.config)[0]
-    norm, head = (BACKBONE + family.KEYS.get(name, "") for name in ("norm.bias", "head.kernel"))
-    last = (HEAD + "weight", norm)  # written after all others: what the bias is folded into, and by what
-    specs = {spec.key: spec for spec in hf.specs_of(model, dtype) if spec.key not in (head, HEAD + "bias")}
-    order = [key for key in specs if key not in last] + [key for key in last if key in specs]
+    dtype = model.config.param_dtype
+    # The head's bias is folded into the norm's, so that these are written after all others.
+    last = {spec.path: spec for spec in param_specs(model) if spec.path in (HEAD_WEIGHT, NORM_BIAS)}
+    specs = [
+        TensorSpec(key.removeprefix(BACKBONE), spec.hf_shape, dtype)
+        for spec in param_specs(model)
+        if spec.path not in (HEAD_WEIGHT, HEAD_BIAS, NORM_BIAS, LM_HEAD)
+        for key in spec.hf_keys
+    ]
+    specs.append(TensorSpec(SCORE, last[HEAD_WEIGHT].hf_shape, dtype))
+    if NORM_BIAS in last:
+        norm_key = last[NORM_BIAS].hf_keys[0].removeprefix(BACKBONE)
+        specs.append(TensorSpec(norm_key, last[NORM_BIAS].hf_shape, dtype))
     bias = 0.0
 
-    def values() -> Iterator[np.ndarray]:
+    def values() -> Iterator[tuple[str, np.ndarray]]:
         nonlocal bias
-        kept: dict[str, np.ndarray] = {}
-        for key, value in hf.tensors_of(model, arrays):
-            if key in (*last, HEAD + "bias"):
-                kept[key] = value.astype(np.float32)
-            elif key in specs:
-                yield value.astype(dtype)
-        weight, bias = kept[last[0]], float(kept[HEAD + "bias"][0])
-        yield weight.astype(dtype)
-        if norm in specs:
-            folded = _fold(bias, weight[0], kept[norm], dtype)
+        vectors: dict[tuple[str, ...], np.ndarray] = {}
+        for spec, array in named_arrays(model) if arrays is None else arrays:
+            if spec.path in (HEAD_WEIGHT, HEAD_BIAS, NORM_BIAS):
+                vectors[spec.path] = parallel.to_host(array).astype(np.float32)
+            elif spec.path != LM_HEAD:
+                yield from ((key.removeprefix(BACKBONE), value.astype(dtype)) for key, value in spec.tensors(array))
+        weight, bias = vectors[HEAD_WEIGHT], float(vectors[HEAD_BIAS][0])
+        yield SCORE, weight.astype(dtype)
+        if NORM_BIAS in last:
+            folded = _fold(bias, weight[0], vectors[NORM_BIAS], dtype)
             bias = 0.0 if weight.any() else bias  # before the last value is drawn
-            yield folded
+            yield norm_key, folded
 
-    names = {HEAD + "weight": SCORE}
-    renamed = [Spec(names.get(k, k.removeprefix(BACKBONE)), specs[k].shape, dtype) for k in order]
     with new_folder(Path(path)) as folder:
-        tensors.write(folder, renamed, values(), max_shard_bytes)
+        tensors.write(folder, specs, values(), max_shard_bytes)
         if jax.process_index() != 0:
             return
         write_text_files(folder, tokenizer)

@@ -18,7 +18,8 @@ import numpy as np
 from absl import logging
 
 from lc_jax.models.layout import BACKBONE, BUFFERS, REWARD_MODEL, copy_text_files, new_folder, read_json
-from lc_jax.models.tensors import Spec, Tensors, check_values, write
+from lc_jax.models.registry import FAMILIES
+from lc_jax.models.tensors import Tensors, TensorSpec, check_values, write
 
 SUM = "model_sum.txt"  # the published check: the sum of all recovered parameters
 CHECKSUMS = "recovered_checksums.json"  # ours: SHA-256 of every recovered tensor, beside the difference
@@ -26,7 +27,8 @@ ENDING = "-wdiff"  # of the published differences' names
 RECOVERED_FROM = "recovered_from"  # key of a recovered config.json: the name of the difference
 SUM_TOLERANCE = 1e-5  # relative; the published sum is a float32 one
 
-_NORMS = ("model.norm.weight", "final_layer_norm.weight")  # endings of the last norm's key, by family
+_NORMS = tuple(family.KEYS["norm.scale"] for family, _ in FAMILIES.values())  # keys of the last norm
+_EMBEDDINGS = tuple(family.KEYS["embedding"] for family, _ in FAMILIES.values())
 _MAX_NORM = 0.05  # of a difference: fine-tuning moves the last norm by less, and a model's own is about 1
 
 
@@ -78,9 +80,9 @@ class _Pair:
         kept = [key for key in self.keys if key not in self.partners]
         logging.info("%d tensors are combined; whole as they are: %s", len(same), ", ".join(kept) or "none")
 
-    def specs(self, dtype: str) -> list[Spec]:
+    def specs(self, dtype: str) -> list[TensorSpec]:
         """What a result in `dtype` holds."""
-        return [Spec(key, self.upload.shape(key), dtype) for key in self.keys]
+        return [TensorSpec(key, self.upload.shape(key), dtype) for key in self.keys]
 
     def read(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
         """The tensor of the upload and its partner of the base, if it has one, both float32."""
@@ -106,7 +108,7 @@ class _Pair:
         copy_text_files(self.folder, folder)
 
     def _vocab_size(self) -> int:
-        embedding = next(key for key in self.keys if key.endswith(("embed_tokens.weight", "embed_in.weight")))
+        embedding = next(key for key in self.keys if key.endswith(_EMBEDDINGS))
         return self.upload.shape(embedding)[0]
 
 
@@ -139,14 +141,14 @@ def recover(
         raise ValueError(f"{pair.folder}/{CHECKSUMS} does not name the tensors that the difference holds.")
     total = 0.0
 
-    def values() -> Iterator[np.ndarray]:
+    def values() -> Iterator[tuple[str, np.ndarray]]:
         nonlocal total
         for key in pair.keys:
             value = _add(*pair.read(key))
             total += float(np.sum(value, dtype=np.float64))
             if checksums and _sha256(value.astype(checked_dtype, copy=False)) != checksums[key]:
                 raise ValueError(_refusal(pair, f"{key} does not have the recorded checksum"))
-            yield value.astype(dtype, copy=False)
+            yield key, value.astype(dtype, copy=False)
 
     with new_folder(destination) as folder:
         write(folder, pair.specs(dtype), values(), max_shard_bytes)
@@ -178,7 +180,7 @@ def make(
     total = deviation = 0.0
     tuned_dtype = pair.upload.dtype()
 
-    def values() -> Iterator[np.ndarray]:
+    def values() -> Iterator[tuple[str, np.ndarray]]:
         nonlocal total, deviation
         for key in pair.keys:
             value, partner = pair.read(key)
@@ -188,7 +190,7 @@ def make(
             recovered = recovered.astype(tuned_dtype, copy=False)
             checksums[key] = _sha256(recovered)
             deviation = max(deviation, float(np.max(np.abs(recovered.astype(np.float32) - value), initial=0.0)))
-            yield stored
+            yield key, stored
 
     with new_folder(destination) as folder:
         write(folder, pair.specs(dtype), values(), max_shard_bytes)

@@ -1,9 +1,9 @@
-"""Hugging Face checkpoint folders in and out, tensor by tensor: bytes go from the file straight to their shard."""
+"""Hugging Face checkpoint folders in and out, tensor by tensor: each device reads its own shard from the file."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +11,20 @@ import jax
 import numpy as np
 from absl import logging
 
-from lc_jax import parallel
 from lc_jax.models import tensors as files
 from lc_jax.models.folders import config_of, read_config, resolve, write_configs
 from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, SCORE, new_folder
-from lc_jax.models.registry import abstract, family_of, flat, kind_of
-from lc_jax.models.tensors import Spec, Tensors, check_values
+from lc_jax.models.params import NamedArrays, ParamSpec, named_arrays, param_specs, tensor_specs, with_arrays
+from lc_jax.models.registry import FAMILIES, abstract_model, family_of
+from lc_jax.models.tensors import Tensors, check_values
 from lc_jax.models.transformer import Config, Model
 
 # Endings of what quantised checkpoints store next to, or in place of, their weights.
 QUANTISED = ("weight_scale", "weight_scale_inv", "qweight", "qzeros", "absmax", "weight_packed", "SCB", "quant_map")
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """How one parameter stands in the files."""
-
-    path: tuple[str, ...]  # in the nnx state
-    keys: tuple[str, ...]  # one tensor, or one a layer
-    stacked: bool  # the parameter's first dimension is the layer
-    transposed: bool  # [in, out] here, [out, in] there
-
-
-def table(config: Config, kind: str) -> list[Entry]:
-    """Every parameter of the model with its keys, in the module's order."""
-    family, _ = family_of(config)
-    entries = []
-    for names, _ in flat(abstract(config, kind).params):
-        scalar = kind == "scalar" and names[0] == "reward_head"
-        inner = names[1:] if kind == "scalar" else names
-        key = HEAD + inner[0] if scalar else family.KEYS[".".join(inner)]
-        prefix = BACKBONE if kind == "scalar" and not scalar else ""
-        stacked = "{}" in key
-        keys = tuple(prefix + key.format(i) for i in range(config.num_layers)) if stacked else (prefix + key,)
-        entries.append(Entry(names, keys, stacked, names[-1] == "kernel"))
-    return entries
-
-
 def stored_dtype(path: str | Path) -> str:
-    """The dtype that most tensors of the checkpoint are stored in."""
+    """Returns the dtype that most tensors of the checkpoint are stored in."""
     return Tensors(resolve(path)).dtype()
 
 
@@ -57,9 +32,9 @@ def stored_dtype(path: str | Path) -> str:
 
 
 def load(path: str | Path, mesh: jax.sharding.Mesh, **settings: Any) -> Model:
-    """The checkpoint at `path`, each shard read straight to its device; arguments and errors are those of `read`."""
+    """Loads the checkpoint at `path`, each shard straight to its device; arguments and errors are those of `read`."""
     model, arrays = read(path, mesh, **settings)
-    return model.with_params(jax.tree.unflatten(jax.tree.structure(model.params), list(arrays)))
+    return with_arrays(model, {spec.path: array for spec, array in arrays})
 
 
 def read(
@@ -70,8 +45,8 @@ def read(
     vocab_size: int | None = None,
     fresh_head: bool = False,
     **precision: str,
-) -> tuple[Model, Iterator[jax.Array]]:
-    """The abstract model of a checkpoint, and its parameters in order, each read when it is drawn.
+) -> tuple[Model, NamedArrays]:
+    """Returns the abstract model of a checkpoint, and its parameters, each of which is read when it is drawn.
 
     Args:
       kind: "causal", or "scalar" for a reward or value model; a plain language model gets a fresh, zero head then.
@@ -93,28 +68,36 @@ def read(
         logging.warning("%s: config.json ties the embeddings, but the file holds another head, which is used", folder)
         config = dataclasses.replace(config, tied_embeddings=False)
     old_vocab_size = config.vocab_size
-    config = dataclasses.replace(config, vocab_size=vocab_size or config.vocab_size)
-    model = abstract(config, kind, mesh)
-    entries = table(config, kind)
-    if stored_kind == "causal":  # its keys carry no prefix
-        entries = [dataclasses.replace(e, keys=tuple(k.removeprefix(BACKBONE) for k in e.keys)) for e in entries]
-    constants = {e.path: 0.0 for e in entries if e.path[0] == "reward_head" and (fresh_head or stored_kind == "causal")}
-    if stored_kind == "scalar" and SCORE in tensors.names():  # transformers' sequence classification
-        entries = [dataclasses.replace(e, keys=tuple(map(_classification_key, e.keys))) for e in entries]
+    model = abstract_model(dataclasses.replace(config, vocab_size=vocab_size or old_vocab_size), kind, mesh)
+    is_classification = stored_kind == "scalar" and SCORE in tensors.names()
+
+    def as_stored(spec: ParamSpec) -> ParamSpec:
+        """The same parameter by the keys of this folder, in which a language model's carry no prefix."""
+        keys = spec.hf_keys
+        if stored_kind == "causal" or is_classification:
+            keys = tuple(key.removeprefix(BACKBONE) for key in keys)
+        if is_classification:
+            keys = tuple(SCORE if key == HEAD + "weight" else key for key in keys)
+        return dataclasses.replace(spec, hf_keys=keys)
+
+    specs = param_specs(model)
+    constants: dict[tuple[str, ...], float] = {}  # parameters that the folder does not hold
+    if fresh_head or stored_kind == "causal":
+        constants = {spec.path: 0.0 for spec in specs if spec.path[0] == "reward_head"}
+    if is_classification:
         constants.setdefault(("reward_head", "bias"), float(read_config(folder).get("reward_head_bias") or 0.0))
-    shapes = {path: value.shape for path, value in flat(model.params)}
-    wanted = [e for e in entries if e.path not in constants]
-    _report(folder, tensors, wanted, shapes, (old_vocab_size, config.vocab_size))
+    _report(folder, tensors, [as_stored(spec) for spec in specs if spec.path not in constants], old_vocab_size)
 
-    def array(entry: Entry, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        if entry.path in constants:
-            whole = np.full(leaf.shape, constants[entry.path], leaf.dtype)
-            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: whole[i])
-        get = _reader(tensors, entry, leaf, old_vocab_size if _is_vocabulary(entry) else None)
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, get)
+    def arrays() -> Iterator[tuple[ParamSpec, jax.Array]]:
+        for spec in specs:
+            if spec.path in constants:
+                shard = _constant(spec, constants[spec.path])
+            else:
+                shard = _reader(tensors, as_stored(spec), old_vocab_size)
+            assert spec.sharding is not None  # the model is on a mesh
+            yield spec, jax.make_array_from_callback(spec.shape, spec.sharding, shard)
 
-    leaves = [leaf for _, leaf in flat(model.params)]  # in the order of `table`
-    return model, (array(entry, leaf) for entry, leaf in zip(entries, leaves, strict=True))
+    return model, arrays()
 
 
 def _is_tied(tensors: Tensors, config: Config, kind: str) -> bool:
@@ -132,80 +115,71 @@ def _is_tied(tensors: Tensors, config: Config, kind: str) -> bool:
     return all(np.array_equal(embedding[block], head[block]) for block in blocks)
 
 
-def _classification_key(key: str) -> str:
-    return SCORE if key == HEAD + "weight" else key.removeprefix(BACKBONE)
+def _report(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], vocab_size: int) -> None:
+    """Compares the tensors of a folder with `specs`; its vocabulary has `vocab_size` rows by its config.json.
 
-
-def _is_vocabulary(entry: Entry) -> bool:
-    return entry.path[-1] == "embedding" or entry.path[-2:] == ("head", "kernel")
-
-
-def _report(
-    folder: Path, tensors: Tensors, entries: Sequence[Entry], shapes: dict, vocabulary: tuple[int, int]
-) -> None:
-    """Compares files and model, key by key."""
-    keys, stored = {key for entry in entries for key in entry.keys}, set(tensors.names())
-    extra = {k for k in stored - keys if not k.endswith(BUFFERS) and not k.startswith((HEAD, SCORE))}
-    tied = {k for k in extra if k.endswith(("lm_head.weight", "embed_out.weight"))}  # the embedding, written twice
-    if not any(_is_vocabulary(e) and e.path[-1] == "kernel" for e in entries):
-        extra -= tied
-    odd = {tensors.slice(key).get_dtype() for key in keys & stored} - set(files.FLOATS)
-    if odd or any(key.endswith(QUANTISED) for key in extra):
-        names = sorted(key for key in extra if key.endswith(QUANTISED))[:1] or sorted(odd)
+    Raises:
+      ValueError: names the first 20 tensors that are missing, unknown, or of another shape; or one that is quantised.
+    """
+    expected, stored = {key for spec in specs for key in spec.hf_keys}, set(tensors.names())
+    unknown = {k for k in stored - expected if not k.endswith(BUFFERS) and not k.startswith((HEAD, SCORE))}
+    if not any(spec.path[-2:] == ("head", "kernel") for spec in specs):  # tied: the embedding may be written twice
+        unknown = {
+            k for k in unknown if not k.endswith(tuple(family.KEYS["head.kernel"] for family, _ in FAMILIES.values()))
+        }
+    odd = {tensors.slice(key).get_dtype() for key in expected & stored} - set(files.FLOATS)
+    if odd or any(key.endswith(QUANTISED) for key in unknown):
+        names = sorted(key for key in unknown if key.endswith(QUANTISED))[:1] or sorted(odd)
         raise ValueError(f"{folder} is quantised ({names[0]}), which is not read. {files.QUANTISED}")
-    problems = [f"missing: {key}" for key in sorted(keys - stored)] + [f"unknown: {k}" for k in sorted(extra)]
-    for entry in entries:
-        shape = shapes[entry.path][1:] if entry.stacked else shapes[entry.path]
-        shape = tuple(reversed(shape)) if entry.transposed else tuple(shape)
-        if _is_vocabulary(entry):
-            shape = (vocabulary[0], *shape[1:])
-        for key in keys & set(entry.keys) & stored:
-            found = tensors.shape(key)
-            if found != shape:
-                problems.append(f"{key} has shape {list(found)}, config.json asks for {list(shape)}")
+    problems = [f"missing: {k}" for k in sorted(expected - stored)] + [f"unknown: {k}" for k in sorted(unknown)]
+    for spec in specs:
+        shape = (vocab_size, *spec.hf_shape[1:]) if spec.is_vocabulary else spec.hf_shape
+        for key in spec.hf_keys:
+            if key in stored and tensors.shape(key) != shape:
+                problems.append(f"{key} has shape {list(tensors.shape(key))}, config.json asks for {list(shape)}")
     if problems:
         more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise ValueError(f"{folder} does not fit its config.json:\n  " + "\n  ".join(problems[:20]) + more)
 
 
-def _reader(
-    tensors: Tensors, entry: Entry, leaf: jax.ShapeDtypeStruct, old_vocab_size: int | None
-) -> Callable[[Any], np.ndarray]:
-    """The callback that reads one shard of a parameter; equal shards are read once."""
-    done: dict[str, np.ndarray] = {}
+def _constant(spec: ParamSpec, number: float) -> Callable[[Any], np.ndarray]:
+    """Returns the callback that fills one shard of a parameter."""
+    values = np.full(spec.shape, number, spec.dtype)
+    return lambda index: values[index]
+
+
+def _reader(tensors: Tensors, spec: ParamSpec, old_vocab_size: int) -> Callable[[Any], np.ndarray]:
+    """Returns the callback that reads one shard of a parameter; equal shards are read once."""
+    shards: dict[str, np.ndarray] = {}
 
     def matrix(key: str, index: tuple[slice, ...]) -> np.ndarray:
-        lazy = tensors.slice(key)
-        if old_vocab_size is None:
-            part = lazy[tuple(reversed(index))] if entry.transposed else lazy[index]
-        else:
-            rows, columns = tuple(reversed(index)) if entry.transposed else index
-            part = _vocabulary_rows(lazy, rows, columns, old_vocab_size)
+        lazy, index = tensors.slice(key), index[::-1] if spec.transposed else index
+        part = _vocabulary_rows(lazy, index[0], index[1], old_vocab_size) if spec.is_vocabulary else lazy[index]
         check_values(tensors.folder, key, part)
-        return (part.T if entry.transposed else part).astype(leaf.dtype)
+        return (part.T if spec.transposed else part).astype(spec.dtype)
 
-    def get(index: tuple[slice, ...]) -> np.ndarray:
-        index = tuple(slice(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True))
-        if str(index) not in done:
-            if entry.stacked:
-                whole = done[str(index)] = np.empty([s.stop - s.start for s in index], leaf.dtype)
-                for slot, key in zip(whole, entry.keys[index[0]], strict=True):
-                    slot[...] = matrix(key, index[1:])
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        index = tuple(slice(*s.indices(n)) for s, n in zip(index, spec.shape, strict=True))
+        if str(index) not in shards:
+            if spec.stacked:
+                layers = shards[str(index)] = np.empty([s.stop - s.start for s in index], spec.dtype)
+                for layer, key in zip(layers, spec.hf_keys[index[0]], strict=True):
+                    layer[...] = matrix(key, index[1:])
             else:
-                done[str(index)] = matrix(entry.keys[0], index)
-        return done[str(index)]
+                shards[str(index)] = matrix(spec.hf_keys[0], index)
+        return shards[str(index)]
 
-    return get
+    return shard
 
 
 def _vocabulary_rows(lazy: Any, rows: slice, columns: slice, old: int) -> np.ndarray:
     """Rows of an embedding; those past the old vocabulary are the mean of the old rows (Hewitt 2021), in float32."""
-    kept = lazy[min(rows.start, old - 1) : min(rows.stop, old), columns][: max(0, old - rows.start)]
+    stored = lazy[min(rows.start, old - 1) : min(rows.stop, old), columns][: max(0, old - rows.start)]
     if rows.stop <= old:
-        return kept
+        return stored
     mean = np.mean(lazy[:old, columns].astype(np.float32), axis=0, keepdims=True)
-    new = np.repeat(mean, rows.stop - max(rows.start, old), axis=0).astype(kept.dtype)
-    return np.concatenate([kept, new])
+    new = np.repeat(mean, rows.stop - max(rows.start, old), axis=0).astype(stored.dtype)
+    return np.concatenate([stored, new])
 
 
 # --- out ---
@@ -215,43 +189,30 @@ def save(
     path: str | Path,
     model: Model,
     *,
-    arrays: Iterable[jax.Array] | None = None,
+    arrays: NamedArrays | None = None,
     tokenizer: Any = None,
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Writes a folder that transformers opens: config, safetensors shards, index, generation config, tokenizer.
 
-    Tensors come to the host one at a time. The folder appears only when it is whole, in the place of an older one.
+    Tensors come to the host one at a time. The folder appears only when it is complete, in place of an older one.
 
     Args:
-      arrays: the parameters of an abstract `model` in order, drawn one at a time (see `read`); default its own.
+      arrays: the parameters of an abstract `model` (see `read`); default its own.
       tokenizer: what writes its own files (data.tokenizer.Tokenizer), or a folder whose files are copied: tokenizer,
         chat templates and generation_config.json.
       dtype: of the files; default the parameters' own.
     """
     dtype = dtype or model.config.param_dtype
     with new_folder(Path(path)) as folder:
-        values = (value.astype(dtype) for _, value in tensors_of(model, arrays))
-        files.write(folder, specs_of(model, dtype), values, max_shard_bytes)
+        values = ((key, value.astype(dtype)) for key, value in host_tensors(model, arrays))
+        files.write(folder, tensor_specs(model, dtype), values, max_shard_bytes)
         if jax.process_index() == 0:
             write_configs(folder, model, dtype, tokenizer)
 
 
-def specs_of(model: Model, dtype: str) -> list[Spec]:
-    """Keys, shapes and dtype of what `tensors_of` gives; of an abstract model as well."""
-    specs = []
-    for entry, (_, leaf) in zip(table(model.config, kind_of(model)), flat(model.params), strict=True):
-        shape = leaf.shape[1:] if entry.stacked else leaf.shape
-        specs += [Spec(key, shape[::-1] if entry.transposed else shape, dtype) for key in entry.keys]
-    return specs
-
-
-def tensors_of(model: Model, arrays: Iterable[jax.Array] | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor by its Hugging Face key, on the host one layer at a time; `arrays` as in `save`."""
-    arrays = jax.tree.leaves(model.params) if arrays is None else arrays
-    for entry, array in zip(table(model.config, kind_of(model)), arrays, strict=True):
-        parts = (array[i] for i in range(array.shape[0])) if entry.stacked else [array]
-        for key, part in zip(entry.keys, parts, strict=True):
-            value = parallel.to_host(part)
-            yield key, np.ascontiguousarray(value.T if entry.transposed else value)
+def host_tensors(model: Model, arrays: NamedArrays | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (key, value) of every tensor that a folder of the model holds, one at a time; `arrays` as in `save`."""
+    for spec, array in named_arrays(model) if arrays is None else arrays:
+        yield from spec.tensors(array)

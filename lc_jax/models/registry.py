@@ -29,8 +29,8 @@ def build(config: Config, kind: str, key: jax.Array) -> nnx.Module:
     return ScalarModel(config, key) if kind == "scalar" else config.build(key)
 
 
-def abstract(config: Config, kind: str = "causal", mesh: parallel.AnyMesh | None = None) -> Model:
-    """The model as shapes, dtypes and (with a mesh) shardings: no memory, whatever the size."""
+def abstract_model(config: Config, kind: str = "causal", mesh: parallel.AnyMesh | None = None) -> Model:
+    """Returns the model as shapes, dtypes and (with a mesh) shardings; it takes no memory."""
     model = jax.eval_shape(lambda: Model.of(build(config, kind, jax.random.key(0))))
     if mesh is None:
         return model
@@ -44,7 +44,7 @@ def abstract(config: Config, kind: str = "causal", mesh: parallel.AnyMesh | None
 
 def initialize(config: Config, key: jax.Array, mesh: jax.sharding.Mesh, kind: str = "causal") -> Model:
     """A freshly initialised model, born in its shards."""
-    model = abstract(config, kind)
+    model = abstract_model(config, kind)
     out = parallel.shardings(model.params, mesh)
     params = jax.jit(lambda key: nnx.split(build(config, kind, key))[1], out_shardings=out)(key)
     return model.with_params(params)
@@ -68,12 +68,12 @@ def from_preset(name: str, **precision: str) -> Config:
 
 
 def kind_of(model: Model) -> str:
-    """ "causal" or "scalar"."""
-    return "scalar" if any(path[0] == "reward_head" for path, _ in flat(model.params)) else "causal"
+    """Returns "causal" or "scalar"."""
+    return "scalar" if any(path[0] == "reward_head" for path, _ in named_leaves(model.params)) else "causal"
 
 
-def flat(params: Any) -> list[tuple[tuple[str, ...], Any]]:
-    """(path, leaf) in the tree's order; the path as in `Entry`."""
+def named_leaves(params: Any) -> list[tuple[tuple[str, ...], Any]]:
+    """Returns (path, leaf) for every leaf of an nnx state, in the order of the tree."""
     return [
         (tuple(str(k.key) for k in path if hasattr(k, "key")), leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]

@@ -162,7 +162,7 @@ class _PickleSlice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
+class TensorSpec:
     """A tensor that will be written."""
 
     key: str
@@ -175,28 +175,31 @@ class Spec:
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
-def write(folder: Path, specs: Sequence[Spec], values: Iterable[np.ndarray], max_shard_bytes: int) -> None:
+def write(
+    folder: Path, specs: Sequence[TensorSpec], tensors: Iterable[tuple[str, np.ndarray]], max_shard_bytes: int
+) -> None:
     """Writes model*.safetensors and, when there are several, their index, holding one tensor at a time.
 
     Args:
       specs: all tensors, in order: headers and sizes of the files follow from them before any value is there.
-      values: one array a spec, drawn when it is written. On several hosts all draw and process 0 writes.
+      tensors: (key, value) of each in the same order, drawn when it is written. On several hosts all draw and process 0
+        writes.
     """
-    shards: list[list[Spec]] = [[]]
+    shards: list[list[TensorSpec]] = [[]]
     for spec in specs:
         if shards[-1] and sum(s.nbytes for s in shards[-1]) + spec.nbytes > max_shard_bytes:
             shards.append([])
         shards[-1].append(spec)
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     names = names if len(shards) > 1 else [SAFETENSORS]
-    source, is_writer = iter(values), jax.process_index() == 0
+    source, is_writer = iter(tensors), jax.process_index() == 0
     for name, shard in zip(names, shards, strict=True):
         with open(folder / name if is_writer else os.devnull, "wb") as file:
             header, starts = _header(shard)
             file.write(header)
             for spec in shard:
                 file.seek(len(header) + starts[spec.key])
-                _write_tensor(file, spec, next(source))
+                _write_tensor(file, spec, *next(source))
     if len(shards) > 1 and is_writer:
         index = {
             "metadata": {"total_size": sum(spec.nbytes for spec in specs)},
@@ -205,7 +208,7 @@ def write(folder: Path, specs: Sequence[Spec], values: Iterable[np.ndarray], max
         (folder / (SAFETENSORS + INDEX)).write_text(json.dumps(index, indent=2))
 
 
-def _header(shard: Sequence[Spec]) -> tuple[bytes, dict[str, int]]:
+def _header(shard: Sequence[TensorSpec]) -> tuple[bytes, dict[str, int]]:
     """The start of a safetensors file, and where each tensor's data begin after it.
 
     Laid out as the safetensors library does it, wide dtypes first and then by name, so that files are equal to its own.
@@ -220,6 +223,6 @@ def _header(shard: Sequence[Spec]) -> tuple[bytes, dict[str, int]]:
     return len(text).to_bytes(8, "little") + text, starts
 
 
-def _write_tensor(file: IO[bytes], spec: Spec, value: np.ndarray) -> None:
-    assert (value.shape, value.dtype) == (spec.shape, np.dtype(spec.dtype)), f"{spec}: {value.dtype}{value.shape}"
+def _write_tensor(file: IO[bytes], spec: TensorSpec, key: str, value: np.ndarray) -> None:
+    assert TensorSpec(key, value.shape, str(value.dtype)) == spec, f"{spec}: {key} is {value.dtype}{value.shape}"
     file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)

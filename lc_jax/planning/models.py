@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from lc_jax.models import folders, registry
@@ -75,7 +76,7 @@ def _config(shape: str) -> Config:
 
 @functools.cache
 def _num_parameters(shape: str) -> float:
-    return float(sum(leaf.size for _, leaf in registry.flat(registry.abstract(_config(shape)).params)))
+    return float(sum(leaf.size for leaf in jax.tree.leaves(registry.abstract_model(_config(shape)).params)))
 
 
 def _from_name(path: str) -> str:

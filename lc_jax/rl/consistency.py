@@ -45,7 +45,9 @@ class SamplingGap:
 
 def in_float32(policy: Model) -> Model:
     """Returns the policy with the same parameters, computed in float32."""
-    return registry.abstract(dataclasses.replace(policy.config, compute_dtype="float32")).with_params(policy.params)
+    return registry.abstract_model(dataclasses.replace(policy.config, compute_dtype="float32")).with_params(
+        policy.params
+    )
 
 
 def rounding_noise(policy: Model, rollout: Rollout, count: int, temperature: float) -> float:

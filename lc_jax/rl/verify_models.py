@@ -226,7 +226,9 @@ def transformers(trial: Trial) -> Measured:
         raise Skipped("the model is too large to be loaded a second time")
     torch, auto = importlib.import_module("torch"), importlib.import_module("transformers")
     policy = trial.updated()
-    exact = registry.abstract(dataclasses.replace(policy.config, compute_dtype="float32")).with_params(policy.params)
+    exact = registry.abstract_model(dataclasses.replace(policy.config, compute_dtype="float32")).with_params(
+        policy.params
+    )
     auto.utils.logging.disable_progress_bar()
     tokens = np.asarray([[*trial.subject.prompts[0], *trial.completions[0].tokens]])
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import classification, difference, folders, hf, hub
+from lc_jax.models.params import NamedArrays
 from lc_jax.models.transformer import DTYPES, Model
 from lc_jax.preflight import POSITIVE, check_all, check_settings
 from lc_jax.training import run_steps
@@ -69,7 +69,7 @@ def _check_is_no_run(source: str) -> None:
         )
 
 
-def _read(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Model, Iterator[jax.Array] | None, Path | Tokenizer]:
+def _read(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Model, NamedArrays | None, Path | Tokenizer]:
     """The model of `config.source`, its arrays where they are read later, and where the text files come from."""
     if run_steps.is_step(config.source):
         step = run_steps.find(config.source)

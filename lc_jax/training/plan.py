@@ -260,7 +260,7 @@ def outline(name: str, mesh: parallel.AnyMesh, kind: str = "causal", **precision
         config = registry.from_preset(name, **precision)
     except ValueError:
         config = folders.config_of(name, **precision)[0]
-    return registry.abstract(config, kind, mesh)
+    return registry.abstract_model(config, kind, mesh)
 
 
 def most(total: int, plan: Callable[[int], Plan]) -> tuple[int, Plan]:

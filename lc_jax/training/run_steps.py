@@ -15,7 +15,7 @@ from lc_jax.data.examples import PARAGRAPH_RECIPES
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.models.layout import read_json
-from lc_jax.models.registry import flat
+from lc_jax.models.registry import named_leaves
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import Templates, load_templates
 
@@ -101,11 +101,13 @@ class RunStep:
             stored = ocp.PyTreeCheckpointHandler().metadata((self.folder / ITEM).resolve()).tree
             for name in path:
                 stored = stored[name]
-            shapes = {names[:-1]: tuple(leaf.shape) for names, leaf in flat(stored)}  # without the last, "value"
+            shapes = {
+                names[:-1]: tuple(leaf.shape) for names, leaf in named_leaves(stored)
+            }  # without the last, "value"
         except (KeyError, TypeError, ValueError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{self.folder} is damaged; give another step of the run. ({reason})") from error
-        expected = {names: tuple(leaf.shape) for names, leaf in flat(model.params)}
+        expected = {names: tuple(leaf.shape) for names, leaf in named_leaves(model.params)}
         for names in sorted(shapes.keys() | expected.keys()):
             if shapes.get(names) != expected.get(names):
                 raise ValueError(

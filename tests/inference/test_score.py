@@ -33,7 +33,7 @@ GROUPS = [
 def model_of(preset, mesh, kernels):
     model = random_model(mesh, preset, "scalar")
     config = dataclasses.replace(model.config, kernels=kernels)
-    return registry.abstract(config, "scalar", mesh).with_params(model.params)
+    return registry.abstract_model(config, "scalar", mesh).with_params(model.params)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,10 @@ def mesh():
 @functools.cache
 def random_model(mesh, preset="tiny-llama", kind="causal", **precision) -> Model:
     """Every tensor random, norms and heads too, so that no two can be confused."""
-    model, rng = registry.abstract(registry.from_preset(preset, **precision), kind, mesh), np.random.default_rng(0)
+    model, rng = (
+        registry.abstract_model(registry.from_preset(preset, **precision), kind, mesh),
+        np.random.default_rng(0),
+    )
     return model.with_params(
         jax.tree.map(lambda x: jax.device_put(rng.normal(size=x.shape).astype(x.dtype), x.sharding), model.params)
     )
@@ -32,7 +35,7 @@ def random_model(mesh, preset="tiny-llama", kind="causal", **precision) -> Model
 def assert_same(a: Model, b: Model):
     """Bit for bit, and laid out alike."""
     assert a.config == b.config
-    pairs = zip(registry.flat(a.params), registry.flat(b.params), strict=True)
+    pairs = zip(registry.named_leaves(a.params), registry.named_leaves(b.params), strict=True)
     for (path, x), (other, y) in pairs:
         assert path == other
         assert x.dtype == y.dtype

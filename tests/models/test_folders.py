@@ -78,7 +78,7 @@ def test_a_backbone_folder_beside_the_reward_model(mesh, tmp_path, folder):
 
 def test_only_the_unused_head_of_a_scalar_model_is_not_trained(mesh):
     model = random_model(mesh, kind="scalar")
-    frozen = [path for path, flag in registry.flat(trainable(model.params)) if not flag]
+    frozen = [path for path, flag in registry.named_leaves(trainable(model.params)) if not flag]
     assert frozen == [("backbone_model", "head", "kernel")]
     assert all(jax.tree.leaves(trainable(random_model(mesh).params)))
 

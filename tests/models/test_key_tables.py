@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 
-from lc_jax.models import hf, registry
+from lc_jax.models import params, registry
 
 # The settings of the published config.json files, written down apart from ours.
 LLAMA_2 = dict(vocab_size=32000, max_position_embeddings=4096, rms_norm_eps=1e-5, tie_word_embeddings=False)
@@ -44,7 +44,7 @@ def pair(request):
 
 def test_every_key_and_shape_is_transformers_own(pair):
     config, shapes = pair
-    ours = hf.specs_of(registry.abstract(config), "float32")
+    ours = params.tensor_specs(registry.abstract_model(config), "float32")
     assert len(ours) == len({spec.key for spec in ours})
     assert {spec.key: spec.shape for spec in ours} == shapes
 
@@ -52,22 +52,26 @@ def test_every_key_and_shape_is_transformers_own(pair):
 def test_every_parameter_is_mapped_once_in_both_directions(pair):
     config, shapes = pair
     for kind, prefix in (("causal", ""), ("scalar", "backbone_model.")):
-        model = registry.abstract(config, kind)
-        entries = hf.table(config, kind)
-        paths = [path for path, _ in registry.flat(model.params)]
-        assert [entry.path for entry in entries] == paths
+        model = registry.abstract_model(config, kind)
+        specs = params.param_specs(model)
+        paths = [path for path, _ in registry.named_leaves(model.params)]
+        assert [spec.path for spec in specs] == paths
         assert len(set(paths)) == len(paths)
-        keys = [key for entry in entries for key in entry.keys]
+        keys = [key for spec in specs for key in spec.hf_keys]
         assert len(set(keys)) == len(keys)
         heads = {"reward_head.weight", "reward_head.bias"} if kind == "scalar" else set()
         assert set(keys) == {prefix + key for key in shapes} | heads
-        sizes = {entry.path: len(entry.keys) if entry.stacked else 1 for entry in entries}
-        assert all(leaf.shape[0] == sizes[path] for path, leaf in registry.flat(model.params) if sizes[path] > 1)
+        sizes = {spec.path: len(spec.hf_keys) if spec.stacked else 1 for spec in specs}
+        assert all(
+            leaf.shape[0] == sizes[path] for path, leaf in registry.named_leaves(model.params) if sizes[path] > 1
+        )
 
 
 def test_a_model_of_full_shape_takes_no_memory(pair):
     config, _ = pair
-    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(registry.abstract(config).params))
+    assert all(
+        isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(registry.abstract_model(config).params)
+    )
 
 
 def test_our_config_is_the_published_one(pair):

@@ -74,7 +74,7 @@ def test_angles_are_made_once():
 def with_config(model, **changes):
     """The same parameters under another config."""
     config = dataclasses.replace(model.config, **changes)
-    return registry.abstract(config).with_params(model.params)
+    return registry.abstract_model(config).with_params(model.params)
 
 
 @pytest.fixture(params=["llama", "neox_parallel", pytest.param("neox_sequential", marks=pytest.mark.slow)])

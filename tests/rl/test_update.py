@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from lc_jax import parallel
 from lc_jax.inference.generate import Completion
 from lc_jax.models import hf, registry
-from lc_jax.models.registry import flat
+from lc_jax.models.registry import named_leaves
 from lc_jax.models.transformer import trainable
 from lc_jax.rl import advantage, rollout, update
 from lc_jax.rl.loss import LossSettings
@@ -76,8 +76,8 @@ def published_step(case, inputs, folders, mesh, microbatches):
 def hf_names(params, folders, mesh):
     """Parameters by their recorded names."""
     policy, critic = hf.load(folders["policy"], mesh), hf.load(folders["critic"], mesh, kind="scalar")
-    named = {f"policy.base_model.{k}": v for k, v in hf.tensors_of(policy.with_params(params["policy"]))}
-    for key, value in hf.tensors_of(critic.with_params(params["critic"])):
+    named = {f"policy.base_model.{k}": v for k, v in hf.host_tensors(policy.with_params(params["policy"]))}
+    for key, value in hf.host_tensors(critic.with_params(params["critic"])):
         name = key.replace("backbone_model.", "base_model.").replace("reward_head.", "value_head.")
         named[f"value_model.{name}"] = value
     return named
@@ -183,4 +183,4 @@ def test_gradients(golden, folders):
     for name, expected in recorded.tensors("a1_grads_before_clip").items():
         found = recorded.sample(named[name.removeprefix("grad.")])
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5, err_msg=name)
-    assert len(flat(learners.params())) > 20
+    assert len(named_leaves(learners.params())) > 20
