@@ -199,7 +199,9 @@ def write(
             file.write(header)
             for spec in shard:
                 file.seek(len(header) + starts[spec.key])
-                _write_tensor(file, spec, *next(source))
+                key, value = next(source)
+                assert key == spec.key, f"{key} comes in the place of {spec.key}"
+                _write_tensor(file, spec, value)
     if len(shards) > 1 and is_writer:
         index = {
             "metadata": {"total_size": sum(spec.nbytes for spec in specs)},
@@ -223,6 +225,6 @@ def _header(shard: Sequence[TensorSpec]) -> tuple[bytes, dict[str, int]]:
     return len(text).to_bytes(8, "little") + text, starts
 
 
-def _write_tensor(file: IO[bytes], spec: TensorSpec, key: str, value: np.ndarray) -> None:
-    assert TensorSpec(key, value.shape, str(value.dtype)) == spec, f"{spec}: {key} is {value.dtype}{value.shape}"
+def _write_tensor(file: IO[bytes], spec: TensorSpec, value: np.ndarray) -> None:
+    assert (value.shape, value.dtype) == (spec.shape, np.dtype(spec.dtype)), f"{spec}: {value.dtype}{value.shape}"
     file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
