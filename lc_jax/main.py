@@ -76,7 +76,7 @@ def _devices(task: ModuleType, config: ConfigDict) -> Iterator[Any]:
     from lc_jax import parallel
 
     parallel.start()
-    parallel.keep_compiled(config.compilation_cache)
+    parallel.use_compilation_cache(config.compilation_cache)
     mesh = parallel.make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
         yield mesh

@@ -28,7 +28,7 @@ AnyMesh = Mesh | AbstractMesh  # an abstract one is enough for shapes and shardi
 nnx.use_eager_sharding(False)  # parameters are laid out once, by `shardings`, not while modules are built
 
 AXES = ("data", "fsdp", "tensor")
-# Logical axis of a parameter or activation -> mesh axis. None: whole on every device.
+# Logical axis of a parameter or activation -> mesh axis. None: replicated on every device.
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "replica": "data",
@@ -65,7 +65,7 @@ def _variable(name: str) -> str:
 
 
 def _count(name: str, least: int = 1) -> int:
-    """The whole number in an environment variable."""
+    """Returns the integer in an environment variable."""
     text = _variable(name)
     if not (text.isascii() and text.isdigit() and int(text) >= least):
         raise ValueError(f"{name}={text}: set this environment variable to a whole number of at least {least}.")
@@ -73,7 +73,7 @@ def _count(name: str, least: int = 1) -> int:
 
 
 def _explicit_processes() -> tuple[str, int, int]:
-    """Address of the coordinator, number of processes, and which of them this one is."""
+    """Returns the coordinator's address, the number of processes, and the number of this process."""
     names = ("LC_COORDINATOR", "LC_NUM_PROCESSES", "LC_PROCESS_ID")
     missing = [name for name in names if not _variable(name)]
     if missing:
@@ -87,7 +87,7 @@ def _explicit_processes() -> tuple[str, int, int]:
 
 
 def _is_one_of_many() -> bool:
-    """Whether `srun`, `mpirun` or a TPU pod started several processes, of which this is one."""
+    """Returns whether `srun`, `mpirun` or a TPU pod started several processes, this one among them."""
     if _variable("SLURM_NTASKS") and _count("SLURM_NTASKS") > 1:
         # `srun` alone sets these; a shell inside an allocation (salloc, sbatch) has SLURM_NTASKS without them.
         names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
@@ -108,11 +108,11 @@ def _is_one_of_many() -> bool:
     return _variable("TPU_WORKER_HOSTNAMES").strip(",").count(",") > 0
 
 
-def keep_compiled(folder: str, max_bytes: int = 5_000_000_000) -> None:
-    """Keeps compiled programs in `folder` for later runs, the least recently used ones deleted beyond `max_bytes`.
+def use_compilation_cache(folder: str, max_bytes: int = 5_000_000_000) -> None:
+    """Configures JAX's compilation cache in `folder`; beyond `max_bytes`, the least recently used programs are deleted.
 
-    On CPUs the programs of each kind of processor have a folder of their own: they hold its instructions. With an empty
-    name nothing is kept; JAX_COMPILATION_CACHE_DIR has precedence. A folder that cannot be written is a warning.
+    On CPUs each processor type has its own subfolder, since compiled programs contain its instructions. With an empty
+    name there is no cache; JAX_COMPILATION_CACHE_DIR has precedence. A folder that cannot be written is a warning.
     """
     if not folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") is not None:
         return
@@ -134,7 +134,7 @@ def keep_compiled(folder: str, max_bytes: int = 5_000_000_000) -> None:
 
 
 def _processor() -> str:
-    """A short name of the instructions that this machine's processor has."""
+    """Returns a hash of this processor's instruction set."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -144,7 +144,7 @@ def _processor() -> str:
 
 
 def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1) -> dict[str, int]:
-    """Devices along each axis of AXES; -1 (at most once) takes what the others leave.
+    """Returns the number of devices along each axis of AXES; -1 (at most once) stands for all remaining devices.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
@@ -161,7 +161,7 @@ def mesh_shape(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1)
 
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices of all hosts; sizes as in `mesh_shape`.
+    """Returns a mesh over all devices of all hosts; sizes as in `mesh_shape`.
 
     Raises:
       ValueError: the sizes do not fit the devices, or JAX_PLATFORMS names devices that are not there.
@@ -179,77 +179,81 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
     return jax.make_mesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def planned_mesh(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1) -> AbstractMesh:
-    """A mesh over devices that are not there."""
+def abstract_mesh(num_devices: int, data: int = 1, fsdp: int = -1, tensor: int = 1) -> AbstractMesh:
+    """Returns a mesh without devices, for shapes and shardings."""
     shape = mesh_shape(num_devices, data, fsdp, tensor)
     return AbstractMesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: AnyMesh, whole: str = "") -> PartitionSpec:
-    """Where an array with these logical axes lies; a dimension that the mesh axis does not divide stays whole.
+def partition_spec(
+    shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: AnyMesh, replicated: str = ""
+) -> PartitionSpec:
+    """Returns the partition of an array with these logical axes; dimensions that their mesh axis does not divide are
+    replicated.
 
     Args:
-      whole: a logical axis that is not split either.
+      replicated: a logical axis that is replicated too.
     """
     parts: list[str | tuple[str, ...] | None] = []
     for size, axis in zip(shape, axes, strict=True):
-        target = RULES[axis] if axis and axis != whole else None
+        target = RULES[axis] if axis and axis != replicated else None
         names = (target,) if isinstance(target, str) else target or ()
         parts.append(target if names and size % np.prod([mesh.shape[n] for n in names]) == 0 else None)
     return PartitionSpec(*parts)
 
 
-def shardings(params: nnx.State, mesh: AnyMesh, whole: str = "") -> Any:
-    """A tree like `params` (abstract or not) of shardings, from the logical axes that each parameter carries.
+def shardings(params: nnx.State, mesh: AnyMesh, replicated: str = "") -> Any:
+    """Returns a tree of shardings like `params` (abstract or not), from the logical axes in each parameter's metadata.
 
     Args:
-      whole: as in `spec`.
+      replicated: as in `partition_spec`.
     """
 
     def place(variable: Any) -> Any:
         value = variable.get_raw_value()
         axes = variable.get_metadata().get("out_sharding") or (None,) * value.ndim
-        return variable.replace(NamedSharding(mesh, spec(value.shape, axes, mesh, whole)))
+        return variable.replace(NamedSharding(mesh, partition_spec(value.shape, axes, mesh, replicated)))
 
     return jax.tree.map(place, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins an activation to the mesh in force (`jax.set_mesh`); without one, or on a single device, nothing happens."""
+    """Constrains the sharding of an activation on the current mesh (`jax.set_mesh`); no-op on a single device."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(x.shape, axes, mesh))
+    return jax.lax.with_sharding_constraint(x, partition_spec(x.shape, axes, mesh))
 
 
 def per_device(function: Callable[..., jax.Array], sizes: tuple[int, int]) -> Callable[..., jax.Array]:
-    """`function` of arrays [B T H K] (and spans [B 2] or None last), run by each device of the mesh on its own rows and
-    heads: for kernels that the compiler cannot divide.
+    """Wraps `function` in `jax.shard_map` over rows and heads, for kernels that the compiler cannot partition.
+
+    Its arguments are arrays [B T H K], and spans [B 2] or None last.
 
     Args:
-      sizes: rows, and the heads of which the mesh must have whole ones (those of keys and values).
+      sizes: number of rows, and of the heads of keys and values.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function
-    rows, heads = spec(sizes, ("batch", "heads"), mesh)
-    whole = PartitionSpec(rows, None, heads, None)
+    rows, heads = partition_spec(sizes, ("batch", "heads"), mesh)
+    by_head = PartitionSpec(rows, None, heads, None)
 
     def call(*args: jax.Array | None) -> jax.Array:
-        specs = tuple(None if x is None else whole if x.ndim == 4 else PartitionSpec(rows) for x in args)
-        return jax.shard_map(function, in_specs=specs, out_specs=whole, check_vma=False)(*args)
+        specs = tuple(None if x is None else by_head if x.ndim == 4 else PartitionSpec(rows) for x in args)
+        return jax.shard_map(function, in_specs=specs, out_specs=by_head, check_vma=False)(*args)
 
     return call
 
 
 def put_batch(tree: Tree) -> Tree:
-    """Host arrays (the same whole batch on every host) laid out by their first dimension over the mesh in force."""
+    """Shards host arrays (the same full batch on every host) by their first dimension over the current mesh."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return jax.tree.map(jax.numpy.asarray, tree)
 
     def put(x: Any) -> jax.Array:
-        sharding = NamedSharding(mesh, spec(x.shape, ("batch", *(None,) * (x.ndim - 1)), mesh))
+        sharding = NamedSharding(mesh, partition_spec(x.shape, ("batch", *(None,) * (x.ndim - 1)), mesh))
         if isinstance(x, jax.Array):
             return jax.device_put(x, sharding)
         x = np.asarray(x)
@@ -258,10 +262,10 @@ def put_batch(tree: Tree) -> Tree:
     return jax.tree.map(put, tree)
 
 
-def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Each item once the next one is there: a device has work while the host makes something of what it did.
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+    """Yields each item after the next one was requested, so that the device works while the host handles a result.
 
-    An item is not lost where the next one is an error: that is raised behind it.
+    If the next item raises an error, the current item is yielded first.
     """
     waiting: list[Item] = []
     try:
@@ -275,12 +279,12 @@ def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def into_memory(tree: Tree, kind: str | None) -> Tree:
-    """The arrays in another kind of memory ("pinned_host" is the host's, None the device's own), laid out as before."""
+    """Moves arrays to another memory kind ("pinned_host", or None for the device's own) with the same sharding."""
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
 
 
 def to_host(x: jax.Array) -> np.ndarray:
-    """The whole array as numpy, on every host."""
+    """Gathers the full array as numpy on every host."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)

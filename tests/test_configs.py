@@ -76,7 +76,7 @@ def test_supervised_step_at_full_size(name):
         tx = make_optimizer(OptimizerSettings.from_ratio(100, **config.optimizer), trainable(model.params))
         state = states.abstract(model.params, tx)
         batch, length = config.fit.batch_size, config.data.max_length
-        sharding = jax.NamedSharding(mesh, parallel.spec((batch, length), ("batch", None), mesh))
+        sharding = jax.NamedSharding(mesh, parallel.partition_spec((batch, length), ("batch", None), mesh))
         arrays = {
             "tokens": jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=sharding),
             "spans": jax.ShapeDtypeStruct((batch, 2), jnp.int32),

@@ -92,7 +92,7 @@ def test_a_variable_without_meaning_is_named(start, variables, message):
 
 def test_a_platform_that_is_not_there_is_named(tmp_path):
     program = (
-        f"from lc_jax import parallel\nparallel.keep_compiled({str(tmp_path)!r})\n"
+        f"from lc_jax import parallel\nparallel.use_compilation_cache({str(tmp_path)!r})\n"
         "try: parallel.make_mesh()\nexcept ValueError as error: print(error)"
     )
     done = subprocess.run(

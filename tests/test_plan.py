@@ -49,7 +49,7 @@ def sft(shape, mesh, batch, length, micro):
     tx = make_optimizer(OPTIMIZER, trainable(model.params))
     rows = {k: jax.ShapeDtypeStruct((batch, *v.shape[1:]), v.dtype) for k, v in longest.items()}
     for name, x in rows.items():
-        sharding = jax.NamedSharding(mesh, parallel.spec(x.shape, ("batch", *(None,) * (x.ndim - 1)), mesh))
+        sharding = jax.NamedSharding(mesh, parallel.partition_spec(x.shape, ("batch", *(None,) * (x.ndim - 1)), mesh))
         rows[name] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     traced = loop.train_step.trace(
         states.abstract(model.params, tx), model.with_params(None), rows,

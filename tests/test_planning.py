@@ -173,7 +173,7 @@ def test_the_bytes_of_a_checkpoint_are_those_of_parameters_and_moments(kind):
     config = config_of("sft_lc")
     config.model, config.optimizer.kind, config.fit.microbatch_size = "llama-2-7b", kind, 8
     config.precision.param_dtype = "float32" if kind == "adamw" else "bfloat16"
-    mesh = parallel.planned_mesh(1)
+    mesh = parallel.abstract_mesh(1)
     with jax.sharding.use_abstract_mesh(mesh):
         (phase,) = planned(config)(config, mesh).phases
     expected = disk._checkpoint(config, Models([]).num_parameters("llama-2-7b"))

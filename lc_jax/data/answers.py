@@ -1,4 +1,4 @@
-"""The accepted answers of a row, in whichever form its data set keeps them."""
+"""Accepted answers of a row, in the layouts of several data sets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lc_jax.data.columns import at, column, is_missing
 from lc_jax.data.rows import Row
 from lc_jax.prompts.literals import parse_list, parse_object
 
-# Columns of the usual form, the first that holds one; a dot steps into a record. The published names, then those of
+# Columns of the main answer, in order of precedence; a dot steps into a record. The published names, then those of
 # TriviaQA, NQ-open, SciQ, BioASQ and PopQA.
-USUAL = (
+MAIN_COLUMNS = (
     "ground_truth_top_answer",
     "answer.value",
     "answer",
@@ -24,56 +24,64 @@ USUAL = (
     "exact_answer",
     "possible_answers",
 )
-# Columns of more accepted forms, all of them.
-MORE = ("aliases", "answer", "answers", "exact_answer", "possible_answers", "normalized_aliases")
-_LISTS = ("aliases", "answers", "exact_answer", "possible_answers", "normalized_aliases")  # in CSV files as text
-_PARTS = ("value", "text", "aliases", "normalized_value", "normalized_aliases", "normalizedvalue", "normalizedaliases")
+# Columns of aliases, all of which are read.
+ALIAS_COLUMNS = ("aliases", "answer", "answers", "exact_answer", "possible_answers", "normalized_aliases")
+_LIST_COLUMNS = ("aliases", "answers", "exact_answer", "possible_answers", "normalized_aliases")  # in CSV files as text
+_RECORD_KEYS = (
+    "value",
+    "text",
+    "aliases",
+    "normalized_value",
+    "normalized_aliases",
+    "normalizedvalue",
+    "normalizedaliases",
+)
 _ARRAY = re.compile(r"array\((\[.*?\])(?:, dtype=\w+)?\)", re.DOTALL)  # NumPy's, in a cell that pandas wrote
 
 
-def forms(value: Any) -> list[str]:
-    """The forms of an answer in order, without blanks and duplicates.
+def parse_aliases(value: Any) -> list[str]:
+    """Returns the aliases of an answer in order, without blanks and duplicates.
 
-    A text or a number is one form; of nested lists (BioASQ) the forms of the first come first; of a record the value or
-    text (SQuAD), then the aliases (TriviaQA).
+    A text or a number is one alias. Nested lists (BioASQ) are flattened. A record gives its value or text (SQuAD), then
+    its aliases (TriviaQA).
 
     Differs: data_utils.py:process_bioasq_row takes one letter of a text and leaves a list as it is.
     """
-    return list(dict.fromkeys(form for form in _forms(value) if form.strip()))
+    return list(dict.fromkeys(alias for alias in _flatten(value) if alias.strip()))
 
 
-def _forms(value: Any) -> list[str]:
+def _flatten(value: Any) -> list[str]:
     if is_missing(value):
         return []
     if isinstance(value, Mapping):
-        return [form for name in _PARTS for form in _forms(column(value, name))]
+        return [alias for name in _RECORD_KEYS for alias in _flatten(column(value, name))]
     if isinstance(value, list | tuple):
-        return [form for item in value for form in _forms(item)]
+        return [alias for item in value for alias in _flatten(item)]
     if isinstance(value, bool):
         return [str(value).lower()]
     return [str(int(value) if isinstance(value, float) and value.is_integer() else value)]
 
 
-def accepted(row: Row) -> list[str]:
-    """All accepted answers of a row, the usual form first; [] where it has none.
+def accepted_answers(row: Row) -> list[str]:
+    """Returns all accepted answers of a row, the main one first; [] if it has none.
 
-    Of a row that has further forms only, such as `aliases`, the first of them is the usual one.
+    If a row has aliases only, the first of them is the main answer.
     """
-    usual = next((names for name in USUAL if (names := forms(_cell(row, name)))), [])
-    return list(dict.fromkeys([*usual, *(form for name in MORE for form in forms(_cell(row, name)))]))
+    main = next((aliases for name in MAIN_COLUMNS if (aliases := parse_aliases(_cell(row, name)))), [])
+    return list(dict.fromkeys([*main, *(alias for name in ALIAS_COLUMNS for alias in parse_aliases(_cell(row, name)))]))
 
 
 def _cell(row: Row, name: str) -> Any:
     value = at(row, name)
-    return parse_cell(value, is_list=name in _LISTS) if isinstance(value, str) else value
+    return parse_cell(value, is_list=name in _LIST_COLUMNS) if isinstance(value, str) else value
 
 
 def parse_cell(text: str, *, is_list: bool = True) -> Any:
-    """The list or record that a CSV cell holds as text, or the text itself.
+    """Returns the list or record that a CSV cell holds as text, or the text itself.
 
     Args:
-      is_list: whether the column holds lists by its name; of others only a list of texts is one, since "[1, 2]" may be
-        the answer to a sum.
+      is_list: whether the column's name says that it holds lists; in others only a list of texts is parsed, since
+        "[1, 2]" may be the answer itself.
     """
     start = text.lstrip()[:1]
     if start not in ("[", "{"):
@@ -91,7 +99,7 @@ def _is_text(item: Any) -> bool:
 
 
 def _with_commas(text: str) -> str:
-    """NumPy writes a list of texts without commas, which Python would read as one text."""
+    """Inserts commas into a list of texts that NumPy wrote without them, which Python would read as one text."""
     try:
         tokens = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type != tokenize.NL]
     except (tokenize.TokenError, SyntaxError, IndentationError):

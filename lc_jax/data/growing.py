@@ -42,10 +42,10 @@ class Growing:
         recipe = json.loads(json.dumps(recipe))
         old = json.loads(self.manifest_path.read_text()) if self.manifest_path.exists() and self.part.exists() else {}
         before = old.get("recipe", recipe)
-        changed = jsonl.changes(before, recipe)
+        changed = jsonl.describe_changes(before, recipe)
         if changed:
             raise ValueError(f"{self.part} was begun otherwise: {changed}. Remove it or name another output.")
-        self.added = {row["row"]: row for row in jsonl.repair(self.part)}
+        self.added = {row["row"]: row for row in jsonl.truncate_partial_line(self.part)}
         self.part.touch()
         spent = old.get("cost", {}).get("dollars", 0.0)
         self.manifest = {"recipe": recipe, "started": old.get("started", now()), "cost": {"dollars": spent}}

@@ -1,4 +1,4 @@
-"""JSON Lines files that survive a crash: rewrites are atomic, and a line torn by a killed writer is never read."""
+"""JSON Lines files that survive a crash: rewrites are atomic, and a line that was cut off is never read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_NOTHING: tuple[Any, ...] = (None, "", "null", '""')  # how a setting says that there is none, in JSON and as it is
+_NOTHING: tuple[Any, ...] = (None, "", "null", '""')  # empty settings, as values and in JSON
 _OFF: tuple[Any, ...] = (
     *_NOTHING,
     False,
@@ -19,9 +19,9 @@ _OFF: tuple[Any, ...] = (
     "0.0",
     "[]",
     "{}",
-)  # by which a new setting changes nothing
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
-_HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # of whole pairs as well
+)  # a new setting with one of these values is no change
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # matches those of valid pairs as well
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
@@ -30,7 +30,7 @@ def dumps(value: Any, indent: int | None = None) -> str:
     NaN and infinities, which JSON does not have, become null; halves of surrogate pairs, which are no text, U+FFFD.
     """
     text = json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    return text if text.isascii() else _HALF_PAIR.sub("\ufffd", text)
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def _without_nan(value: Any) -> Any:
@@ -44,7 +44,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def parse_value(text: str, place: str) -> Any:
-    """The value that `text` holds in JSON.
+    """Parses JSON strictly.
 
     Raises:
       ValueError: it is no JSON, an object has one key twice, or text in it cannot be written as UTF-8; the message
@@ -56,13 +56,13 @@ def parse_value(text: str, place: str) -> Any:
         raise ValueError(f"{place}: the key {error.args[0]!r} is there twice; remove one.") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not JSON ({error}).") from error
-    if _HALF_ESCAPE.search(text) and not _is_writable(value):
+    if _SURROGATE_ESCAPE.search(text) and not _is_writable(value):
         raise ValueError(f"{place}: an escape \\ud8xx is half of a surrogate pair, which is no text; correct it.")
     return value
 
 
 class _DoubleKey(Exception):
-    """The key is the argument. No ValueError, which the parser raises for everything else."""
+    """Raised for a key that an object has twice (its argument); no ValueError, which the parser raises otherwise."""
 
 
 def _without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _is_writable(value: Any) -> bool:
 
 
 def parse_row(line: str, place: str) -> dict[str, Any]:
-    """The row that a line of JSON Lines holds.
+    """Parses a line of JSON Lines.
 
     Raises:
       ValueError: see `parse_value`; or it is no object.
@@ -94,12 +94,12 @@ def parse_row(line: str, place: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as strict JSON, all of it or nothing."""
+    """Writes `value` as strict JSON, atomically."""
     _replace(path, dumps(value, indent=1) + "\n")
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes a file: a temporary one takes the place of `path` when it is whole, and vanishes otherwise."""
+    """Writes a file atomically: a complete temporary file replaces `path`; at an error it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -110,11 +110,11 @@ def _replace(path: Path, text: str) -> None:
         raise
 
 
-def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
-    """Rows of a JSONL file that this program wrote (`rows.load_rows` reads those of users).
+def read_jsonl(path: Path, *, allow_partial_line: bool = False) -> list[dict[str, Any]]:
+    """Reads a JSONL file that this program wrote (`rows.load_rows` reads those of users).
 
     Args:
-      torn: leave out a last line that a killed writer has torn.
+      allow_partial_line: leave out a last line that was cut off when its writer was killed.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -130,34 +130,34 @@ def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
         try:
             rows.append(parse_row(line, f"{path}, line {number}"))
         except ValueError:
-            if not torn or number < len(lines):  # no newline after it: the writer was killed here
+            if not allow_partial_line or number < len(lines):  # no newline after it: the writer was killed here
                 raise
     return rows
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes all rows or nothing."""
+    """Writes a JSONL file atomically."""
     _replace(path, "".join(dumps(row) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to a file whose last line is whole (see `repair`)."""
+    """Appends rows to a file whose last line is complete (see `truncate_partial_line`)."""
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(dumps(row) + "\n" for row in rows))
 
 
-def repair(path: Path) -> list[dict[str, Any]]:
-    """The rows that a former run left, a torn last line removed so that `append_jsonl` can go on; [] without a file."""
+def truncate_partial_line(path: Path) -> list[dict[str, Any]]:
+    """Removes a partial last line, so that `append_jsonl` can resume, and returns the rows; [] without a file."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return []
-    rows = read_jsonl(path, torn=True)
+    rows = read_jsonl(path, allow_partial_line=True)
     write_jsonl(path, rows)
     return rows
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which settings are not what they were, in words; "" for none.
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describes the settings that differ; "" if none do.
 
     A setting that one side lacks, since it is of another version, changes nothing where it is empty, 0 or false on the
     other. Values may be written in JSON; settings inside settings have dotted names.
@@ -183,21 +183,21 @@ def _leaves(prefix: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def resume(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a former run with the same settings left, as `repair` does; they are noted in PATH.settings.json.
+    """Returns the rows of an earlier run with the same settings, which are stored in PATH.settings.json.
 
     Raises:
       ValueError: that run had other settings.
     """
-    beside, now = path.with_name(path.name + ".settings.json"), json.loads(json.dumps(settings))
-    rows = repair(path)
-    if rows and beside.exists():
-        changed = changes(json.loads(beside.read_text()), now)
+    settings_path, new = path.with_name(path.name + ".settings.json"), json.loads(json.dumps(settings))
+    rows = truncate_partial_line(path)
+    if rows and settings_path.exists():
+        changed = describe_changes(json.loads(settings_path.read_text()), new)
         if changed:
             raise ValueError(f"{path} holds rows of other settings: {changed}. Remove it, or name another.")
-    write_jsonl(beside, [now])
+    write_jsonl(settings_path, [new])
     return rows
 
 
 def sort_jsonl(path: Path, keys: tuple[str, ...]) -> None:
-    """Puts the finished file in the order of `keys`."""
+    """Sorts a finished file by `keys`."""
     write_jsonl(path, sorted(read_jsonl(path), key=lambda row: tuple(row[key] for key in keys)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from lc_jax.data.answers import MORE, USUAL, accepted
+from lc_jax.data.answers import ALIAS_COLUMNS, MAIN_COLUMNS, accepted_answers
 from lc_jax.data.columns import at, column, distinct, hashed_id, is_missing, names_of, rename, row_id
 from lc_jax.data.memo import memoise
 from lc_jax.data.rows import Row, check_source, is_local, load_rows, optional
@@ -104,7 +104,7 @@ def question_from(row: Row, question_id: str = "") -> Question:
     Raises:
       ValueError: no id, question or answer, or one that is not text; the message names the field.
     """
-    name, question, answers = row_id(row) or question_id, text_cell(row, QUESTIONS), accepted(row)
+    name, question, answers = row_id(row) or question_id, text_cell(row, QUESTIONS), accepted_answers(row)
     for field, value in (("question_id", name), ("question", question), ("answer", answers)):
         if not value:
             raise ValueError(f"missing {field}")
@@ -148,11 +148,11 @@ def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def _content(row: Row) -> tuple[Any, list[str]]:
-    return next((column(row, name) for name in QUESTIONS if column(row, name)), ""), accepted(row)
+    return next((column(row, name) for name in QUESTIONS if column(row, name)), ""), accepted_answers(row)
 
 
 def _holds_questions(row: Row) -> bool:
-    return any(isinstance(column(row, name), str) for name in QUESTIONS) and bool(accepted(row))
+    return any(isinstance(column(row, name), str) for name in QUESTIONS) and bool(accepted_answers(row))
 
 
 def load_joined_rows(
@@ -217,7 +217,7 @@ def suggest(names: Sequence[str], fields: Sequence[str]) -> str:
 
 def _refusal(rows: Sequence[Row], source: object, dropped: Mapping[str, int], flag: str) -> str:
     names = names_of(rows)
-    columns = {"question": QUESTIONS, "answer": (*USUAL, *MORE)}
+    columns = {"question": QUESTIONS, "answer": (*MAIN_COLUMNS, *ALIAS_COLUMNS)}
     fields = [name for name in columns if all(is_missing(at(row, own)) for own in columns[name] for row in rows)]
     remedy = f"Name yours with {flag}.columns={suggest(names, fields)}." if fields else "Fill them in."
     return f"{source}: no row makes a question ({dict(dropped)}); its columns are {names}. {remedy}"

@@ -124,7 +124,7 @@ class Writer:
         path = Path(self.output) / "paragraphs.jsonl"
         how = (self.model, self.strategy, self.temperature, self.top_p, self.max_new_tokens, self.seed)
         recipe = fingerprint([prompt.template, *how])
-        rows = jsonl.repair(path)
+        rows = jsonl.truncate_partial_line(path)
         if any(row.get("recipe") != recipe for row in rows):
             raise ValueError(
                 f"{path} was written by another model or in another way: remove it or name another output."

@@ -208,7 +208,7 @@ def for_decoding(model: Model) -> Model:
             return variable.replace(jax.ShapeDtypeStruct(value.shape, dtype, sharding=sharding))
         return variable.replace(jax.device_put(value.astype(dtype), sharding))
 
-    targets = parallel.shardings(model.params, mesh, whole="embed")
+    targets = parallel.shardings(model.params, mesh, replicated="embed")
     return model.with_params(jax.tree.map(spread, model.params, targets, is_leaf=lambda x: isinstance(x, nnx.Variable)))
 
 
@@ -219,7 +219,7 @@ def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.
         return jax.ShapeDtypeStruct(shape, dtype)
 
     keys, number = array(batch_size, dtype=jax.random.key(0).dtype), array(dtype=jnp.float32)
-    width = batches.bucket(width)
+    width = batches.bucket_length(width)
     return _generate.trace(
         for_decoding(model),
         array(batch_size, width),
@@ -235,8 +235,8 @@ def _cut(prompts: Sequence[batches.Tokens]) -> int:
     """How many tokens of all prompts to compute once: a bucket, and no less than what is left of any; 0 for none."""
     if len(prompts) < 2:
         return 0
-    same = batches.common_beginning(prompts)
-    cut = max(itertools.takewhile(lambda width: width <= same, batches.buckets()), default=0)
+    same = batches.shared_prefix_length(prompts)
+    cut = max(itertools.takewhile(lambda width: width <= same, batches.bucket_lengths()), default=0)
     return cut if cut >= max(COMMON, max(map(len, prompts)) - cut) else 0
 
 
@@ -273,15 +273,15 @@ def stream(
     common = _common(model, parallel.put_batch(np.asarray([prompts[0][:cut]], np.int32))) if cut else None
 
     def dispatch() -> Iterator[tuple[np.ndarray, tuple[jax.Array, ...]]]:
-        for rows in batches.by_length([len(p) for p in prompts], batch_size):
+        for rows in batches.group_by_length([len(p) for p in prompts], batch_size):
             chosen = [prompts[i][cut:] for i in rows] + [[]] * (batch_size - len(rows))
-            padded = batches.pad(chosen, batches.bucket(max(map(len, chosen))), side="left")
+            padded = batches.pad(chosen, batches.bucket_length(max(map(len, chosen))), side="left")
             names = jnp.asarray(np.resize(ids[rows], batch_size), jnp.uint32)
             row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, names)
             arrays = parallel.put_batch((padded.tokens, padded.spans, row_keys))
             yield rows, _generate(model, *arrays, numbers, common, _static(sampling))
 
-    for rows, out in parallel.one_ahead(dispatch()):
+    for rows, out in parallel.prefetch(dispatch()):
         tokens, logprobs, lengths, finished = map(parallel.to_host, out)
         for place, index in enumerate(rows):
             n = int(lengths[place])

@@ -43,9 +43,9 @@ def sequence_rewards(model: Model, tokens: Int[Array, "B T"], spans: Int[Array, 
 
 def _in_batches(sequences: Sequence[batches.Tokens], batch_size: int) -> Iterator[tuple[np.ndarray, tuple]]:
     """Yields (rows, (tokens, spans)) of right-padded batches, filled with one-token dummy rows."""
-    for rows in batches.by_length([len(s) for s in sequences], batch_size):
+    for rows in batches.group_by_length([len(s) for s in sequences], batch_size):
         chosen = [sequences[i] for i in rows] + [[0]] * (batch_size - len(rows))
-        padded = batches.pad(chosen, batches.bucket(max(map(len, chosen))))
+        padded = batches.pad(chosen, batches.bucket_length(max(map(len, chosen))))
         yield rows, parallel.put_batch((padded.tokens, padded.spans))
 
 
@@ -55,7 +55,7 @@ def stream_logprobs(
     """Yields (index, scores), batch by batch."""
     given = _in_batches(sequences, batch_size)
     scored = ((rows, sequence_logprobs(model, *arrays, jnp.float32(temperature))) for rows, arrays in given)
-    for rows, out in parallel.one_ahead(scored):
+    for rows, out in parallel.prefetch(scored):
         logprobs, entropies = map(parallel.to_host, out)
         for place, index in enumerate(rows):
             n = max(len(sequences[index]) - 1, 0)
@@ -67,7 +67,7 @@ def stream_rewards(
 ) -> Iterator[tuple[int, float]]:
     """Yields (index, reward logit), batch by batch."""
     given = _in_batches(sequences, batch_size)
-    for rows, out in parallel.one_ahead((rows, sequence_rewards(model, *arrays)) for rows, arrays in given):
+    for rows, out in parallel.prefetch((rows, sequence_rewards(model, *arrays)) for rows, arrays in given):
         values = parallel.to_host(out)
         yield from ((int(index), float(values[place])) for place, index in enumerate(rows))
 
@@ -95,24 +95,24 @@ def group_rewards(
       batch_size: groups at once.
     """
     parts = [(index, part) for index, group in enumerate(groups) for part in _together(group)]
-    cuts = [batches.common_beginning(part) for _, part in parts]
+    cuts = [batches.shared_prefix_length(part) for _, part in parts]
     lengths = [cut + _tail(part, cut) for (_, part), cut in zip(parts, cuts, strict=True)]
 
     def dispatch() -> Iterator[tuple[np.ndarray, list[np.ndarray], jax.Array]]:
-        for rows in batches.by_length(lengths, batch_size):
+        for rows in batches.group_by_length(lengths, batch_size):
             dummies = batch_size - len(rows)
             beginnings = [parts[i][1][0][: cuts[i]] for i in rows] + [[0]] * dummies
             tails = [[s[cuts[i] :] for s in parts[i][1]] for i in rows] + [[]] * dummies
             joined = [list(itertools.chain(*several)) for several in tails]
             ids = [np.repeat(np.arange(len(several)), list(map(len, several))).tolist() for several in tails]
-            common = batches.pad(beginnings, batches.bucket(max(map(len, beginnings))))
-            width = batches.snug(max(map(len, joined)))
+            common = batches.pad(beginnings, batches.bucket_length(max(map(len, beginnings))))
+            width = batches.round_up_to_multiple(max(map(len, joined)))
             branches = batches.pad(joined, width).tokens, batches.pad(ids, width, pad_id=-1).tokens
             arrays = parallel.put_batch((common.tokens, common.spans, *branches))
             yield rows, [np.cumsum(list(map(len, several))) - 1 for several in tails], branch_rewards(model, *arrays)
 
     found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(parts)
-    for rows, ends, out in parallel.one_ahead(dispatch()):
+    for rows, ends, out in parallel.prefetch(dispatch()):
         values = parallel.to_host(out)
         for place, index in enumerate(rows):
             found[index] = values[place, ends[place]]
@@ -128,5 +128,5 @@ def _tail(group: Sequence[batches.Tokens], cut: int) -> int:
 
 def _together(group: Sequence[batches.Tokens]) -> list[Sequence[batches.Tokens]]:
     """The group, or each sequence for itself where they have less in common than they differ in."""
-    cut = batches.common_beginning(group)
-    return [group] if _tail(group, cut) <= max(cut, batches.bucket(1)) else [[sequence] for sequence in group]
+    cut = batches.shared_prefix_length(group)
+    return [group] if _tail(group, cut) <= max(cut, batches.bucket_length(1)) else [[sequence] for sequence in group]

@@ -122,7 +122,7 @@ def with_settings(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 def _plan(config: ConfigDict, devices: Devices, planned: Planned | None) -> plan.Plan:
     config = config.copy_and_resolve_references()  # plans fill in sizes of 0
-    mesh = parallel.planned_mesh(devices.count, **config.mesh)
+    mesh = parallel.abstract_mesh(devices.count, **config.mesh)
     with jax.sharding.use_abstract_mesh(mesh), plan.for_devices_of(devices.limit):
         return (planned or _writing)(config, mesh)
 

@@ -66,7 +66,7 @@ def ppo(models: Models, sizes: Sizes, tx: Optimizer) -> tuple[Sizes, plan.Plan]:
 def cache_bytes(model: Model, count: int, width: int, sampling: generate.Sampling) -> float:
     """Keys and values on a device while `count` prompts of up to `width` tokens are continued."""
     config, mesh = model.config, jax.tree.leaves(model.params)[0].sharding.mesh
-    slots = batches.bucket(width) + sampling.max_new_tokens
+    slots = batches.bucket_length(width) + sampling.max_new_tokens
     cache = 2.0 * config.num_layers * count * config.num_kv_heads * slots * config.head_dim
     return cache * jnp.dtype(config.compute_dtype).itemsize / mesh.size
 
@@ -135,8 +135,8 @@ class _Phases:
         count, width = sizes.reader_batch_size, sizes.reader_length
         if self.models.extractor is not None and sizes.extracting is not None:
             phases.append(self._generation("extract", self.models.extractor, count, width, sizes.extracting))
-        tails = batches.bucket(width // TAIL)
-        rows = [jax.ShapeDtypeStruct((count, n), jnp.int32) for n in (batches.bucket(width), 2, tails, tails)]
+        tails = batches.bucket_length(width // TAIL)
+        rows = [jax.ShapeDtypeStruct((count, n), jnp.int32) for n in (batches.bucket_length(width), 2, tails, tails)]
         traced = score.branch_rewards.trace(self.models.forecaster, *rows)
         return [*phases, self.phase("forecast", traced, "lower reader.batch_size")]
 

@@ -27,7 +27,7 @@ def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
 def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float]) -> loop.Dataset:
     """Returns right-padded batches of token ids with probability labels, in few widths."""
     probs, lengths = np.asarray(labels, np.float32), np.asarray([len(s) for s in sequences])
-    widths = batches.widths(lengths)
+    widths = batches.bucket_boundaries(lengths)
 
     def collate(rows: np.ndarray) -> loop.Arrays:
         chosen = [sequences[i] if i >= 0 else [0] for i in rows]

@@ -53,7 +53,7 @@ class Episodes:
 
     def groups(self, size: int) -> Iterator[Int[np.ndarray, " M"]]:
         """Rows of all episodes, `size` at a time, those of similar length together: little padding is computed."""
-        return batches.by_length((self.prompt_lengths + self.lengths).tolist(), size)
+        return batches.group_by_length((self.prompt_lengths + self.lengths).tolist(), size)
 
     def take(self, rows: Int[np.ndarray, " M"]) -> Episodes:
         """Some of the episodes (host arrays), no wider than their longest needs."""
@@ -61,8 +61,8 @@ class Episodes:
             x[rows] for x in (self.tokens, self.prompt_lengths, self.responses, self.lengths)
         )
         if self.trimmable:
-            tokens = tokens[:, : batches.snug(int((starts + lengths).max()))]
-            responses = responses[:, : batches.snug(int(lengths.max()))]
+            tokens = tokens[:, : batches.round_up_to_multiple(int((starts + lengths).max()))]
+            responses = responses[:, : batches.round_up_to_multiple(int(lengths.max()))]
         return Episodes(tokens, starts, responses, lengths, self.trimmable)
 
 
@@ -91,11 +91,11 @@ def pack(
     responses = [c.tokens or [0] for c in completions]
     joined = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
     trimmable = response_length is None
-    width = batches.snug(max(map(len, joined)))
+    width = batches.round_up_to_multiple(max(map(len, joined)))
     if response_length is None:
-        response_length = batches.snug(max(map(len, responses)))
+        response_length = batches.round_up_to_multiple(max(map(len, responses)))
     else:
-        width = batches.bucket(max(map(len, prompts))) + response_length
+        width = batches.bucket_length(max(map(len, prompts))) + response_length
     return Episodes(
         batches.pad(joined, width).tokens,
         np.asarray([len(p) for p in prompts], np.int32),
@@ -160,7 +160,7 @@ def look(
             part = parallel.put_batch((episodes.take(rows), critic_episodes.take(rows)))
             yield rows, forward(policy, reference, critic, *part, jnp.float32(temperature))
 
-    for rows, out in parallel.one_ahead(dispatch()):
+    for rows, out in parallel.prefetch(dispatch()):
         for whole, values in zip(seen, map(parallel.to_host, out), strict=True):
             whole[rows, : values.shape[1]] = values
     return Rollout(episodes, critic_episodes, *seen)

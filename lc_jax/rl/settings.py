@@ -141,6 +141,6 @@ class PPOSettings:
 def queries(questions: Sequence[Question], settings: PPOSettings, seed: int, first: int) -> Iterator[list[Question]]:
     """Endless rollout batches from number `first` on, shuffled each epoch, a question `num_samples` times in a row."""
     count = settings.rollout_batch_size // settings.num_samples
-    order = batches.Order(np.zeros(len(questions), np.int64), count, seed)
+    order = batches.BatchIndices(np.zeros(len(questions), np.int64), count, seed)
     for step in itertools.count(first):
         yield [questions[i] for i in order(step) for _ in range(settings.num_samples)]

@@ -120,7 +120,11 @@ class RolloutLog:
 
     def __init__(self, path: Path, first_step: int) -> None:
         self._path = path
-        kept = [row for row in read_jsonl(path, torn=True) if row["step"] < first_step] if path.exists() else []
+        kept = (
+            [row for row in read_jsonl(path, allow_partial_line=True) if row["step"] < first_step]
+            if path.exists()
+            else []
+        )
         write_jsonl(path, kept)
 
     def write(self, step: int, rows: Iterable[dict[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from lc_jax.rl.verify import Measured, Result, Skipped, largest
 from lc_jax.training import language_model
 from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
-from lc_jax.training.logging import Destination
+from lc_jax.training.logging import RunDirectory
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Example
 
@@ -245,10 +245,10 @@ def resumed(trial: Trial) -> Measured:
     trial.updated()
     start = jax.tree.map(jnp.copy, trial.state)
     with tempfile.TemporaryDirectory() as folder:
-        destination = Destination(Path(folder), {})
-        with Checkpoints(destination, every=0) as checkpoints:
+        run_directory = RunDirectory(Path(folder), {})
+        with Checkpoints(run_directory, every=0) as checkpoints:
             checkpoints.save(1, start, force=True)
-        with Checkpoints(destination, every=0) as checkpoints:
+        with Checkpoints(run_directory, every=0) as checkpoints:
             restored, _ = checkpoints.restore(start)
     final = jax.device_get((trial.step(start)[0], trial.step(restored)[0]))
     equal = jax.tree.map(np.array_equal, *final)  # False for NaN

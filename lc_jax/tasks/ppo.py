@@ -29,7 +29,7 @@ from lc_jax.training import state as states
 from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.exports import Exports
-from lc_jax.training.logging import Destination, Run, announce
+from lc_jax.training.logging import Run, RunDirectory, announce
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
 
@@ -320,11 +320,11 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     trainer = Trainer(config, mesh)
     output, ppo = Path(config.output), trainer.ppo
     names = ("policy", "critic", "seed", "questions", "ppo", "kl", "reward", "reader", "loss", "advantage", "optimizer")
-    destination = Destination.of(config.to_dict(), *names, "precision")
-    with Checkpoints(destination, every=ppo.save_every, keep=ppo.keep) as checkpoints:
+    run_directory = RunDirectory.of(config.to_dict(), *names, "precision")
+    with Checkpoints(run_directory, every=ppo.save_every, keep=ppo.keep) as checkpoints:
         saved, first = checkpoints.restore(trainer.checkpoint(), ppo.num_steps)
         trainer.restore(saved)
-        log = Run(destination, ppo.num_steps, first)
+        log = Run(run_directory, ppo.num_steps, first)
         rollouts, validated = (telemetry.RolloutLog(output / f"{n}.jsonl", first) for n in ("rollouts", "validation"))
         exports = Exports(output, config.export_every, lambda folder, _: trainer.save(folder))
         best, alarms = Candidates(output, ppo.num_candidates, ppo.first_candidate), trainer.alarms()

@@ -21,7 +21,7 @@ from lc_jax.miniature.world import build
 from lc_jax.models import hf, registry
 from lc_jax.preflight import POSITIVE_INT, check_all, check_settings
 from lc_jax.training import advice, checks, language_model, loop
-from lc_jax.training.logging import Destination, announce
+from lc_jax.training.logging import RunDirectory, announce
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Example
 
@@ -82,7 +82,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(encoded)), **config.optimizer),
-        Destination.of(config.to_dict(), "seed", "shape", "mix", "num_documents", "fit", "optimizer", "precision"),
+        RunDirectory.of(config.to_dict(), "seed", "shape", "mix", "num_documents", "fit", "optimizer", "precision"),
     )
     hf.save(output / "model", model, tokenizer=directory, dtype=config.export_dtype or None)
     announce(output / "model", advice.to_write(config.to_dict(), uses_template=True))

@@ -21,7 +21,7 @@ from lc_jax.prompts import load_templates
 from lc_jax.rl import reward_model
 from lc_jax.training import advice, checks, loop, plan, run_steps
 from lc_jax.training.exports import Exports
-from lc_jax.training.logging import Destination, announce
+from lc_jax.training.logging import RunDirectory, announce
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Example
 
@@ -58,7 +58,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         return reward_model.dataset(sequences, [e.label for e in part])
 
     save = functools.partial(hf.save, tokenizer=tokenizer, dtype=config.export_dtype or None)
-    destination = Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision")
+    run_directory = RunDirectory.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision")
     model = hf.load(config.model, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **config.precision)
     model = loop.fit(
         model,
@@ -67,7 +67,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         encode(held_out) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
-        dataclasses.replace(destination, exports=Exports(output, config.export_every, save)),
+        dataclasses.replace(run_directory, exports=Exports(output, config.export_every, save)),
     )
     save(output / "model", model)
     announce(output / "model", advice.to_score(config.to_dict()))

@@ -21,7 +21,7 @@ from lc_jax.models import folders, hf
 from lc_jax.prompts import Prompt, load_templates
 from lc_jax.training import advice, checks, language_model, loop, plan, run_steps
 from lc_jax.training.exports import Exports
-from lc_jax.training.logging import Destination, announce
+from lc_jax.training.logging import RunDirectory, announce
 from lc_jax.training.optimizer import OptimizerSettings
 from lc_jax.types import Message
 
@@ -78,7 +78,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     examples.report_sizes(data, len(train), len(held_out), dropped)
 
     save = functools.partial(hf.save, tokenizer=tokenizer, dtype=config.export_dtype or None)
-    destination = Destination.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision")
+    run_directory = RunDirectory.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision")
     model = hf.load(config.model, mesh, vocab_size=tokenizer.num_rows, **config.precision)
     model = loop.fit(
         model,
@@ -87,7 +87,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         language_model.dataset(held_out) if held_out else None,
         settings,
         OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
-        dataclasses.replace(destination, exports=Exports(output, config.export_every, save)),
+        dataclasses.replace(run_directory, exports=Exports(output, config.export_every, save)),
     )
     save(output / "model", model)
     has_chat_template = tokenizer.hf is not None and bool(tokenizer.hf.chat_template)

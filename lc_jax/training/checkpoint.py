@@ -12,8 +12,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from lc_jax.data.jsonl import changes
-from lc_jax.training.logging import Destination
+from lc_jax.data.jsonl import describe_changes
+from lc_jax.training.logging import RunDirectory
 
 State = TypeVar("State")
 RESUMABLE = 75  # exit code (EX_TEMPFAIL) of a run that was stopped after it saved
@@ -34,16 +34,16 @@ class Checkpoints:
       ValueError: the directory holds a run with other settings; the message names them.
     """
 
-    def __init__(self, destination: Destination, *, every: int, keep: int = KEEP) -> None:
-        directory, describe = destination.output / "checkpoints", dict(destination.describe)
-        self._every, self._output = every, destination.output
+    def __init__(self, run_directory: RunDirectory, *, every: int, keep: int = KEEP) -> None:
+        directory, describe = run_directory.output / "checkpoints", dict(run_directory.describe)
+        self._every, self._output = every, run_directory.output
         self._signal: int | None = None  # that asked for a last checkpoint
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options, metadata=describe)
         # Orbax keeps the metadata of the first run: what differs now is a changed setting.
         record = self._manager.metadata().custom_metadata or {}
         if self._manager.latest_step() is not None:
-            changed = changes(record, describe)
+            changed = describe_changes(record, describe)
             if changed:
                 raise ValueError(
                     f"{directory} holds a run with other settings ({changed}). Give another --config.output, or delete "

@@ -20,7 +20,7 @@ DUMMY = Encoded((0,), 1)  # no target token: weight 0
 def dataset(encoded: Sequence[Encoded]) -> Dataset:
     """Right-padded batches of token ids with the place where each target begins, in few widths."""
     lengths = np.asarray([len(e.tokens) for e in encoded])
-    widths = batches.widths(lengths)
+    widths = batches.bucket_boundaries(lengths)
 
     def collate(rows: np.ndarray) -> Arrays:
         chosen = [encoded[i] if i >= 0 else DUMMY for i in rows]

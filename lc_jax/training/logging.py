@@ -23,7 +23,7 @@ STARTING = "{desc}: {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # until two steps
 
 
 @dataclasses.dataclass(frozen=True)
-class Destination:
+class RunDirectory:
     """Where a run goes and what it is."""
 
     output: Path  # checkpoints, metrics.jsonl and the final model
@@ -55,14 +55,14 @@ class Run:
     drops later ones, which would be logged twice. Without end in sight until two steps are done: the first compiles.
     """
 
-    def __init__(self, destination: Destination, num_steps: int, first_step: int = 0) -> None:
-        self.output, self.is_main = destination.output, jax.process_index() == 0
+    def __init__(self, run_directory: RunDirectory, num_steps: int, first_step: int = 0) -> None:
+        self.output, self.is_main = run_directory.output, jax.process_index() == 0
         self._path = self.output / "metrics.jsonl"
         self._started, self._tracker, self._num_steps = time.monotonic(), None, 0  # steps done by this process
         if not self.is_main:
             return
         self.output.mkdir(parents=True, exist_ok=True)
-        previous = read_jsonl(self._path, torn=True) if self._path.exists() else []
+        previous = read_jsonl(self._path, allow_partial_line=True) if self._path.exists() else []
         write_jsonl(self._path, [row for row in previous if row["step"] < first_step])
         finished = {"disable": True} if first_step == num_steps else {}  # False would overrule TQDM_DISABLE
         self._bar = tqdm(
@@ -70,8 +70,8 @@ class Run:
             **finished,
         )  # fmt: skip
         self._bar.set_postfix_str("compiling the first step")
-        if destination.wandb and destination.wandb.get("project"):
-            self._tracker = tracking.start(destination.wandb, self.output, destination.config)
+        if run_directory.wandb and run_directory.wandb.get("project"):
+            self._tracker = tracking.start(run_directory.wandb, self.output, run_directory.config)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes one row; values may be arrays of one element."""

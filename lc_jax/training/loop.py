@@ -21,7 +21,7 @@ from lc_jax.preflight import NATURAL, POSITIVE, POSITIVE_INT, check_settings, di
 from lc_jax.training import optimizer as optimizers
 from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
-from lc_jax.training.logging import Destination, Run
+from lc_jax.training.logging import Run, RunDirectory
 
 Arrays = Mapping[str, np.ndarray]  # one batch: equal leading dimensions, a multiple of the micro-batches
 Sums = dict[
@@ -141,7 +141,7 @@ def evaluate(model: Model, data: Dataset, loss_fn: LossFn, batch_size: int) -> d
       FloatingPointError: the loss of a batch is not finite; names its rows.
     """
     totals: dict[str, float] = {}
-    for rows in batches.by_length(data.lengths.tolist(), batch_size):
+    for rows in batches.group_by_length(data.lengths.tolist(), batch_size):
         filled = np.concatenate([rows, np.full(batch_size - len(rows), -1, rows.dtype)])
         sums = eval_step(model, parallel.put_batch(dict(data.collate(filled))), loss_fn=loss_fn)
         for name, value in sums.items():
@@ -162,25 +162,25 @@ def fit(
     held_out: Dataset | None,
     settings: FitSettings,
     optimizer: optimizers.OptimizerSettings,
-    destination: Destination,
+    run_directory: RunDirectory,
 ) -> Model:
-    """Trains `model` and returns it; resumes from the newest checkpoint at the destination.
+    """Trains `model` and returns it; resumes from the newest checkpoint in the run directory.
 
     Raises:
       FloatingPointError: `states.MAX_SKIPPED` losses or gradients in a row, or those of all steps, were not finite; the
         last checkpoint is from before them.
-      ValueError: the destination holds a run with other settings, or the examples do not fill a batch.
+      ValueError: the run directory holds a run with other settings, or the examples do not fill a batch.
     """
     num_steps = settings.num_steps(len(train.lengths))
-    order = batches.Order(train.lengths, settings.batch_size, settings.seed)
+    order = batches.BatchIndices(train.lengths, settings.batch_size, settings.seed)
     tx = optimizers.make_optimizer(optimizer, trainable=trainable(model.params))
     microbatches = settings.batch_size // settings.microbatch_size
-    with Checkpoints(destination, every=settings.save_every) as checkpoints:
+    with Checkpoints(run_directory, every=settings.save_every) as checkpoints:
         state, first = checkpoints.restore(states.create(model.params, tx), num_steps)
         if first == num_steps:
             return model.with_params(state.params)
         _describe(model, train, settings, num_steps, first)
-        run = Run(destination, num_steps, first)
+        run = Run(run_directory, num_steps, first)
         step_fn = functools.partial(train_step, loss_fn=loss_fn, tx=tx, microbatches=microbatches)
         # From here on the state owns the parameters: each step donates them. `skeleton` only carries the structure.
         skeleton = model.with_params(None)
@@ -194,13 +194,13 @@ def fit(
             row["tokens_per_second"] = num_tokens / (time.monotonic() - started)
             row["padding"] = batch["tokens"].size / num_tokens - 1  # padding slots for each real token
             if row["skipped_in_a_row"]:
-                _report_skipped(step, row["skipped_in_a_row"], rows, min(states.MAX_SKIPPED, num_steps), destination)
+                _report_skipped(step, row["skipped_in_a_row"], rows, min(states.MAX_SKIPPED, num_steps), run_directory)
             if held_out is not None and settings.is_due(step + 1, num_steps):
                 row |= evaluate(model.with_params(state.params), held_out, loss_fn, settings.microbatch_size)
             run.log(step, row)
             run.advance()
-            if destination.exports:
-                destination.exports.after(step + 1, functools.partial(model.with_params, state.params))
+            if run_directory.exports:
+                run_directory.exports.after(step + 1, functools.partial(model.with_params, state.params))
             checkpoints.save(step + 1, state, force=step + 1 == num_steps)
     run.close()
     return model.with_params(state.params)
@@ -215,12 +215,12 @@ def _describe(model: Model, train: Dataset, settings: FitSettings, num_steps: in
     )  # fmt: skip
 
 
-def _report_skipped(step: int, skipped: float, rows: np.ndarray, most: int, destination: Destination) -> None:
+def _report_skipped(step: int, skipped: float, rows: np.ndarray, most: int, run_directory: RunDirectory) -> None:
     """Warns of a step whose loss or gradient is not finite; stops the run at `most` such steps in a row."""
     if skipped < most:
         logging.warning("Step %d: loss or gradient is not finite, skipped; its rows were %s", step, rows.tolist())
         return
     raise FloatingPointError(
-        f"{most} gradients in a row were not finite at step {step} of {destination.output}; the rows were "
+        f"{most} gradients in a row were not finite at step {step} of {run_directory.output}; the rows were "
         f"{rows.tolist()}. Lower --config.optimizer.learning_rate, or look at these examples and at the model."
     )

@@ -1,4 +1,4 @@
-"""Accepted answers in every form that data sets keep them; none of them may be named by a query."""
+"""Accepted answers in the layouts of several data sets; none of them may be named by a query."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from lc_jax.data.answers import accepted, forms
+from lc_jax.data.answers import accepted_answers, parse_aliases
 from lc_jax.data.questions import load_questions, raw_questions
 from lc_jax.prompts import Invalid, query
 
@@ -37,8 +37,8 @@ MOON = ["14 December 1972 UTC", "December 1972"]
         {"Aliases": [" ", *MOON], "answer": "", "normalized_aliases": [MOON[1]]},
     ],
 )
-def test_every_accepted_answer_counts_and_the_first_is_the_usual_form(row):
-    assert accepted(row) == MOON
+def test_every_accepted_answer_counts_and_the_first_is_the_main_one(row):
+    assert accepted_answers(row) == MOON
 
 
 @pytest.mark.parametrize(
@@ -55,22 +55,22 @@ def test_every_accepted_answer_counts_and_the_first_is_the_usual_form(row):
     ],
 )
 def test_numbers_and_texts_that_look_like_lists_are_one_answer(value, text):
-    assert accepted({"answer": value}) == [text]
+    assert accepted_answers({"answer": value}) == [text]
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "", " ", [], [""], {"text": []}, {"unknown": 3}])
 def test_nothing_is_no_answer(value):
-    assert accepted({"answer": value, "question": "Q"}) == []
+    assert accepted_answers({"answer": value, "question": "Q"}) == []
 
 
 @given(
     st.recursive(st.text(max_size=5) | st.none() | st.integers() | st.floats() | st.booleans(), st.lists, max_leaves=9)
 )
 def test_forms_are_texts_without_blanks_and_duplicates(value):
-    found = forms(value)
+    found = parse_aliases(value)
     assert all(isinstance(form, str) and form.strip() for form in found)
     assert len(set(found)) == len(found)
-    assert forms(found) == found
+    assert parse_aliases(found) == found
 
 
 def test_a_csv_file_of_lists_gives_the_same_question_as_json_lines(tmp_path):

@@ -35,55 +35,57 @@ def test_a_sequence_that_does_not_fit_is_named():
         batches.pad([[1], [1] * 5], 4)
 
 
-def test_bucket_widths():
-    assert sorted({batches.bucket(n) for n in range(200)}) == [16, 24, 32, 48, 64, 96, 128, 192, 256]
-    assert [batches.bucket(n) for n in (0, 16, 17, 24, 25, 96, 97)] == [16, 16, 24, 24, 32, 96, 128]
+def test_bucket_lengths():
+    assert sorted({batches.bucket_length(n) for n in range(200)}) == [16, 24, 32, 48, 64, 96, 128, 192, 256]
+    assert [batches.bucket_length(n) for n in (0, 16, 17, 24, 25, 96, 97)] == [16, 16, 24, 24, 32, 96, 128]
 
 
 @given(st.integers(16, 100_000))
 def test_at_most_a_third_of_a_row_is_padding(length):
-    width = batches.bucket(length)
-    assert length <= width
-    assert 3 * (width - length) <= width
+    bucket = batches.bucket_length(length)
+    assert length <= bucket
+    assert 3 * (bucket - length) <= bucket
 
 
-def test_widths_are_as_few_as_can_be_and_the_best_of_these():
-    """Against every choice of widths, on small sets of lengths."""
+def test_boundaries_are_the_fewest_possible_and_the_best_of_these():
+    """Compares with every choice of boundaries, on small sets of lengths."""
     rng = np.random.default_rng(0)
     for _ in range(40):
-        lengths, spare = rng.integers(1, 12, int(rng.integers(1, 20))), float(rng.choice([0.0, 0.05, 0.3]))
-        kinds, chosen = np.unique(lengths), batches.widths(lengths, spare)
-        least = {
+        lengths, max_padding = rng.integers(1, 12, int(rng.integers(1, 20))), float(rng.choice([0.0, 0.05, 0.3]))
+        distinct, boundaries = np.unique(lengths), batches.bucket_boundaries(lengths, max_padding)
+        least_positions = {
             count: min(
-                slots(lengths, np.asarray([*option, kinds[-1]]))
-                for option in itertools.combinations(kinds[:-1], count - 1)
+                num_positions(lengths, np.asarray([*option, distinct[-1]]))
+                for option in itertools.combinations(distinct[:-1], count - 1)
             )
-            for count in range(1, len(kinds) + 1)
+            for count in range(1, len(distinct) + 1)
         }
-        fewest = min(count for count, taken in least.items() if taken <= (1 + spare) * lengths.sum())
-        assert len(chosen) == fewest
-        assert slots(lengths, chosen) == least[fewest]
+        fewest = min(
+            count for count, positions in least_positions.items() if positions <= (1 + max_padding) * lengths.sum()
+        )
+        assert len(boundaries) == fewest
+        assert num_positions(lengths, boundaries) == least_positions[fewest]
 
 
-def slots(lengths, widths):
-    return widths[np.searchsorted(widths, lengths)].sum()
+def num_positions(lengths, boundaries):
+    return boundaries[np.searchsorted(boundaries, lengths)].sum()
 
 
 def test_training_batches_compute_little_padding():
-    """Lengths as prompts with paragraphs have them: at most 15 % more tokens computed than there are."""
+    """At most 15 % of the tokens that are computed are padding, with the lengths of prompts with paragraphs."""
     rng = np.random.default_rng(0)
     lengths = 100 + rng.gamma(4.0, 40.0, 2000).astype(int)
-    order, widths = batches.Order(lengths, 32, seed=0), batches.widths(lengths)
-    rows = [order(step) for step in range(order.batches_per_epoch)]
-    computed = sum(32 * widths[np.searchsorted(widths, lengths[r].max())] for r in rows)
+    indices, boundaries = batches.BatchIndices(lengths, 32, seed=0), batches.bucket_boundaries(lengths)
+    rows = [indices(step) for step in range(indices.batches_per_epoch)]
+    computed = sum(32 * boundaries[np.searchsorted(boundaries, lengths[r].max())] for r in rows)
     assert computed <= 1.15 * sum(lengths[r].sum() for r in rows)
 
 
-def test_by_length_takes_every_row_once_shortest_first():
+def test_groups_by_length_take_every_row_once_shortest_first():
     lengths = [5, 1, 4, 4, 9, 2, 7]
-    groups = [g.tolist() for g in batches.by_length(lengths, 3)]
+    groups = [g.tolist() for g in batches.group_by_length(lengths, 3)]
     assert groups == [[1, 5, 2], [3, 0, 6], [4]]
-    assert list(batches.by_length([], 3)) == []
+    assert list(batches.group_by_length([], 3)) == []
 
 
 def lengths(number):
@@ -92,49 +94,49 @@ def lengths(number):
 
 @pytest.mark.parametrize(("number", "batch_size"), [(64, 4), (64, 64), (1000, 8)])
 def test_every_example_once_an_epoch(number, batch_size):
-    order = batches.Order(lengths(number), batch_size, seed=0)
+    indices = batches.BatchIndices(lengths(number), batch_size, seed=0)
     for epoch in range(3):
-        steps = range(epoch * order.batches_per_epoch, (epoch + 1) * order.batches_per_epoch)
-        assert sorted(np.concatenate([order(s) for s in steps])) == list(range(number))
+        steps = range(epoch * indices.batches_per_epoch, (epoch + 1) * indices.batches_per_epoch)
+        assert sorted(np.concatenate([indices(s) for s in steps])) == list(range(number))
 
 
 def test_the_remainder_differs_from_epoch_to_epoch():
-    order = batches.Order(lengths(11), 4, seed=0)
-    assert order.batches_per_epoch == 2
-    left_out = []
+    indices = batches.BatchIndices(lengths(11), 4, seed=0)
+    assert indices.batches_per_epoch == 2
+    leftovers = []
     for epoch in range(8):
-        rows = np.concatenate([order(2 * epoch), order(2 * epoch + 1)])
+        rows = np.concatenate([indices(2 * epoch), indices(2 * epoch + 1)])
         assert len(set(rows)) == 8
-        left_out.append(frozenset(range(11)) - set(rows))
-    assert len(set(left_out)) > 1
+        leftovers.append(frozenset(range(11)) - set(rows))
+    assert len(set(leftovers)) > 1
 
 
 def test_a_batch_depends_on_its_step_alone():
-    """Asked in any sequence, from any instance: what resuming needs."""
+    """Resuming needs the same batch in any order of calls and from any instance."""
     steps = np.random.default_rng(1).permutation(60)
-    first, second = (batches.Order(lengths(77), 4, seed=3) for _ in range(2))
+    first, second = (batches.BatchIndices(lengths(77), 4, seed=3) for _ in range(2))
     forwards = [first(s).tolist() for s in range(60)]
     for step in steps:
         assert second(int(step)).tolist() == forwards[step]
-        assert batches.Order(lengths(77), 4, seed=3)(int(step)).tolist() == forwards[step]
+        assert batches.BatchIndices(lengths(77), 4, seed=3)(int(step)).tolist() == forwards[step]
 
 
-def test_seeds_and_epochs_shuffle_anew():
-    one, other = (batches.Order(lengths(64), 4, seed=s) for s in (0, 1))
+def test_seeds_and_epochs_shuffle_again():
+    one, other = (batches.BatchIndices(lengths(64), 4, seed=s) for s in (0, 1))
     assert [one(i).tolist() for i in range(16)] != [other(i).tolist() for i in range(16)]
     assert [one(i).tolist() for i in range(16)] != [one(i).tolist() for i in range(16, 32)]
 
 
 def test_examples_of_similar_length_come_together():
     many = lengths(1024)
-    order = batches.Order(many, 8, seed=0)
-    spread = [np.ptp(many[order(s)]) for s in range(order.batches_per_epoch)]
+    indices = batches.BatchIndices(many, 8, seed=0)
+    spread = [np.ptp(many[indices(s)]) for s in range(indices.batches_per_epoch)]
     assert np.mean(spread) < np.ptp(many) / 4
-    means = np.array([many[order(s)].mean() for s in range(order.batches_per_epoch)])
+    means = np.array([many[indices(s)].mean() for s in range(indices.batches_per_epoch)])
     assert np.any(np.diff(means) > 0)  # the batches themselves come in no order of length
     assert np.any(np.diff(means) < 0)
 
 
 def test_too_few_examples():
     with pytest.raises(ValueError, match=r"3 training examples cannot fill one batch of 4"):
-        batches.Order(lengths(3), 4, seed=0)
+        batches.BatchIndices(lengths(3), 4, seed=0)

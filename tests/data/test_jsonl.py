@@ -49,7 +49,7 @@ def test_halves_of_surrogate_pairs_are_replaced_in_every_file(tmp_path, text, wr
     ],
 )
 def test_a_setting_that_an_older_record_lacks_changes_nothing_while_it_is_empty(before, now, words):
-    assert jsonl.changes(before, now) == words
+    assert jsonl.describe_changes(before, now) == words
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,9 @@ def test_a_finished_batch_is_not_lost_where_the_next_one_fails():
 
     seen = []
     with pytest.raises(MemoryError):
-        seen.extend(parallel.one_ahead(batches_()))
+        seen.extend(parallel.prefetch(batches_()))
     assert seen == [1, 2]
-    assert list(parallel.one_ahead([])) == []
+    assert list(parallel.prefetch([])) == []
 
 
 def test_ends_at_end_of_sequence_and_never_draws_padding(model):

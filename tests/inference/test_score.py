@@ -64,5 +64,5 @@ def test_no_groups():
 
 
 def test_what_is_common_leaves_each_a_token():
-    counts = [batches.common_beginning(group) for group in GROUPS]
+    counts = [batches.shared_prefix_length(group) for group in GROUPS]
     assert counts == [20, 1, 8, 0, 20, 33]

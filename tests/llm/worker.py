@@ -20,7 +20,7 @@ CONCURRENCY = 16
 
 def main(url: str, store: str, output: str, first: str, last: str) -> None:
     path = Path(output)
-    done = len(jsonl.repair(path))
+    done = len(jsonl.truncate_partial_line(path))
     provider = llm.load("openai/gpt-4.1", base_url=url, concurrency=CONCURRENCY, first_wait=0.01, longest_wait=0.05)
     annotator = Stored(provider, Store(store))
     rows = [{"x": str(i)} for i in range(int(first) + done, int(last))]

@@ -19,7 +19,7 @@ from lc_jax.training import adamw_int8, optimizer, plan
 from lc_jax.training import state as states
 from lc_jax.training.adamw_int8 import FIRST, SECOND
 from lc_jax.training.checkpoint import Checkpoints
-from lc_jax.training.logging import Destination
+from lc_jax.training.logging import RunDirectory
 
 
 def made(params, kind, **changes):
@@ -301,14 +301,14 @@ def test_resumed_bit_for_bit(tmp_path):
     params = wide()
     tx = made(params, "adamw_int8_master")
     step = stepper(tx)
-    destination = Destination(tmp_path, {}, ConfigDict({"project": "", "mode": "offline"}))
+    run_directory = RunDirectory(tmp_path, {}, ConfigDict({"project": "", "mode": "offline"}))
     with jax.set_mesh(parallel.make_mesh(1, 4, 2)):
         state = states.create(on_eight(wide()), tx)
-        with Checkpoints(destination, every=2) as checkpoints:
+        with Checkpoints(run_directory, every=2) as checkpoints:
             for number in range(3):
                 state = step(state, on_eight(gradients(params, number)))
                 checkpoints.save(number + 1, state)
-        with Checkpoints(destination, every=2) as checkpoints:
+        with Checkpoints(run_directory, every=2) as checkpoints:
             again, first = checkpoints.restore(states.create(on_eight(wide()), tx))
         assert first == 2
         again = step(again, on_eight(gradients(params, 2)))

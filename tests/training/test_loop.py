@@ -22,7 +22,7 @@ from lc_jax.training import language_model, logging, loop
 from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.exports import Exports
-from lc_jax.training.logging import Destination
+from lc_jax.training.logging import RunDirectory
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 RNG = np.random.default_rng(0)
@@ -40,9 +40,9 @@ def train(output, settings=SETTINGS, loss_fn=language_model.loss_fn, description
         model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
         data = language_model.dataset(encoded)
         wandb = ConfigDict({"project": "", "mode": "offline"})
-        destination = Destination(output, description or {"fit": "a"}, wandb, exports=options.get("exports"))
+        run_directory = RunDirectory(output, description or {"fit": "a"}, wandb, exports=options.get("exports"))
         held_out, optimizer = options.get("held_out", data), options.get("optimizer", OPTIMIZER)
-        return loop.fit(model, loss_fn, data, held_out, settings, optimizer, destination)
+        return loop.fit(model, loss_fn, data, held_out, settings, optimizer, run_directory)
 
 
 def params(model):
@@ -133,19 +133,19 @@ def test_the_model_is_written_after_every_so_many_steps_and_once(tmp_path):
 
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
-    with Checkpoints(Destination(tmp_path, {"fit": "a"}), every=1) as checkpoints:
+    with Checkpoints(RunDirectory(tmp_path, {"fit": "a"}), every=1) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(2)})
     with pytest.raises(ValueError, match=r"other settings \(fit was 'a', is 'b'\).*--config\.output"):
-        Checkpoints(Destination(tmp_path, {"fit": "b"}), every=1)
+        Checkpoints(RunDirectory(tmp_path, {"fit": "b"}), every=1)
 
 
 def test_a_run_of_a_version_before_a_setting_resumes_while_the_setting_is_empty(tmp_path):
-    with Checkpoints(Destination(tmp_path, {"a": "1"}), every=1) as checkpoints:
+    with Checkpoints(RunDirectory(tmp_path, {"a": "1"}), every=1) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(2)})
-    with Checkpoints(Destination(tmp_path, {"a": "1", "questions.columns": '""'}), every=1) as checkpoints:
+    with Checkpoints(RunDirectory(tmp_path, {"a": "1", "questions.columns": '""'}), every=1) as checkpoints:
         assert checkpoints.restore({"x": jnp.zeros(2)})[1] == 1
     with pytest.raises(ValueError, match=r"questions\.columns was no setting, is '\"x=y\"'"):
-        Checkpoints(Destination(tmp_path, {"a": "1", "questions.columns": '"x=y"'}), every=1)
+        Checkpoints(RunDirectory(tmp_path, {"a": "1", "questions.columns": '"x=y"'}), every=1)
 
 
 def test_padding_is_counted_for_each_real_token(tmp_path):
@@ -163,8 +163,8 @@ def test_a_run_is_known_by_every_field_of_what_must_stay():
         "optimizer": {"kind": "adamw", "b": {"c": 2}},
         "eta": 1,
     }
-    destination = Destination.of(settings, "model", "optimizer")
-    assert destination.describe == {"model": '"m"', "optimizer.kind": '"adamw"', "optimizer.b.c": "2"}
+    run_directory = RunDirectory.of(settings, "model", "optimizer")
+    assert run_directory.describe == {"model": '"m"', "optimizer.kind": '"adamw"', "optimizer.b.c": "2"}
 
 
 def test_a_finished_run_that_is_started_again_says_so_and_trains_nothing(tmp_path, caplog):
@@ -189,7 +189,7 @@ def test_a_signal_that_no_save_saw_is_passed_on(tmp_path, fails, number):
     seen = []
     former = signal.signal(number, lambda *_: seen.append(1))
     try:
-        with contextlib.suppress(KeyError), Checkpoints(Destination(tmp_path, {}), every=2):
+        with contextlib.suppress(KeyError), Checkpoints(RunDirectory(tmp_path, {}), every=2):
             signal.raise_signal(number)
             assert not seen
             if fails:
@@ -203,7 +203,7 @@ def test_a_signal_that_no_save_saw_is_passed_on(tmp_path, fails, number):
 
 def two_steps(output, *signals):
     """Two steps with a checkpoint every tenth; the signals come between them."""
-    with Checkpoints(Destination(output, {}), every=10) as checkpoints:
+    with Checkpoints(RunDirectory(output, {}), every=10) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(2)})
         for number in signals:
             signal.raise_signal(number)
@@ -339,7 +339,7 @@ def test_targets_alone_are_learned():
 
 def test_a_run_without_a_progress_bar(tmp_path, monkeypatch):
     monkeypatch.setattr(logging, "tqdm", functools.partial(tqdm, disable=True))
-    run = logging.Run(Destination(tmp_path, {}), num_steps=2)
+    run = logging.Run(RunDirectory(tmp_path, {}), num_steps=2)
     for step in range(2):
         run.log(step, {"loss": 1.0})
         run.advance()

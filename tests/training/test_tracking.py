@@ -6,7 +6,7 @@ import types
 import pytest
 
 from lc_jax.training import tracking
-from lc_jax.training.logging import Destination, Run
+from lc_jax.training.logging import Run, RunDirectory
 
 WANDB = {"project": "p", "mode": "offline"}
 
@@ -48,7 +48,7 @@ def fake(monkeypatch):
 
 
 def run(folder, first=0):
-    log = Run(Destination(folder, {}, WANDB, {"seed": 3, "fit": {"batch_size": 2}}), 2, first)
+    log = Run(RunDirectory(folder, {}, WANDB, {"seed": 3, "fit": {"batch_size": 2}}), 2, first)
     for step in range(first, 2):
         log.log(step, {"loss": 0.5})
         log.log_samples(step, [{"prompt": "q", "extracted": {"a": 0.5}, "reward": 1.0}])
@@ -92,7 +92,7 @@ def test_a_mode_that_wandb_does_not_have_is_refused():
 
 
 def test_the_bar_shows_the_time_left_from_the_second_step_on(tmp_path):
-    log = Run(Destination(tmp_path, {}), 5, first_step=1)
+    log = Run(RunDirectory(tmp_path, {}), 5, first_step=1)
     bars = []
     for step in range(1, 4):
         log.log(step, {"loss": 0.5})
