@@ -30,7 +30,7 @@ def install() -> None:
 
 
 def is_requested() -> bool:
-    """Whether Ctrl-C was pressed: an error from then on may be a library's form of the interruption."""
+    """Returns whether Ctrl-C was pressed: an error from then on may be a library's form of the interruption."""
     return bool(_requests)
 
 
@@ -62,7 +62,7 @@ def _watch() -> None:
 
 
 def _is_interruption(error: BaseException | None) -> bool:
-    """Whether an error is a KeyboardInterrupt or was raised while one was handled."""
+    """Returns whether an error is a KeyboardInterrupt or was raised while one was handled."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

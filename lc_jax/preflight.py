@@ -111,7 +111,7 @@ def check_sampling(settings: object) -> None:
 
 
 def divisors(total: int, near: int) -> str:
-    """The divisors of `total` around `near`, in words for a remedy."""
+    """Returns the divisors of `total` around `near`, in words for a remedy."""
     below = max(n for n in range(1, total + 1) if total % n == 0 and (n <= near or n == 1))
     above = min(n for n in range(1, total + 1) if total % n == 0 and (n >= near or n == total))
     return " or ".join(map(str, dict.fromkeys([below, above])))

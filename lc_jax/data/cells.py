@@ -1,4 +1,4 @@
-"""What recipes read from a row of training data: texts, lists, labels and conversations; or why there is none."""
+"""Typed cells of rows of training data: texts, lists, labels and conversations."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LABELS = {"true": 1.0, "false": 0.0}
 
 
 class Dropped(Exception):
-    """Why a row makes no example."""
+    """Raised for a row that makes no example; the message is the reason."""
 
 
 def text_in(row: Row, name: str) -> str:
-    """The text in a column; a number is its text."""
+    """Returns the text in a column; a number as text."""
     value = column(row, name)
     if is_missing(value):
         raise Dropped(f"missing {name}")
@@ -33,7 +33,7 @@ def text_in(row: Row, name: str) -> str:
 
 
 def list_in(row: Row, name: str) -> list[Any]:
-    """A list cell: a list, or the text of one.
+    """Returns the list in a column, parsed where it is text.
 
     Differs: data_preprocessor.py evaluates the cell, which fails at nan and at cells that are lists already.
     """
@@ -47,7 +47,7 @@ def list_in(row: Row, name: str) -> list[Any]:
 
 
 def id_in(row: Row) -> str:
-    """The id of a row."""
+    """Returns the id of a row."""
     name = row_id(row)
     if not name:
         raise Dropped("missing question_id")
@@ -55,7 +55,7 @@ def id_in(row: Row) -> str:
 
 
 def question_in(row: Row) -> Question:
-    """The question of a row with its answer."""
+    """Returns the question of a row with its answer."""
     try:
         return question_from(row)
     except ValueError as error:
@@ -63,7 +63,7 @@ def question_in(row: Row) -> Question:
 
 
 def number_in(value: Any) -> float:
-    """The number in a cell; NaN, which no range takes, if there is none."""
+    """Returns the number in a cell; NaN, which is in no range, if there is none."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -71,7 +71,7 @@ def number_in(value: Any) -> float:
 
 
 def label_in(row: Row, name: str = "label") -> float:
-    """A probability: a number in [0, 1], or true or false."""
+    """Returns the probability in a column: a number in [0, 1], or true or false."""
     value = column(row, name)
     if is_missing(value) or value == "":
         raise Dropped(f"missing {name}")
@@ -82,7 +82,7 @@ def label_in(row: Row, name: str = "label") -> float:
 
 
 def conversation_in(row: Row, name: str) -> tuple[Message, ...]:
-    """The messages in a column; see `messages.read_messages`."""
+    """Returns the messages in a column; see `messages.read_messages`."""
     value = column(row, name)
     if is_missing(value) or (isinstance(value, str | list | tuple) and not value):
         raise Dropped(f"missing {name}")
@@ -93,7 +93,7 @@ def conversation_in(row: Row, name: str) -> tuple[Message, ...]:
 
 
 def demonstration_in(row: Row) -> tuple[PromptText, str]:
-    """Prompt and target of a row: `prompt` and `completion`, or a conversation whose last message is the target.
+    """Returns prompt and target of a row: `prompt` and `completion`, or a conversation and its last message.
 
     `prompt` and `completion` may be conversations themselves.
     """

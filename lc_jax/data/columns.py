@@ -1,4 +1,4 @@
-"""Cells of rows by the names of their columns, and the ids of rows."""
+"""Cells of rows by column name, and ids of rows."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from absl import logging
 
 from lc_jax.data.rows import Row
 
-ID_COLUMNS = ("question_id", "id", "qid", "questionid", "_id")  # the first that holds something
+ID_COLUMNS = ("question_id", "id", "qid", "questionid", "_id")  # in order of precedence
 _WHOLE_NUMBER = re.compile(r"-?\d+(?:\.0+)?")
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell holds nothing: None or NaN. An empty text is a value."""
+    """Returns whether a cell is None or NaN. An empty text is a value."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 @functools.lru_cache(maxsize=1024)
-def _folded(names: tuple[str, ...]) -> dict[str, str]:
-    """Column names by their form without case and without spaces around them; those that several share are left out."""
-    forms = [name.strip().casefold() for name in names]
-    return {form: name for form, name in zip(forms, names, strict=True) if forms.count(form) == 1}
+def _by_normalised_name(names: tuple[str, ...]) -> dict[str, str]:
+    """Returns column names by their normalised names (no case, no outer spaces); ambiguous ones are left out."""
+    keys = [name.strip().casefold() for name in names]
+    return {key: name for key, name in zip(keys, names, strict=True) if keys.count(key) == 1}
 
 
 def column(row: Row, name: str) -> Any:
-    """The cell of a column, None without one; the exact name wins over one that differs in case or spaces only."""
+    """Returns the cell of a column, None without one; an exact match precedes one that differs in case or spaces."""
     if name in row:
         return row[name]
-    own = _folded(tuple(row)).get(name.casefold())
+    own = _by_normalised_name(tuple(row)).get(name.casefold())
     return None if own is None else row[own]
 
 
 def at(row: Row, name: str) -> Any:
-    """As `column`, where a dot in the name steps into a record."""
+    """Returns a cell as `column` does; a dot in the name steps into a record."""
     value: Any = row
     for step in (name,) if name in row else name.split("."):
         value = column(value, step) if isinstance(value, Mapping) else None
@@ -48,12 +48,12 @@ def at(row: Row, name: str) -> Any:
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:
-    """The names of all columns, sorted, for messages."""
+    """Returns the names of all columns, sorted, for messages."""
     return sorted({name for row in rows for name in row})
 
 
 def rename(rows: Sequence[dict[str, Any]], columns: str, flag: str = "columns") -> list[dict[str, Any]]:
-    """Rows whose columns have other names, with the published names added: "question=ask,answer=solution.text".
+    """Adds columns with the published names to rows with other names: "question=ask,answer=solution.text".
 
     Args:
       flag: that gives `columns`, for messages.
@@ -79,7 +79,7 @@ def rename(rows: Sequence[dict[str, Any]], columns: str, flag: str = "columns") 
 
 
 def id_text(value: Any) -> str:
-    """An id as text, "" for none: 7, 7.0, "7" and "7.0" (as spreadsheets write whole numbers) are one id."""
+    """Returns an id as text, "" for none; 7, 7.0, "7" and "7.0" (as spreadsheets write integers) are the same id."""
     if is_missing(value):
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -91,17 +91,17 @@ def id_text(value: Any) -> str:
 
 
 def row_id(row: Row) -> str:
-    """The id of a row, "" where it has none."""
+    """Returns the id of a row, "" if it has none."""
     return next((text for name in ID_COLUMNS if (text := id_text(column(row, name)))), "")
 
 
 def hashed_id(text: str) -> str:
-    """An id made from a text: the same text has the same id in every file and run."""
+    """Returns an id that is a hash of a text, the same in every file and run."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def distinct(ids: Sequence[str], source: object) -> list[str]:
-    """Ids of which each is there once: the second row of an id "a" is "a#2", the third "a#3", in order.
+    """Makes ids unique: the second row with the id "a" gets "a#2", the third "a#3", in order.
 
     Args:
       source: where the ids are from, for the log.
@@ -115,21 +115,21 @@ def distinct(ids: Sequence[str], source: object) -> list[str]:
         source, len(several), ", ".join(several[:3]), several[0], several[0],
     )  # fmt: skip
     numbers: Counter[str] = Counter()
-    named = []
+    unique_ids = []
     for name in ids:
         numbers[name] += 1
         unique = name
         while numbers[name] > 1 and (unique := f"{name}#{numbers[name]}") in names:
             numbers[name] += 1
         names.add(unique)
-        named.append(unique)
-    return named
+        unique_ids.append(unique)
+    return unique_ids
 
 
 def pair(ids: Sequence[str], others: Sequence[str], what: str, of: str) -> list[list[int]]:
-    """For each of `ids` the places of its partners in `others`: rows that have the same id.
+    """Returns, for each of `ids`, the indices of its partners in `others`: rows with the same id.
 
-    One row may have several partners, and several rows one. Several rows with as many partners are paired in order.
+    A row may have several partners, and several rows may share one. Equally many rows and partners are paired in order.
 
     Args:
       what, of: what `ids` and `others` are, for messages.

@@ -1,4 +1,4 @@
-"""Entities that biographies are written about: FActScore's lists of names, or rows that name one each."""
+"""Entities that biographies are written about: FActScore's lists of names, or rows with one name each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from absl import logging
 from lc_jax.data.columns import column, names_of
 from lc_jax.data.rows import MINIATURE, is_data_file, load_rows
 
-COLUMNS = ("entity", "title", "name", "topic")  # the first that holds a name; FActScore's is `topic`
+COLUMNS = ("entity", "title", "name", "topic")  # in order of precedence; FActScore's is `topic`
 LIST = "prompt_entities.txt"  # FActScore's name of a list
 SOURCE = (
     f"the paper's 500 are unlabeled/{LIST} in the data.zip that the README of https://github.com/shmsw25/FActScore "
@@ -20,7 +20,7 @@ SOURCE = (
 
 
 def entity_of(row: Mapping[str, Any]) -> str:
-    """Returns the entity that a row is about; "" where it names none."""
+    """Returns the entity that a row is about; "" if it names none."""
     names = (column(row, name) for name in COLUMNS)
     return next((name.strip() for name in names if isinstance(name, str) and name.strip()), "")
 

@@ -1,4 +1,4 @@
-"""From rows of the published columns to training examples, and from these to token ids (paper sections 4.1, 4.2)."""
+"""Training examples from rows of the published columns, and their token ids (paper sections 4.1, 4.2)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lc_jax.types import Example, Question
 if TYPE_CHECKING:
     from lc_jax.data.tokenizer import Tokenizer
 
-MAX_PARAGRAPH = 2000  # characters of a paragraph that a reward model is shown
+MAX_PARAGRAPH = 2000  # characters of a paragraph in a reward model's prompt
 Fits = Callable[[str], bool]  # whether a prompt is short enough for its model
 
 
@@ -51,15 +51,15 @@ def _answers_and_probs(row: Row) -> tuple[list[Any], list[Any]]:
 def cut_paragraph(
     prompt: Prompt, fields: Mapping[str, str], fits: Fits | None = None, limit: int | None = MAX_PARAGRAPH
 ) -> str:
-    """Renders a reader's prompt, its paragraph cut so that the prompt fits; question and answer are never cut.
+    """Renders a reader's prompt, its paragraph truncated so that the prompt fits; question and answer are never cut.
 
-    The same in training and in reinforcement learning, or the reward model would meet prompts it has never seen.
+    Training and reinforcement learning both call this, so that the reward model is used on prompts like its own.
     Reference: data_preprocessor.py:format_prompt (the limit of characters).
 
     Args:
       fields: the prompt's fields, `generated_paragraph` among them.
       fits: whether a rendered prompt is short enough for the model; None = always.
-      limit: characters kept of the paragraph at most; None = all.
+      limit: maximum characters of the paragraph; None = all.
 
     Raises:
       ValueError: the prompt does not fit even without a paragraph.
@@ -73,7 +73,7 @@ def cut_paragraph(
         return render(len(paragraph))
     if not fits(render(0)):
         raise ValueError(f"Question and answer alone exceed the model's window: {fields.get('question', '')[:60]!r}")
-    low, high = 0, len(paragraph)  # so many characters fit, so many do not
+    low, high = 0, len(paragraph)  # binary search: `low` characters fit, `high` do not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(render(middle)) else (low, middle)
@@ -97,23 +97,23 @@ def _sft(row: Row, templates: Templates, target: Any, column: str) -> list[Examp
 
 
 def _sft_lc(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
-    """q -> the summary of several paragraphs."""
+    """Makes q -> the summary of several paragraphs."""
     return _sft(row, templates, column(row, "claude_summary"), "claude_summary")
 
 
 def _sft_factuality(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
-    """q -> the first of the sampled paragraphs."""
+    """Makes q -> the first of the sampled paragraphs."""
     paragraphs = list_in(row, "icl_generated_paragraphs")
     return _sft(row, templates, paragraphs[0] if paragraphs else None, "icl_generated_paragraphs")
 
 
 def _sft_claude_distill(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
-    """q -> the annotator's own paragraph."""
+    """Makes q -> the annotator's own paragraph."""
     return _sft(row, templates, column(row, "claude_generated_paragraph"), "claude_generated_paragraph")
 
 
 def _extract_answers(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
-    """(x, z) -> the extracted answers without the true one, which stands first. One empty entry spoils the row."""
+    """Makes (x, z) -> the extracted answers without the first, the true one. One empty entry drops the row."""
     answers, probs = _answers_and_probs(row)
     if any(is_missing(entry) for entry in answers + probs):
         raise Dropped("an answer or a probability is missing")
@@ -126,7 +126,7 @@ def _extract_answers(row: Row, templates: Templates, fits: Fits | None) -> list[
 
 
 def _forecast_probs(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
-    """(x, z, answer) -> probability, for the true answer and each extracted one. An empty entry drops one answer."""
+    """Makes (x, z, answer) -> probability, for the true and each extracted answer. An empty entry drops one answer."""
     answers, probs = _answers_and_probs(row)
     paragraph, question = text_in(row, "lc_sft_generated_paragraph"), question_in(row).question
     examples = []
@@ -144,7 +144,7 @@ def _forecast_probs(row: Row, templates: Templates, fits: Fits | None) -> list[E
 
 
 def _factuality(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
-    """(x, z, y) -> 0 or 1."""
+    """Makes (x, z, y) -> 0 or 1."""
     label = number_in(text_in(row, "factuality_sft_binary_correctness"))
     if label not in (0.0, 1.0):
         raise Dropped("factuality_sft_binary_correctness is neither 0 nor 1")
@@ -158,13 +158,13 @@ def _factuality(row: Row, templates: Templates, fits: Fits | None) -> list[Examp
 
 
 def _demonstration(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
-    """Text or a conversation as it stands -> the completion, or the assistant's last message."""
+    """Makes a text or conversation, verbatim -> the completion, or the assistant's last message."""
     prompt, target = demonstration_in(row)
     return [Example(id_in(row), prompt, target)]
 
 
 def _labelled(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
-    """Prompt and answer as they stand, or paragraph, question and answer in ForecastProbs' words -> the label."""
+    """Makes prompt and answer, verbatim, or ForecastProbs' prompt of paragraph, question and answer -> the label."""
     label = label_in(row)
     if is_missing(column(row, "generated_paragraph")):
         return [Example(id_in(row), text_in(row, "prompt") + text_in(row, "answer"), label=label)]
@@ -184,37 +184,36 @@ RECIPES: dict[str, Callable[[Row, Templates, Fits | None], list[Example]]] = {
     "demonstrations": _demonstration,  # a user's own rows
     "labelled_answers": _labelled,
 }
-# Columns that a user's own rows must have, for messages.
-_COLUMNS = {"demonstrations": ("prompt", "completion"), "labelled_answers": ("prompt", "answer", "label")}
+# Columns that users' own rows must have, for messages.
+_REQUIRED_COLUMNS = {"demonstrations": ("prompt", "completion"), "labelled_answers": ("prompt", "answer", "label")}
 
-
-# Those whose models are asked with Templates.paragraph.
+# Recipes whose models are prompted with Templates.paragraph.
 PARAGRAPH_RECIPES = ("sft_lc", "sft_factuality", "sft_claude_distill")
 
 
 class Drops(Counter[str]):
-    """How many rows make no example, by reason."""
+    """Numbers of rows that make no example, by reason."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first: dict[str, int] = {}  # reason -> the first such row, from 0
+        self.first_rows: dict[str, int] = {}  # reason -> the first such row, from 0
 
     def add(self, reason: str, row: int) -> None:
         """Counts a row."""
         self[reason] += 1
-        self.first.setdefault(reason, row)
+        self.first_rows.setdefault(reason, row)
 
     def describe(self, rows: Mapping[str, Any]) -> str:
-        """The reasons with their numbers and first rows, the most frequent reason first.
+        """Returns the reasons with their counts and first rows, the most frequent first.
 
         Args:
-          rows: where the rows are, the arguments of `load_training_rows`.
+          rows: the arguments of `load_training_rows`.
         """
         parts = []
         for reason, count in (+self).most_common():
             where = ""
-            if reason in self.first:
-                where = f", first in {place_of(rows['source'], optional(rows.get('split')), self.first[reason])}"
+            if reason in self.first_rows:
+                where = f", first in {place_of(rows['source'], optional(rows.get('split')), self.first_rows[reason])}"
             parts.append(f"{reason}: {count}{where}")
         return "; ".join(parts)
 
@@ -222,12 +221,12 @@ class Drops(Counter[str]):
 def make_examples(
     recipe: str, rows: Iterable[Row], templates: Templates, fits: Fits | None = None
 ) -> tuple[list[Example], Drops]:
-    """The training examples of all rows, in order, and how many rows were dropped for which reason.
+    """Makes the training examples of all rows, in order; returns them and the numbers of rows dropped by reason.
 
     Args:
       recipe: a name in RECIPES.
       rows: the published columns; for the readers' data joined with question and answer (see questions.join).
-      fits: whether a reader's prompt fits its model (see Tokenizer.fits); its paragraph is cut until it does.
+      fits: whether a reader's prompt fits its model (see Tokenizer.fits); its paragraph is truncated until it does.
 
     Raises:
       ValueError: an unknown recipe.
@@ -247,7 +246,7 @@ def make_examples(
 def load_examples(
     data: Mapping[str, Any], templates: Templates, fits: Fits | None = None
 ) -> tuple[list[Example], Drops]:
-    """As `make_examples` of the rows of a data set, for a task that needs at least one example.
+    """Loads the rows of a data set and makes their examples, at least one.
 
     Args:
       data: `recipe`, and under `rows` the arguments of `load_training_rows`.
@@ -259,7 +258,7 @@ def load_examples(
     examples, dropped = make_examples(recipe, rows, templates, fits)
     if not examples:
         names = names_of(rows)
-        missing = [name for name in _COLUMNS.get(recipe, ()) if name not in names]
+        missing = [name for name in _REQUIRED_COLUMNS.get(recipe, ()) if name not in names]
         helps = missing and any(reason.startswith("missing") for reason in dropped)  # a wrong value needs no name
         flag = f" Name yours with --config.data.rows.columns={suggest(names, missing)}." if helps else ""
         reasons = dropped.describe(data["rows"])
@@ -274,7 +273,7 @@ def load_examples(
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """No question stands on both sides; each side keeps the order of its examples."""
+    """Training and evaluation sets without a common question, each in the order of its examples."""
 
     train: list[Example]
     evaluation: list[Example]
@@ -283,14 +282,14 @@ class Split:
 def split_by_question(
     examples: Sequence[Example], eval_size: int, seed: int, ids: Iterable[str] | None = None
 ) -> Split:
-    """Shuffles the distinct question ids with `seed`; the last `eval_size` of them are the evaluation.
+    """Splits by question: shuffles the distinct ids with `seed`; the last `eval_size` of them are the evaluation set.
 
     Reference: data_utils.py, the stratified split. Differs: ids are made distinct first, so that an id of several rows
-    cannot stand on both sides, and eval_size 0 evaluates nothing.
+    cannot be in both sets, and eval_size 0 evaluates nothing.
 
     Args:
-      ids: the ids to shuffle where they are more than those of `examples`: the published split was made before rows
-        were dropped, so that only the ids of all rows, in order, give it again.
+      ids: the ids to shuffle, if not those of `examples`. The published split was made before rows were dropped, so
+        only the ids of all rows, in order, reproduce it.
 
     Raises:
       ValueError: `eval_size` leaves nothing to train on.
@@ -307,7 +306,7 @@ def split_by_question(
 
 
 def load_split(data: Mapping[str, Any], templates: Templates, fits: Fits | None, seed: int) -> tuple[Split, Drops]:
-    """The examples of a data set, those of `eval_size` questions held out; and its rows that make none.
+    """Loads and splits the examples of a data set; returns the split and the numbers of dropped rows.
 
     Args:
       data: as in `load_examples`, with `eval_size`.
@@ -318,7 +317,7 @@ def load_split(data: Mapping[str, Any], templates: Templates, fits: Fits | None,
 
 
 def report_sizes(data: Mapping[str, Any], num_train: int, num_held_out: int, dropped: Drops) -> None:
-    """Logs the number of examples, and as a warning how many rows were dropped, with reasons and places.
+    """Logs the numbers of examples and, as a warning, of dropped rows with reasons and places.
 
     Raises:
       ValueError: no example is left to train on.
@@ -333,14 +332,14 @@ def report_sizes(data: Mapping[str, Any], num_train: int, num_held_out: int, dro
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """One example in tokens."""
+    """Token ids of one example."""
 
     tokens: tuple[int, ...]
-    num_source: int  # the first so many tokens are the prompt; the loss covers the others
+    num_source: int  # number of prompt tokens, which the loss leaves out
 
 
 def encode_sft(tokenizer: Tokenizer, example: Example, max_length: int) -> Encoded | None:
-    """Prompt, target and the token that ends it, tokenised as one text, cut at `max_length`; None if no label is left.
+    """Encodes prompt, target and end token as one text, truncated to `max_length`; None if no target token remains.
 
     Reference: data_preprocessor.py:preprocess_for_sft. Differs: rows without a label are dropped; a token that spans
     prompt and target is trained (see Tokenizer.encode_pair).
@@ -359,7 +358,7 @@ def encode_sft(tokenizer: Tokenizer, example: Example, max_length: int) -> Encod
 
 
 def encode_all(tokenizer: Tokenizer, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], int]:
-    """Every example of a supervised set in tokens, and how many were dropped because their prompt fills the window."""
+    """Encodes all examples; returns those with target tokens, and the number of the others (prompts too long)."""
     encoded = [encode_sft(tokenizer, example, max_length) for example in examples]
     rows = [row for row in encoded if row is not None]
     return rows, len(encoded) - len(rows)
@@ -377,7 +376,7 @@ class Queries:
 def encode_queries(
     tokenizer: Tokenizer, prompt: Prompt, questions: Sequence[Question], max_length: int | None
 ) -> Queries:
-    """The prompts q of `questions` in tokens; longer ones than `max_length` are dropped and counted (None = keep all).
+    """Encodes the prompts q of `questions`; those longer than `max_length` (None = no limit) are dropped and counted.
 
     Reference: data_preprocessor.py:QueryDataset.
     """

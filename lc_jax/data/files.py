@@ -1,4 +1,4 @@
-"""Rows of one data file, whose format is recognised by its content: JSON lines, JSON, CSV or Parquet, packed or not."""
+"""Rows of a data file: JSON lines, JSON, CSV or Parquet, compressed or not; its content tells the format."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lc_jax.data.json_tables import records_of
 from lc_jax.data.jsonl import parse_row, parse_value
 
 FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", "parquet")
-_PACKERS: dict[str, Callable[..., Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, "lzma": lzma.open}
-ENDINGS = (*(f".{name}" for name in FORMATS), *(f".{name}.{packer}" for name in FORMATS for packer in _PACKERS))
+_OPENERS: dict[str, Callable[..., Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, "lzma": lzma.open}
+ENDINGS = (*(f".{name}" for name in FORMATS), *(f".{name}.{packer}" for name in FORMATS for packer in _OPENERS))
 _MAX_CELL = 2**31 - 1  # characters of one CSV cell; Python's own limit is 131,072
-_HEAD = 4096  # bytes by which a format is recognised
+_HEAD = 4096  # bytes from which a format is recognised
 _DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel writes it before the header
-_MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
+_BYTE_ORDER_MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
           (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))  # fmt: skip
-# First bytes -> what a file is, and what to do with it.
-_REFUSED = (
+# Magic bytes of unsupported formats, what such a file is, and what to do with it.
+_UNSUPPORTED = (
     (b"\x28\xb5\x2f\xfd", "is packed by Zstandard", "unpack it with `zstd -d`"),
     (b"\xd0\xcf\x11\xe0", "is an Excel workbook", "save the sheet as CSV"),
     (b"SQLite format 3\x00", "is an SQLite database", "export the table as CSV or JSON lines"),
@@ -48,7 +48,7 @@ _REFUSED = (
 
 
 class Place(NamedTuple):
-    """Where a row is in a file; `str()` gives it for messages."""
+    """Position of a row in a file; `str()` formats it for messages."""
 
     path: Path
     unit: str  # "line" or "row"
@@ -59,7 +59,7 @@ class Place(NamedTuple):
 
 
 def stream_file(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Yields the rows of a file with their places; of JSON lines and CSV only one row is held at a time.
+    """Yields the rows of a file with their places; JSON lines and CSV are streamed row by row.
 
     Text stays text: "None", "NA" and "nan" in a CSV cell are words; only an empty cell is missing (None).
 
@@ -101,7 +101,7 @@ def _stream(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 
 def columns_of(path: Path) -> list[str]:
-    """The columns of a CSV or Parquet file that holds no rows; [] of one that is empty, or of another format.
+    """Returns the columns of a CSV or Parquet file without rows; [] for an empty file or another format.
 
     Raises:
       ValueError: as in `stream_file`.
@@ -122,18 +122,18 @@ def columns_of(path: Path) -> list[str]:
 
 def _ending(path: Path) -> str:
     parts = path.name.lower().split(".")
-    if len(parts) > 2 and parts[-1] in _PACKERS:
+    if len(parts) > 2 and parts[-1] in _OPENERS:
         parts.pop()
     return parts[-1] if len(parts) > 1 else ""
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
-    """The bytes of a file, unpacked; whether it is packed is seen in its content."""
+    """Opens a file, decompressed if its content says that it is compressed."""
     with path.open("rb") as file:
         start = file.read(6)
     for name, mark in (("gz", b"\x1f\x8b"), ("bz2", b"BZh"), ("xz", b"\xfd7zXZ\x00")):
         if start.startswith(mark):
-            return _PACKERS[name](path, "rb")
+            return _OPENERS[name](path, "rb")
     if path.suffix.lower() == ".lzma":
         return lzma.open(path, "rb")
     return path.open("rb")
@@ -145,8 +145,8 @@ def _head(path: Path) -> bytes:
 
 
 def _check_content(path: Path, head: bytes) -> None:
-    """Refuses files that hold no rows of text, by what they are."""
-    for mark, what, remedy in _REFUSED:
+    """Raises ValueError for files that hold no rows of text; the message says what they are."""
+    for mark, what, remedy in _UNSUPPORTED:
         if head.startswith(mark) and not (mark == b"\xff\xff\xff\xff" and head[:4] == head[4:8]):
             raise ValueError(f"{path} {what}: {remedy}.")
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -164,7 +164,7 @@ def _check_content(path: Path, head: bytes) -> None:
         raise ValueError(f"{path} is an HTML page, perhaps of a log-in or an error: download the data file itself.")
     if text.startswith(b"<?xml"):
         raise ValueError(f"{path} is XML: save its rows as CSV or JSON lines.")
-    is_wide = any(head.startswith(mark) for mark, name in _MARKS if name != "utf-8-sig")
+    is_wide = any(head.startswith(mark) for mark, name in _BYTE_ORDER_MARKS if name != "utf-8-sig")
     if b"\x00" in head and not is_wide and not head.startswith(b"PAR1"):
         raise ValueError(f"{path} is binary, or UTF-16 without a byte order mark: save it as UTF-8.")
 
@@ -173,12 +173,12 @@ def _open_text(path: Path) -> IO[str]:
     file = _open_bytes(path)
     head = file.read(4)
     file.seek(0)
-    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")
     return io.TextIOWrapper(file, encoding=encoding, newline="")
 
 
 def _encoding_problem(path: Path, error: UnicodeDecodeError) -> str:
-    """Names the first byte that is not UTF-8 by its position in the (unpacked) file."""
+    """Returns a message with the position, in the decompressed file, of the first byte that is not UTF-8."""
     if not error.encoding.lower().startswith("utf-8") and error.encoding != "utf-8-sig":
         return (
             f"{path} has the byte order mark of {error.encoding} but is not in it ({error.reason}): save it as UTF-8."
@@ -216,7 +216,7 @@ def _number(path: Path, unit: str, rows: Iterator[dict[str, Any]]) -> Iterator[t
 
 
 def _json_rows(path: Path, lines: list[str], kind: str) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """JSON lines where the first line is an object and more follow; else one JSON document."""
+    """Yields rows of JSON lines if the first line is an object and more follow; else of one JSON document."""
     try:
         first = json.loads(lines[0])
     except (ValueError, RecursionError):
@@ -235,7 +235,7 @@ def _json_rows(path: Path, lines: list[str], kind: str) -> Iterator[tuple[Place,
 
 
 def _csv_reader(lines: Iterator[str], first: str, kind: str) -> Any:
-    """A reader of the cells of `lines`, whose delimiter follows from `first`, the first line that is not empty."""
+    """Returns a CSV reader of `lines` with the delimiter of `first`, the first line that is not empty."""
     csv.field_size_limit(_MAX_CELL)
     separator = _SEPARATOR_LINE.fullmatch(first.lstrip("\ufeff"))
     if separator:
@@ -267,7 +267,7 @@ def _csv_rows(path: Path, first: str, kind: str) -> Iterator[tuple[Place, dict[s
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that stands most often in a header outside quotation marks; a comma where none does."""
+    """Returns the most frequent delimiter in a header outside quotation marks; a comma if there is none."""
     bare = re.sub(r'"[^"]*"', "", header)
     return max(_DELIMITERS, key=lambda mark: (bare.count(mark), mark == ","))
 
@@ -289,7 +289,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _json_value(cell: Any) -> Any:
-    """A cell as JSON holds it: dates, decimals and their like become text."""
+    """Returns a cell as JSON types: dates, decimals and the like become text."""
     if isinstance(cell, dict):
         return {str(name): _json_value(item) for name, item in cell.items()}
     if isinstance(cell, list | tuple):

@@ -20,7 +20,7 @@ Notes = Mapping[str, Mapping[str, int]]  # step -> status -> how many
 
 
 def fingerprint(value: Any) -> str:
-    """The first half of the SHA-256 of `value` in JSON."""
+    """Returns the first half of the SHA-256 of `value` in JSON."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

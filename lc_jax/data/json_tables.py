@@ -1,4 +1,4 @@
-"""Rows of one JSON document: a list of objects, pandas' layouts, or the nesting of SQuAD, TriviaQA and BioASQ."""
+"""Rows of a JSON document: a list of objects, pandas' layouts, or the nesting of SQuAD, TriviaQA and BioASQ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Columns of a row. An object with one of them is a row itself, although a list of objects is in it.
+# Columns of a row: an object with one of them is a row itself, even if it contains a list of objects.
 _ROW_KEYS = {"question", "body", "prompt", "messages", "conversations", "text", "paragraph_generation_prompt"}
 _MESSAGE_KEYS = {"role", "content", "from", "value"}
 _ID_KEYS = ("question_id", "id")
@@ -59,10 +59,8 @@ def _of_object(document: Mapping[str, Any], path: Path) -> Iterator[dict[str, An
 
 
 def _is_row_cell(value: Any) -> bool:
-    """Whether a cell of a row may hold it: text, or a conversation; a column of a table is something else."""
-    return isinstance(value, str) or (
-        _is_list_of_objects(value) and set(value[0]) & {"role", "content", "from", "value"} != set()
-    )
+    """Returns whether a value can be a cell of a row: text, or a conversation, but not a column of a table."""
+    return isinstance(value, str) or (_is_list_of_objects(value) and bool(set(value[0]) & _MESSAGE_KEYS))
 
 
 def _is_list_of_objects(value: Any) -> bool:
@@ -70,7 +68,7 @@ def _is_list_of_objects(value: Any) -> bool:
 
 
 def _are_columns(values: list[list[Any]]) -> bool:
-    """Whether lists are columns of one table: of equal length, and not a single list of rows."""
+    """Returns whether lists are the columns of a table: of equal length, and not a single list of rows."""
     return len({len(value) for value in values}) == 1 and not (len(values) == 1 and _is_list_of_objects(values[0]))
 
 
@@ -83,7 +81,7 @@ def _split_layout(document: Mapping[str, Any], path: Path) -> Iterator[dict[str,
 
 
 def _objects_by_name(document: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """pandas' columns of cells by row number; or rows by number or id."""
+    """Yields the rows of pandas' columns of cells by row number, or of rows by number or id."""
     inner = list(dict.fromkeys(name for value in document.values() for name in value))
     if inner and all(name.isdigit() for name in inner) and not all(name.isdigit() for name in document):
         yield from ({name: cells.get(row) for name, cells in document.items()} for row in inner)
@@ -95,7 +93,7 @@ def _objects_by_name(document: Mapping[str, Mapping[str, Any]]) -> Iterator[dict
 
 
 def _questions_of_article(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The questions of an article of SQuAD with its title and their context; any other row as it is."""
+    """Yields the questions of a SQuAD article with title and context; any other row unchanged."""
     paragraphs: Any = item.get("paragraphs")
     if not _is_list_of_objects(paragraphs) or not all("qas" in paragraph for paragraph in paragraphs):
         yield dict(item)

@@ -1,8 +1,8 @@
-"""The knowledge store that biographies are checked against: pages by title, cut into passages (paper section 6).
+"""Knowledge stores for checking biographies: pages by title, split into passages (paper section 6).
 
-A store is one SQLite file, of FActScore's form (lc_jax/data/documents.py) or of ours. `build` makes one from rows of
-title and text and resumes where it was stopped: how many rows have been read is committed together with what they held.
-`Knowledge` reads only a file that is whole.
+A store is one SQLite file, in FActScore's layout (lc_jax/data/documents.py) or in ours. `build` makes one from rows of
+title and text and can be resumed: the number of rows read is committed together with their pages. `Knowledge` opens
+complete files only.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tqdm import tqdm
 from lc_jax.data import documents
 from lc_jax.data.documents import Documents, columns_of, is_sqlite, open_read_only
 from lc_jax.data.growing import fingerprint
-from lc_jax.data.pages import PASSAGE_WORDS, NoPage, Page, cut, normal, redirect_target
+from lc_jax.data.pages import PASSAGE_WORDS, NoPage, Page, normalise_title, redirect_target, split_passages
 from lc_jax.data.rows import MINIATURE, Row, data_files, stream_rows
 
 BATCH = 1000  # rows a transaction
-_HEAD = 1 << 16  # bytes of the source by which it is known again
+_HEAD = 1 << 16  # bytes of the source in its fingerprint
 _TABLES = """
 create table if not exists meta (name text primary key, value text) without rowid;
 create table if not exists pages (title text primary key, key text, passages text);
@@ -39,8 +39,8 @@ _SOURCES = f"build one with {_BUILDER}, or give FActScore's enwiki-20230401.db (
 _REMEDY = f"run {_BUILDER} with the same output, it goes on where it was stopped"
 
 
-def _truncated(path: Path) -> bool:
-    """Whether a file is shorter than its own header says."""
+def _is_truncated(path: Path) -> bool:
+    """Returns whether an SQLite file is shorter than its own header says."""
     with path.open("rb") as file:
         header = file.read(100)
     page_size = int.from_bytes(header[16:18]) or 1
@@ -59,7 +59,7 @@ def _put(database: sqlite3.Connection, **values: Any) -> None:
 
 
 def _text(row: Row) -> str:
-    """The text of a row, the sentences of a list (FActScore) joined; "" where there is none."""
+    """Returns the text of a row, a list of sentences (FActScore) joined; "" if there is none."""
     text = row.get("text")
     if isinstance(text, list | tuple):
         return " ".join(sentence for sentence in text if isinstance(sentence, str))
@@ -67,15 +67,15 @@ def _text(row: Row) -> str:
 
 
 def _redirects(row: Row) -> Iterator[tuple[str, str]]:
-    """(from, to) of a row: `redirect` names where its title leads, `redirects` the titles that lead to it.
+    """Yields (from, to) of a row: `redirect` names where its title leads, `redirects` the titles that lead to it.
 
     A list called `redirect` (Cirrus dumps) holds titles that lead to the row's.
     """
-    title, target, written = row["title"], row.get("redirect"), redirect_target(_text(row))
+    title, target, text_target = row["title"], row.get("redirect"), redirect_target(_text(row))
     if isinstance(target, str) and target:
         yield title, target
-    elif written:
-        yield title, written
+    elif text_target:
+        yield title, text_target
     others = [*(target if isinstance(target, list | tuple) else ()), *(row.get("redirects") or ())]
     for other in others:
         name = other.get("title") if isinstance(other, Mapping) else other
@@ -84,28 +84,28 @@ def _redirects(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _add(database: sqlite3.Connection, row: Row, num_words: int) -> str:
-    """Keeps what a row holds; what it was, to be counted."""
+    """Inserts the page or redirects of a row; returns the kind of the row, for counts."""
     title = row.get("title")
     if "title" not in row and isinstance(row.get("index"), Mapping):
         return "index lines"  # every other line of a Cirrus dump
-    if not isinstance(title, str) or not normal(title):
+    if not isinstance(title, str) or not normalise_title(title):
         return "without title"
-    redirects = [(normal(name), target) for name, target in _redirects(row)]
+    redirects = [(normalise_title(name), target) for name, target in _redirects(row)]
     database.executemany("insert or ignore into redirects values (?, ?)", redirects)
-    if any(name == normal(title) for name, _ in redirects):
+    if any(name == normalise_title(title) for name, _ in redirects):
         return "redirects"
     text = _text(row)
-    passages = cut(text, num_words)
+    passages = split_passages(text, num_words)
     if not passages:
         is_other = bool(row.get("text")) and not text
         return "with text that is neither text nor a list of sentences" if is_other else "without text"
-    page = (title, normal(title), json.dumps(passages, ensure_ascii=False))
+    page = (title, normalise_title(title), json.dumps(passages, ensure_ascii=False))
     new = database.execute("insert or ignore into pages values (?, ?, ?)", page).rowcount
     return "pages" if new else "same title again"
 
 
-def _known_by(source: Path) -> str:
-    """What a source is recognised by: the names of its files and the beginning of the first."""
+def _source_fingerprint(source: Path) -> str:
+    """Returns a fingerprint of a source: the names of its files and the beginning of the first."""
     if str(source) == MINIATURE:
         return MINIATURE
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
@@ -116,25 +116,27 @@ def _known_by(source: Path) -> str:
     return fingerprint([*(path.name for path in files), head])
 
 
-def _begin(path: Path, recipe: Mapping[str, Any]) -> sqlite3.Connection:
-    """The store at `path`, new or begun under the same recipe."""
+def _open_store(path: Path, spec: Mapping[str, Any]) -> sqlite3.Connection:
+    """Opens the store at `path`, a new one or one with the same `spec`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    journal = path.with_name(path.name + "-journal")  # of a killed build: what it was writing is rolled back
-    if path.exists() and path.stat().st_size and not journal.exists() and _truncated(path):
+    journal = path.with_name(
+        path.name + "-journal"
+    )  # of a build that was killed: SQLite rolls its last transaction back
+    if path.exists() and path.stat().st_size and not journal.exists() and _is_truncated(path):
         raise ValueError(f"{path} is cut off or no knowledge store: remove it and build it again.")
     database = sqlite3.connect(path)
     try:
         if columns_of(database, "documents"):
             raise ValueError(f"{path} is FActScore's and can be read as it is: name another output.")
         database.executescript(_TABLES)
-        begun = _get(database, "recipe", recipe)
-        changed = [name for name in recipe if begun.get(name) != recipe[name]]
+        old_spec = _get(database, "recipe", spec)
+        changed = [name for name in spec if old_spec.get(name) != spec[name]]
         if changed:
             raise ValueError(
                 f"{path} was begun with another {' and '.join(changed)}: remove it or name another output."
             )
         with database:
-            _put(database, recipe=recipe)
+            _put(database, recipe=spec)
     except sqlite3.DatabaseError as error:
         database.close()
         raise ValueError(f"{path} is no knowledge store ({error}): remove it or name another output.") from error
@@ -155,7 +157,7 @@ def _rows(source: Path) -> Iterator[Row]:
 
 
 def build(source: str | Path, path: str | Path, *, passage_words: int = PASSAGE_WORDS) -> dict[str, int]:
-    """Makes the store at `path`, or goes on with it; how many rows were pages, redirects or of no use, over all runs.
+    """Builds the store at `path` or resumes it; returns the numbers of rows by kind over all runs.
 
     Args:
       source: a file or folder of rows with `title` and `text` (or a list of sentences) and, where there are any,
@@ -169,8 +171,8 @@ def build(source: str | Path, path: str | Path, *, passage_words: int = PASSAGE_
         the store can go on once it is mended; a source without a single page.
     """
     source, path = Path(source), Path(path)
-    recipe = {"source": _known_by(source), "passage_words": passage_words}
-    with contextlib.closing(_begin(path, recipe)) as database:
+    spec = {"source": _source_fingerprint(source), "passage_words": passage_words}
+    with contextlib.closing(_open_store(path, spec)) as database:
         counts = collections.Counter(_get(database, "counts", {}))
         if _get(database, "complete"):
             return dict(counts)
@@ -187,8 +189,8 @@ def build(source: str | Path, path: str | Path, *, passage_words: int = PASSAGE_
     return dict(counts)
 
 
-class _Built:
-    """The pages of a store that `build` made."""
+class _OwnStore:
+    """Pages of a store that `build` made."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self.database = database
@@ -198,15 +200,15 @@ class _Built:
 
     def titles(self, name: str) -> list[str]:
         """Returns the titles that differ from `name` in case or Unicode form at most."""
-        return self._column("select title from pages where key = ? order by title", normal(name))
+        return self._column("select title from pages where key = ? order by title", normalise_title(name))
 
     def targets(self, name: str) -> list[str]:
         """Returns the titles that `name` leads to."""
-        return self._column("select target from redirects where key = ? order by target", normal(name))
+        return self._column("select target from redirects where key = ? order by target", normalise_title(name))
 
     def near(self, name: str) -> list[str]:
         """Returns titles that are `name` with a remark in brackets, for a message."""
-        key, query = normal(name), "select title from pages where key >= ? and key < ? order by key limit 5"
+        key, query = normalise_title(name), "select title from pages where key >= ? and key < ? order by key limit 5"
         return self._column(query, f"{key} (", f"{key} )")
 
     def passages(self, title: str) -> list[str]:
@@ -216,9 +218,7 @@ class _Built:
 
 
 class Knowledge:
-    """The pages of a store: one that `build` has completed, or FActScore's, which its content tells apart.
-
-    The file is opened read-only.
+    """Pages of a store, opened read-only: one that `build` has completed, or FActScore's.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -235,18 +235,18 @@ class Knowledge:
             with self.path.open("rb") as file:
                 begin = file.read(15).decode("ascii", "replace")
             raise ValueError(f"{path} is no knowledge store: no SQLite file, it begins with {begin!r}; {_SOURCES}.")
-        if _truncated(self.path):
+        if _is_truncated(self.path):
             raise ValueError(
                 f"{path} is cut off or no knowledge store: copy it again, or remove it and build it again."
             )
         self.database = open_read_only(self.path)
         self._finalizer = weakref.finalize(self, self.database.close)
         try:
-            self._store = self._of_content()
+            self._store = self._open_by_content()
         except sqlite3.Error as error:
             raise ValueError(f"{path} is no knowledge store ({error}): {_SOURCES}.") from error
 
-    def _of_content(self) -> _Built | Documents:
+    def _open_by_content(self) -> _OwnStore | Documents:
         documents = columns_of(self.database, "documents")
         if {"title", "text"} <= set(documents):
             if not self.database.execute("select 1 from documents limit 1").fetchone():
@@ -257,7 +257,7 @@ class Knowledge:
             raise ValueError(f"{self.path} is no knowledge store: {what}; {_SOURCES}.")
         if not _get(self.database, "complete"):
             raise ValueError(f"{self.path} is half built: {_REMEDY}.")
-        return _Built(self.database)
+        return _OwnStore(self.database)
 
     def __enter__(self) -> Knowledge:
         return self
@@ -266,12 +266,12 @@ class Knowledge:
         self._finalizer()
 
     def find(self, entity: str) -> Page:
-        """Returns the page about `entity`: of the very title, or of the one that differs in case or Unicode form only.
+        """Returns the page about `entity`, by exact title or by the one that differs in case or Unicode form only.
 
         Raises:
           NoPage: there is none, there are several, or redirects lead nowhere.
         """
-        name, passed = entity, set[str]()
+        name, visited = entity, set[str]()
         while True:
             titles = self._store.titles(name)
             if name in titles or len(titles) == 1:
@@ -284,7 +284,7 @@ class Knowledge:
             if not targets:
                 near = self._store.near(name)
                 raise NoPage(f"no page {entity!r}" + (f"; there are {near}" if near else ""))
-            if normal(name) in passed:
+            if normalise_title(name) in visited:
                 raise NoPage(f"redirects from {entity!r} go in a circle")
-            passed.add(normal(name))
+            visited.add(normalise_title(name))
             name = targets[0]

@@ -1,4 +1,4 @@
-"""Reuses what a run reads both for its check and for its work: a file is read, and warned about, once."""
+"""Memoisation within one run: a file that both the check and the task read is read, and warned about, once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _results: dict[tuple[str, str], Any] | None = None  # None outside `reuse`
 
 @contextlib.contextmanager
 def reuse() -> Iterator[None]:
-    """Within this context a function under `memoise` is computed once for the same arguments."""
+    """Reuses results of functions under `memoise` within this context."""
     global _results  # one run a process: the tasks' signatures need not carry what their checks read
     before, _results = _results, {}
     try:
@@ -25,7 +25,7 @@ def reuse() -> Iterator[None]:
 
 
 def memoise(function: Callable[Params, Result]) -> Callable[Params, Result]:
-    """Returns `function` with its results reused within `reuse`; those who share a result must not change it.
+    """Decorates a function so that `reuse` reuses its results; callers must not change a result.
 
     Arguments are compared by their `repr`. Errors are raised again, not stored.
     """

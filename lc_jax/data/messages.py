@@ -10,12 +10,12 @@ from lc_jax.prompts.literals import parse_list
 from lc_jax.types import Message
 
 ROLES = ("system", "user", "assistant")
-# Names of speakers in ShareGPT's `conversations`.
-_SPEAKERS = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant", "model": "assistant"}
+# Roles in ShareGPT's `conversations`.
+_SHAREGPT = {"human": "user", "gpt": "assistant", "bing": "assistant", "chatgpt": "assistant", "model": "assistant"}
 
 
 class MessagesError(ValueError):
-    """Why a cell holds no messages; `reason` does not number the message, so that rows can be counted by it."""
+    """Raised for a cell that holds no messages; `reason` has no message number, so that rows can be grouped by it."""
 
     def __init__(self, reason: str, number: int = 0) -> None:
         super().__init__(f"message {number} {reason}" if number else reason)
@@ -23,7 +23,7 @@ class MessagesError(ValueError):
 
 
 def read_messages(value: Any) -> tuple[Message, ...]:
-    """The messages that a cell holds; content in parts, as providers take it, is joined.
+    """Parses the messages in a cell; content in parts, as in providers' APIs, is joined.
 
     Raises:
       MessagesError: it holds something else.
@@ -35,10 +35,10 @@ def read_messages(value: Any) -> tuple[Message, ...]:
         turns = None
     if not isinstance(turns, list | tuple) or not turns:
         raise MessagesError("not a list of {role, content}")
-    return tuple(_read(turn, number) for number, turn in enumerate(turns, 1))
+    return tuple(_parse_message(turn, number) for number, turn in enumerate(turns, 1))
 
 
-def _read(turn: Any, number: int) -> Message:
+def _parse_message(turn: Any, number: int) -> Message:
     if not isinstance(turn, Mapping):
         raise MessagesError("is no record of role and content", number)
     role, content = _cell(turn, "role", "from"), _cell(turn, "content", "value")
@@ -46,7 +46,7 @@ def _read(turn: Any, number: int) -> Message:
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
     if not isinstance(role, str) or not isinstance(content, str):
         raise MessagesError("lacks role or content as text", number)
-    name = _SPEAKERS.get(role.lower(), role.lower())
+    name = _SHAREGPT.get(role.lower(), role.lower())
     if name not in ROLES:
         raise MessagesError(f"has role {role!r}, which is none of {', '.join(ROLES)}", number)
     return Message(name, content)
@@ -57,7 +57,7 @@ def _cell(turn: Mapping[str, Any], *names: str) -> Any:
 
 
 def parse_messages(value: Any, where: str) -> tuple[Message, ...]:
-    """As `read_messages`, of the row that `where` names in errors.
+    """Parses messages as `read_messages` does, with `where` (the row) in errors.
 
     Raises:
       ValueError: it holds something else; the message names `where` and what is wrong.

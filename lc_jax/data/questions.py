@@ -18,10 +18,10 @@ from lc_jax.data.rows import Row, check_source, is_local, load_rows, optional
 from lc_jax.prompts.query import OPENING
 from lc_jax.types import Question
 
-QUERIES = ("paragraph_generation_prompt", "prompt")  # columns of the open-ended query, the first that holds one
+QUERIES = ("paragraph_generation_prompt", "prompt")  # columns of the open-ended query, in order of precedence
 QUESTIONS = ("question", "body")
-_VALIDATION_SHARE = 5  # at most every fifth question is held out for validation
-# Names that other data sets give to our columns, for the flag that a message advises.
+_MIN_SPLIT = 5  # at most every fifth question is held out for validation
+# Names of our columns in other data sets, for the flag that a message suggests.
 _SYNONYMS = {
     "question": ("query", "input", "problem", "clue", "text", "prompt", "instruction"),
     "answer": ("target", "solution", "label", "output", "response", "gold", "obj", "answer_text", "completion"),
@@ -30,7 +30,7 @@ _SYNONYMS = {
     "label": ("score", "reward", "correct", "target", "is_correct"),
 }
 
-# Questions and answers that the hub does not serve, by the configuration of their prompts: what to fetch for them.
+# Questions and answers that are not on the hub, by the configuration of their prompts: what to download instead.
 NOT_SERVED = {
     "jeopardy_paragraph_generation": (
         "LC_JEOPARDY",
@@ -46,7 +46,7 @@ NOT_SERVED = {
 
 
 def check_answers(source: str | Path, answers: str | Path | None, split: str | None = None) -> None:
-    """Checks before anything starts that questions and answers can be had for the prompts `source`.
+    """Checks that questions and answers are available for the prompts `source`.
 
     Args:
       answers, split: as in `load_joined_rows`. Local prompts may hold questions and answers themselves.
@@ -63,7 +63,7 @@ def check_answers(source: str | Path, answers: str | Path | None, split: str | N
 
 
 def _not_served(source: str | Path) -> str:
-    """What to fetch for published prompts whose questions and answers the hub does not serve; "" for others."""
+    """Returns what to download for published prompts whose questions and answers are not on the hub; "" for others."""
     name = str(source).partition("@")[0].rpartition(":")[2]
     if name not in NOT_SERVED:
         return ""
@@ -75,12 +75,12 @@ def _not_served(source: str | Path) -> str:
 
 
 def plain_query(question: str) -> str:
-    """The query for a question that has none of its own; `generate_data` makes better ones."""
+    """Returns a query for a question without one; `generate_data` makes better ones."""
     return f"{OPENING}the answer to this question: {question}"
 
 
 def text_cell(row: Row, names: Sequence[str]) -> str:
-    """The first text that is no blank in the columns `names`; "" where they hold nothing.
+    """Returns the first text that is not blank in the columns `names`; "" if there is none.
 
     Raises:
       ValueError: a column holds something else than text.
@@ -96,7 +96,7 @@ def text_cell(row: Row, names: Sequence[str]) -> str:
 
 
 def question_from(row: Row, question_id: str = "") -> Question:
-    """The Question of one row; `prompt` is empty where the row has none.
+    """Makes the Question of a row; its `prompt` is empty if the row has none.
 
     Args:
       question_id: of a row that has none.
@@ -120,9 +120,9 @@ def question_from(row: Row, question_id: str = "") -> Question:
 
 
 def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:
-    """`rows` with the columns of the row of `others` that has the same question_id; a row's own cells win.
+    """Adds to `rows` the columns of the row of `others` with the same question_id; a row's own cells have precedence.
 
-    Rows of `others` without an id (Jeopardy, SciQ) are known by their index. A row without a partner stays as it is.
+    The id of a row of `others` without one (Jeopardy, SciQ) is its index. A row without a partner stays unchanged.
 
     Raises:
       ValueError: rows of `others` with one id disagree about question or answer; or no id of `others` is one of `rows`.
@@ -163,12 +163,12 @@ def load_joined_rows(
     columns: str = "",
     flags: tuple[str, str] = ("--config.questions", "answers"),
 ) -> list[dict[str, Any]]:
-    """Rows with the questions and answers that published sets leave out, joined on question_id.
+    """Loads rows with the questions and answers that published sets leave out, joined on question_id.
 
     `answers` is not read where rows of `source` hold question and answer themselves.
 
     Args:
-      flags: that of all these settings, and the name of `answers` among them, for messages.
+      flags: the flag of all these settings, and the name of `answers` among them, for messages.
     """
     flag, second = flags
     rows = rename(load_rows(source, optional(split), f"{flag}.source"), optional(columns) or "", f"{flag}.columns")
@@ -191,16 +191,16 @@ def load_training_rows(
     questions_split: str | None = None,
     columns: str = "",
 ) -> list[dict[str, Any]]:
-    """Rows of a training set, joined as `load_joined_rows` does, each with its `question_id`.
+    """Loads rows of a training set, joined as `load_joined_rows` does, each with a `question_id`.
 
-    The id of a row without one is made from its prompt or question, so that rows of the same text have the same.
+    The id of a row without one is a hash of its prompt or question, so that rows of the same text share it.
     """
     rows = load_joined_rows(source, split, questions, questions_split, columns, ("--config.data.rows", "questions"))
-    return [{**row, "question_id": row_id(row) or _made_id(row, number)} for number, row in enumerate(rows)]
+    return [{**row, "question_id": row_id(row) or _default_id(row, number)} for number, row in enumerate(rows)]
 
 
-def _made_id(row: Row, number: int) -> str:
-    """An id from the text that a row is about, or from its number."""
+def _default_id(row: Row, number: int) -> str:
+    """Returns an id for a row without one, from its text or else its number."""
     for name in (*QUERIES, *QUESTIONS, "messages", "conversations"):
         value = column(row, name)
         if not is_missing(value) and value:
@@ -209,7 +209,7 @@ def _made_id(row: Row, number: int) -> str:
 
 
 def suggest(names: Sequence[str], fields: Sequence[str]) -> str:
-    """The value of a `columns` setting that may make `fields` of the columns `names`: "prompt=instruction,..."."""
+    """Returns a `columns` setting that may map the columns `names` to `fields`: "prompt=instruction,..."."""
     own = {name.strip().casefold(): name for name in names}
     columns = [next((own[s] for s in _SYNONYMS.get(field, ()) if s in own), "COLUMN") for field in fields]
     return ",".join(f"{field}={name}" for field, name in zip(fields, columns, strict=True))
@@ -226,41 +226,40 @@ def _refusal(rows: Sequence[Row], source: object, dropped: Mapping[str, int], fl
 def raw_questions(
     rows: Sequence[Row], source: object, *, flag: str = "--config.questions", hashed: bool = False
 ) -> tuple[list[Question], list[dict[str, Any]]]:
-    """The questions of rows, which may share ids, and these rows under the names of the published columns.
+    """Makes the questions of rows, which may share ids; returns them and their rows with the published column names.
 
-    Rows without an id are known by their index. Rows that lack a question or an answer are left out, and their number
-    is logged.
+    The id of a row without one is its index. Rows without a question or an answer are left out, and their number is
+    logged.
 
     Args:
       source: where the rows come from, for messages.
       flag: of the setting whose `columns` names columns, for messages.
-      hashed: ids are made from the question in place of the index, so that they are the same in every file.
+      hashed: such an id is a hash of the question instead, so that it is the same in every file.
 
     Raises:
       ValueError: no row makes a question; the message lists the columns.
     """
     questions: list[Question] = []
-    named: list[dict[str, Any]] = []
+    question_rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     for index, row in enumerate(rows):
         try:
-            made = _made_id(row, index) if hashed else str(index)
-            q = question_from(row, made)
+            q = question_from(row, _default_id(row, index) if hashed else str(index))
         except ValueError as error:
             dropped[str(error)] += 1
             continue
         questions.append(q)
         own = {"question_id": q.question_id, "question": q.question, "ground_truth_top_answer": q.answer}
-        named.append({**row, **own, "aliases": list(q.aliases)})
+        question_rows.append({**row, **own, "aliases": list(q.aliases)})
     if dropped:
         logging.warning("%s: dropped %d of %d rows: %s", source, sum(dropped.values()), len(rows), dict(dropped))
     if not questions:
         raise ValueError(_refusal(rows, source, dropped, flag))
-    return questions, named
+    return questions, question_rows
 
 
 def with_distinct_ids(questions: Sequence[Question], source: object) -> list[Question]:
-    """Questions of which no two share an id (see `columns.distinct`)."""
+    """Makes the ids of questions unique (see `columns.distinct`)."""
     ids = distinct([q.question_id for q in questions], source)
     return [dataclasses.replace(q, question_id=name) for q, name in zip(questions, ids, strict=True)]
 
@@ -273,17 +272,17 @@ def load_raw_questions(
     columns: str = "",
     flag: str = "--config.questions",
 ) -> list[Question]:
-    """The questions of a data set with a query each, in order; several may share an id.
+    """Loads the questions of a data set with a query each, in order; several may share an id.
 
-    Where no row has a query, each gets `plain_query`; where some have, rows without one are dropped, since whoever made
-    the queries had none for them. Rows that lack a cell are dropped and their number is logged.
+    If no row has a query, each gets `plain_query`. If some have one, rows without are dropped, since none was made for
+    them. Rows that lack a cell are dropped and their number is logged.
 
     Args:
       source: what `load_rows` takes.
-      split: which split of a data set that has several.
+      split: the split of a data set with several.
       answers: a second source, joined on question_id, where `source` holds only prompts, as the published sets do.
       answers_split: the split of `answers`.
-      columns: names of columns that are called otherwise (see `columns.rename`).
+      columns: other names of columns (see `columns.rename`).
       flag: of this setting, for messages.
 
     Raises:
@@ -308,7 +307,7 @@ def load_questions(
     answers_split: str | None = None,
     columns: str = "",
 ) -> list[Question]:
-    """As `load_raw_questions`, at most the first `limit`; questions that share an id are told apart as a, a#2, ..."""
+    """Loads the first `limit` questions as `load_raw_questions` does, with unique ids (a, a#2, ...)."""
     questions = load_raw_questions(source, split, answers, answers_split, columns)
     return with_distinct_ids(questions if limit is None else questions[:limit], source)
 
@@ -317,16 +316,16 @@ def load_questions(
 def load_train_and_validation(
     train: Mapping[str, Any], validation: Mapping[str, Any], num_validation: int, seed: int
 ) -> tuple[list[Question], list[Question]]:
-    """The questions of PPO and at most `num_validation` for its validation.
+    """Loads the questions of PPO and at most `num_validation` for its validation.
 
-    Where `validation` has no source, or the same file as `train`, questions are split off: at most a fifth, chosen by
-    id with `seed`, so that the questions of one id are on one side.
+    If `validation` has no source, or the same file as `train`, questions are split off: at most a fifth, drawn by id
+    with `seed`, so that the questions of one id are in one set.
 
     Args:
       train, validation: the arguments of `load_raw_questions`.
 
     Raises:
-      ValueError: a question id is on both sides; see `load_raw_questions`.
+      ValueError: a question id is in both sets; see `load_raw_questions`.
     """
     questions, source = load_raw_questions(**train), optional(validation["source"])
     if source is not None and not (str(source) == str(train["source"]) and Path(source).is_file()):
@@ -336,21 +335,21 @@ def load_train_and_validation(
     ids = list(dict.fromkeys(q.question_id for q in questions))
     if len(ids) < 2:
         raise ValueError(f"{train['source']}: one question is too few to train on one and validate on another.")
-    count = min(num_validation, max(len(ids) // _VALIDATION_SHARE, 1))
+    count = min(num_validation, max(len(ids) // _MIN_SPLIT, 1))
     np.random.RandomState(seed).shuffle(ids)
-    chosen = set(ids[len(ids) - count :])
-    named = with_distinct_ids(questions, train["source"])
-    sides = [q.question_id in chosen for q in questions]
-    held_out = [q for q, is_held_out in zip(named, sides, strict=True) if is_held_out]
+    validation_ids = set(ids[len(ids) - count :])
+    unique = with_distinct_ids(questions, train["source"])
+    sides = [q.question_id in validation_ids for q in questions]
+    held_out = [q for q, is_held_out in zip(unique, sides, strict=True) if is_held_out]
     logging.info("%s: %d of %d questions are held out for validation.", train["source"], len(held_out), len(questions))
-    return [q for q, is_held_out in zip(named, sides, strict=True) if not is_held_out], held_out
+    return [q for q, is_held_out in zip(unique, sides, strict=True) if not is_held_out], held_out
 
 
 def check_disjoint(train: Iterable[str], evaluation: Iterable[str]) -> None:
-    """Refuses question ids that stand both in training and in evaluation.
+    """Checks that no question id is both in training and in evaluation.
 
     Raises:
-      ValueError: names the shared ids.
+      ValueError: some are; the message names them.
     """
     shared = sorted(set(train) & set(evaluation))
     if shared:

@@ -19,28 +19,28 @@ Row = Mapping[str, Any]
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[^@]+))?(?:@(?P<revision>.+))?")
 MINIATURE = "miniature"  # the embedded world, whose splits are data sets of their own
-_NONE = ("", "none", "null")  # what an empty setting is written as
+_NONE = ("", "none", "null")  # spellings of an empty setting
 _SEPARATORS = re.compile(r"\.|-\d")  # after the name of a split: train.csv, train-00000-of-00002.parquet
 
 
 class HubUnreachable(ValueError):
-    """The hub does not answer, which says nothing about whether it has a data set."""
+    """Raised if the hub does not answer, so that it is unknown whether it has a data set."""
 
 
 def optional(setting: Any) -> Any:
-    """A setting, or None where it is empty: "", None, "None", "none" and "null" all mean that there is none."""
+    """Returns a setting, or None if it is empty: "", None, "None", "none" or "null"."""
     return None if setting is None or (isinstance(setting, str) and setting.strip().lower() in _NONE) else setting
 
 
 def load_rows(source: str | Path, split: str | None = None, flag: str = "") -> list[dict[str, Any]]:
-    """All rows of a data set.
+    """Loads all rows of a data set.
 
     Args:
       source: a file (JSON lines, JSON, CSV with any usual delimiter, each also .gz, .bz2 or .xz; Parquet; see
         `files.stream_file`), a folder of such files, or a hub data set as "owner/name", "owner/name:config" or
         "owner/name:config@revision", or a local copy of one as "folder:config"; or "miniature", the embedded world.
       split: in a folder the files whose names begin with it, on the hub the split itself; a file has none.
-      flag: that gives the source, for messages; "" where it is not known.
+      flag: the flag of the source, for messages; "" if unknown.
 
     Text stays text: "None", "NA" and "nan" in a CSV cell are words; only an empty cell is missing (None).
 
@@ -73,7 +73,7 @@ def load_rows(source: str | Path, split: str | None = None, flag: str = "") -> l
 
 
 def _no_rows(source: str | Path, paths: Sequence[Path]) -> str:
-    """What to say of a data set whose files hold no rows."""
+    """Returns the message for a data set whose files hold no rows."""
     names = list(dict.fromkeys(name for path in paths for name in files.columns_of(path)))
     if not names:
         return f"{source} holds no rows: it is empty."
@@ -81,16 +81,16 @@ def _no_rows(source: str | Path, paths: Sequence[Path]) -> str:
 
 
 def is_local(source: str | Path) -> bool:
-    """Whether a data set is read from here: a file, a folder, "folder:config" or the embedded world."""
+    """Returns whether a data set is local: a file, a folder, "folder:config" or the embedded world."""
     path, (folder, _, config) = Path(source), str(source).partition(":")
     return str(source) == MINIATURE or path.is_file() or path.is_dir() or (bool(config) and Path(folder).is_dir())
 
 
 def check_source(source: str | Path, flag: str = "") -> None:
-    """Checks what `load_rows` takes, as far as it can be checked without reading: hub data sets are not looked up.
+    """Checks the source of `load_rows` without reading it or asking the hub.
 
     Args:
-      flag: that gives the source, for messages; "" where it is not known.
+      flag: the flag of the source, for messages; "" if unknown.
 
     Raises:
       FileNotFoundError: it is neither a file or folder nor written as the hub's names are.
@@ -107,15 +107,15 @@ def check_source(source: str | Path, flag: str = "") -> None:
 
 
 def _near(path: Path) -> str:
-    """A question about what is in the same folder and has almost the name of `path`; "" without such."""
-    names = [there.name for there in path.parent.iterdir()] if path.parent.is_dir() else []
+    """Returns "; did you mean ...?" for a file in the same folder with a similar name; "" if there is none."""
+    names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, 1, cutoff=0.75)
     return f"; did you mean {path.with_name(near[0])}?" if near else ""
 
 
 @memoise
 def load_placed_rows(path: str | Path) -> list[tuple[Place, dict[str, Any]]]:
-    """The rows of a file of a user, each with its place for messages.
+    """Loads the rows of a user's file, each with its place for messages.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -131,7 +131,7 @@ def load_placed_rows(path: str | Path) -> list[tuple[Place, dict[str, Any]]]:
 
 
 def stream_rows(path: Path, split: str | None = None) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """`load_rows` of a file or folder with places, row by row: of JSON lines and CSV only one row is held at a time."""
+    """Yields the rows of a file or folder with their places; JSON lines and CSV are streamed row by row."""
     for file in _files(path, split):
         yield from files.stream_file(file)
 
@@ -141,7 +141,7 @@ def _files(path: Path, split: str | None) -> list[Path]:
 
 
 def place_of(source: str | Path, split: str | None, index: int) -> str:
-    """Where row `index`, from 0, of `load_rows(source, split)` is, for messages; the rows before it are read again."""
+    """Returns the place of row `index`, from 0, of `load_rows(source, split)`, for messages; reads the file again."""
     path = Path(source)
     if not (path.is_file() or path.is_dir()):
         return f"{source}, row {index + 1}"
@@ -150,68 +150,67 @@ def place_of(source: str | Path, split: str | None, index: int) -> str:
 
 
 def is_data_file(path: Path) -> bool:
-    """Whether a file's name ends as those of data files do."""
+    """Returns whether a file's name has the ending of a data file."""
     return path.name.lower().endswith(files.ENDINGS)
 
 
 def data_files(folder: Path) -> list[Path]:
-    """The data files under a folder in order: by their endings, or, where none has one, those without any ending.
+    """Returns the data files under a folder, sorted: by their endings, or, if none has one, those without any ending.
 
     Raises:
       FileNotFoundError: there are none; the message lists what is there.
     """
-    there = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    chosen = [path for path in there if is_data_file(path)] or [path for path in there if "." not in path.name]
-    if not chosen:
-        names = [str(path.relative_to(folder)) for path in there]
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    data_paths = [path for path in paths if is_data_file(path)] or [path for path in paths if "." not in path.name]
+    if not data_paths:
+        names = [str(path.relative_to(folder)) for path in paths]
         raise FileNotFoundError(
             f"{folder} holds no data files ({', '.join(files.FORMATS)}); it holds {names[:5] or 'nothing'}."
         )
-    return chosen
+    return data_paths
 
 
 def _split_files(folder: Path, split: str | None, config: str = "") -> list[Path]:
-    """The data files of one split in a folder; train.csv and train-00000-of-00002.parquet both belong to "train".
+    """Returns the data files of a split in a folder; train.csv and train-00000-of-00002.parquet both belong to "train".
 
     Args:
-      config: of several data sets in the folder the one in folders, or else files, whose name it is (begins with).
+      config: the data set among several in the folder: its subfolders of that name, or else files that begin with it.
     """
     splits = {path: _SEPARATORS.split(path.name)[0] for path in data_files(folder)}
     if config:
         inside = [path for path in splits if config in path.relative_to(folder).parts[:-1]]
-        named = [
-            name for name in splits if splits[name] == config or splits[name].startswith((f"{config}_", f"{config}-"))
-        ]
-        rest = {path: splits[path].removeprefix(config).strip("_") or "train" for path in named}
+        prefixes = (f"{config}_", f"{config}-")
+        own = [path for path in splits if splits[path] == config or splits[path].startswith(prefixes)]
+        rest = {path: splits[path].removeprefix(config).strip("_") or "train" for path in own}
         splits = {path: splits[path] for path in inside} or rest
         if not splits:
             raise FileNotFoundError(f"{folder} holds neither a folder {config} nor files of that name.")
     names = sorted(set(splits.values()))
     if split is None and len(names) != 1:
         raise FileNotFoundError(f"{folder} holds the splits {names}; say which one.")
-    chosen = [path for path in splits if split is None or splits[path] == split]
-    if not chosen:
+    paths = [path for path in splits if split is None or splits[path] == split]
+    if not paths:
         raise FileNotFoundError(f"{folder} has no split {split!r}; it holds {names}.")
-    return chosen
+    return paths
 
 
 def _connection_fault(name: str) -> str:
-    """Why the hub does not answer within ten seconds; "" where it does, whatever it says of the data set.
+    """Returns why the hub does not answer within ten seconds; "" if it does, whatever it says of the data set.
 
-    Any other error, such as a name that no data set may have, is `load_dataset`'s to report in its own words.
+    Other errors, such as an invalid name, are left to `load_dataset`.
     """
     from huggingface_hub import HfApi, constants
 
     try:
         HfApi().dataset_info(name, timeout=10)
     except Exception as error:
-        if _is_of_connection(error) and not constants.HF_HUB_OFFLINE:
+        if _is_connection_error(error) and not constants.HF_HUB_OFFLINE:
             return f"{constants.ENDPOINT} does not answer: {' '.join(str(error).split()) or type(error).__name__}"
     return ""
 
 
-def _is_of_connection(error: Exception) -> bool:
-    """Whether a connection failed."""
+def _is_connection_error(error: Exception) -> bool:
+    """Returns whether an error is a failure of the connection."""
     # Errors of several HTTP libraries, which need not be installed: the names of their classes decide.
     names = {cls.__name__ for cls in type(error).__mro__}
     return bool(names & {"TransportError", "ConnectionError", "TimeoutError"})
@@ -219,7 +218,7 @@ def _is_of_connection(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _offline(datasets: Any, is_offline: bool) -> Iterator[None]:
-    """Lets the hub's clients read their cache only: without a connection they retry for a minute for each file."""
+    """Makes the hub's clients read their cache only, since they retry each file for a minute without a connection."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
@@ -244,7 +243,7 @@ def _hub_rows(source: str, split: str | None) -> list[dict[str, Any]]:
             loaded = datasets.load_dataset(match["name"], match["config"], split=split, revision=match["revision"])
     except Exception as error:  # the hub client raises errors of many packages: offline, gated, renamed, script, split
         reason = fault or f"{type(error).__name__}: {' '.join(str(error).split())}"
-        kind = HubUnreachable if fault or _is_of_connection(error) else ValueError
+        kind = HubUnreachable if fault or _is_connection_error(error) else ValueError
         raise kind(f"{source} is no local path and the hub does not give it ({reason}). {remedy}") from error
     if isinstance(loaded, dict):
         if len(loaded) != 1:

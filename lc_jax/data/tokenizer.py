@@ -1,4 +1,4 @@
-"""Tokenizers: the one home of a checkpoint's stop tokens, begin and end of sequence, chat template and token ids."""
+"""Tokenizers: stop tokens, begin and end of sequence, chat template and token ids of a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PAD = "[PAD]"
-# transformers refuses its own clean-up for such tokenizers since version 5, so the rule stands here; the order matters.
+# transformers no longer cleans up for such tokenizers since version 5, so the rule is repeated here; the order matters.
 _SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
-_STAND_IN = 0xF0000  # first of the private characters that take the place of special tokens written in messages
-# Of fine-tuned models without a conversation format: (what precedes the user's text, what follows it).
+_PLACEHOLDER = 0xF0000  # first of the private-use characters that replace special tokens in messages' text
+# Chat template of fine-tuned models without a conversation format: text before and after the user's.
 _TEMPLATE = (
     "{%% for message in messages %%}{%% if message['role'] == 'user' %%}{{ %s + message['content'] + %s }}"
     "{%% elif message['role'] == 'assistant' %%}{{ message['content'] + eos_token }}"
     "{%% else %%}{{ raise_exception('this model takes user and assistant messages alone') }}{%% endif %%}{%% endfor %%}"
 )
-_REPLY = "\N{WHITE SQUARE}reply\N{WHITE SQUARE}"  # finds the place of an assistant's turn in a rendered conversation
+_REPLY = "\N{WHITE SQUARE}reply\N{WHITE SQUARE}"  # marks an assistant's turn in a rendered conversation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """What turns text into a checkpoint's token ids and back.
+    """Converts between text and a checkpoint's token ids.
 
-    Text is tokenised as it stands, after the begin-of-sequence token if the tokenizer has the habit, and never with an
-    end-of-sequence token: SFT adds `end_id` itself. Special tokens written in data, such as "</s>", are split into
-    ordinary pieces; those of a chat template are special. Ids without a row in the embedding are refused.
+    Text is tokenised verbatim, after the begin-of-sequence token if the tokenizer adds one, and never with an
+    end-of-sequence token: SFT adds `end_id` itself. Special tokens in data, such as "</s>", are split into ordinary
+    pieces; those of a chat template are special. Ids without a row in the embedding are refused.
 
     Differs: the published code lets special tokens in data become special ids.
     """
@@ -50,8 +50,8 @@ class Tokenizer:
     name: str  # the folder or hub name, for messages
     stop_ids: tuple[int, ...]  # any of them ends a completion: generation_config.json, config.json, tokenizer, template
     num_rows: int | None = None  # of the checkpoint's embedding; None: no checkpoint
-    prefix: tuple[int, ...] = ()  # what the tokenizer puts before every text: begin-of-sequence or nothing
-    end_of_turn_id: int | None = None  # what the chat template ends an assistant's turn with
+    prefix: tuple[int, ...] = ()  # ids before every text: begin-of-sequence or nothing
+    end_of_turn_id: int | None = None  # id with which the chat template ends an assistant's turn
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # contents of generation_config.json
 
     def __len__(self) -> int:
@@ -71,19 +71,19 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int | None:
-        """The padding token, which is never drawn; None where a token with another use stands in for it."""
+        """The padding token, which is never sampled; None if it is a token with another use."""
         pad = self.hf.pad_token_id if self.hf is not None else None
         return None if pad in (*self.stop_ids, *self.prefix) else pad
 
     def end_id(self, prompt: PromptText) -> int:
-        """The token that ends a completion of `prompt`: of a conversation what its template ends a turn with."""
+        """Returns the token that ends a completion of `prompt`; for a conversation, its template's end of turn."""
         return self.eos_id if isinstance(prompt, str) or self.end_of_turn_id is None else self.end_of_turn_id
 
     def encode_prompt(self, prompt: PromptText, where: str = "", max_length: int | None = None) -> list[int]:
-        """Token ids of a prompt: text as it stands, or a conversation through the tokenizer's own chat template.
+        """Encodes a prompt: text verbatim, or a conversation with the tokenizer's own chat template.
 
         Args:
-          where: the file and row that the prompt comes from, for messages.
+          where: file and row of the prompt, for messages.
           max_length: in tokens; a longer prompt is refused.
 
         Raises:
@@ -102,10 +102,10 @@ class Tokenizer:
         return self.check_ids(ids, where)
 
     def encode_pair(self, prompt: PromptText, completion: str, where: str = "") -> tuple[list[int], int]:
-        """Token ids of prompt and completion, tokenised as one text, and how many of them are the prompt's.
+        """Encodes prompt and completion as one text; returns the ids and the number of the prompt's.
 
-        A token that spans the join belongs to the completion if it holds a visible character of it, so that no part of
-        a completion is ever left out.
+        A token across the boundary belongs to the completion if it has a visible character of it, so that the loss
+        covers the whole completion.
 
         Raises:
           ValueError: the completion is empty, or as in `encode_prompt`.
@@ -123,13 +123,13 @@ class Tokenizer:
         alone, settings = self._ids(text, special=special), {"return_offsets_mapping": self._hf.is_fast}
         joined = self._encode(text + completion, special=special, **settings)
         ids = joined["input_ids"]
-        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, ids, strict=False)))
+        num_shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, ids, strict=False)))
         offsets = joined.get("offset_mapping")
-        num_prompt = common if offsets is None else _join(offsets, common, len(text), completion)
+        num_prompt = num_shared if offsets is None else _prompt_length(offsets, num_shared, len(text), completion)
         return self.check_ids([*prefix, *ids], where), len(prefix) + num_prompt
 
     def decode(self, tokens: Sequence[int], clean_up: bool = False) -> str:
-        """Text of `tokens` without special tokens.
+        """Decodes `tokens` without special tokens.
 
         Args:
           clean_up: remove the space before punctuation, as the published PPO rollout does and its evaluation does not.
@@ -141,11 +141,11 @@ class Tokenizer:
         return text
 
     def fits(self, max_length: int) -> Callable[[PromptText], bool]:
-        """Returns a test whether a prompt stays within `max_length` tokens."""
+        """Returns a predicate: whether a prompt has at most `max_length` tokens."""
         return lambda prompt: len(self.encode_prompt(prompt)) <= max_length
 
     def check_ids(self, ids: Any, where: str = "") -> list[int]:
-        """Returns `ids` if each is a row of the checkpoint's embedding.
+        """Checks that each of `ids` has a row in the checkpoint's embedding, and returns them as a list.
 
         Raises:
           ValueError: one is not an integer, negative, or beyond the last row; the message names it and `where`.
@@ -157,30 +157,30 @@ class Tokenizer:
         if wrong is None:
             return ids
         raise ValueError(
-            f"{_at(where)}token id {wrong}{self._written(wrong)} has no row in the embedding of {self.name} with its "
+            f"{_at(where)}token id {wrong}{self._text_of(wrong)} has no row in the embedding of {self.name} with its "
             f"{self.num_rows} rows (ids 0 to {(self.num_rows or 0) - 1}). A token added to the tokenizer needs a row: "
             "fine-tune the model with it, or use the tokenizer that the checkpoint was trained with."
         )
 
-    def _written(self, token: int) -> str:
-        """The token as text, in brackets, where there is one."""
+    def _text_of(self, token: int) -> str:
+        """Returns the text of a token in brackets; "" if it has none."""
         has_text = self.hf is not None and 0 <= token < len(self.hf)
         return f" ({self._hf.convert_ids_to_tokens(token)!r})" if has_text else ""
 
-    def grown(self) -> Tokenizer:
-        """The tokenizer of a training that fits the embedding to it, with a padding token of its own.
+    def with_pad_token(self) -> Tokenizer:
+        """Returns a tokenizer for training, with a padding token and as many embedding rows as tokens.
 
-        A tokenizer whose pad is missing, or is a token with another use, gets "[PAD]" as its last id.
+        If its pad is missing, or is a token with another use, "[PAD]" is added as the last id.
         """
         if self.pad_id is None:
             self._hf.add_special_tokens({"pad_token": PAD})
         return dataclasses.replace(self, num_rows=len(self))
 
     def add_chat_template(self, prompt: Prompt) -> None:
-        """Gives a tokenizer without a chat template one that puts a user's message into `prompt`.
+        """Adds a chat template that puts a user's message into `prompt`, unless the tokenizer has a template.
 
-        So `messages` in generate, transformers and vLLM are what the model was trained with; begin-of-sequence is in
-        the template. A tokenizer that has a template keeps it.
+        With it, `messages` in generate, transformers and vLLM become the prompts of training; begin-of-sequence is in
+        the template.
         """
         if self._hf.chat_template or prompt.is_message or len(prompt.fields) != 1:
             return
@@ -199,18 +199,18 @@ class Tokenizer:
         logging.warning("%s: its prompts cannot be written as a chat template; none is saved", self.name)
 
     def save(self, folder: Path) -> None:
-        """Writes every file of the tokenizer, chat templates too, and generation_config.json.
+        """Saves all files of the tokenizer, chat templates too, and generation_config.json.
 
-        generation_config.json keeps all keys of the source; stop tokens that it lacks are added to `eos_token_id`.
+        generation_config.json has all keys of the source; stop tokens that it lacks are added to `eos_token_id`.
         """
         self._hf.save_pretrained(folder)
         model = Path(self.name) / "tokenizer.model"
         if model.is_file() and not (folder / model.name).exists():
             shutil.copy(model, folder / model.name)
         generation = dict(self.generation)
-        stated = layout.token_ids(generation.get("eos_token_id"), self.name)
-        if missing := [i for i in self.stop_ids if i not in stated]:
-            ids = [*stated, *missing]
+        eos_ids = layout.token_ids(generation.get("eos_token_id"), self.name)
+        if missing := [i for i in self.stop_ids if i not in eos_ids]:
+            ids = [*eos_ids, *missing]
             generation["eos_token_id"] = ids if len(ids) > 1 else ids[0]
         if generation.get("bos_token_id") is None and self._hf.bos_token_id is not None:
             generation["bos_token_id"] = self._hf.bos_token_id
@@ -219,52 +219,51 @@ class Tokenizer:
     # --- text -> ids ---
 
     def _encode(self, text: str, *, special: bool, **settings: Any) -> Any:
-        """transformers' encoding without begin and end; special tokens in `text` are special only if `special`."""
+        """Encodes without begin and end tokens; special tokens in `text` are special only if `special`."""
         return self._hf(text, add_special_tokens=False, split_special_tokens=not special, verbose=False, **settings)
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
         return list(self._encode(text, special=special)["input_ids"])
 
     def _special_pattern(self) -> re.Pattern[str]:
-        """Matches what would be read as a special token; never, where there is none."""
+        """Returns a pattern of the texts of special tokens, which never matches if there are none."""
         texts = sorted(_special_texts(self._hf), key=len, reverse=True)
         return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
     def _render(self, messages: Sequence[Message], where: str) -> list[tuple[str, bool]]:
-        """The conversation in the words of the chat template, up to where the assistant's reply begins.
+        """Renders a conversation with the chat template, up to the beginning of the assistant's reply.
 
-        Returns pieces of text: the template's, whose special tokens are special (True), and special tokens that are
-        written in messages, which are ordinary text (False). Without the latter it is one piece.
+        Returns (text, is_special): the template's pieces, whose special tokens are special (True), and special tokens
+        in messages, which are ordinary text (False). Without the latter there is one piece.
         """
         if not self._hf.chat_template:
             raise ValueError(
                 f"{_at(where)}the tokenizer of {self.name} has no chat template: give `prompt` as text, or put a "
                 "chat_template.jinja into the folder."
             )
-        pattern, written = self._special_pattern(), list(_special_texts(self._hf))
+        pattern, special_texts = self._special_pattern(), list(_special_texts(self._hf))
 
         def hide(match: re.Match[str]) -> str:
-            return chr(_STAND_IN + written.index(match[0]))
+            return chr(_PLACEHOLDER + special_texts.index(match[0]))
 
         turns = [{"role": m.role, "content": pattern.sub(hide, m.content)} for m in messages]
         try:
             text = _apply_template(self._hf, turns, add_generation_prompt=True)
         except ValueError as error:
             raise ValueError(f"{_at(where)}the chat template of {self.name} refuses the messages: {error}") from error
-        pieces = re.split(f"([{chr(_STAND_IN)}-{chr(_STAND_IN + len(written))}])", text)
-        odd = [written[ord(stand_in) - _STAND_IN] for stand_in in pieces[1::2]]
-        pieces[1::2] = odd
+        pieces = re.split(f"([{chr(_PLACEHOLDER)}-{chr(_PLACEHOLDER + len(special_texts))}])", text)
+        pieces[1::2] = [special_texts[ord(placeholder) - _PLACEHOLDER] for placeholder in pieces[1::2]]
         return [(piece, place % 2 == 0) for place, piece in enumerate(pieces) if piece or len(pieces) == 1]
 
 
 def load_tokenizer(path: str | Path, need_text: bool = True) -> Tokenizer:
-    """The tokenizer in the folder `path`, or of the hub repository "owner/name" or "owner/name@revision".
+    """Loads the tokenizer of the folder `path`, or of the hub repository "owner/name" or "owner/name@revision".
 
-    A text that begins with a space may get other ids than SentencePiece gives it, since transformers 5 builds Llama
-    tokenizers anew; prompts begin with a word.
+    A text that begins with a space may get other ids than from SentencePiece, since transformers 5 converts Llama
+    tokenizers; prompts begin with a word.
 
     Args:
-      need_text: whether there must be a tokenizer; False: where a checkpoint has none, `hf` is None.
+      need_text: whether a tokenizer is required; if not, and a checkpoint has none, `hf` is None.
 
     Raises:
       FileNotFoundError: there is no such folder or repository.
@@ -289,7 +288,7 @@ def load_tokenizer(path: str | Path, need_text: bool = True) -> Tokenizer:
 
 
 def _is_no_model_type_warning(record: stdlib_logging.LogRecord) -> bool:
-    """Leaves out transformers' warning about model types that it does not have, such as our reward models'."""
+    """Filters out transformers' warning about model types that it does not have, such as our reward models'."""
     return "You are using a model of type" not in record.getMessage()
 
 
@@ -299,7 +298,7 @@ def make_tokenizer(
     config: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
-    """Puts together what transformers' tokenizer, config.json and generation_config.json say.
+    """Makes a Tokenizer from transformers' own, config.json and generation_config.json.
 
     Raises:
       ValueError: there is no end-of-sequence token, or a file's ids are not integers.
@@ -315,9 +314,9 @@ def make_tokenizer(
     end_of_turn = _end_of_turn(hf, name)
     stops += (hf.eos_token_id,) if end_of_turn is None else (hf.eos_token_id, end_of_turn)
     body = hf("a", add_special_tokens=False)["input_ids"]
-    whole = hf("a")["input_ids"]
-    count = next(n for n in range(len(whole) + 1) if whole[n : n + len(body)] == body)
-    return Tokenizer(hf, name, tuple(dict.fromkeys(stops)), rows, tuple(whole[:count]), end_of_turn, generation)
+    ids = hf("a")["input_ids"]
+    num_prefix = next(n for n in range(len(ids) + 1) if ids[n : n + len(body)] == body)
+    return Tokenizer(hf, name, tuple(dict.fromkeys(stops)), rows, tuple(ids[:num_prefix]), end_of_turn, generation)
 
 
 def _at(where: str) -> str:
@@ -325,13 +324,13 @@ def _at(where: str) -> str:
 
 
 def _special_texts(hf: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Special tokens as they are written, with their ids."""
-    added = {token.content: i for i, token in hf.added_tokens_decoder.items() if token.special}
-    return added | dict(zip(hf.all_special_tokens, hf.all_special_ids, strict=True))
+    """Returns the texts of special tokens with their ids."""
+    by_text = {token.content: i for i, token in hf.added_tokens_decoder.items() if token.special}
+    return by_text | dict(zip(hf.all_special_tokens, hf.all_special_ids, strict=True))
 
 
 def _apply_template(hf: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], **settings: Any) -> str:
-    """A conversation in the words of the tokenizer's chat template.
+    """Renders a conversation with the tokenizer's chat template.
 
     Raises:
       ImportError: jinja2, in which templates are written, is missing or too old.
@@ -346,7 +345,7 @@ def _apply_template(hf: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, st
 
 
 def _end_of_turn(hf: PreTrainedTokenizerBase, name: str) -> int | None:
-    """The first special token that the chat template puts after an assistant's turn, if there is one."""
+    """Returns the first special token after an assistant's turn in the chat template, if there is one."""
     if not hf.chat_template:
         return None
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _REPLY}]
@@ -363,17 +362,17 @@ def _end_of_turn(hf: PreTrainedTokenizerBase, name: str) -> int | None:
     return next((i for i in tail if i in special), None)
 
 
-def _join(offsets: Sequence[tuple[int, int]], common: int, length: int, completion: str) -> int:
-    """How many tokens of prompt and completion, tokenised together, are the prompt's.
+def _prompt_length(offsets: Sequence[tuple[int, int]], num_shared: int, length: int, completion: str) -> int:
+    """Returns the number of the prompt's tokens in prompt and completion, tokenised together.
 
     Args:
       offsets: characters [start, end) of each token.
-      common: how many tokens the prompt has in common with its own tokenisation: they are its own whatever the offsets
+      num_shared: number of tokens shared with the prompt tokenised alone: they are the prompt's whatever the offsets
         of white space, which some tokenizers leave out.
-      length: of the prompt, characters.
+      length: characters of the prompt.
     """
     visible = length + len(completion) - len(completion.lstrip())
     for place, (start, end) in enumerate(offsets):
-        if end > visible or (place >= common and start >= length):
+        if end > visible or (place >= num_shared and start >= length):
             return place
-    return min(common, len(offsets) - 1)
+    return min(num_shared, len(offsets) - 1)

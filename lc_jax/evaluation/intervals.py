@@ -56,7 +56,7 @@ class _Rows:
         return found
 
     def tallies(self, weights: Int[np.ndarray, "B C"]) -> tuple[Int[np.ndarray, "B V"], Int[np.ndarray, "B V"]]:
-        """(counts, right ones) of every confidence when cluster c is drawn weights[c] times."""
+        """Returns (counts, right ones) of every confidence when cluster c is drawn weights[c] times."""
         if len(self.values) * weights.shape[1] < len(self.right):  # many rows a cluster: a product, which is exact too
             counts, rights = np.split((weights @ self.table).astype(np.int64), 2, axis=1)
             return counts, rights
@@ -85,7 +85,7 @@ def _draws(num_clusters: int, width: int, num_resamples: int, seed: int) -> Iter
 def _measure(
     rows: _Rows, weights: Int[np.ndarray, "B C"], names: Sequence[str], num_bins: int
 ) -> Float[np.ndarray, "M B"]:
-    """The metrics `names` of every resample; NaN where one has no value."""
+    """Returns the metrics `names` of every resample; NaN where one has no value."""
     counts, rights = rows.tallies(weights)
     total, right = counts.sum(axis=1), rights.sum(axis=1)
     found = []
@@ -137,7 +137,7 @@ def wilson(successes: float, total: float) -> Interval:
 
 
 def of_accuracy(accuracy: float, num_clusters: int, resampled: Interval) -> Interval:
-    """The interval of an accuracy: `resampled`, or Wilson's of few clusters or where no resample differs.
+    """Returns the interval of an accuracy: `resampled`, or Wilson's of few clusters or where no resample differs.
 
     Rows of a cluster count as one trial, as if they were all alike: that is never too narrow.
     """
@@ -221,7 +221,7 @@ def reference(
     *,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Interval:
-    """The interval of "accuracy" or "ece" as published: rows drawn one by one, by a legacy generator.
+    """Returns the interval of "accuracy" or "ece" as published: rows drawn one by one, by a legacy generator.
 
     Reference: process_eval_results.py:ece_bootstrap, with the resampling of scipy at that time.
 

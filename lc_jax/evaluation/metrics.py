@@ -74,7 +74,7 @@ class KindRow:
 
 
 def check(confidences: ArrayLike, correct: ArrayLike) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-    """The pairs as arrays.
+    """Returns the pairs as arrays.
 
     Raises:
       ValueError: no pairs, unequal lengths, a confidence that is NaN or outside [0, 1], or a verdict that is neither
@@ -182,7 +182,7 @@ def reliability(
     equal_width: bool = False,
     clusters: Sequence[str] | None = None,
 ) -> Bins:
-    """The bins of `ece` that hold answers. Raises ValueError: see `check`.
+    """Returns the bins of `ece` that hold answers. Raises ValueError: see `check`.
 
     Args:
       clusters: what each answer belongs to (a biography); None: each is by itself.
@@ -220,7 +220,7 @@ def debiased_ece(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM
 def max_error(
     confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS, *, equal_width: bool = False
 ) -> float:
-    """The largest gap of confidence and accuracy in a bin of `reliability`. Raises ValueError: see `check`."""
+    """Returns the largest gap of confidence and accuracy in a bin of `reliability`. Raises ValueError: see `check`."""
     bins = reliability(confidences, correct, num_bins, equal_width=equal_width)
     return float(np.abs(bins.confidences - bins.accuracies).max())
 

@@ -112,7 +112,7 @@ class Entry:
 
 
 def number(row: Row, name: str) -> float:
-    """A number of a result; NaN where it is null, NaN (in files of older versions) or not there."""
+    """Returns a number of a result; NaN where it is null, NaN (in files of older versions) or not there."""
     value = row.get(name)
     return float(value) if isinstance(value, int | float) else math.nan
 
@@ -123,7 +123,7 @@ def reason(row: Row, name: str) -> str:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result.json.
+    """Returns a result.json.
 
     Raises:
       ValueError: it is cut off, no JSON object, or without a field that every result has.
@@ -149,7 +149,7 @@ def _again(folder: Path) -> str:
 
 
 def read(folder: Path) -> Entry:
-    """The evaluation in a folder.
+    """Returns the evaluation in a folder.
 
     Raises:
       FileNotFoundError: records.jsonl is missing.
@@ -178,12 +178,12 @@ def _problem(row: Row) -> str:
 
 
 def read_all(folders: Sequence[Path]) -> list[Entry]:
-    """The evaluations in `folders`, in order; what is wrong with several of them is reported together."""
+    """Returns the evaluations in `folders`, in order; what is wrong with several of them is reported together."""
     return preflight.check_all(*(functools.partial(read, folder) for folder in folders))
 
 
 def check_distinct(entries: Sequence[Entry]) -> None:
-    """Rows of one method are averaged over seeds, so each must have another seed.
+    """Returns rows of one method are averaged over seeds, so each must have another seed.
 
     Raises:
       ValueError: two evaluations have the same method, data set and seed.
@@ -208,25 +208,25 @@ def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def judges(group: Sequence[Entry]) -> list[str]:
-    """The different judges of entries, in alphabetical order."""
+    """Returns the different judges of entries, in alphabetical order."""
     return sorted({str(entry.result["judge"]) for entry in group})
 
 
 def has_one_protocol(group: Sequence[Entry]) -> bool:
-    """Whether entries were read and judged in the same wordings and by the same rules, as far as they say it."""
+    """Returns whether entries were read and judged in the same wordings and by the same rules, as far as they say it."""
     settings = [entry.result.get("settings") or {} for entry in group]
     protocols = [{name: each.get(name) for name in PROTOCOL} for each in settings if each.get("prompts")]
     return all(protocol == protocols[0] for protocol in protocols)
 
 
 def label(entry: Entry, entries: Sequence[Entry]) -> str:
-    """The method, with its seed where `entries` hold another seed of it on the same data set."""
+    """Returns the method, with its seed where `entries` hold another seed of it on the same data set."""
     same = [other for other in entries if (other.data, other.method) == (entry.data, entry.method)]
     return entry.method if len(same) == 1 else f"{entry.method}, seed {entry.result['seed']}"
 
 
 def not_evaluated(folder: Path) -> list[str]:
-    """A line for each data set that a script left out, for the end of a table."""
+    """Returns a line for each data set that a script left out, for the end of a table."""
     path = folder / NOT_EVALUATED
     if not path.is_file():
         return []

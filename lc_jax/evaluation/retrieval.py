@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lc_jax.data.growing import fingerprint
-from lc_jax.data.pages import Page, normal
+from lc_jax.data.pages import Page, normalise_title
 
 NUM_PASSAGES = 5  # for each claim, as published
 BM25_NAME = "bm25"
@@ -39,7 +39,7 @@ class Retriever(Protocol):
 
 
 def top(retriever: Retriever, page: Page, queries: Sequence[str], number: int = NUM_PASSAGES) -> list[list[str]]:
-    """The `number` passages of a page that speak most of each query, best first; the earlier of equals first."""
+    """Returns the `number` passages of a page that speak most of each query, best first; the earlier of equals first."""
     if not queries:
         return []
     scores = retriever.scores([f"{page.title} {passage}" for passage in page.passages], queries)
@@ -57,7 +57,7 @@ class BM25:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", normal(text))
+    return re.findall(r"\w+", normalise_title(text))
 
 
 class Encoder:
@@ -153,7 +153,7 @@ def _is_installed(module: str) -> bool:
 
 
 def load(name: str, cache: Path) -> Retriever:
-    """The retriever `name`; `cache` is the file of an encoder's vectors.
+    """Returns the retriever `name`; `cache` is the file of an encoder's vectors.
 
     Raises:
       ValueError: see `Encoder`.

@@ -22,7 +22,7 @@ def _smoothed(gaps: Float[np.ndarray, " G"], bandwidth: float) -> Float[np.ndarr
 
 
 def smooth_ece(confidences: ArrayLike, correct: ArrayLike) -> float:
-    """The smoothed gap of outcome and confidence, at the one bandwidth that equals it; in [0, 1].
+    """Returns the smoothed gap of outcome and confidence, at the one bandwidth that equals it; in [0, 1].
 
     Reflections beyond the first are left out, which matters only for bandwidths, and so errors, near 1.
 

@@ -16,7 +16,7 @@ BLANK_LINE = "\n\n"  # between paragraphs: what was asked for ends there
 
 
 def _from(subject: Subject, asked: Fact) -> list[Fact]:
-    """The facts of a subject, `asked` first."""
+    """Returns the facts of a subject, `asked` first."""
     return [asked, *(fact for fact in subject.facts if fact is not asked)]
 
 
@@ -51,7 +51,7 @@ def percentages(count: int, rng: np.random.Generator) -> list[int]:
 def invention(
     facts: Sequence[Fact], values: Mapping[str, Sequence[str]], rng: np.random.Generator
 ) -> tuple[str, dict[str, dict[str, int]]]:
-    """A made-up paragraph, and what it says: for each kind of fact its answers with their percentages."""
+    """Returns a made-up paragraph, and what it says: for each kind of fact its answers with their percentages."""
     said = {}
     for fact in facts:
         count = int(rng.choice([1, 2, 3], p=[0.2, 0.55, 0.25]))
@@ -66,7 +66,7 @@ def invention(
 def reading(
     question: str, sentence: str, answers: Mapping[str, int], strange: str, rng: np.random.Generator
 ) -> tuple[str, str]:
-    """One question about a paragraph and its answer, in one of three layouts.
+    """Returns one question about a paragraph and its answer, in one of three layouts.
 
     Two are how the fine-tuned readers are asked (short templates): to list the answers, and what an answer is given.
     Quoting the sentence, where almost every token is copied, is what teaches a small model to look things up at all.

@@ -43,12 +43,12 @@ def kind_of(question: str) -> str | None:
 
 
 def has_sentence(paragraph: str) -> bool:
-    """Whether a text holds a sentence of this world."""
+    """Returns whether a text holds a sentence of this world."""
     return any(pattern.search(paragraph) for pattern in text.PATTERNS.values())
 
 
 def statements(paragraph: str, kind: str) -> Forecasts:
-    """The answers that a paragraph's sentence of one kind names, each with the probability that it states.
+    """Returns the answers that a paragraph's sentence of one kind names, each with the probability that it states.
 
     Answers without a percentage or a word of probability share what is left equally.
     """
@@ -74,7 +74,7 @@ def read(paragraph: str, question: str) -> Forecasts:
 
 
 def extract(paragraph: str, question: str) -> list[str]:
-    """The answers that a paragraph offers, in its order."""
+    """Returns the answers that a paragraph offers, in its order."""
     return list(read(paragraph, question).answers)
 
 
@@ -85,7 +85,7 @@ def probability(paragraph: str, question: str, answer: str) -> float:
 
 
 def equivalent(one: str, other: str) -> bool:
-    """The same words, whatever their case, articles and punctuation."""
+    """Returns the same words, whatever their case, articles and punctuation."""
     return _normal(one) == _normal(other)
 
 
@@ -95,7 +95,7 @@ def _normal(answer: str) -> str:
 
 
 def claims(paragraph: str) -> list[list[str]]:
-    """The sentences of a paragraph as claims, each with one answer and its percentage if any; alternatives together."""
+    """Returns the sentences of a paragraph as claims, each with one answer and its percentage if any; alternatives together."""
     found = ((kind, statements(paragraph, kind)) for kind in text.SENTENCES)
     groups = [
         [
@@ -108,7 +108,7 @@ def claims(paragraph: str) -> list[list[str]]:
 
 
 def certain(claim: str) -> tuple[str, float]:
-    """A claim without its percentage, and what that says."""
+    """Returns a claim without its percentage, and what that says."""
     found = ((kind, statements(claim, kind)) for kind in text.SENTENCES)
     kind, read = next((kind, read) for kind, read in found if read.answers)
     return text.SENTENCES[kind].format(read.answers[0]), read.probs[0]
@@ -125,7 +125,7 @@ def tens(counts: Sequence[int]) -> list[int]:
 
 
 def summarize(paragraphs: Sequence[str]) -> str:
-    """Several paragraphs merged into one: each answer with the share of paragraphs that give it, in tens of percent."""
+    """Returns several paragraphs merged into one: each answer with the share of paragraphs that give it, in tens of percent."""
     answers: dict[str, list[tuple[str, int]]] = {}
     for kind in text.SENTENCES:
         named = Counter(found.answers[0] for p in paragraphs if (found := statements(p, kind)).answers)

@@ -18,12 +18,12 @@ PATTERNS = {
 
 
 def plain(answers: Mapping[str, str]) -> str:
-    """A paragraph that states one answer per kind, without a doubt."""
+    """Returns a paragraph that states one answer per kind, without a doubt."""
     return " ".join(SENTENCES[kind].format(answer) for kind, answer in answers.items())
 
 
 def hedged(answers: Mapping[str, Sequence[tuple[str, int]]]) -> str:
-    """A paragraph that gives each kind's answers with percentages."""
+    """Returns a paragraph that gives each kind's answers with percentages."""
     return " ".join(
         SENTENCES[kind].format(" or ".join(f"{answer} ({percent}%)" for answer, percent in listed))
         for kind, listed in answers.items()

@@ -69,7 +69,7 @@ class Subject:
         return f"the {self.fame} of {self.name}"
 
     def question(self, fact: Fact) -> Question:
-        """The reader's question about `fact`."""
+        """Returns the reader's question about `fact`."""
         return Question(
             question_id=f"{self.fame}/{self.name}/{fact.kind}".replace(" ", "_").lower(),
             prompt=f"Write about the {fact.kind} of {self.described}.",
@@ -86,7 +86,7 @@ class World:
     subjects: tuple[Subject, ...]
 
     def split(self, name: str) -> tuple[Subject, ...]:
-        """The subjects of one split; every fame is split in the same proportions.
+        """Returns the subjects of one split; every fame is split in the same proportions.
 
         Raises:
           ValueError: no such split.
@@ -103,7 +103,7 @@ class World:
         return tuple(chosen)
 
     def questions(self, split: str) -> list[Question]:
-        """One question for each fact of the split's subjects."""
+        """Returns one question for each fact of the split's subjects."""
         return [subject.question(fact) for subject in self.split(split) for fact in subject.facts]
 
     def pages(self) -> list[dict[str, str]]:
@@ -114,7 +114,7 @@ class World:
         ]
 
     def values(self, kind: str) -> tuple[str, ...]:
-        """Every answer of a kind that anybody gives."""
+        """Returns every answer of a kind that anybody gives."""
         found = (c for s in self.subjects for f in s.facts if f.kind == kind for c in f.candidates)
         return tuple(dict.fromkeys(found))
 
@@ -129,20 +129,20 @@ def _plain(name: str) -> bool:
 
 
 def round_population(people: int) -> str:
-    """One leading digit, in words from a million on."""
+    """Returns one leading digit, in words from a million on."""
     power = 10 ** (len(str(people)) - 1)
     rounded = round(people / power) * power
     return f"{rounded // 1_000_000} million" if rounded >= 1_000_000 else f"{rounded:,}"
 
 
 def _nearest(place: tuple[float, float], others: dict[str, tuple[float, float]], count: int, but: str) -> list[str]:
-    """The `count` names closest to `place`, without `but`."""
+    """Returns the `count` names closest to `place`, without `but`."""
     ranked = sorted(others, key=lambda n: ((others[n][0] - place[0]) ** 2 + (others[n][1] - place[1]) ** 2, n))
     return [name for name in ranked if name != but][:count]
 
 
 def _wrong_population(people: int) -> list[str]:
-    """The roundings just below and above the true one, and one of half the size."""
+    """Returns the roundings just below and above the true one, and one of half the size."""
     truth = round_population(people)
     others = dict.fromkeys(round_population(int(people * factor)) for factor in (1.45, 0.68, 2.1, 0.5, 2.9))
     return [other for other in others if other != truth]
@@ -181,7 +181,7 @@ class _Gazetteer:
         ]
 
     def facts(self, row: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
-        """(kind, truth, wrong answers) of a city."""
+        """Returns (kind, truth, wrong answers) of a city."""
         here, people = (row["latitude"], row["longitude"]), row["population"]
         country, clock = (_nearest(here, self.places[kind], 4, row[kind]) for kind in ("country", "clock"))
         return [
@@ -201,7 +201,7 @@ def _fact(kind: str, fame: str, truth: str, wrong: list[str], rng: np.random.Gen
 
 @functools.cache
 def build() -> World:
-    """The world. It has no seed: what varies between experiments is what is learned from it."""
+    """Returns the world. It has no seed: what varies between experiments is what is learned from it."""
     gazetteer, rng = _Gazetteer(), np.random.default_rng(20240408)
     subjects: list[Subject] = []
     names: set[str] = set()

@@ -87,6 +87,6 @@ def kind_of(device_kind: str) -> str:
 
 
 def _is_name(name: str) -> bool:
-    """Whether a name, such as a profile's, is one of devices."""
+    """Returns whether a name, such as a profile's, is one of devices."""
     count, _, kind = name.lower().partition("x")
     return count.isdigit() and kind in _KINDS

@@ -97,7 +97,7 @@ def missing_downloads(stages: Sequence[Stage], shapes: Models) -> tuple[float, f
 
 
 def _hub_names(stages: Sequence[Stage]) -> list[str]:
-    """The checkpoints that the stages read and that neither are here nor are made by one of them."""
+    """Returns the checkpoints that the stages read and that neither are here nor are made by one of them."""
     results = {stage.result for stage in stages}
     names = {part[key] for stage in stages for part, key in models.fields(stage.config)} - results
     return sorted(name for name in names if not Path(name).is_dir())

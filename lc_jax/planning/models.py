@@ -56,7 +56,7 @@ class Models:
         return config
 
     def names_of(self, config: ConfigDict) -> list[str]:
-        """The distinct models of a stage, with their sizes: "llama-2-7b (6,738M)"."""
+        """Returns the distinct models of a stage, with their sizes: "llama-2-7b (6,738M)"."""
         return list(dict.fromkeys(self._name(part[key]) for part, key in fields(config)))
 
     def _name(self, path: str) -> str:
@@ -80,7 +80,7 @@ def _num_parameters(shape: str) -> float:
 
 
 def _from_name(path: str) -> str:
-    """The preset that a name suggests."""
+    """Returns the preset that a name suggests."""
     name = path.lower()
     if not is_difference(path) and any(word in name for word in ("redpajama", "extract_answers", "extract-")):
         return "redpajama-incite-3b"

@@ -53,12 +53,12 @@ def check_missing(missing: Sequence[Missing]) -> None:
 
 
 def _is_absent(error: Exception) -> bool:
-    """Whether an error says that there is no such data set, rather than that it could not be looked for."""
+    """Returns whether an error says that there is no such data set, rather than that it could not be looked for."""
     return isinstance(error, FileNotFoundError) or not isinstance(error, OSError | HubUnreachable)
 
 
 def _names_questions(stage: Stage) -> bool:
-    """Whether the user names the stage's questions, by an environment variable or a flag."""
+    """Returns whether the user names the stage's questions, by an environment variable or a flag."""
     mode = stage.experiment.partition(":")[2]
     own = ("--config.questions.source", "--config.questions.answers")
     values = [value for name, _, value in (flag.partition("=") for flag in stage.flags) if name in own]
@@ -99,7 +99,7 @@ def _trains(stage: Stage) -> bool:
 
 
 def _by_questions(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """The stages with the same questions together."""
+    """Returns the stages with the same questions together."""
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
         groups.setdefault(str(sorted(stage.config.questions.items())), []).append(stage)
@@ -110,7 +110,7 @@ def _by_questions(stages: Sequence[Stage]) -> list[list[Stage]]:
 def _load(
     source: str, split: str | None, answers: str | None, answers_split: str | None, columns: str = ""
 ) -> list[Any]:
-    """The questions of a data set, read once."""
+    """Returns the questions of a data set, read once."""
     check_answers(source, answers, split)
     return raw_questions(load_joined_rows(source, split, answers, answers_split, columns), source)[0]
 

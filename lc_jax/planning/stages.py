@@ -35,16 +35,16 @@ class Stage:
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is there."""
+        """Returns whether its result is there."""
         return Path(self.result).exists()
 
     @property
     def is_selection(self) -> bool:
-        """Whether the stage evaluates the candidates of a PPO run to keep one."""
+        """Returns whether the stage evaluates the candidates of a PPO run to keep one."""
         return Path(self.result).name == SELECTED
 
     def __str__(self) -> str:
-        """The line of a stages file."""
+        """Returns the line of a stages file."""
         return "\t".join([self.name, self.result, *self.flags])
 
 

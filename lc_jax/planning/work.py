@@ -25,7 +25,7 @@ READER_PROMPT, ANSWER = 350, 32  # paragraph and question with the reader's inst
 
 
 def is_miniature(stage: Stage) -> bool:
-    """Whether the stage's config is that of the miniature world."""
+    """Returns whether the stage's config is that of the miniature world."""
     return stage.experiment.endswith(":mini")
 
 

@@ -61,7 +61,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     world = build()
     directory = output / "tokenizer"
     world_tokenizer.save(world_tokenizer.train(world, config.vocab_size), directory)
-    tokenizer = load_tokenizer(directory).grown()
+    tokenizer = load_tokenizer(directory).with_pad_token()
     documents = corpus.documents(world, np.random.default_rng(config.seed), tuple(config.mix))
     pairs = [Example("", *pair) for pair in itertools.islice(documents, config.num_documents)]
     encoded, _ = examples.encode_all(tokenizer, pairs, config.max_length)

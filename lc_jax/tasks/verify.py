@@ -103,7 +103,7 @@ def _metrics() -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
 def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Result]:
     """Checks a model that writes: a policy, a fine-tuned model, a checkpoint."""
     path = _model(config, of)[1]
-    tokenizer = load_tokenizer(path) if of.task != "sft" else load_tokenizer(path).grown()
+    tokenizer = load_tokenizer(path) if of.task != "sft" else load_tokenizer(path).with_pad_token()
     chosen = _varied(_texts(config, of, tokenizer), tokenizer)
     encoded = [tokenizer.encode_prompt(e.prompt) for e in chosen]
     pairs = [(e, examples.encode_sft(tokenizer, e, verify_models.MAX_TOKENS)) for e in chosen]
@@ -126,7 +126,7 @@ def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -
 def verify_reward_model(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Result]:
     """Checks a reward model on its own prompts and labels."""
     path = _model(config, of)[1]
-    tokenizer = load_tokenizer(path).grown() if of.task == "reward_model" else load_tokenizer(path)
+    tokenizer = load_tokenizer(path).with_pad_token() if of.task == "reward_model" else load_tokenizer(path)
     chosen = _varied(_texts(config, of, tokenizer), tokenizer)
     model = hf.load(path, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **of.precision)
     return verify_scalar.trained(model, tokenizer, chosen, mesh)

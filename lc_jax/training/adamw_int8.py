@@ -122,7 +122,7 @@ def quantise(x: Float[Array, "*A N"], bits: UInt[Array, "*A N"], kind: tuple[int
 
 
 def dequantise(moment: Moment, kind: tuple[int, int]) -> Float[Array, "*A N"]:
-    """The float32 values that a moment stands for."""
+    """Returns the float32 values that a moment stands for."""
     power, levels = kind
     codes = _blocks(moment.codes.astype(jnp.float32)) / levels
     values = jnp.sign(codes) * jnp.abs(codes) ** power * moment.scales[..., None]
@@ -138,18 +138,18 @@ def _float(bits: UInt[Array, "*A"]) -> Float[Array, "*A"]:
 
 
 def round_stochastically(x: Float[Array, "*A"], bits: UInt[Array, "*A"]) -> Float[Array, "*A"]:
-    """The bfloat16 below or above a float32, by 16 random bits so that the mean is x."""
+    """Returns the bfloat16 below or above a float32, by 16 random bits so that the mean is x."""
     return _float((_bits(x) + bits) & jnp.uint32(0xFFFF0000)).astype(jnp.bfloat16)
 
 
 def split(x: Float[Array, "*A"]) -> tuple[Float[Array, "*A"], Int[Array, "*A"]]:
-    """The nearest bfloat16 to a float32, and as int16 what it lacks; `join` gives x back to the last bit."""
+    """Returns the nearest bfloat16 to a float32, and as int16 what it lacks; `join` gives x back to the last bit."""
     near = (_bits(x) + jnp.uint32(0x8000)) & jnp.uint32(0xFFFF0000)
     return _float(near).astype(jnp.bfloat16), (_bits(x) - near).astype(jnp.int16)
 
 
 def join(parameter: Float[Array, "*A"], low: Int[Array, "*A"]) -> Float[Array, "*A"]:
-    """The float32 that `split` took apart."""
+    """Returns the float32 that `split` took apart."""
     return _float(_bits(parameter.astype(jnp.float32)) + low.astype(jnp.int32).astype(jnp.uint32))
 
 
@@ -205,7 +205,7 @@ def _step_by_layer(held: Held, gradient: Array, key: Key[Array, ""], u: Update) 
 
 
 def _fresh(parameter: Array, master: bool) -> Held:
-    """A parameter that was not updated yet."""
+    """Returns a parameter that was not updated yet."""
     if parameter.dtype not in (jnp.bfloat16, jnp.float32):
         raise ValueError(f"precision.param_dtype is {parameter.dtype}: int8 AdamW takes bfloat16 or float32.")
     shape = parameter.shape

@@ -26,7 +26,7 @@ class Candidate:
 
 
 def load(run: Path) -> list[Candidate]:
-    """The whole candidates of a run, best validation reward first; of equal ones the earlier."""
+    """Returns the whole candidates of a run, best validation reward first; of equal ones the earlier."""
     candidates = [Candidate(**json.loads(path.read_text())) for path in run.glob(f"candidates/*/{FILE}")]
     return sorted(candidates, key=lambda c: (-c.validation_reward, c.step))
 

@@ -74,13 +74,13 @@ class Checkpoints:
         self._signal = number
 
     def _stop(self) -> bool:
-        """Whether any process was told to stop: all must save the same step."""
+        """Returns whether any process was told to stop: all must save the same step."""
         if jax.process_count() == 1:
             return self._signal is not None
         return bool(np.any(multihost_utils.process_allgather(np.asarray(self._signal is not None))))
 
     def restore(self, state: State, num_steps: int | None = None) -> tuple[State, int]:
-        """The newest valid checkpoint laid out as `state` is (its shapes, dtypes and shardings), and its step.
+        """Returns the newest valid checkpoint laid out as `state` is (its shapes, dtypes and shardings), and its step.
 
         Returns `state` itself and 0 when there is none.
 

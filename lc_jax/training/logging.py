@@ -40,7 +40,7 @@ class RunDirectory:
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """(dotted name, value in JSON) of every field."""
+    """Yields (dotted name, value in JSON) of every field."""
     if not isinstance(value, Mapping):
         yield name, json.dumps(value)
         return
@@ -90,7 +90,7 @@ class Run:
             self._tracker.log_table(step, rows)
 
     def advance(self) -> None:
-        """One training step is done."""
+        """Returns one training step is done."""
         if not self.is_main:
             return
         self._bar.update()
@@ -118,5 +118,5 @@ def announce(made: str | Path, advice: Advice) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON has."""
+    """Returns a value that JSON has."""
     return value if isinstance(value, str | list | dict | bool | int) or value is None else float(value)

@@ -38,7 +38,7 @@ def export_tokenizer(task: str, model: str, recipe: str, templates: Templates) -
     """
     tokenizer = load_tokenizer(model)
     if task != "ppo":
-        tokenizer = tokenizer.grown()
+        tokenizer = tokenizer.with_pad_token()
     if task == "ppo" or recipe in PARAGRAPH_RECIPES:
         tokenizer.add_chat_template(templates.paragraph)
     return tokenizer

@@ -40,7 +40,7 @@ def _dividing(sharding: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _layout(params: PyTree, tx: Optimizer) -> PyTree:
-    """The optimiser's state as shapes, and beside it the sharding of each leaf: a moment's is its parameter's."""
+    """Returns the optimiser's state as shapes, and beside it the sharding of each leaf: a moment's is its parameter's."""
     by_path = {path: p.sharding for path, p in jax.tree_util.tree_flatten_with_path(params)[0]}
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -58,14 +58,14 @@ def abstract(params: PyTree, tx: Optimizer) -> TrainState:
 
 
 def create(params: PyTree, tx: Optimizer) -> TrainState:
-    """A fresh state; each moment is born with the sharding of its parameter, never whole on one device."""
+    """Returns a fresh state; each moment is born with the sharding of its parameter, never whole on one device."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, _layout(params, tx))
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
     return TrainState(jnp.int32(0), params, opt_state, jnp.int32(0))
 
 
 def last_update(state: TrainState) -> int:
-    """The number, from 0, of the last update that changed the parameters; 0 before the first.
+    """Returns the number, from 0, of the last update that changed the parameters; 0 before the first.
 
     Skipped steps are not counted: the learning rate follows the updates, not the steps.
     """
@@ -83,7 +83,7 @@ def apply_gradients(
     weight: Float[Array, ""] | None = None,
     loss: Float[Array, ""] | None = None,
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One optimiser step. Returns the new state and the norm of the gradients before clipping.
+    """Returns one optimiser step. Returns the new state and the norm of the gradients before clipping.
 
     A gradient or loss that is not finite changes nothing but `skipped`; the caller stops after several in a
     row.

@@ -27,7 +27,7 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def start(settings: Mapping[str, Any], output: Path, config: Mapping[str, Any]) -> Tracker | None:
-    """The W&B run of an output folder, called like it and resumed under its former id; None where W&B cannot start.
+    """Returns the W&B run of an output folder, called like it and resumed under its former id; None where W&B cannot start.
 
     Args:
       settings: arguments of wandb.init.

@@ -193,7 +193,7 @@ def test_labels_by_hand():
     model = models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = make_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")).grown()
+    tokenizer = make_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")).with_pad_token()
     assert tokenizer.pad_id == 5
     assert encode(tokenizer, Example("", "Write ", "It is"), 9) == ex.Encoded((2, 3, 4, 1), 1)
     assert encode(tokenizer, Example("", "Write ", "It is"), 2) == ex.Encoded((2, 3), 1)

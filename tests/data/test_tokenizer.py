@@ -31,12 +31,12 @@ def recorded(recordings):
 
 
 def test_a_pad_token_of_its_own(tokenizers):
-    assert [t.grown().pad_id for t in tokenizers.values()] == [512, 32000, 50277]
+    assert [t.with_pad_token().pad_id for t in tokenizers.values()] == [512, 32000, 50277]
     assert len(tokenizers["tiny"]) == 513
-    assert tokenizers["tiny"].grown().pad_id == 512
+    assert tokenizers["tiny"].with_pad_token().pad_id == 512
     tokenizers["neox"].hf.pad_token = tokenizers["neox"].hf.eos_token
     assert tokenizers["neox"].pad_id is None
-    assert tokenizers["neox"].grown().pad_id == 50277
+    assert tokenizers["neox"].with_pad_token().pad_id == 50277
 
 
 def test_ids_are_the_published_ones_but_for_special_tokens_in_data(tokenizers, recorded):

@@ -133,7 +133,7 @@ def test_tokens_that_only_the_tokenizer_knows_are_refused_with_their_row(tmp_pat
 
 
 def test_a_training_grows_the_embedding_to_the_tokenizer(tmp_path):
-    tokenizer = load_tokenizer(with_added_tokens(tmp_path)).grown()
+    tokenizer = load_tokenizer(with_added_tokens(tmp_path)).with_pad_token()
     assert tokenizer.encode_prompt("<user>") == [0, 400]
     assert (tokenizer.num_rows, tokenizer.pad_id) == (403, 402)
 
@@ -188,7 +188,7 @@ def test_every_conversion_keeps_chat_template_and_sampling_defaults(tmp_path):
 def test_a_tokenizer_that_a_training_saves_keeps_them_too(tmp_path):
     source, folder = chat_model(tmp_path), tmp_path / "saved"
     folder.mkdir()
-    load_tokenizer(source).grown().save(folder)
+    load_tokenizer(source).with_pad_token().save(folder)
     keeps_everything(source, folder)
     assert "split_special_tokens" not in json.loads((folder / "tokenizer_config.json").read_text())
 
