@@ -48,7 +48,7 @@ def load_entities(source: str, split: str = "") -> list[str]:
     if source == MINIATURE:
         from lc_jax.miniature import world
 
-        names = [subject.described for subject in world.build().split(split)]
+        names = [subject.description for subject in world.build().split(split)]
     elif path.is_file() and not is_data_file(path):
         names = _lines(path)
     else:

@@ -1,8 +1,8 @@
 """95 % intervals: Wilson's, and percentile bootstrap of one method and of the difference of two (paper section 6).
 
-What is resampled are clusters: questions, or biographies with all their claims. All resamples of a chunk are computed
-at once, from how often each draws every confidence. Of few answers, or of answers that are all right or all wrong, a
-bootstrap says too little (at worst an interval of width 0): there the interval of an accuracy is Wilson's.
+Clusters are resampled: questions, or biographies with all their claims. All resamples of a chunk are computed at once,
+from the counts of every confidence. For few answers, or answers that are all correct or all incorrect, a bootstrap is
+too narrow (at worst of width 0), so the interval of an accuracy is Wilson's there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from lc_jax.evaluation import metrics
 
 NUM_RESAMPLES = 10_000
-METRICS = ("accuracy", "ece", "brier", "auroc")  # those that have intervals
-_CHUNK = 4_000_000  # numbers held at a time
+METRICS = ("accuracy", "ece", "brier", "auroc")  # metrics with intervals
+_CHUNK = 4_000_000  # array elements of one chunk of resamples
 _ENDS = (2.5, 97.5)  # per cent
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution, squared in Wilson's formula
 SMALL = 30  # clusters: with fewer, the interval of an accuracy is Wilson's
@@ -30,7 +30,7 @@ Interval = tuple[float, float]  # (low, high)
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How much more one method has of a metric than another on the same questions."""
+    """Difference of two methods in a metric on the same questions, with its interval."""
 
     difference: float
     low: float
@@ -39,29 +39,29 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Rows in order of confidence, verdict and cluster, so that the order in which they came changes nothing."""
+    """Rows sorted by confidence, verdict and cluster, so that results do not depend on their order."""
 
     values: Float[np.ndarray, " V"]  # distinct confidences, ascending
     starts: Int[np.ndarray, " V"]  # first row of each
     right: Bool[np.ndarray, " N"]
-    cluster: Int[np.ndarray, " N"]  # its number
+    cluster: Int[np.ndarray, " N"]  # number of the cluster
 
     @functools.cached_property
     def table(self) -> Float[np.ndarray, "C V+V"]:
-        """What each cluster adds to the counts, then to the right ones, of every confidence."""
+        """Each cluster's counts of rows, then of correct rows, by confidence."""
         value = np.repeat(np.arange(len(self.values)), np.diff(self.starts, append=len(self.right)))
-        found = np.zeros((self.cluster.max() + 1, 2 * len(self.values)))
-        np.add.at(found, (self.cluster, value), 1)
-        np.add.at(found, (self.cluster, len(self.values) + value), self.right)
-        return found
+        table = np.zeros((self.cluster.max() + 1, 2 * len(self.values)))
+        np.add.at(table, (self.cluster, value), 1)
+        np.add.at(table, (self.cluster, len(self.values) + value), self.right)
+        return table
 
     def tallies(self, weights: Int[np.ndarray, "B C"]) -> tuple[Int[np.ndarray, "B V"], Int[np.ndarray, "B V"]]:
-        """Returns (counts, right ones) of every confidence when cluster c is drawn weights[c] times."""
-        if len(self.values) * weights.shape[1] < len(self.right):  # many rows a cluster: a product, which is exact too
-            counts, rights = np.split((weights @ self.table).astype(np.int64), 2, axis=1)
-            return counts, rights
-        drawn = weights[:, self.cluster]
-        return np.add.reduceat(drawn, self.starts, axis=1), np.add.reduceat(drawn * self.right, self.starts, axis=1)
+        """Returns the numbers of rows and of correct rows by confidence if cluster c is drawn weights[c] times."""
+        if len(self.values) * weights.shape[1] < len(self.right):  # many rows a cluster: a matrix product, exact too
+            counts, num_correct = np.split((weights @ self.table).astype(np.int64), 2, axis=1)
+            return counts, num_correct
+        counts = weights[:, self.cluster]
+        return np.add.reduceat(counts, self.starts, axis=1), np.add.reduceat(counts * self.right, self.starts, axis=1)
 
 
 def _rows(confidences: ArrayLike, correct: ArrayLike, clusters: Int[np.ndarray, " N"] | None) -> _Rows:
@@ -72,40 +72,40 @@ def _rows(confidences: ArrayLike, correct: ArrayLike, clusters: Int[np.ndarray, 
 
 
 def _draws(num_clusters: int, width: int, num_resamples: int, seed: int) -> Iterator[Int[np.ndarray, "B C"]]:
-    """How often each cluster is drawn, in chunks of resamples; `width`: rows of the widest table made from them."""
+    """Yields the number of draws of each cluster, in chunks of resamples whose largest array has `width` columns."""
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK // max(num_clusters, width))
     for start in range(0, num_resamples, step):
         batch = min(step, num_resamples - start)
-        drawn = rng.integers(0, num_clusters, (batch, num_clusters))
-        drawn += num_clusters * np.arange(batch)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=batch * num_clusters).reshape(batch, num_clusters)
+        indices = rng.integers(0, num_clusters, (batch, num_clusters))
+        indices += num_clusters * np.arange(batch)[:, None]
+        yield np.bincount(indices.ravel(), minlength=batch * num_clusters).reshape(batch, num_clusters)
 
 
 def _measure(
     rows: _Rows, weights: Int[np.ndarray, "B C"], names: Sequence[str], num_bins: int
 ) -> Float[np.ndarray, "M B"]:
-    """Returns the metrics `names` of every resample; NaN where one has no value."""
-    counts, rights = rows.tallies(weights)
-    total, right = counts.sum(axis=1), rights.sum(axis=1)
-    found = []
+    """Computes the metrics `names` of every resample; NaN where one is undefined."""
+    counts, num_correct = rows.tallies(weights)
+    total, right = counts.sum(axis=1), num_correct.sum(axis=1)
+    values = []
     with np.errstate(invalid="ignore", divide="ignore"):
         for name in names:
             if name == "accuracy":
-                found.append(right / total)
+                values.append(right / total)
             elif name == "ece":
-                found.append(metrics.batched_ece(rows.values, counts, rights, num_bins))
+                values.append(metrics.batched_ece(rows.values, counts, num_correct, num_bins))
             elif name == "brier":
-                squares = rights * (1 - rows.values) ** 2 + (counts - rights) * rows.values**2
-                found.append(squares.sum(axis=1) / total)
+                squares = num_correct * (1 - rows.values) ** 2 + (counts - num_correct) * rows.values**2
+                values.append(squares.sum(axis=1) / total)
             else:
-                wrongs = counts - rights
-                twice = rights * (2 * np.cumsum(wrongs, axis=1) - wrongs)
-                found.append(twice.sum(axis=1) / (2 * right * (total - right)))
-    return np.stack(found)
+                num_incorrect = counts - num_correct
+                twice = num_correct * (2 * np.cumsum(num_incorrect, axis=1) - num_incorrect)
+                values.append(twice.sum(axis=1) / (2 * right * (total - right)))
+    return np.stack(values)
 
 
-def _numbered(clusters: Sequence[str], num_rows: int) -> tuple[list[str], Int[np.ndarray, " N"]]:
+def _number_clusters(clusters: Sequence[str], num_rows: int) -> tuple[list[str], Int[np.ndarray, " N"]]:
     if len(clusters) != num_rows:
         raise ValueError(f"{len(clusters)} clusters for {num_rows} rows: give one per row.")
     names, numbers = np.unique(np.asarray(clusters, str), return_inverse=True)
@@ -113,17 +113,17 @@ def _numbered(clusters: Sequence[str], num_rows: int) -> tuple[list[str], Int[np
 
 
 def _percentiles(values: Float[np.ndarray, " B"]) -> Interval:
-    """NaN where no resample has a value (AUROC, when all answers are right)."""
-    known = values[~np.isnan(values)]
-    low, high = np.percentile(known, _ENDS) if len(known) else (np.nan, np.nan)
+    """Returns the interval of resampled values; NaN if all are NaN (AUROC, if all answers are correct)."""
+    finite = values[~np.isnan(values)]
+    low, high = np.percentile(finite, _ENDS) if len(finite) else (np.nan, np.nan)
     return float(low), float(high)
 
 
 def wilson(successes: float, total: float) -> Interval:
-    """Wilson's 95 % score interval for a share: right for one trial too, and never outside [0, 1].
+    """Computes Wilson's 95 % score interval for a proportion: valid for one trial too, and never outside [0, 1].
 
     Args:
-      successes: out of `total`; a fraction where trials are clusters, of which `successes / total` is the mean share.
+      successes: out of `total`; fractional if trials are clusters, with `successes / total` the mean over clusters.
 
     Raises:
       ValueError: no trials, or not 0 <= successes <= total.
@@ -137,9 +137,9 @@ def wilson(successes: float, total: float) -> Interval:
 
 
 def of_accuracy(accuracy: float, num_clusters: int, resampled: Interval) -> Interval:
-    """Returns the interval of an accuracy: `resampled`, or Wilson's of few clusters or where no resample differs.
+    """Returns the interval of an accuracy: `resampled`, or Wilson's for few clusters or if all resamples agree.
 
-    Rows of a cluster count as one trial, as if they were all alike: that is never too narrow.
+    Rows of a cluster count as one trial, as if fully correlated, which is conservative.
     """
     few = num_clusters < SMALL or resampled[0] == resampled[1]
     return wilson(accuracy * num_clusters, num_clusters) if few else resampled
@@ -155,41 +155,41 @@ def bootstrap(
     num_bins: int = metrics.NUM_BINS,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Intervals of the metrics `names`.
+    """Computes percentile bootstrap intervals of the metrics `names`.
 
-    A resample is noisier than the data, so near the noise floor an interval may lie above the ECE itself.
+    A resample is noisier than the data, so near the noise floor an interval may be above the ECE itself.
 
     Args:
-      clusters: what each row belongs to (a biography); None: every row is drawn by itself.
+      clusters: the cluster of each row (a biography); None: every row is a cluster.
 
     Raises:
       ValueError: see `metrics.check`; or not one cluster per row.
     """
     numbers, num_clusters = None, len(np.atleast_1d(confidences))
     if clusters is not None:
-        known, numbers = _numbered(clusters, num_clusters)
-        num_clusters = len(known)
+        cluster_names, numbers = _number_clusters(clusters, num_clusters)
+        num_clusters = len(cluster_names)
     rows = _rows(confidences, correct, numbers)
     draws = _draws(num_clusters, len(rows.right), num_resamples, seed)
-    found = np.concatenate([_measure(rows, weights, names, num_bins) for weights in draws], axis=1)
-    return {name: _percentiles(values) for name, values in zip(names, found, strict=True)}
+    values = np.concatenate([_measure(rows, weights, names, num_bins) for weights in draws], axis=1)
+    return {name: _percentiles(row) for name, row in zip(names, values, strict=True)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """The judged rows of one method."""
+    """Judged rows of one method."""
 
     confidences: Sequence[float]
     correct: Sequence[bool]
-    clusters: Sequence[str]  # the question, or the biography, that each row belongs to
+    clusters: Sequence[str]  # question or biography of each row
 
 
 def paired(
     one: Scored, other: Scored, *, num_resamples: int = NUM_RESAMPLES, num_bins: int = metrics.NUM_BINS, seed: int = 0
 ) -> dict[str, Difference] | None:
-    """`one` less `other` in METRICS, on the clusters that both have, drawn together; None if they share none.
+    """Computes `one` less `other` in METRICS by a paired bootstrap over shared clusters; None if there are none.
 
-    With one cluster in common a difference has no interval: its ends are NaN.
+    With one shared cluster a difference has no interval: its ends are NaN.
 
     Raises:
       ValueError: see `metrics.check`.
@@ -197,12 +197,12 @@ def paired(
     shared = sorted(set(one.clusters) & set(other.clusters))
     if not shared:
         return None
-    place = {name: number for number, name in enumerate(shared)}
+    index = {name: number for number, name in enumerate(shared)}
     tables = []
     for scored in (one, other):
-        kept = [i for i, name in enumerate(scored.clusters) if name in place]
-        numbers = np.array([place[scored.clusters[i]] for i in kept])
-        tables.append(_rows([scored.confidences[i] for i in kept], [scored.correct[i] for i in kept], numbers))
+        rows = [i for i, name in enumerate(scored.clusters) if name in index]
+        numbers = np.array([index[scored.clusters[i]] for i in rows])
+        tables.append(_rows([scored.confidences[i] for i in rows], [scored.correct[i] for i in rows], numbers))
     once = np.ones((1, len(shared)), np.int64)
     point = np.subtract(*(_measure(rows, once, METRICS, num_bins)[:, 0] for rows in tables))
     draws = _draws(len(shared), max(len(rows.right) for rows in tables), num_resamples, seed)
@@ -221,7 +221,7 @@ def reference(
     *,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Interval:
-    """Returns the interval of "accuracy" or "ece" as published: rows drawn one by one, by a legacy generator.
+    """Computes the interval of "accuracy" or "ece" as published: rows are drawn one by one by a legacy generator.
 
     Reference: process_eval_results.py:ece_bootstrap, with the resampling of scipy at that time.
 
@@ -229,8 +229,8 @@ def reference(
       ValueError: for "ece", fewer rows than the 20 equal-count bins.
     """
     confidence, right = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
-    drawn = random.randint(0, len(right), (num_resamples, len(right)))
+    samples = random.randint(0, len(right), (num_resamples, len(right)))
     if name == "accuracy":
-        return _percentiles(right[drawn].mean(axis=1))
-    errors = [metrics.ece(confidence[rows], right[rows], reference=True) for rows in drawn]
+        return _percentiles(right[samples].mean(axis=1))
+    errors = [metrics.ece(confidence[rows], right[rows], reference=True) for rows in samples]
     return _percentiles(np.asarray(errors))

@@ -1,7 +1,7 @@
 """Accuracy and calibration of (confidence, correct) pairs, in numpy. Confidences and accuracies are in [0, 1].
 
-Everything is computed from the tally of each distinct confidence (how often it was stated, how often it was right), so
-that the order of rows never changes a number, not even in its last bit.
+Everything is computed from counts by distinct confidence (answers, and correct ones), so that the order of rows never
+changes a number, not even in its last bit.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from numpy.typing import ArrayLike
 
 NUM_BINS = 20
 MIN_SHARE = 0.05  # a confidence counts as in use when this share of answers states it
-COLLAPSED_SHARE = 0.95  # one confidence with more than this share: nothing is told apart any more
+COLLAPSED_SHARE = 0.95  # above this share of one confidence, the method no longer discriminates
 LOG_FLOOR = 1e-4  # least probability in the log score, as in the reward (paper section 4)
-_CHUNK = 4_000_000  # numbers held at a time while simulating
+_CHUNK = 4_000_000  # array elements of one chunk of simulations
 
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """The pairs, counted by distinct confidence."""
+    """Counts of the pairs by distinct confidence."""
 
     values: Float[np.ndarray, " V"]  # ascending
     counts: Int[np.ndarray, " V"]  # answers that state it
-    rights: Int[np.ndarray, " V"]  # right ones among them
+    num_correct: Int[np.ndarray, " V"]  # correct ones among them
 
     @property
     def total(self) -> int:
@@ -41,7 +41,7 @@ class Bins:
     confidences: Float[np.ndarray, " M"]  # mean in the bin
     accuracies: Float[np.ndarray, " M"]
     counts: Int[np.ndarray, " M"]
-    clusters: Int[np.ndarray, " M"]  # distinct ones among the answers; `counts` where answers are independent
+    clusters: Int[np.ndarray, " M"]  # number of distinct clusters; `counts` if answers are independent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +56,16 @@ class BrierParts:
 
 @dataclasses.dataclass(frozen=True)
 class RiskCoverage:
-    """How often one is wrong who answers only where confidence is at least some value."""
+    """Error rate as a function of coverage, if only the most confident questions are answered."""
 
     coverages: Float[np.ndarray, " V"]  # shares of questions answered, ascending
-    risks: Float[np.ndarray, " V"]  # share of wrong ones among them
+    risks: Float[np.ndarray, " V"]  # share of wrong answers among them
     aurc: float  # mean risk over all numbers of answers, equal confidences in random order; less is better
 
 
 @dataclasses.dataclass(frozen=True)
 class KindRow:
-    """One kind of question."""
+    """Mean confidence and accuracy of one kind of question."""
 
     kind: str
     num_questions: int
@@ -74,7 +74,7 @@ class KindRow:
 
 
 def check(confidences: ArrayLike, correct: ArrayLike) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-    """Returns the pairs as arrays.
+    """Checks the pairs and returns them as arrays.
 
     Raises:
       ValueError: no pairs, unequal lengths, a confidence that is NaN or outside [0, 1], or a verdict that is neither
@@ -104,31 +104,31 @@ def tally(confidences: ArrayLike, correct: ArrayLike) -> Tally:
     return Tally(values, counts, np.bincount(inverse[right], minlength=len(values)))
 
 
-def _assign(found: Tally, num_bins: int, equal_width: bool) -> Int[np.ndarray, " V"]:
-    """Bin of every distinct confidence.
+def _assign(table: Tally, num_bins: int, equal_width: bool) -> Int[np.ndarray, " V"]:
+    """Assigns a bin to every distinct confidence.
 
-    Equal-count bins: a confidence goes, with all its rows, where their middle rank falls among N / num_bins rows a bin.
+    Equal-count bins: a confidence goes, with all its rows, into the bin of their middle rank, N / num_bins rows each.
     Without ties and with N a multiple of num_bins these are the published bins.
     Equal-width bins: [k/n, (k+1)/n), the last one closed.
     """
     if equal_width:
-        return np.searchsorted(np.arange(1, num_bins) / num_bins, found.values, side="right")
-    twice_middle = 2 * np.cumsum(found.counts) - found.counts
-    return np.minimum(twice_middle * num_bins // (2 * found.total), num_bins - 1)
+        return np.searchsorted(np.arange(1, num_bins) / num_bins, table.values, side="right")
+    twice_middle = 2 * np.cumsum(table.counts) - table.counts
+    return np.minimum(twice_middle * num_bins // (2 * table.total), num_bins - 1)
 
 
 def batched_ece(
     values: Float[np.ndarray, " V"],
     counts: Int[np.ndarray, "B V"],
-    rights: Int[np.ndarray, "B V"],
+    num_correct: Int[np.ndarray, "B V"],
     num_bins: int = NUM_BINS,
 ) -> Float[np.ndarray, " B"]:
-    """`ece` over equal-count bins of many tallies of the same confidences; every tally holds at least one row."""
+    """Computes `ece` over equal-count bins for many counts of the same confidences, each with at least one row."""
     cumulative = np.cumsum(counts, axis=1, dtype=np.int64)
     totals, twice_middle = cumulative[:, -1:], 2 * cumulative - counts
     bins = np.minimum(twice_middle * num_bins // (2 * totals), num_bins - 1)
     bins += num_bins * np.arange(len(counts))[:, None]
-    gaps = np.bincount(bins.ravel(), (rights - values * counts).ravel(), len(counts) * num_bins)
+    gaps = np.bincount(bins.ravel(), (num_correct - values * counts).ravel(), len(counts) * num_bins)
     return np.abs(gaps.reshape(-1, num_bins)).sum(axis=1) / totals[:, 0]
 
 
@@ -140,9 +140,9 @@ def ece(
     equal_width: bool = False,
     reference: bool = False,
 ) -> float:
-    """Expected calibration error (paper section 6), by default over equal-count bins with ties kept together.
+    """Computes the expected calibration error (paper section 6), by default over equal-count bins with ties together.
 
-    Every row counts once, and fewer rows than bins leave bins empty. `reference` computes it as published instead: rows
+    Every row counts once, and fewer rows than bins leave bins empty. With `reference` it is as published: rows
     with a NaN confidence are dropped; equal-count bins take floor(N / bins) rows in stable order and leave the most
     confident remainder out; of equal-width bins an empty one makes the result NaN.
 
@@ -160,8 +160,8 @@ def ece(
 
 def _reference_ece(confidences: ArrayLike, correct: ArrayLike, num_bins: int, equal_width: bool) -> float:
     confidence, right = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
-    kept = ~np.isnan(confidence)
-    confidence, right = confidence[kept], right[kept]
+    valid = ~np.isnan(confidence)
+    confidence, right = confidence[valid], right[valid]
     if equal_width:
         bins = np.searchsorted(np.linspace(0, 1, num_bins + 1)[1:-1], confidence, side="right")
         counts = np.bincount(bins, minlength=num_bins)
@@ -182,26 +182,28 @@ def reliability(
     equal_width: bool = False,
     clusters: Sequence[str] | None = None,
 ) -> Bins:
-    """Returns the bins of `ece` that hold answers. Raises ValueError: see `check`.
+    """Computes the bins of `ece` that hold answers. Raises ValueError: see `check`.
 
     Args:
-      clusters: what each answer belongs to (a biography); None: each is by itself.
+      clusters: the cluster of each answer (a biography); None: answers are independent.
     """
-    found = tally(confidences, correct)
-    bins = _assign(found, num_bins, equal_width)
-    counts, rights, sums = (np.bincount(bins, x) for x in (found.counts, found.rights, found.values * found.counts))
-    used = counts > 0
-    counts = counts[used].astype(int)
+    table = tally(confidences, correct)
+    bins = _assign(table, num_bins, equal_width)
+    counts, num_correct, sums = (
+        np.bincount(bins, x) for x in (table.counts, table.num_correct, table.values * table.counts)
+    )
+    nonempty = counts > 0
+    counts = counts[nonempty].astype(int)
     distinct = counts
     if clusters is not None:
-        of_row = bins[np.searchsorted(found.values, np.asarray(confidences, np.float64))]
-        pairs = sorted(set(zip(of_row.tolist(), clusters, strict=True)))
-        distinct = np.bincount([number for number, _ in pairs])[used]
-    return Bins(sums[used] / counts, rights[used] / counts, counts, distinct)
+        row_bins = bins[np.searchsorted(table.values, np.asarray(confidences, np.float64))]
+        pairs = sorted(set(zip(row_bins.tolist(), clusters, strict=True)))
+        distinct = np.bincount([number for number, _ in pairs])[nonempty]
+    return Bins(sums[nonempty] / counts, num_correct[nonempty] / counts, counts, distinct)
 
 
 def debiased_ece(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS) -> float:
-    """ECE less what the noise of each bin's accuracy adds to it on average, at least 0.
+    """Computes ECE less the expected contribution of sampling noise in each bin's accuracy, at least 0.
 
     With a bin's gap g and the standard error s of its accuracy, noise makes |g| the mean of |N(g, s)| (Kumar et al.
     2019, in closed form in place of simulation). Raises ValueError: see `check`.
@@ -226,7 +228,7 @@ def max_error(
 
 
 def brier_parts(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS) -> BrierParts:
-    """What the Brier score is made of, over equal-count bins. Raises ValueError: see `check`."""
+    """Decomposes the Brier score over equal-count bins. Raises ValueError: see `check`."""
     bins = reliability(confidences, correct, num_bins)
     weights = bins.counts / bins.counts.sum()
     accuracy = float(weights @ bins.accuracies)
@@ -237,51 +239,55 @@ def brier_parts(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_
 
 
 def risk_coverage(confidences: ArrayLike, correct: ArrayLike) -> RiskCoverage:
-    """Risk against coverage, the most confident answers first, and the area below. Raises ValueError: see `check`."""
-    found = tally(confidences, correct)
-    counts, wrongs = found.counts[::-1], (found.counts - found.rights)[::-1]
-    answered, failed = np.cumsum(counts), np.cumsum(wrongs)
-    rank = np.arange(1, found.total + 1)
+    """Computes risk against coverage, most confident first, and the area below. Raises ValueError: see `check`."""
+    table = tally(confidences, correct)
+    counts, num_incorrect = table.counts[::-1], (table.counts - table.num_correct)[::-1]
+    num_answered, num_wrong = np.cumsum(counts), np.cumsum(num_incorrect)
+    rank = np.arange(1, table.total + 1)
     group = np.repeat(np.arange(len(counts)), counts)
-    before = (failed - wrongs)[group] + (rank - (answered - counts)[group]) * (wrongs / counts)[group]
-    return RiskCoverage(answered / found.total, failed / answered, float((before / rank).mean()))
+    # Expected number of incorrect answers among the first `rank`, with equal confidences in random order.
+    wrong_before, answered_before = num_wrong - num_incorrect, num_answered - counts
+    expected = wrong_before[group] + (rank - answered_before[group]) * (num_incorrect / counts)[group]
+    return RiskCoverage(num_answered / table.total, num_wrong / num_answered, float((expected / rank).mean()))
 
 
 def sharpness(confidences: ArrayLike) -> float:
-    """Variance of the confidences: 0 for a forecaster that always says the same, at most 1/4."""
+    """Computes the variance of the confidences: 0 for a constant forecaster, at most 1/4."""
     values, counts = np.unique(np.asarray(confidences, np.float64), return_counts=True)
     shares = counts / counts.sum()
     return float(shares @ (values - shares @ values) ** 2)
 
 
 def brier(confidences: ArrayLike, correct: ArrayLike) -> float:
-    """Mean squared difference of confidence and outcome; 0 is perfect. Raises ValueError: see `check`."""
-    found = tally(confidences, correct)
-    wrongs = found.counts - found.rights
-    return float((found.rights * (1 - found.values) ** 2 + wrongs * found.values**2).sum() / found.total)
+    """Computes the mean squared difference of confidence and outcome; 0 is perfect. Raises ValueError: see `check`."""
+    table = tally(confidences, correct)
+    num_incorrect = table.counts - table.num_correct
+    return float((table.num_correct * (1 - table.values) ** 2 + num_incorrect * table.values**2).sum() / table.total)
 
 
 def log_score(confidences: ArrayLike, correct: ArrayLike, floor: float = LOG_FLOOR) -> float:
-    """Mean log of the probability given to what happened, at least `floor`; in nats. Raises ValueError: see `check`."""
-    found = tally(confidences, correct)
-    right, wrong = (np.log(np.maximum(prob, floor)) for prob in (found.values, 1 - found.values))
-    return float((found.rights * right + (found.counts - found.rights) * wrong).sum() / found.total)
+    """Computes the mean log probability (at least `floor`) of the outcome, in nats. Raises ValueError: see `check`."""
+    table = tally(confidences, correct)
+    right, wrong = (np.log(np.maximum(prob, floor)) for prob in (table.values, 1 - table.values))
+    return float((table.num_correct * right + (table.counts - table.num_correct) * wrong).sum() / table.total)
 
 
 def auroc(confidences: ArrayLike, correct: ArrayLike) -> float:
-    """Chance that a right answer is stated with more confidence than a wrong one, ties half.
+    """Computes the probability that a correct answer has more confidence than an incorrect one; ties count half.
 
     NaN when all answers are right or all are wrong. Raises ValueError: see `check`.
     """
-    found = tally(confidences, correct)
-    wrongs = found.counts - found.rights
-    pairs = int(found.rights.sum()) * int(wrongs.sum())
-    twice = found.rights * (2 * np.cumsum(wrongs) - wrongs)  # wrong answers below count two, equal ones one
+    table = tally(confidences, correct)
+    num_incorrect = table.counts - table.num_correct
+    pairs = int(table.num_correct.sum()) * int(num_incorrect.sum())
+    twice = table.num_correct * (
+        2 * np.cumsum(num_incorrect) - num_incorrect
+    )  # incorrect answers below count two, equal ones one
     return float(twice.sum() / (2 * pairs)) if pairs else float("nan")
 
 
 def confidence_shares(confidences: ArrayLike) -> dict[int, float]:
-    """Share of answers that state each percentage (confidences to the nearest per cent), in ascending order."""
+    """Returns the share of answers with each confidence, rounded to whole per cent, in ascending order."""
     percent, counts = np.unique(np.rint(100 * np.asarray(confidences, np.float64)), return_counts=True)
     return {int(p): float(share) for p, share in zip(percent, counts / counts.sum(), strict=True)}
 
@@ -289,19 +295,21 @@ def confidence_shares(confidences: ArrayLike) -> dict[int, float]:
 def noise_floor(
     confidences: ArrayLike, num_simulations: int = 1000, *, num_bins: int = NUM_BINS, seed: int = 0
 ) -> float:
-    """Mean ECE when every confidence is exactly the chance of being right: what finite data alone produce."""
+    """Simulates the mean ECE of a perfectly calibrated method: the error that finite data alone produce."""
     confidence = np.asarray(confidences, np.float64)
-    found = tally(confidence, np.zeros(confidence.shape))
+    table = tally(confidence, np.zeros(confidence.shape))
     rng, values = np.random.default_rng(seed), []
-    step = max(1, _CHUNK // len(found.values))
+    step = max(1, _CHUNK // len(table.values))
     for start in range(0, num_simulations, step):
-        rights = rng.binomial(found.counts, found.values, (min(step, num_simulations - start), len(found.values)))
-        values.append(batched_ece(found.values, np.broadcast_to(found.counts, rights.shape), rights, num_bins))
+        num_correct = rng.binomial(table.counts, table.values, (min(step, num_simulations - start), len(table.values)))
+        values.append(
+            batched_ece(table.values, np.broadcast_to(table.counts, num_correct.shape), num_correct, num_bins)
+        )
     return float(np.concatenate(values).mean())
 
 
 def by_kind(confidences: ArrayLike, correct: ArrayLike, kinds: Sequence[str]) -> tuple[KindRow, ...]:
-    """Mean confidence and accuracy of each kind of question, in alphabetical order; rows of kind "" are left out.
+    """Computes mean confidence and accuracy by kind of question, in alphabetical order; rows of kind "" are left out.
 
     Raises:
       ValueError: see `check`; or not one kind per question.
@@ -312,14 +320,14 @@ def by_kind(confidences: ArrayLike, correct: ArrayLike, kinds: Sequence[str]) ->
         raise ValueError(f"{len(kinds)} kinds for {len(right)} questions: give one per question.")
     rows = []
     for name in np.unique(kind[kind != ""]):
-        found = tally(confidence[kind == name], right[kind == name])
-        mean = float((found.values * found.counts).sum() / found.total)
-        rows.append(KindRow(str(name), found.total, mean, float(found.rights.sum() / found.total)))
+        table = tally(confidence[kind == name], right[kind == name])
+        mean = float((table.values * table.counts).sum() / table.total)
+        rows.append(KindRow(str(name), table.total, mean, float(table.num_correct.sum() / table.total)))
     return tuple(rows)
 
 
 def kind_correlation(rows: Sequence[KindRow]) -> float:
-    """Pearson correlation of mean confidence and accuracy over kinds; NaN with fewer than three, or all alike."""
+    """Computes Pearson's correlation of mean confidence and accuracy over kinds; NaN below three kinds or if equal."""
     means = np.array([(row.confidence, row.accuracy) for row in rows])
     if len(rows) < 3 or np.ptp(means, axis=0).min() < 1e-9:
         return float("nan")

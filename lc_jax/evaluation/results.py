@@ -1,4 +1,4 @@
-"""Evaluations as they are stored: result.json (one row of numbers) and records.jsonl (one row a question or claim)."""
+"""Stored evaluations: result.json (one row of numbers) and records.jsonl (one row per question or claim)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from lc_jax.data import jsonl
 from lc_jax.evaluation.intervals import Scored
 
 Row = Mapping[str, Any]
-NOT_EVALUATED = "not_evaluated.json"  # next to evaluations: data sets that there are none on, and why
-PROTOCOL = ("prompts", "wording", "judge_matches", "judge_temperature")  # settings that comparable results share
+NOT_EVALUATED = "not_evaluated.json"  # next to evaluations: data sets without one, and the reasons
+PROTOCOL = (
+    "prompts",
+    "wording",
+    "judge_matches",
+    "judge_temperature",
+)  # settings that must agree for results to be comparable
 # Types of the fields that every result has; an error may be undefined.
 _NUMBER = int | float | None
 FIELDS: dict[str, Any] = {
@@ -31,7 +36,7 @@ FIELDS: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One number of a result, as tables show it."""
+    """Column of a table: one number of a result."""
 
     name: str  # the field
     title: str
@@ -90,11 +95,11 @@ MORE = (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One evaluation: what result.json and records.jsonl hold."""
+    """Contents of result.json and records.jsonl of one evaluation."""
 
     result: Row
     records: Sequence[Row]
-    folder: str = ""  # where they are
+    folder: str = ""  # folder of the two files
 
     @property
     def data(self) -> str:
@@ -105,51 +110,51 @@ class Entry:
         return str(self.result["method"])
 
     def scored(self) -> Scored:
-        """Its judged rows; what they belong to is the entity of a biography or the question."""
+        """Returns the judged rows; their clusters are the entities of biographies, or the questions."""
         rows = [row for row in self.records if row["status"] == "ok"]
         clusters = [str(row.get("entity") or row["question_id"]) for row in rows]
         return Scored([row["confidence"] for row in rows], [row["correct"] for row in rows], clusters)
 
 
 def number(row: Row, name: str) -> float:
-    """Returns a number of a result; NaN where it is null, NaN (in files of older versions) or not there."""
+    """Returns a number of a result; NaN if it is null, NaN (in files of older versions) or missing."""
     value = row.get(name)
     return float(value) if isinstance(value, int | float) else math.nan
 
 
 def reason(row: Row, name: str) -> str:
-    """Why a number of a result is undefined; "" where it is defined, or where an older version left no reason."""
+    """Returns why a number of a result is undefined; "" if it is defined, or for files of older versions."""
     return str((row.get("undefined") or {}).get(name, ""))
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Returns a result.json.
+    """Reads a result.json.
 
     Raises:
       ValueError: it is cut off, no JSON object, or without a field that every result has.
     """
-    again = _again(path.parent)
+    remedy = _remedy(path.parent)
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}), perhaps cut off; {again}") from error
+        raise ValueError(f"{path} is not JSON ({error}), perhaps cut off; {remedy}") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{path} is no result of an evaluation (a JSON object is expected); {again}")
+        raise ValueError(f"{path} is no result of an evaluation (a JSON object is expected); {remedy}")
     missing = [name for name in FIELDS if name not in row]
     if missing:
-        raise ValueError(f"{path} lacks {missing}; {again}")
+        raise ValueError(f"{path} lacks {missing}; {remedy}")
     wrong = [name for name, kind in FIELDS.items() if not isinstance(row[name], kind)]
     if wrong:
-        raise ValueError(f"{path}: {', '.join(wrong)} of another type than an evaluation writes; {again}")
+        raise ValueError(f"{path}: {', '.join(wrong)} of another type than an evaluation writes; {remedy}")
     return row
 
 
-def _again(folder: Path) -> str:
+def _remedy(folder: Path) -> str:
     return f"evaluate {folder} again, or move that folder away."
 
 
 def read(folder: Path) -> Entry:
-    """Returns the evaluation in a folder.
+    """Reads the evaluation in a folder.
 
     Raises:
       FileNotFoundError: records.jsonl is missing.
@@ -157,7 +162,7 @@ def read(folder: Path) -> Entry:
     """
     result, path = read_result(folder / "result.json"), folder / "records.jsonl"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has result.json but no records.jsonl: {_again(folder)}")
+        raise FileNotFoundError(f"{folder} has result.json but no records.jsonl: {_remedy(folder)}")
     records = jsonl.read_jsonl(path)
     for row_number, row in enumerate(records, 1):
         problem = _problem(row)
@@ -167,7 +172,7 @@ def read(folder: Path) -> Entry:
 
 
 def _problem(row: Row) -> str:
-    """What is wrong with a record; "" for nothing."""
+    """Returns the problem of a record; "" if there is none."""
     if not row.get("status") or not (row.get("question_id") or row.get("entity")):
         return "no 'status', or neither 'question_id' nor 'entity'"
     if row["status"] == "ok" and not 0 <= number(row, "confidence") <= 1:
@@ -178,12 +183,12 @@ def _problem(row: Row) -> str:
 
 
 def read_all(folders: Sequence[Path]) -> list[Entry]:
-    """Returns the evaluations in `folders`, in order; what is wrong with several of them is reported together."""
+    """Reads the evaluations in `folders`, in order; the problems of all are reported together."""
     return preflight.check_all(*(functools.partial(read, folder) for folder in folders))
 
 
 def check_distinct(entries: Sequence[Entry]) -> None:
-    """Returns rows of one method are averaged over seeds, so each must have another seed.
+    """Checks that evaluations of a method have different seeds, since they are averaged over seeds.
 
     Raises:
       ValueError: two evaluations have the same method, data set and seed.
@@ -200,7 +205,7 @@ def check_distinct(entries: Sequence[Entry]) -> None:
 
 
 def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Entries by data set, in order."""
+    """Groups entries by data set, in order."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.data, []).append(entry)
@@ -208,25 +213,25 @@ def by_data(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def judges(group: Sequence[Entry]) -> list[str]:
-    """Returns the different judges of entries, in alphabetical order."""
+    """Returns the distinct judges of entries, in alphabetical order."""
     return sorted({str(entry.result["judge"]) for entry in group})
 
 
 def has_one_protocol(group: Sequence[Entry]) -> bool:
-    """Returns whether entries were read and judged in the same wordings and by the same rules, as far as they say it."""
+    """Returns whether all entries that state them have the same prompts and settings of the protocol."""
     settings = [entry.result.get("settings") or {} for entry in group]
     protocols = [{name: each.get(name) for name in PROTOCOL} for each in settings if each.get("prompts")]
     return all(protocol == protocols[0] for protocol in protocols)
 
 
 def label(entry: Entry, entries: Sequence[Entry]) -> str:
-    """Returns the method, with its seed where `entries` hold another seed of it on the same data set."""
+    """Returns the method, with its seed if `entries` have several seeds of it on the same data set."""
     same = [other for other in entries if (other.data, other.method) == (entry.data, entry.method)]
     return entry.method if len(same) == 1 else f"{entry.method}, seed {entry.result['seed']}"
 
 
 def not_evaluated(folder: Path) -> list[str]:
-    """Returns a line for each data set that a script left out, for the end of a table."""
+    """Returns a line for each data set that a script skipped, for the end of a table."""
     path = folder / NOT_EVALUATED
     if not path.is_file():
         return []

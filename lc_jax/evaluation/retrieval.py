@@ -1,7 +1,6 @@
-"""The passages of a page that speak most of a claim: by words (BM25) or by a sentence encoder (paper section 6).
+"""Retrieval of a page's passages for a claim, by BM25 or a sentence encoder (paper section 6).
 
-`load("bm25")` needs nothing; every other name is a sentence-transformers model, from the hub or a folder, on a CPU
-where there is no GPU.
+`load("bm25")` needs no download; every other name is a sentence-transformers model, from the hub or a folder.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ Scores = Float[np.ndarray, "Q P"]
 
 
 class Retriever(Protocol):
-    """Whoever says how much texts speak of queries."""
+    """Scores texts by their relevance to queries."""
 
     def scores(self, texts: Sequence[str], queries: Sequence[str]) -> Scores:
-        """More is better; the scales of different queries need not agree."""
+        """Returns a score for each query and text; more is better, on a scale of each query's own."""
         ...
 
 
 def top(retriever: Retriever, page: Page, queries: Sequence[str], number: int = NUM_PASSAGES) -> list[list[str]]:
-    """Returns the `number` passages of a page that speak most of each query, best first; the earlier of equals first."""
+    """Returns the `number` most relevant passages of a page for each query, best first; ties in the page's order."""
     if not queries:
         return []
     scores = retriever.scores([f"{page.title} {passage}" for passage in page.passages], queries)
@@ -47,7 +46,7 @@ def top(retriever: Retriever, page: Page, queries: Sequence[str], number: int = 
 
 
 class BM25:
-    """BM25+ over the passages of one page, by rank_bm25: of its kinds the one whose weights are never negative."""
+    """Scores by BM25+ over the passages of a page, the variant of rank_bm25 without negative weights."""
 
     def scores(self, texts: Sequence[str], queries: Sequence[str]) -> Scores:
         from rank_bm25 import BM25Plus
@@ -61,9 +60,9 @@ def _words(text: str) -> list[str]:
 
 
 class Encoder:
-    """Inner products of a sentence-transformers model's vectors, which are kept in a SQLite file.
+    """Scores by inner products of a sentence-transformers model's vectors, cached in an SQLite file.
 
-    Kept vectors make a rerun choose the same passages to the last bit, so that it pays for no new reply.
+    With cached vectors a rerun retrieves the same passages to the last bit, so that it pays for no new reply.
 
     Raises:
       ValueError: the library, the model or the file cannot be used.
@@ -97,27 +96,27 @@ class Encoder:
     def _key(self, text: str) -> str:
         return hashlib.sha256(f"{self.name} {text}".encode()).hexdigest()
 
-    def _kept(self, text: str) -> Float[np.ndarray, " D"] | None:
+    def _cached(self, text: str) -> Float[np.ndarray, " D"] | None:
         row = self.cache.execute("select vector from vectors where key = ?", (self._key(text),)).fetchone()
         return np.frombuffer(row[0], "<f4") if row else None
 
     def vectors(self, texts: Sequence[str]) -> Float[np.ndarray, "T D"]:
-        """float32, as the model gives them."""
-        missing = [text for text in dict.fromkeys(texts) if self._kept(text) is None]
+        """Returns the vectors of texts, float32 as from the model."""
+        missing = [text for text in dict.fromkeys(texts) if self._cached(text) is None]
         if missing:
-            found = self.model.encode(missing, show_progress_bar=False, convert_to_numpy=True)
-            rows = [(self._key(text), row.astype("<f4").tobytes()) for text, row in zip(missing, found, strict=True)]
+            vectors = self.model.encode(missing, show_progress_bar=False, convert_to_numpy=True)
+            rows = [(self._key(text), row.astype("<f4").tobytes()) for text, row in zip(missing, vectors, strict=True)]
             with self.cache:
                 self.cache.executemany("insert or ignore into vectors values (?, ?)", rows)
-        kept = (self._kept(text) for text in texts)
-        return np.stack([vector for vector in kept if vector is not None])
+        cached = (self._cached(text) for text in texts)
+        return np.stack([vector for vector in cached if vector is not None])
 
     def scores(self, texts: Sequence[str], queries: Sequence[str]) -> Scores:
         return self.vectors(queries) @ self.vectors(texts).T
 
 
 def check_name(name: str) -> None:
-    """Refuses a name that is no retriever; a name of the hub is not looked up.
+    """Checks the name of a retriever without asking the hub.
 
     Raises:
       ValueError: it is neither "bm25", a folder, nor "owner/name"; the message has the nearest name.
@@ -148,7 +147,7 @@ def check_installed(name: str) -> None:
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ValueError:  # imported, and without a record of its file
+    except ValueError:  # a module in sys.modules without a spec
         return True
 
 

@@ -1,4 +1,4 @@
-"""Smooth calibration error (Blasiok and Nakkiran 2023): no bins, and no choice of a bandwidth either."""
+"""Smooth calibration error (Blasiok and Nakkiran 2023), which needs neither bins nor a bandwidth."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ GRID = 1000  # cells of [0, 1]
 TOLERANCE = 1e-3  # of the bandwidth
 
 
-def _smoothed(gaps: Float[np.ndarray, " G"], bandwidth: float) -> Float[np.ndarray, " G"]:
-    """`gaps` under a Gaussian kernel of standard deviation `bandwidth`, reflected at 0 and 1."""
+def _smooth(gaps: Float[np.ndarray, " G"], bandwidth: float) -> Float[np.ndarray, " G"]:
+    """Smooths `gaps` with a Gaussian kernel of standard deviation `bandwidth`, reflected at 0 and 1."""
     reach = min(GRID - 1, int(np.ceil(5 * bandwidth * GRID)))
     offsets = np.arange(-reach, reach + 1) / GRID
     kernel = np.exp(-((offsets / bandwidth) ** 2) / 2)
@@ -22,21 +22,21 @@ def _smoothed(gaps: Float[np.ndarray, " G"], bandwidth: float) -> Float[np.ndarr
 
 
 def smooth_ece(confidences: ArrayLike, correct: ArrayLike) -> float:
-    """Returns the smoothed gap of outcome and confidence, at the one bandwidth that equals it; in [0, 1].
+    """Computes the smoothed gap of outcome and confidence at the bandwidth that equals it; in [0, 1].
 
     Reflections beyond the first are left out, which matters only for bandwidths, and so errors, near 1.
 
     Raises:
       ValueError: see `metrics.check`.
     """
-    found = metrics.tally(confidences, correct)
-    cells = np.minimum((found.values * GRID).astype(int), GRID - 1)
-    gaps = np.bincount(cells, found.rights - found.values * found.counts, minlength=GRID) / found.total
+    table = metrics.tally(confidences, correct)
+    cells = np.minimum((table.values * GRID).astype(int), GRID - 1)
+    gaps = np.bincount(cells, table.num_correct - table.values * table.counts, minlength=GRID) / table.total
     low, high = TOLERANCE, 1.0
     while high - low > TOLERANCE / 4:
         middle = (low + high) / 2
-        if np.abs(_smoothed(gaps, middle)).sum() < middle:
+        if np.abs(_smooth(gaps, middle)).sum() < middle:
             high = middle
         else:
             low = middle
-    return float(np.abs(_smoothed(gaps, high)).sum())
+    return float(np.abs(_smooth(gaps, high)).sum())

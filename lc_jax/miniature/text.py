@@ -1,4 +1,4 @@
-"""How the miniature world's paragraphs are written: one sentence a fact, with or without percentages."""
+"""Grammar of the miniature world's paragraphs: one sentence a fact, with or without percentages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PATTERNS = {
 
 
 def plain(answers: Mapping[str, str]) -> str:
-    """Returns a paragraph that states one answer per kind, without a doubt."""
+    """Writes a paragraph that states one answer per kind with certainty."""
     return " ".join(SENTENCES[kind].format(answer) for kind, answer in answers.items())
 
 
 def hedged(answers: Mapping[str, Sequence[tuple[str, int]]]) -> str:
-    """Returns a paragraph that gives each kind's answers with percentages."""
+    """Writes a paragraph that gives each kind's answers with percentages."""
     return " ".join(
         SENTENCES[kind].format(" or ".join(f"{answer} ({percent}%)" for answer, percent in listed))
         for kind, listed in answers.items()

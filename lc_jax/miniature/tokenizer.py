@@ -19,12 +19,12 @@ BOS, EOS, PAD = "<s>", "</s>", "[PAD]"
 # A percentage in brackets is one piece, so that one token states a confidence; so is a number of millions.
 PIECES = r" ?\(\d+%\)| ?\d+%| ?\d+ million| ?\d+(?:,\d+)*| ?\p{L}+| ?[^\s\p{L}\d]|\s+"
 # A template ends in "Answers:" and its target follows directly. The space makes its first word the same token as in
-# the paragraph that it is copied from.
+# the paragraph from which it is copied.
 AFTER_COLON = (r":(?=\S)", ": ")
 
 
 def train(world: World, vocab_size: int) -> Tokenizer:
-    """Learns the pieces from the world's corpus. Every percentage from 0 to 100 in tens is one token."""
+    """Trains the tokenizer on the world's corpus. Every percentage from 0 to 100 in tens is one token."""
     from tokenizers import (
         AddedToken,
         Regex,
@@ -62,7 +62,7 @@ def train(world: World, vocab_size: int) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, directory: Path) -> None:
-    """Writes what transformers.AutoTokenizer opens."""
+    """Saves a folder that transformers.AutoTokenizer loads."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}

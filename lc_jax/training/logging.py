@@ -1,4 +1,4 @@
-"""Where a run's numbers go: a JSONL file (the record), the terminal (progress), and W&B when asked."""
+"""Logs of a run: a JSONL file of metrics, a progress bar, and W&B if configured."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from lc_jax.training import tracking
 from lc_jax.training.advice import Advice
 from lc_jax.training.exports import Exports
 
-SHOWN = ("loss", "eval_loss", "reward", "kl", "accuracy", "tokens_per_second")  # on the progress bar, when logged
-STARTING = "{desc}: {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # until two steps are done: no time left is known
+SHOWN = ("loss", "eval_loss", "reward", "kl", "accuracy", "tokens_per_second")  # metrics on the progress bar
+STARTING = "{desc}: {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # before the time left can be estimated
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Where a run goes and what it is."""
+    """Output folder of a run, with the settings that identify the run."""
 
     output: Path  # checkpoints, metrics.jsonl and the final model
-    describe: Mapping[str, Any]  # settings that must stay the same when the run is resumed, by name
+    fixed_settings: Mapping[str, Any]  # by name; they must be the same when the run is resumed
     wandb: Mapping[str, Any] | None = None  # arguments of wandb.init; W&B is off without a project
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # all settings, for W&B
-    exports: Exports | None = None  # of the model while it is trained
+    exports: Exports | None = None  # of the model during training
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], *names: str) -> Self:
-        """That of a run with these settings; those under `names` must stay the same."""
-        described = dict(pair for name in names for pair in _leaves(name, settings[name]))
-        return cls(Path(settings["output"]), described, settings["wandb"], settings)
+        """Returns the run directory for these settings; those under `names` must stay the same."""
+        fixed = dict(pair for name in names for pair in _leaves(name, settings[name]))
+        return cls(Path(settings["output"]), fixed, settings["wandb"], settings)
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -49,10 +49,10 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 class Run:
-    """The log of one run: `metrics.jsonl` in the output directory, one row a step, written by process 0 only.
+    """Log of one run: `metrics.jsonl` in the output folder, one row a step, written by process 0 only.
 
-    The file is strict JSON: a number that is not finite is null. A resumed run keeps the rows before its first step and
-    drops later ones, which would be logged twice. Without end in sight until two steps are done: the first compiles.
+    The file is strict JSON: a number that is not finite is null. A resumed run drops the rows from its first step on,
+    which it logs again. The progress bar estimates the time left from the second step on, since the first compiles.
     """
 
     def __init__(self, run_directory: RunDirectory, num_steps: int, first_step: int = 0) -> None:
@@ -85,19 +85,19 @@ class Run:
             self._tracker.log(step, {k: v for k, v in row.items() if k != "step"})
 
     def log_samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Shows a few rows of text as a table in W&B; nothing without it."""
+        """Logs a few rows of text as a table in W&B, if it is on."""
         if self.is_main and self._tracker is not None:
             self._tracker.log_table(step, rows)
 
     def advance(self) -> None:
-        """Returns one training step is done."""
+        """Advances the progress bar by one step."""
         if not self.is_main:
             return
         self._bar.update()
         self._num_steps += 1
         if self._bar.disable:  # by TQDM_DISABLE: such a bar has none of these attributes
             return
-        if self._num_steps == 1:  # the time of the first step, with its compilation, tells nothing about the others
+        if self._num_steps == 1:  # its time includes compilation, so the estimate begins here
             self._bar.initial, self._bar.start_t = self._bar.n, time.time()
             self._bar.refresh()
         elif self._bar.bar_format:
@@ -111,12 +111,12 @@ class Run:
             self._tracker.finish()
 
 
-def announce(made: str | Path, advice: Advice) -> None:
-    """Says at the end of a task what was made and what can be done with it."""
+def announce(path: str | Path, advice: Advice) -> None:
+    """Logs the result of a task and the next command."""
     if jax.process_index() == 0:
-        logging.info("Made %s.\nNext: %s\n(%s.)", made, advice.command, advice.note)
+        logging.info("Made %s.\nNext: %s\n(%s.)", path, advice.command, advice.note)
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value that JSON has."""
+    """Returns a metric as a JSON value."""
     return value if isinstance(value, str | list | dict | bool | int) or value is None else float(value)

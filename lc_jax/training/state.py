@@ -1,4 +1,4 @@
-"""What training changes, and how it comes into being already laid out over the mesh."""
+"""Training state, created with its shardings, and one optimiser step on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_SKIPPED = 5  # non-finite gradients in a row after which a run stops
 
 @flax.struct.dataclass
 class TrainState:
-    """Parameters and everything that goes on with them from step to step."""
+    """Parameters, optimiser state and counters of a training run."""
 
     step: Int[Array, ""]  # optimiser steps done, skipped ones included
     params: PyTree  # an nnx.State, or a dict of them
@@ -30,7 +30,7 @@ class TrainState:
 
 
 def _dividing(sharding: Any, shape: tuple[int, ...]) -> Any:
-    """`sharding` with those dimensions whole that it does not divide: a short axis may have few scales."""
+    """Replicates the dimensions that `sharding` does not divide, since a short axis may have few scales."""
     if not isinstance(sharding, jax.NamedSharding):
         return sharding
     parts = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
@@ -40,11 +40,11 @@ def _dividing(sharding: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _layout(params: PyTree, tx: Optimizer) -> PyTree:
-    """Returns the optimiser's state as shapes, and beside it the sharding of each leaf: a moment's is its parameter's."""
+    """Returns the optimiser's abstract state; the sharding of a moment is its parameter's."""
     by_path = {path: p.sharding for path, p in jax.tree_util.tree_flatten_with_path(params)[0]}
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        # A moment stands in the optimiser's tree under the path of its parameter.
+        # A moment's path in the optimiser's tree ends with the path of its parameter.
         sharding = next((by_path[path[i:]] for i in range(len(path)) if path[i:] in by_path), None)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_dividing(sharding, leaf.shape))
 
@@ -52,13 +52,13 @@ def _layout(params: PyTree, tx: Optimizer) -> PyTree:
 
 
 def abstract(params: PyTree, tx: Optimizer) -> TrainState:
-    """What `create` would give for abstract parameters, without any memory."""
+    """Returns the abstract state that `create` would return for abstract parameters."""
     number: Any = jax.ShapeDtypeStruct((), jnp.int32)
     return TrainState(number, params, _layout(params, tx), number)
 
 
 def create(params: PyTree, tx: Optimizer) -> TrainState:
-    """Returns a fresh state; each moment is born with the sharding of its parameter, never whole on one device."""
+    """Returns a new state; each moment is created with its parameter's sharding, never in full on one device."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, _layout(params, tx))
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
     return TrainState(jnp.int32(0), params, opt_state, jnp.int32(0))
@@ -83,14 +83,13 @@ def apply_gradients(
     weight: Float[Array, ""] | None = None,
     loss: Float[Array, ""] | None = None,
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """Returns one optimiser step. Returns the new state and the norm of the gradients before clipping.
+    """Makes one optimiser step; returns the new state and the norm of the gradients before clipping.
 
-    A gradient or loss that is not finite changes nothing but `skipped`; the caller stops after several in a
-    row.
+    A gradient or loss that is not finite changes nothing but `skipped`; the caller stops after several in a row.
 
     Args:
-      weight: what the gradients are still to be divided by; None: nothing.
-      loss: the loss that they are of, where it is known.
+      weight: divisor of the gradients; None: 1.
+      loss: their loss, also checked to be finite.
     """
     weight = jnp.float32(1) if weight is None else weight
     norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads)) / weight

@@ -1,4 +1,4 @@
-"""Weights & Biases beside `metrics.jsonl`, which is the record: whatever fails here ends no run."""
+"""Weights & Biases, in addition to `metrics.jsonl`; no failure here ends a run."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ RUN_ID = "wandb_run_id.txt"  # in the output folder: a resumed run is the same r
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """Refuses a mode that W&B does not have.
+    """Checks the mode of W&B.
 
     Raises:
-      ValueError: names the flag.
+      ValueError: there is no such mode; the message names the flag.
     """
     if settings["project"] and settings["mode"] not in MODES:
         raise ValueError(f"--config.wandb.mode={settings['mode']}: give one of {', '.join(MODES)}.")
 
 
 def start(settings: Mapping[str, Any], output: Path, config: Mapping[str, Any]) -> Tracker | None:
-    """Returns the W&B run of an output folder, called like it and resumed under its former id; None where W&B cannot start.
+    """Starts the W&B run of an output folder, or resumes it under its id; returns None if W&B cannot start.
 
     Args:
       settings: arguments of wandb.init.
@@ -54,17 +54,17 @@ def start(settings: Mapping[str, Any], output: Path, config: Mapping[str, Any]) 
 
 
 class Tracker:
-    """A W&B run that is given up at its first failure."""
+    """Logs to a W&B run until its first failure."""
 
     def __init__(self, run: Any, table: Callable[..., Any]) -> None:
         self._run, self._table = run, table
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Sends the numbers of a step."""
+        """Logs the metrics of a step."""
         self._try(lambda run: run.log(dict(metrics), step=step))
 
     def log_table(self, step: int, rows: Sequence[Mapping[str, Any]], name: str = "samples") -> None:
-        """Sends rows with equal keys as a table; records in their cells become text."""
+        """Logs rows with equal keys as a table; records in their cells become text."""
         columns = list(rows[0]) if rows else []
         data = [[dumps(v) if isinstance(v, dict | list) else v for v in map(row.get, columns)] for row in rows]
         self._try(lambda run: run.log({name: self._table(columns=columns, data=data)}, step=step))

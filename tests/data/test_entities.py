@@ -38,7 +38,7 @@ def test_names_are_distinct_and_in_order_whatever_the_name_of_their_file(tmp_pat
 
 
 def test_the_cities_of_the_miniature():
-    assert load_entities("miniature", "test") == [subject.described for subject in world.build().split("test")]
+    assert load_entities("miniature", "test") == [subject.description for subject in world.build().split("test")]
 
 
 @pytest.mark.parametrize(

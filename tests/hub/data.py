@@ -70,7 +70,7 @@ def _questions() -> Iterable[Question]:
     """One question a city, so that no city is in two splits, with the published form of prompts."""
     for number, subject in enumerate(world.build().subjects):
         q = subject.question(subject.facts[number % 3])
-        prompt = f"Write a paragraph about the {subject.facts[number % 3].kind} of {subject.described}."
+        prompt = f"Write a paragraph about the {subject.facts[number % 3].kind} of {subject.description}."
         yield Question(f"tc_{number}", prompt, q.question, q.answer, (q.answer.upper(),))
 
 

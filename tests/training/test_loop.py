@@ -164,7 +164,7 @@ def test_a_run_is_known_by_every_field_of_what_must_stay():
         "eta": 1,
     }
     run_directory = RunDirectory.of(settings, "model", "optimizer")
-    assert run_directory.describe == {"model": '"m"', "optimizer.kind": '"adamw"', "optimizer.b.c": "2"}
+    assert run_directory.fixed_settings == {"model": '"m"', "optimizer.kind": '"adamw"', "optimizer.b.c": "2"}
 
 
 def test_a_finished_run_that_is_started_again_says_so_and_trains_nothing(tmp_path, caplog):
