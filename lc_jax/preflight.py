@@ -1,4 +1,4 @@
-"""Checks before anything is loaded, compiled or paid for: all problems of a configuration are reported at once."""
+"""Checks of a configuration before anything is loaded, compiled or paid for; all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class Problems(ValueError):
-    """What a user has to change before a run can start; `str()` has one line for each.
+    """Problems that a user has to solve before a run can start; `str()` has one line for each.
 
     Args:
-      missing: the messages that are of files or folders which are not there.
+      missing: the messages about files or folders that do not exist.
     """
 
     def __init__(self, messages: list[str], missing: Iterable[str] = ()) -> None:
@@ -23,7 +23,7 @@ class Problems(ValueError):
 
 
 def check_all(*checks: Callable[[], Any]) -> list[Any]:
-    """Calls every check, and reports what all of them raise together. Returns their results in order.
+    """Calls every check and raises all their errors together; returns their results in order.
 
     Args:
       checks: functions that raise ValueError or OSError with a message that names setting or file, and the remedy.
@@ -51,7 +51,7 @@ def check_all(*checks: Callable[[], Any]) -> list[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers that a setting takes."""
+    """Range of numbers for a setting."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -75,14 +75,14 @@ POSITIVE, NON_NEGATIVE, PROBABILITY = Range(above=0), Range(0), Range(0, 1)
 
 
 def check_settings(part: str, settings: object, **allowed: Range | tuple[str, ...]) -> None:
-    """Refuses fields of `settings`, an object or a mapping, whose values are not allowed.
+    """Checks the values of fields of `settings`, an object or a mapping.
 
     Args:
-      part: their place in the config ("fit"; "" is its top), for the flag in the message.
-      allowed: field -> its range, or its names.
+      part: prefix of the fields' flags ("fit"; "" at the top level), for the message.
+      allowed: field -> its range, or its allowed names.
 
     Raises:
-      Problems: one line for each field, with its flag and what it takes.
+      Problems: one line for each wrong field, with its flag and the allowed values.
     """
     messages = []
     for name, values in allowed.items():
@@ -99,7 +99,7 @@ def check_settings(part: str, settings: object, **allowed: Range | tuple[str, ..
 
 
 def check_sampling(settings: object) -> None:
-    """Checks how a checkpoint draws tokens: temperature, top_p, max_new_tokens, batch_size.
+    """Checks the settings of sampling: temperature, top_p, max_new_tokens, batch_size.
 
     Raises:
       Problems: one line for each field that is wrong.
@@ -111,14 +111,14 @@ def check_sampling(settings: object) -> None:
 
 
 def divisors(total: int, near: int) -> str:
-    """Returns the divisors of `total` around `near`, in words for a remedy."""
+    """Returns the divisors of `total` around `near` as text for a message."""
     below = max(n for n in range(1, total + 1) if total % n == 0 and (n <= near or n == 1))
     above = min(n for n in range(1, total + 1) if total % n == 0 and (n >= near or n == total))
     return " or ".join(map(str, dict.fromkeys([below, above])))
 
 
 def check_output(path: str | Path, flag: str = "--config.output") -> None:
-    """Checks that a folder can be made or written at `path`; makes nothing.
+    """Checks that a folder can be created or written at `path`, without creating it.
 
     Raises:
       ValueError: `path` or a folder above it is a file, or may not be written.

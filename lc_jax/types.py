@@ -10,33 +10,33 @@ ReplyStatus = Literal["ok", "invalid", "refused", "truncated", "failed"]
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One turn of a conversation, as chat templates take it."""
+    """One message of a conversation, as in chat templates."""
 
     role: str  # "system", "user" or "assistant"
     content: str
 
 
-# What a model is shown: text as it stands, or a conversation that the tokenizer's chat template puts into words.
+# A model's prompt: verbatim text, or a conversation for the tokenizer's chat template.
 PromptText = str | tuple[Message, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One reader question about one paragraph topic (paper section 2: q, x, y)."""
+    """A reader's question with its query and answer (paper section 2: q, x, y)."""
 
     question_id: str
     prompt: str  # q, the open-ended paragraph_generation_prompt
     question: str  # x, what the reader must answer from the paragraph alone
-    answer: str  # y, the usual form of the true answer (ground_truth_top_answer)
-    aliases: tuple[str, ...] = ()  # other accepted forms of y
-    kind: str = ""  # group label for tables by kind of question; empty when unknown
+    answer: str  # y, the ground truth (ground_truth_top_answer)
+    aliases: tuple[str, ...] = ()  # other accepted answers
+    kind: str = ""  # group for tables by kind of question; "": unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
     """One supervised training example: a prompt with a target text (SFT) or a probability label (reward model)."""
 
-    example_id: str  # the question_id, by which splits are made
+    example_id: str  # the question_id, by which sets are split
     prompt: PromptText
     target: str = ""
     label: float = float("nan")  # in [0, 1]; NaN for SFT
@@ -44,7 +44,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A paragraph z that a model wrote for a question's prompt q."""
+    """Paragraph z that a model wrote for a question's prompt q."""
 
     question: Question
     paragraph: str
@@ -52,14 +52,14 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Forecasts:
-    """What a reader of one paragraph answers: distinct answers, each with a probability in [0, 1]."""
+    """Distinct answers of a reader of one paragraph, each with a probability in [0, 1]."""
 
     answers: tuple[str, ...]
     probs: tuple[float, ...]
 
 
 def _encodable(text: str) -> str:
-    """`text` with a replacement character for each half of a surrogate pair, which no file or database can hold."""
+    """Replaces halves of surrogate pairs in `text`, which no file or database can store."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -69,13 +69,13 @@ def _encodable(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One question to an annotator; halves of surrogate pairs in its prompt become replacement characters."""
+    """Request to an annotator; halves of surrogate pairs in its prompt become replacement characters."""
 
     prompt: str
-    temperature: float  # 0 = greedy; models that take no temperature are asked without
-    max_tokens: int  # of the reply
-    sample: int = 0  # distinguishes repeated draws for one prompt
-    schema: str = ""  # JSON schema that the reply should follow, where the model can be held to one; "" = plain text
+    temperature: float  # 0 = greedy; omitted for models that take none
+    max_tokens: int  # maximum length of the reply
+    sample: int = 0  # index among several samples for one prompt
+    schema: str = ""  # JSON schema of the reply, for models with structured outputs; "" = plain text
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", _encodable(self.prompt))
@@ -83,11 +83,11 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """Tokens that one reply was charged for."""
+    """Tokens charged for one reply."""
 
-    input_tokens: int = 0  # of the prompt, cached ones included
-    output_tokens: int = 0  # of the reply, hidden reasoning included
-    cached_tokens: int = 0  # of the prompt, read from the provider's cache at a lower price
+    input_tokens: int = 0  # in the prompt, cached ones included
+    output_tokens: int = 0  # in the reply, hidden reasoning included
+    cached_tokens: int = 0  # in the prompt, read from the provider's cache at a lower price
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -99,7 +99,7 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """An annotator's answer to one Request. Only status "ok" carries text that may be parsed.
+    """Reply of an annotator to one Request. Only with status "ok" has it text to parse.
 
     Halves of surrogate pairs in text and detail become replacement characters.
     """
@@ -107,7 +107,7 @@ class Reply:
     status: ReplyStatus
     text: str = ""
     detail: str = ""  # why the status is not "ok"
-    usage: Usage = Usage()  # zero for a reply that was not paid for: a simulated or a stored one
+    usage: Usage = Usage()  # zero for a simulated or stored reply, which costs nothing
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", _encodable(self.text))

@@ -32,7 +32,7 @@ def _row(folder: Path, candidate: Candidate) -> dict[str, Any]:
       FileNotFoundError: it was not evaluated.
       ValueError: its result cannot be read, or lacks a number.
     """
-    path = candidate.place(folder) / "evaluation" / "result.json"
+    path = candidate.folder(folder) / "evaluation" / "result.json"
     if not path.is_file():
         raise FileNotFoundError(f"No {path}; `launch/select.sh {folder}` evaluates all candidates.")
     result = results.read_result(path)
@@ -66,7 +66,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     best = min(range(len(rows)), key=lambda i: rows[i]["ece"])  # of equal ones that with the better reward
     with layout.new_folder(folder / "selected") as selected:
         # Hard links: the same bytes on the disk.
-        model = found[best].place(folder) / "model"
+        model = found[best].folder(folder) / "model"
         shutil.copytree(model, selected, copy_function=os.link, dirs_exist_ok=True)
     jsonl.write_json(folder / "selection.json", {"selected": rows[best], "candidates": rows})
     header = ["step", "validation reward", "accuracy", "ECE", ""]

@@ -1,16 +1,15 @@
-"""AdamW whose moments take 2.06 bytes a parameter, made for bfloat16 parameters, which it does not let freeze.
+"""AdamW with 8-bit moments (2.06 bytes a parameter) and stochastic rounding, for bfloat16 parameters.
 
-A moment is a code of one byte an element and a float32 scale a block of up to 128 elements along the last axis. Codes
-are companded, to cover elements far below the largest of their block: of the first moment as a square root (127 levels
-of either sign, down to 6e-5 of the largest), of the second as the square root of its square root (255 levels, down to
-2e-10 of the largest, 1.5e-5 in the gradient). Only a second moment of zero has the code 0, so no step is divided by
-nothing.
+A moment has a code of one byte per element and a float32 scale per block of up to 128 elements along the last axis.
+Codes are companded, to represent elements far below the largest of their block: the first moment by its square root
+(127 levels of either sign, down to 6e-5 of the largest), the second by its fourth root (255 levels, down to 2e-10 of
+the largest, 1.5e-5 in the gradient). Only a second moment of zero has the code 0, so no step is divided by zero.
 
-Codes are rounded up or down at random, right in the mean. To the nearest code a second moment would stand still: with
-b2 = 0.999 it moves by less than half the distance of two codes. bfloat16 parameters stand still likewise at learning
-rates below 1e-3 of their size; so they are rounded at random too, or the 16 bits that they lack are kept beside them.
+Codes are rounded stochastically, which is unbiased. Rounded to nearest, a second moment would not change at all: with
+b2 = 0.999 a step is less than half the distance of two codes. Nor would bfloat16 parameters at learning rates below
+1e-3 of their size; so they are rounded stochastically too, or the 16 low bits of a float32 master copy are stored.
 
-All arithmetic is float32, for one layer of a stacked parameter at a time, in place.
+All arithmetic is float32, in place, for one layer of a stacked parameter at a time.
 """
 
 from __future__ import annotations
@@ -23,37 +22,37 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
-BLOCK = 128  # most elements that share a scale
-SMALLEST_BLOCK = 32  # rather than have smaller blocks, the last one is filled up
-SHARDS = 8  # pieces into which a mesh can cut a long axis without cutting a block, whatever the axis' length
-LONG = 1024  # elements from which an axis is long
-STACKED = 3  # dimensions from which a parameter is a stack of layers
+BLOCK = 128  # maximum elements per scale
+SMALLEST_BLOCK = 32  # below this size, the last block is padded instead
+SHARDS = 8  # shards into which a mesh can split a long axis without splitting a block
+LONG = 1024  # minimum length of a long axis
+STACKED = 3  # minimum dimensions of a parameter that is a stack of layers
 FIRST, SECOND = (2, 127), (4, 255)  # power and number of levels: value = (code / levels) ** power * scale
 
 Tree = Any
 
 
 class Moment(NamedTuple):
-    """A moment of one parameter, or trees of all parameters': each array takes its parameter's place on the mesh."""
+    """Quantised moment of one parameter, or trees of all parameters', with the parameters' shardings."""
 
-    codes: Tree  # of the parameter's shape; int8 (first moment) or uint8 (second)
-    scales: Tree  # one a block, float32: its largest absolute value
+    codes: Tree  # the parameter's shape; int8 (first moment) or uint8 (second)
+    scales: Tree  # float32, the largest absolute value of each block
 
 
 class State(NamedTuple):
-    """What the optimiser remembers; nothing of parameters that are not trained."""
+    """State of the optimiser, with no arrays for frozen parameters."""
 
-    updates: Int[Array, ""]  # done so far
+    updates: Int[Array, ""]  # number of updates
     first: Moment
     second: Moment
-    low: Tree  # int16: master value less parameter, in units of the last place of float32; nothing unless kept
+    low: Tree  # int16: master value less parameter, in units of the last place of float32; only with `master`
 
 
 class InPlace(NamedTuple):
-    """An optax.GradientTransformation with an `apply` that needs no tree of updates.
+    """optax.GradientTransformation with an additional `apply` that needs no tree of updates.
 
     apply(gradients, state, parameters, weight, is_finite) -> (parameters, state): the gradients are sums to be divided
-    by `weight`; unless `is_finite`, nothing changes. Parameters and state that are donated are overwritten.
+    by `weight`; unless `is_finite`, nothing changes. Donated parameters and state are overwritten.
     """
 
     init: Callable[[Tree], State]
@@ -62,20 +61,20 @@ class InPlace(NamedTuple):
 
 
 class Update(NamedTuple):
-    """The numbers of one update."""
+    """Hyperparameters of one update."""
 
     learning_rate: Float[Array, ""]
     b1: float
     b2: float
     eps: float
     weight_decay: float
-    factor: Float[Array, ""]  # of the gradient
-    number: Int[Array, ""]  # of the update, from 1
+    factor: Float[Array, ""]  # multiplies the gradient
+    number: Int[Array, ""]  # number of the update, from 1
     is_finite: Bool[Array, ""]
 
 
-class Held(NamedTuple):
-    """One trained parameter with what is remembered of it."""
+class LeafState(NamedTuple):
+    """One trained parameter with its moments."""
 
     parameter: Array
     first: Moment
@@ -84,17 +83,17 @@ class Held(NamedTuple):
 
 
 def block_size(length: int) -> int:
-    """Elements of a block along an axis of `length`. It follows from the shape alone, so that any mesh can resume."""
+    """Returns the block size along an axis of `length`, a function of the shape alone, so that any mesh can resume."""
     part = length // SHARDS if length >= LONG and length % SHARDS == 0 else length
     divisor = max(n for n in range(1, min(BLOCK, part) + 1) if part % n == 0)
     return divisor if divisor >= SMALLEST_BLOCK else min(BLOCK, length)
 
 
 def _blocks(x: Array) -> Array:
-    """[..., N] as [..., blocks, elements], the last block filled up with zeros."""
+    """Reshapes [..., N] to [..., blocks, elements], the last block padded with zeros."""
     size = block_size(x.shape[-1])
-    missing = -x.shape[-1] % size
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
+    padding = -x.shape[-1] % size
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)]) if padding else x
     return x.reshape(*x.shape[:-1], -1, size)
 
 
@@ -103,10 +102,10 @@ def _flat(blocks: Array, length: int) -> Array:
 
 
 def quantise(x: Float[Array, "*A N"], bits: UInt[Array, "*A N"], kind: tuple[int, int]) -> Moment:
-    """Codes and scales of x, rounded up or down by random `bits` (16 of them) so that the mean of many roundings is x.
+    """Quantises x with stochastic rounding by 16 random `bits`; unbiased.
 
     Args:
-      kind: FIRST, or SECOND for an x that is nowhere negative; its codes are 0 only where x is.
+      kind: FIRST, or SECOND for a non-negative x, whose codes are 0 only where x is.
     """
     power, levels = kind
     blocks, chance = _blocks(jnp.abs(x)), (_blocks(bits).astype(jnp.float32) + 0.5) / 2**16
@@ -122,7 +121,7 @@ def quantise(x: Float[Array, "*A N"], bits: UInt[Array, "*A N"], kind: tuple[int
 
 
 def dequantise(moment: Moment, kind: tuple[int, int]) -> Float[Array, "*A N"]:
-    """Returns the float32 values that a moment stands for."""
+    """Returns the float32 values of a moment."""
     power, levels = kind
     codes = _blocks(moment.codes.astype(jnp.float32)) / levels
     values = jnp.sign(codes) * jnp.abs(codes) ** power * moment.scales[..., None]
@@ -138,25 +137,25 @@ def _float(bits: UInt[Array, "*A"]) -> Float[Array, "*A"]:
 
 
 def round_stochastically(x: Float[Array, "*A"], bits: UInt[Array, "*A"]) -> Float[Array, "*A"]:
-    """Returns the bfloat16 below or above a float32, by 16 random bits so that the mean is x."""
+    """Rounds a float32 stochastically to bfloat16 with 16 random bits; unbiased."""
     return _float((_bits(x) + bits) & jnp.uint32(0xFFFF0000)).astype(jnp.bfloat16)
 
 
 def split(x: Float[Array, "*A"]) -> tuple[Float[Array, "*A"], Int[Array, "*A"]]:
-    """Returns the nearest bfloat16 to a float32, and as int16 what it lacks; `join` gives x back to the last bit."""
+    """Splits a float32 into the nearest bfloat16 and an int16 remainder; `join` reverses it exactly."""
     near = (_bits(x) + jnp.uint32(0x8000)) & jnp.uint32(0xFFFF0000)
     return _float(near).astype(jnp.bfloat16), (_bits(x) - near).astype(jnp.int16)
 
 
 def join(parameter: Float[Array, "*A"], low: Int[Array, "*A"]) -> Float[Array, "*A"]:
-    """Returns the float32 that `split` took apart."""
+    """Returns the float32 from the results of `split`."""
     return _float(_bits(parameter.astype(jnp.float32)) + low.astype(jnp.int32).astype(jnp.uint32))
 
 
 def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt[Array, "*A"]:
-    """32 random bits an element for rounding, the same on any mesh.
+    """Returns 32 random bits per element for rounding, the same on any mesh.
 
-    A hash of the element's number: jax.random.bits would take several times as long as all the rest on a CPU.
+    They are a hash of the element's index: on a CPU jax.random.bits takes several times as long as all the rest.
     """
     number = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
@@ -167,71 +166,72 @@ def random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt[Array, "*A"
     return x ^ (x >> 16)
 
 
-def _step(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
-    """AdamW on one array, as optax.adamw has it; the step is made with the moments before they are rounded."""
+def _step(leaf: LeafState, gradient: Array, key: Key[Array, ""], u: Update) -> LeafState:
+    """Updates one array like optax.adamw; the step uses the moments before rounding."""
     gradient = gradient.astype(jnp.float32) * u.factor
-    old = held.parameter.astype(jnp.float32) if held.low is None else join(held.parameter, held.low)
-    first = u.b1 * dequantise(held.first, FIRST) + (1 - u.b1) * gradient
-    second = u.b2 * dequantise(held.second, SECOND) + (1 - u.b2) * jnp.square(gradient)
+    old = leaf.parameter.astype(jnp.float32) if leaf.low is None else join(leaf.parameter, leaf.low)
+    first = u.b1 * dequantise(leaf.first, FIRST) + (1 - u.b1) * gradient
+    second = u.b2 * dequantise(leaf.second, SECOND) + (1 - u.b2) * jnp.square(gradient)
     direction = first / (1 - u.b1**u.number) / (jnp.sqrt(second / (1 - u.b2**u.number)) + u.eps)
     new = old - u.learning_rate * (direction + u.weight_decay * old)
-    # One draw serves three roundings: its halves, and a mixture of both.
+    # One draw serves three roundings: its halves, and a hash of both.
     bits = random_bits(key, old.shape)
     parts = bits & 0xFFFF, bits >> 16, (bits * jnp.uint32(0x9E3779B1)) >> 16
-    low = held.low
+    low = leaf.low
     if low is not None:
         new, low = split(new)
-    elif held.parameter.dtype == jnp.bfloat16:
+    elif leaf.parameter.dtype == jnp.bfloat16:
         new = round_stochastically(new, parts[0])
-    return Held(new, quantise(first, parts[1], FIRST), quantise(second, parts[2], SECOND), low)
+    return LeafState(new, quantise(first, parts[1], FIRST), quantise(second, parts[2], SECOND), low)
 
 
-def _step_if_finite(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
-    # A branch, not a selection: without it XLA reads a whole stack where it writes a layer, and so copies it each time.
-    return jax.lax.cond(u.is_finite, _step, lambda held, *_: held, held, gradient, key, u)
+def _step_if_finite(leaf: LeafState, gradient: Array, key: Key[Array, ""], u: Update) -> LeafState:
+    # `cond`, not `where`: otherwise XLA reads a whole stack where it writes a layer, and copies it each time.
+    return jax.lax.cond(u.is_finite, _step, lambda leaf, *_: leaf, leaf, gradient, key, u)
 
 
-def _step_by_layer(held: Held, gradient: Array, key: Key[Array, ""], u: Update) -> Held:
-    """`_step` for the layers of a stack one after the other, so that float32 arrays exist for one of them only."""
+def _step_by_layer(leaf: LeafState, gradient: Array, key: Key[Array, ""], u: Update) -> LeafState:
+    """Updates the layers of a stack one after the other, so that float32 arrays exist for one layer only."""
     if gradient.ndim < STACKED:
-        return _step_if_finite(held, gradient, key, u)
+        return _step_if_finite(leaf, gradient, key, u)
 
-    def body(layer: Array, held: Held) -> Held:
-        part, one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), (held, gradient))
+    def body(layer: Array, leaf: LeafState) -> LeafState:
+        part, one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), (leaf, gradient))
         new = _step_if_finite(part, one, jax.random.fold_in(key, layer), u)
-        return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, layer, 0), held, new)
+        return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, layer, 0), leaf, new)
 
-    return jax.lax.fori_loop(0, gradient.shape[0], body, held)
+    return jax.lax.fori_loop(0, gradient.shape[0], body, leaf)
 
 
-def _fresh(parameter: Array, master: bool) -> Held:
-    """Returns a parameter that was not updated yet."""
+def _new_leaf(parameter: Array, master: bool) -> LeafState:
+    """Returns the state of a parameter before the first update."""
     if parameter.dtype not in (jnp.bfloat16, jnp.float32):
         raise ValueError(f"precision.param_dtype is {parameter.dtype}: int8 AdamW takes bfloat16 or float32.")
     shape = parameter.shape
     scales = jnp.zeros((*shape[:-1], -(-shape[-1] // block_size(shape[-1]))), jnp.float32)
     low = jnp.zeros(shape, jnp.int16) if master and parameter.dtype == jnp.bfloat16 else None
     first, second = Moment(jnp.zeros(shape, jnp.int8), scales), Moment(jnp.zeros(shape, jnp.uint8), scales)
-    return Held(parameter, first, second, low)
+    return LeafState(parameter, first, second, low)
 
 
-def _state(updates: Array, structure: Any, held: list[Held | None]) -> State:
-    def tree(pick: Callable[[Held], Array | None]) -> Tree:
-        leaves = [None if one is None else pick(one) for one in held]
-        return structure.unflatten([optax.MaskedNode() if x is None else x for x in leaves])
+def _state(updates: Array, structure: Any, leaves: list[LeafState | None]) -> State:
+    def tree(pick: Callable[[LeafState], Array | None]) -> Tree:
+        arrays = [None if leaf is None else pick(leaf) for leaf in leaves]
+        return structure.unflatten([optax.MaskedNode() if x is None else x for x in arrays])
 
-    first = Moment(tree(lambda one: one.first.codes), tree(lambda one: one.first.scales))
-    second = Moment(tree(lambda one: one.second.codes), tree(lambda one: one.second.scales))
-    return State(updates, first, second, tree(lambda one: one.low))
+    first = Moment(tree(lambda leaf: leaf.first.codes), tree(lambda leaf: leaf.first.scales))
+    second = Moment(tree(lambda leaf: leaf.second.codes), tree(lambda leaf: leaf.second.scales))
+    return State(updates, first, second, tree(lambda leaf: leaf.low))
 
 
-def _held(state: State, structure: Any, leaves: list[Array], trained: list[bool]) -> list[Held | None]:
+def _leaf_states(state: State, structure: Any, params: list[Array], trained: list[bool]) -> list[LeafState | None]:
     columns = [structure.flatten_up_to(tree) for tree in (*state.first, *state.second, state.low)]
-    held: list[Held | None] = []
-    for leaf, t, *moments, low in zip(leaves, trained, *columns, strict=True):
+    leaves: list[LeafState | None] = []
+    for param, t, *moments, low in zip(params, trained, *columns, strict=True):
         first, second = Moment(*moments[:2]), Moment(*moments[2:])
-        held.append(Held(leaf, first, second, None if isinstance(low, optax.MaskedNode) else low) if t else None)
-    return held
+        low = None if isinstance(low, optax.MaskedNode) else low
+        leaves.append(LeafState(param, first, second, low) if t else None)
+    return leaves
 
 
 def adamw_int8(
@@ -243,15 +243,15 @@ def adamw_int8(
     trainable: Tree,
     master: bool,
 ) -> InPlace:
-    """Clipping by the global norm and AdamW over the parameters that `trainable` (a tree of booleans) marks.
+    """Returns clipping by the global norm and AdamW over the parameters that `trainable` (a tree of booleans) marks.
 
-    The random bits depend on the number of the update and the parameter's place alone: a resumed run goes on bit for
-    bit. `update` gives new less old parameters, float32; added up in optax's way they are those of `apply` to the last
-    bit where parameters are bfloat16.
+    The random bits depend only on the number of the update and the parameter's index, so resuming is bitwise exact.
+    `update` returns new less old parameters in float32; for bfloat16 parameters optax.apply_updates of these gives
+    exactly the parameters of `apply`.
 
     Args:
-      master: keeps the low halves of bfloat16 parameters, as exact as float32 for 2 bytes more a parameter, in the
-        place of rounding them at random.
+      master: stores the low halves of bfloat16 parameters, as exact as float32 for 2 more bytes each, instead of
+        rounding them stochastically.
 
     Raises:
       ValueError: parameters are neither bfloat16 nor float32.
@@ -259,26 +259,25 @@ def adamw_int8(
 
     def init(params: Tree) -> State:
         structure: Any = jax.tree.structure(params)
-        leaves = structure.flatten_up_to(params)
-        trained = structure.flatten_up_to(trainable)
-        held = [_fresh(leaf, master) if t else None for leaf, t in zip(leaves, trained, strict=True)]
-        return _state(jnp.int32(0), structure, held)
+        parameters, trained = structure.flatten_up_to(params), structure.flatten_up_to(trainable)
+        leaves = [_new_leaf(param, master) if t else None for param, t in zip(parameters, trained, strict=True)]
+        return _state(jnp.int32(0), structure, leaves)
 
     def apply(gradients: Tree, state: State, params: Tree, weight: Array, is_finite: Array) -> tuple[Tree, State]:
         structure: Any = jax.tree.structure(params)
-        leaves = structure.flatten_up_to(params)
+        parameters = structure.flatten_up_to(params)
         trained, grads = structure.flatten_up_to(trainable), structure.flatten_up_to(gradients)
-        counted = [g.astype(jnp.float32) for g, t in zip(grads, trained, strict=True) if t]
-        clip = jnp.minimum(1.0, clip_norm / (optax.tree.norm(counted) / weight + 1e-6))
+        trained_grads = [g.astype(jnp.float32) for g, t in zip(grads, trained, strict=True) if t]
+        clip = jnp.minimum(1.0, clip_norm / (optax.tree.norm(trained_grads) / weight + 1e-6))
         number = state.updates + 1
         u = Update(learning_rate(state.updates), *betas, eps, weight_decay, clip / weight, number, is_finite)
         key = jax.random.fold_in(jax.random.key(0), number)
-        held = _held(state, structure, leaves, trained)
-        for place, (one, gradient) in enumerate(zip(held, grads, strict=True)):
-            if one is not None:
-                held[place] = _step_by_layer(one, gradient, jax.random.fold_in(key, place), u)
-        new = [leaf if one is None else one.parameter for one, leaf in zip(held, leaves, strict=True)]
-        return structure.unflatten(new), _state(jnp.where(is_finite, number, state.updates), structure, held)
+        leaves = _leaf_states(state, structure, parameters, trained)
+        for index, (leaf, gradient) in enumerate(zip(leaves, grads, strict=True)):
+            if leaf is not None:
+                leaves[index] = _step_by_layer(leaf, gradient, jax.random.fold_in(key, index), u)
+        new = [param if leaf is None else leaf.parameter for leaf, param in zip(leaves, parameters, strict=True)]
+        return structure.unflatten(new), _state(jnp.where(is_finite, number, state.updates), structure, leaves)
 
     def update(gradients: Tree, state: State, params: Tree) -> tuple[Tree, State]:
         new, state = apply(gradients, state, params, jnp.float32(1), jnp.bool_(True))

@@ -1,4 +1,4 @@
-"""What can be done with a model that was trained: the next command, as its task prints it."""
+"""The command to run next with a trained model, as its task prints it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILE = "{} stands for your own file, whose rows have {}"
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """The next command and what the user has to put into it."""
+    """The next command, and a note on what to replace in it."""
 
     command: str
     note: str
@@ -26,8 +26,8 @@ def to_write(settings: Mapping[str, Any], *, uses_template: bool, has_chat_templ
     """Returns the command that generates with a trained language model.
 
     Args:
-      settings: of the training.
-      uses_template: whether the model was trained with queries in the paragraph template, rather than prompts as such.
+      settings: all settings of the training run.
+      uses_template: whether the model was trained with queries in the paragraph template, rather than bare prompts.
       has_chat_template: whether the tokenizer saved with the model takes `messages`.
     """
     output = Path(settings["output"])
@@ -36,7 +36,7 @@ def to_write(settings: Mapping[str, Any], *, uses_template: bool, has_chat_templ
     columns = "`prompt` or `messages`" if has_chat_template else "`prompt`"
     if uses_template:
         columns = "`paragraph_generation_prompt`"
-        values |= _template(settings, usual="full")
+        values |= _template(settings, default="full")
     return Advice(command_line("configs/generate.py", values), _FILE.format("prompts.jsonl", columns))
 
 
@@ -56,9 +56,9 @@ def to_evaluate(settings: Mapping[str, Any]) -> Advice:
     own = str(settings["questions"]["source"])
     source = str(optional(questions["source"]) or own)
     if source == MINIATURE:
-        values |= _template(settings, usual="short")
+        values |= _template(settings, default="short")
         return Advice(command_line("configs/evaluate_qa.py:mini", values), "the annotator is simulated")
-    values |= {"annotator.name": "PROVIDER/MODEL"} | _template(settings, usual="full")
+    values |= {"annotator.name": "PROVIDER/MODEL"} | _template(settings, default="full")
     note = "PROVIDER/MODEL stands for who reads and judges, such as anthropic/claude-haiku-4-5"
     if PUBLISHED in source:
         return Advice(command_line("configs/evaluate_qa.py", values), note)
@@ -71,13 +71,13 @@ def to_evaluate(settings: Mapping[str, Any]) -> Advice:
 
 
 def _precision(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the dtypes of the training where they are not the defaults of configs without a mode."""
-    usual = {"param_dtype": "float32", "compute_dtype": "bfloat16"}
-    dtypes = {name: settings["precision"][name] for name in usual}
-    return {f"precision.{name}": dtype for name, dtype in dtypes.items() if dtype != usual[name]}
+    """Returns the dtypes of the training that differ from the defaults of configs without a mode."""
+    defaults = {"param_dtype": "float32", "compute_dtype": "bfloat16"}
+    dtypes = {name: settings["precision"][name] for name in defaults}
+    return {f"precision.{name}": dtype for name, dtype in dtypes.items() if dtype != defaults[name]}
 
 
-def _template(settings: Mapping[str, Any], usual: str) -> dict[str, str]:
-    """Returns the settings of the prompts where they are not the defaults of the command's config."""
+def _template(settings: Mapping[str, Any], default: str) -> dict[str, str]:
+    """Returns the settings of prompts that differ from the defaults of the command's config."""
     templates, folder = settings["templates"], settings["prompt_dir"]
-    return ({"templates": templates} if templates != usual else {}) | ({"prompt_dir": folder} if folder else {})
+    return ({"templates": templates} if templates != default else {}) | ({"prompt_dir": folder} if folder else {})

@@ -1,4 +1,4 @@
-"""Hugging Face folders of a model while it is trained, at chosen steps."""
+"""Hugging Face folders of a model during its training, at regular steps."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lc_jax.models.transformer import Model
 
 @dataclasses.dataclass(frozen=True)
 class Exports:
-    """Writes `<output>/steps/<step>` after every so many steps; a resumed run leaves those that are there."""
+    """Saves the model to `<output>/steps/<step>` every `every` steps, unless that folder exists."""
 
     output: Path
-    every: int  # steps; 0: none
+    every: int  # number of steps; 0: never
     save: Callable[[Path, Model], None]
 
     def after(self, step: int, model: Callable[[], Model]) -> None:
-        """Writes the model as it is after `step` steps, where that is due."""
+        """Saves the model after `step` steps if an export is due."""
         folder = self.output / "steps" / f"{step:06d}"
         if self.every and step % self.every == 0 and not folder.exists():
             self.save(folder, model())

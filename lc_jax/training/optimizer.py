@@ -1,4 +1,4 @@
-"""AdamW with global-norm clipping and the schedules that transformers users know."""
+"""AdamW with global-norm clipping and the learning rate schedules of transformers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ Optimizer: TypeAlias = optax.GradientTransformationExtraArgs | adamw_int8.InPlac
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """The learning rate rises linearly from 0 over `warmup_steps`, then follows `schedule` to 0 at `num_steps`."""
+    """Hyperparameters of AdamW.
+
+    The learning rate rises linearly from 0 over `warmup_steps`, then follows `schedule` to 0 at `num_steps`.
+    """
 
     learning_rate: float
     num_steps: int
@@ -31,9 +34,9 @@ class OptimizerSettings:
     b1: float
     b2: float
     eps: float
-    weight_decay: float  # of every trained parameter, norms and biases too
-    clip_norm: float  # of the gradient of all parameters together
-    kind: str = "adamw"  # "adamw_int8": moments in 2 bytes; "adamw_int8_master": and bfloat16 parameters kept exactly
+    weight_decay: float  # for every trained parameter, norms and biases too
+    clip_norm: float  # maximum global norm of the gradient
+    kind: str = "adamw"  # "adamw_int8": 8-bit moments; "adamw_int8_master": also exact master copies of bfloat16
 
     def __post_init__(self) -> None:
         check_settings(
@@ -49,30 +52,30 @@ class OptimizerSettings:
     def from_ratio(
         cls, num_steps: int, *, warmup_ratio: float = 0.0, warmup_steps: int | None = None, **rest: Any
     ) -> Self:
-        """Warm-up as a share of the steps (rounded up, as transformers does), or as a number when that is given."""
+        """Makes settings with `warmup_steps`, or else a share of the steps (rounded up as in transformers)."""
         if warmup_steps is None and warmup_ratio not in PROBABILITY:
             raise ValueError(f"--config.optimizer.warmup_ratio={warmup_ratio}: give {PROBABILITY}.")
         steps = -int(-num_steps * warmup_ratio // 1) if warmup_steps is None else warmup_steps
         return cls(num_steps=num_steps, warmup_steps=steps, **rest)
 
     def learning_rate_at(self, step: Float[Array, ""] | int) -> Float[Array, ""]:
-        """Learning rate of update number `step`, counted from 0: with a warm-up the first update changes nothing."""
+        """Returns the learning rate of update `step`, counted from 0; with a warm-up that of the first update is 0."""
         step = jnp.asarray(step, jnp.float32)
-        rising = step / max(1, self.warmup_steps)
-        done = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
-        done = jnp.clip(done, 0.0, 1.0)
-        falling = {
-            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
-            "linear": 1.0 - done,
-            "constant": jnp.ones_like(done),
+        warmup = step / max(1, self.warmup_steps)
+        progress = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
+        progress = jnp.clip(progress, 0.0, 1.0)
+        decay = {
+            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
+            "linear": 1.0 - progress,
+            "constant": jnp.ones_like(progress),
         }[self.schedule]
-        return self.learning_rate * jnp.where(step < self.warmup_steps, rising, falling)
+        return self.learning_rate * jnp.where(step < self.warmup_steps, warmup, decay)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """Scales all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does.
+    """Returns scaling of all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does.
 
-    `update` takes `norm` where it is known already.
+    `update` takes `norm` if the caller has computed it.
     """
 
     def update(updates: Any, state: Any, params: Any = None, *, norm: Any = None, **_: Any) -> tuple[Any, Any]:
@@ -83,11 +86,11 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraArg
 
 
 def make_optimizer(settings: OptimizerSettings, trainable: Any) -> Optimizer:
-    """Clipping and AdamW over the parameters that `trainable` (a tree of booleans) marks; the others never change.
+    """Returns clipping and AdamW over the parameters that `trainable` (a tree of booleans) marks; others never change.
 
-    The others must be such as no gradient reaches: theirs are zero, and count nothing in the clipping norm.
-    Arithmetic is float32 whatever the parameters' dtype, and so are the moments of kind "adamw". bfloat16 parameters
-    want another kind: rounded to the nearest, they stand still where a step is below 1/512 of them.
+    Gradients of the others must be zero, so that they add nothing to the global norm. Arithmetic is float32 whatever
+    the parameters' dtype, and so are the moments of kind "adamw". bfloat16 parameters need another kind: rounded to
+    nearest, they do not change where a step is below 1/512 of them.
     """
     rate, b1, b2, eps, decay = (
         settings.learning_rate_at, settings.b1, settings.b2, settings.eps, settings.weight_decay
@@ -101,7 +104,7 @@ def make_optimizer(settings: OptimizerSettings, trainable: Any) -> Optimizer:
 
 
 def _in_float32(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """`inner` with float32 gradients, parameters and moments."""
+    """Wraps `inner` to compute with float32 gradients, parameters and moments."""
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

@@ -36,8 +36,8 @@ def evaluate(run, eces, **changes):
     for candidate, ece in zip(load(run), eces, strict=True):
         row = {"method": "m", "seed": 0, "accuracy": 0.5, "ece": ece, "num_questions": 9, "judge": "j", "data": "d"}
         row |= changes
-        (candidate.place(run) / "evaluation").mkdir(exist_ok=True)
-        (candidate.place(run) / "evaluation" / "result.json").write_text(json.dumps(row))
+        (candidate.folder(run) / "evaluation").mkdir(exist_ok=True)
+        (candidate.folder(run) / "evaluation" / "result.json").write_text(json.dumps(row))
 
 
 def select(run):
