@@ -1,1 +1,1 @@
-"""What a script of several stages needs before its first stage runs: its stages, profiles, devices, disk and hours."""
+"""Planning of a script of several stages before its first one runs: stages, profiles, devices, disk and hours."""

@@ -1,4 +1,4 @@
-"""How much disk stages take while they run, and how much they leave."""
+"""Disk space of stages while they run and afterwards."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lc_jax.training.checkpoint import KEEP
 
 # Bytes of moments for each parameter in a checkpoint of training, with the low half of "adamw_int8_master".
 MOMENTS = {"adamw": 8.0, "adamw_int8": 2.06, "adamw_int8_master": 4.06}
-_EPISODE, _RECORD = 3e3, 8e3  # of a PPO run's log, of an evaluation with its replies
+_EPISODE, _RECORD = 3e3, 8e3  # bytes of an episode in a PPO run's log, and of an evaluation's record with its replies
 _DOWNLOAD, _RECOVERED = 2, 4  # bytes a parameter of a hub checkpoint, of a model recovered from a difference
 
 
 @dataclasses.dataclass(frozen=True)
 class Disk:
-    """Bytes of one stage."""
+    """Disk space of one stage, bytes."""
 
     peak: float  # while it runs
-    rest: float  # once it is done; below 0 where it frees more than it leaves
+    rest: float  # afterwards; negative if it frees more than it adds
 
 
 def measure(stage: Stage, stages: Sequence[Stage], shapes: Models, *, keep_checkpoints: bool = False) -> Disk:
@@ -42,9 +42,9 @@ def measure(stage: Stage, stages: Sequence[Stage], shapes: Models, *, keep_check
         params = shapes.num_parameters(config.model)
         export, checkpoint = _export(config, params), _checkpoint(config, params)
         rest = export + (KEEP * checkpoint if keep_checkpoints else 0.0)
-        return Disk(export + (KEEP + 1) * checkpoint, rest)  # one is written before one is deleted
+        return Disk(export + (KEEP + 1) * checkpoint, rest)  # a checkpoint is written before the oldest is deleted
     records = work.num_rows(stage) * work.num_candidates(stage, stages) * config.get("num_samples", 1) * _RECORD
-    # A selection takes nothing more: what it selects has hard links to the candidate's files.
+    # A selection takes no space: it makes hard links to the candidate's files.
     run, freed = work.selected_run(stage, stages), 0.0
     if run is not None and not keep_checkpoints:
         freed = (run.ppo.num_candidates - 1) * _export(run, shapes.num_parameters(run.policy))
@@ -56,17 +56,17 @@ def _itemsize(dtype: str) -> int:
 
 
 def _export(config: ConfigDict, params: float) -> float:
-    """Bytes of a model in Hugging Face's form."""
+    """Returns the bytes of a Hugging Face folder."""
     return params * _itemsize(config.export_dtype or config.precision.param_dtype)
 
 
 def _checkpoint(config: ConfigDict, params: float) -> float:
-    """Bytes of a checkpoint of training."""
+    """Returns the bytes of a checkpoint of training."""
     return params * (_itemsize(config.precision.param_dtype) + MOMENTS[config.optimizer.kind])
 
 
 def _ppo(config: ConfigDict, shapes: Models, keep_checkpoints: bool) -> Disk:
-    """Checkpoints of policy and critic, the policies among which one is selected, and the log of all episodes."""
+    """Returns the space of checkpoints of policy and critic, candidate policies, and the log of all episodes."""
     ppo, policy = config.ppo, shapes.num_parameters(config.policy)
     critic = shapes.num_parameters(config.critic) if ppo.baseline.startswith("critic") else 0.0
     checkpoint, export = _checkpoint(config, policy + critic), _export(config, policy)
@@ -82,9 +82,9 @@ def downloads(stages: Sequence[Stage], shapes: Models) -> float:
 
 
 def missing_downloads(stages: Sequence[Stage], shapes: Models) -> tuple[float, float]:
-    """Returns the bytes that are downloaded for the stages, and those of the models recovered from weight differences.
+    """Returns the bytes to download for the stages, and those of models to recover from weight differences.
 
-    Checkpoints in the hub's cache are left out.
+    Checkpoints in the hub's cache are not counted.
     """
     names = [name for name in _hub_names(stages) if not registry.is_preset(name)]
     differences = [name for name in names if hub.is_difference(name) and not hub.is_recovered(name)]
@@ -97,16 +97,16 @@ def missing_downloads(stages: Sequence[Stage], shapes: Models) -> tuple[float, f
 
 
 def _hub_names(stages: Sequence[Stage]) -> list[str]:
-    """Returns the checkpoints that the stages read and that neither are here nor are made by one of them."""
+    """Returns the checkpoints that the stages read, except local ones and those that a stage makes."""
     results = {stage.result for stage in stages}
     names = {part[key] for stage in stages for part, key in models.fields(stage.config)} - results
     return sorted(name for name in names if not Path(name).is_dir())
 
 
 def most(disks: Sequence[Disk]) -> float:
-    """Returns the largest number of bytes that stages, run one after the other, take at one time."""
-    stored = highest = 0.0
+    """Returns the peak of disk space, bytes, of stages that run one after the other."""
+    total = highest = 0.0
     for disk in disks:
-        highest = max(highest, stored + disk.peak)
-        stored += disk.rest
+        highest = max(highest, total + disk.peak)
+        total += disk.rest
     return highest

@@ -1,4 +1,4 @@
-"""How long stages take: from figures that were measured on such devices, or else the floor that their peaks set."""
+"""Duration of stages, from benchmarks on such devices, or else a lower bound from their peak rates (roofline)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lc_jax.planning.requests import NUM_ANSWERS
 from lc_jax.planning.stages import Stage
 
 _HOUR = 3600
-_KV_BYTES = 2  # of a number in the cache
+_KV_BYTES = 2  # bytes of a cache element
 
 
 @dataclasses.dataclass(frozen=True)
 class Hours:
-    """The time of a stage without compiling, loading and the annotator's replies."""
+    """Duration of a stage without compiling, loading and the annotator's replies."""
 
-    value: float  # NaN: unknown
-    source: str = ""  # "measured", or "floor": no faster than the devices' peaks
+    value: float  # hours; NaN: unknown
+    source: str = ""  # "measured", or "floor": a lower bound from the devices' peak rates
 
     def __str__(self) -> str:
         if math.isnan(self.value):
@@ -47,20 +47,20 @@ class Clock:
     figures: Mapping[str, Any]
 
     def time(self, stage: Stage) -> Hours:
-        """Returns the hours of a stage."""
+        """Estimates the hours of a stage."""
         if not list(models.fields(stage.config)):
             return Hours(0.0)
         seconds = self._measured(stage) / self.devices.count
         if not math.isnan(seconds):
             return Hours(seconds / _HOUR, "measured")
-        if stage.config.precision.compute_dtype != "bfloat16":  # what the peaks are of
+        if stage.config.precision.compute_dtype != "bfloat16":  # the dtype of the peak rates
             return Hours(math.nan)
         return Hours(self._floor(stage) / _HOUR, "floor")
 
     # --- from benchmarks ---------------------------------------------------------------------------------------------
 
     def _measured(self, stage: Stage) -> float:
-        """Seconds on one device of the kind that was measured; NaN where it was not."""
+        """Returns the seconds on one device from benchmarks of its kind; NaN without them."""
         config, size = stage.config, "miniature" if work.is_miniature(stage) else "7B"
         name = {"sft": "sft_step", "reward_model": "sft_step", "ppo": "ppo_step"}.get(config.task, "generate")
         row = self.figures.get(f"{name} {size}")
@@ -75,10 +75,10 @@ class Clock:
             return config.ppo.num_steps * row["seconds"] * layers * config.ppo.rollout_batch_size / notes["episodes"]
         return self._paragraphs(stage) * work.PARAGRAPH / notes["tokens per second"]
 
-    # --- from the devices' peaks -------------------------------------------------------------------------------------
+    # --- from peak rates ---------------------------------------------------------------------------------------------
 
     def _floor(self, stage: Stage) -> float:
-        """Seconds on all devices at their peaks."""
+        """Returns the seconds on all devices at their peak rates."""
         config = stage.config
         if config.task == "ppo":
             return self._ppo(config)
@@ -88,7 +88,7 @@ class Clock:
         return self._generate(config.model, self._paragraphs(stage), sizes, config.mesh.tensor)
 
     def _ppo(self, config: Any) -> float:
-        """Seconds of rollout, reading, log-probabilities and update of every step, and of validation."""
+        """Returns the seconds of rollout, reading, log-probabilities and update of all steps, and of validation."""
         ppo = config.ppo
         episodes, tokens = ppo.rollout_batch_size, ppo.rollout_batch_size * (ppo.query_length + ppo.response_length)
         critic = [config.critic] if ppo.baseline.startswith("critic") else []
@@ -101,7 +101,7 @@ class Clock:
         return ppo.num_steps * step + validations * self._rollout(config, ppo.num_validation)
 
     def _rollout(self, config: Any, episodes: int) -> float:
-        """Seconds of writing paragraphs and reading them."""
+        """Returns the seconds to generate paragraphs and to read them."""
         ppo, read, tensor = config.ppo, config.reader, config.mesh.tensor
         sizes = (ppo.query_length, ppo.response_length, ppo.decode_batch_size or 64)
         seconds = self._generate(config.policy, episodes, sizes, tensor)
@@ -112,11 +112,11 @@ class Clock:
         return seconds + self._compute(episodes * (work.READER_PROMPT + answers * work.ANSWER), read.forecaster)
 
     def _generate(self, path: str, rows: float, sizes: tuple[int, int, int], tensor: int) -> float:
-        """Seconds for `rows` prompts.
+        """Returns the seconds of generation for `rows` prompts.
 
         Args:
-          sizes: tokens of a prompt and of a completion, and rows side by side.
-          tensor: devices that share the weights; each other has a copy.
+          sizes: tokens of a prompt and of a completion, and rows of a batch.
+          tensor: number of devices over which the weights are split.
         """
         prompt, length, batch = sizes
         devices, params, config = self.devices, self.shapes.num_parameters(path), self.shapes.config_of(path)
@@ -126,13 +126,13 @@ class Clock:
         return self._compute(rows * prompt, path) + math.ceil(rows / batch) * length * max(compute, reading)
 
     def _compute(self, tokens: float, path: str, passes: int = 1) -> float:
-        """Seconds of `passes` forward passes."""
+        """Returns the seconds of `passes` forward passes."""
         return passes * 2 * self.shapes.num_parameters(path) * tokens / (self.devices.count * self.devices.flops)
 
-    # --- what is worked through --------------------------------------------------------------------------------------
+    # --- amount of work ----------------------------------------------------------------------------------------------
 
     def _passes(self, config: Any) -> int:
-        """Forward passes that take as long as training does: forward, backward (two), and again forward with remat."""
+        """Returns the cost of training in forward passes: forward, backward (two), and forward again with remat."""
         return 4 if config.precision.remat == "full" else 3
 
     def _training_tokens(self, stage: Stage) -> float:
@@ -145,10 +145,10 @@ class Clock:
 
 
 def measured_figures(folder: Path, kind: str) -> dict[str, Any]:
-    """Returns {"benchmark size": its first row} of the JSON files that benchmarks leave; the last file of a kind wins.
+    """Loads {"benchmark size": its first row} from the JSON files of benchmarks; later files replace earlier ones.
 
     Args:
-      kind: of devices; figures of others are left out.
+      kind: kind of devices; figures of others are ignored.
     """
     figures = {}
     for path in sorted(folder.glob("*.json")):

@@ -1,4 +1,4 @@
-"""The checkpoints that work in stages, and their shapes before they are made or downloaded."""
+"""Checkpoints of stages, and their shapes before they are trained or downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lc_jax.planning.stages import Stage
 
 
 def fields(config: ConfigDict) -> Iterator[tuple[ConfigDict, str]]:
-    """Yields where a config names checkpoints that work in the stage: (part of the config, field)."""
+    """Yields (part of the config, field) for each checkpoint that a stage loads."""
     if config.get("what", "paragraphs") != "paragraphs":
         return
     parts = [(config, key) for key in ("model", "policy", "critic")]
@@ -25,10 +25,10 @@ def fields(config: ConfigDict) -> Iterator[tuple[ConfigDict, str]]:
 
 
 class Models:
-    """Folders or presets that have the shapes of the checkpoints which the stages name.
+    """Folders or presets with the shapes of the stages' checkpoints.
 
-    A folder that is there is itself. One that an earlier stage makes has the shape of that stage's own model; a hub
-    name that of `shapes`, or else what the name says of it.
+    An existing folder stands for itself. A folder that an earlier stage makes has the shape of that stage's model, and
+    a hub name that of `shapes`, or else of a preset that the name suggests.
     """
 
     def __init__(self, stages: Sequence[Stage], shapes: Mapping[str, str] | None = None) -> None:
@@ -36,7 +36,7 @@ class Models:
         self._shapes = dict(shapes or {})
 
     def shape_of(self, path: str) -> str:
-        """Returns a folder, or the name of a preset."""
+        """Returns a folder or preset with the shapes of the checkpoint `path`."""
         if Path(path).is_dir() or registry.is_preset(path):
             return path
         maker = self._makers.get(path)
@@ -49,7 +49,7 @@ class Models:
         return _config(self.shape_of(path))
 
     def with_shapes(self, config: ConfigDict) -> ConfigDict:
-        """Returns a copy of a config whose checkpoints are those of `shape_of`."""
+        """Returns a copy of a config with its checkpoints replaced by `shape_of`."""
         config = config.copy_and_resolve_references()
         for part, key in list(fields(config)):
             part[key] = self.shape_of(part[key])
@@ -80,7 +80,7 @@ def _num_parameters(shape: str) -> float:
 
 
 def _from_name(path: str) -> str:
-    """Returns the preset that a name suggests."""
+    """Guesses a preset from a name."""
     name = path.lower()
     if not is_difference(path) and any(word in name for word in ("redpajama", "extract_answers", "extract-")):
         return "redpajama-incite-3b"

@@ -1,4 +1,4 @@
-"""The questions of evaluations before the first stage: which data sets are missing, and which were trained on."""
+"""Checks of the evaluations' questions before the first stage: missing data sets, and overlap with training."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lc_jax.data.rows import HubUnreachable, optional
 from lc_jax.planning.stages import Stage, join_names
 from lc_jax.preflight import Problems
 
-_MOST_LEAKED = 0.01  # of a test set's questions that training may have seen
+_MAX_OVERLAP = 0.01  # share of a test set's questions that may be in the training data
 _TEXTS = ("paragraph_generation_prompt", "prompt", "question")
 
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """A test data set that cannot be loaded."""
+    """Test data set that cannot be loaded."""
 
     data: str  # its name in tables
     reason: str  # with the remedy
-    stages: tuple[str, ...]  # that need it
-    is_fault: bool = False  # the user names it, it may not be read, or the hub does not answer: nothing to run without
+    stages: tuple[str, ...]  # names of the stages that need it
+    is_fault: bool = False  # an error rather than absence: the user names it, it is unreadable, or the hub is down
 
 
 def missing_tests(stages: Sequence[Stage]) -> list[Missing]:
-    """Loads the test questions of all stages. Returns the data sets that cannot be loaded."""
+    """Loads the test questions of all stages; returns the data sets that cannot be loaded."""
     missing = []
     for group in _by_questions([stage for stage in stages if _is_test(stage)]):
         try:
@@ -42,10 +42,10 @@ def missing_tests(stages: Sequence[Stage]) -> list[Missing]:
 
 
 def check_missing(missing: Sequence[Missing]) -> None:
-    """Refuses to leave out data sets that are not simply absent.
+    """Checks that missing data sets are simply absent, so that they can be skipped.
 
     Raises:
-      Problems: one for each.
+      Problems: a message for each other data set.
     """
     messages = [f"{join_names(data.stages)}: {data.reason}" for data in missing if data.is_fault]
     if messages:
@@ -53,7 +53,7 @@ def check_missing(missing: Sequence[Missing]) -> None:
 
 
 def _is_absent(error: Exception) -> bool:
-    """Returns whether an error says that there is no such data set, rather than that it could not be looked for."""
+    """Returns whether an error says that there is no such data set, rather than that it is unknown."""
     return isinstance(error, FileNotFoundError) or not isinstance(error, OSError | HubUnreachable)
 
 
@@ -71,18 +71,18 @@ def leaks(stages: Sequence[Stage]) -> tuple[list[str], list[str]]:
     Returns:
       Problems: data sets of which training has too many questions; and notes on those of which it has few.
     """
-    trained: dict[str, set[str]] = {stage.name: _trained_on(stage) for stage in stages if _trains(stage)}
+    training: dict[str, set[str]] = {stage.name: _trained_on(stage) for stage in stages if _trains(stage)}
     problems, notes = [], []
     for group in _by_questions([stage for stage in stages if _is_test(stage)]):
         texts = [{_plain(q.question), _plain(q.prompt)} - {""} for q in _load(**group[0].config.questions)]
-        names = [name for name, seen in trained.items() if any(own & seen for own in texts)]
-        count = sum(any(own & trained[name] for name in names) for own in texts)
+        names = [name for name, texts_of_stage in training.items() if any(own & texts_of_stage for own in texts)]
+        count = sum(any(own & training[name] for name in names) for own in texts)
         if not count:
             continue
         data = group[0].config.get("data") or group[0].config.questions.source
         part = f"{count} of {len(texts)} questions of the evaluation"
         line = f"{data}: {part} are in the training data of {join_names(names)}"
-        if count > _MOST_LEAKED * len(texts):
+        if count > _MAX_OVERLAP * len(texts):
             problems.append(f"{line}; give the evaluation or the training other questions.")
         else:
             notes.append(f"{line}.")
@@ -99,7 +99,7 @@ def _trains(stage: Stage) -> bool:
 
 
 def _by_questions(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """Returns the stages with the same questions together."""
+    """Groups stages by their questions."""
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
         groups.setdefault(str(sorted(stage.config.questions.items())), []).append(stage)
@@ -110,13 +110,13 @@ def _by_questions(stages: Sequence[Stage]) -> list[list[Stage]]:
 def _load(
     source: str, split: str | None, answers: str | None, answers_split: str | None, columns: str = ""
 ) -> list[Any]:
-    """Returns the questions of a data set, read once."""
+    """Loads the questions of a data set once."""
     check_answers(source, answers, split)
     return raw_questions(load_joined_rows(source, split, answers, answers_split, columns), source)[0]
 
 
 def _trained_on(stage: Stage) -> set[str]:
-    """Questions and queries that a stage trains on, as far as they are there yet."""
+    """Returns the questions and queries that a stage trains on; none if its data do not exist yet."""
     config = stage.config
     source: Mapping[str, Any] = config.questions if config.task == "ppo" else config.data.rows
     if optional(source["source"]) is None:

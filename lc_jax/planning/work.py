@@ -1,4 +1,4 @@
-"""How much a stage works through: rows of the published sets, and tokens of an average text of theirs."""
+"""Amount of work of a stage: rows of the published sets, and mean tokens of their texts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ROWS = {
     "biographies": 500, "TriviaQA validation": 1_000,
 }  # fmt: skip
 MINIATURE_ROWS = 800
-_QUERY = "Write a paragraph about the answer to a question. " * 4  # as long as they come
-_CHARACTERS = 3.5  # of a token, on the low side
+_QUERY = "Write a paragraph about the answer to a question. " * 4  # a long query
+_CHARACTERS = 3.5  # characters of a token, a low estimate
 # Tokens, from the published data.
-SEQUENCE = {"sft": 250, "reward_model": 350}  # of a training sequence
+SEQUENCE = {"sft": 250, "reward_model": 350}  # one training sequence
 PARAGRAPH = 200
 READER_PROMPT, ANSWER = 350, 32  # paragraph and question with the reader's instruction; answers with their question
 
@@ -30,19 +30,19 @@ def is_miniature(stage: Stage) -> bool:
 
 
 def selected_run(stage: Stage, stages: Sequence[Stage]) -> ConfigDict | None:
-    """Returns the config of the PPO run of which the stage selects a candidate; None for other stages."""
+    """Returns the config of the PPO run from which the stage selects a candidate; None for other stages."""
     runs = [other.config for other in stages if other.config.task == "ppo" and stage.is_selection]
     return next((run for run in runs if stage.result.startswith(f"{run.output}/")), None)
 
 
 def num_candidates(stage: Stage, stages: Sequence[Stage]) -> int:
-    """Returns how many checkpoints a stage evaluates: the candidates of the run that it selects from, else 1."""
+    """Returns the number of checkpoints that a stage evaluates: all candidates for a selection, else 1."""
     run = selected_run(stage, stages)
     return run.ppo.num_candidates if run else 1
 
 
 def num_rows(stage: Stage) -> int:
-    """Returns the number of questions, rows or entities that a stage works through."""
+    """Returns the number of questions, rows or entities of a stage."""
     config = stage.config
     limit = config.get("limit") or 10**9
     if is_miniature(stage):
@@ -56,9 +56,9 @@ def num_rows(stage: Stage) -> int:
 
 
 def prompt_tokens(config: ConfigDict) -> int:
-    """Returns the number of tokens of a prompt with the examples of its strategy."""
+    """Estimates the tokens of a prompt with the examples of its strategy."""
     strategy = "8-shot" if config.get("in_context") else config.get("strategy", "finetuned")
     prompt = strategies.load(strategy, config.templates, config.prompt_dir, checkpoint=True)
     text = prompt.prompt_text(paragraph_generation_prompt=_QUERY)
-    whole = text if isinstance(text, str) else "".join(message.content for message in text)
-    return round(len(whole) / _CHARACTERS)
+    full_text = text if isinstance(text, str) else "".join(message.content for message in text)
+    return round(len(full_text) / _CHARACTERS)

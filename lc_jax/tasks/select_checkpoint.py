@@ -26,7 +26,7 @@ from lc_jax.training.candidates import Candidate
 
 
 def _row(folder: Path, candidate: Candidate) -> dict[str, Any]:
-    """What selection goes by, of one candidate.
+    """Returns the results of one candidate for the selection.
 
     Raises:
       FileNotFoundError: it was not evaluated.
@@ -41,8 +41,8 @@ def _row(folder: Path, candidate: Candidate) -> dict[str, Any]:
         raise ValueError(
             f"{path} has no number for {', '.join(undefined)}: remove {path.parent} and evaluate it again."
         )
-    kept = {name: result[name] for name in ("accuracy", "ece", "num_questions", "judge", "data")}
-    return {"step": candidate.step, "validation_reward": candidate.validation_reward, **kept}
+    fields = {name: result[name] for name in ("accuracy", "ece", "num_questions", "judge", "data")}
+    return {"step": candidate.step, "validation_reward": candidate.validation_reward, **fields}
 
 
 RECORD = "{run}/selection.run.json"
@@ -56,17 +56,17 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
       ValueError: some were not evaluated, or have no ECE; or by different judges or on different questions.
     """
     folder = Path(config.run)
-    found = candidates.load(folder)
-    if not found:
+    offers = candidates.load(folder)
+    if not offers:
         raise FileNotFoundError(f"{folder}/candidates holds none: train with ppo.num_candidates above 0.")
-    rows = preflight.check_all(*(functools.partial(_row, folder, candidate) for candidate in found))
+    rows = preflight.check_all(*(functools.partial(_row, folder, candidate) for candidate in offers))
     for field in ("judge", "data"):
         if len({row[field] for row in rows}) > 1:
             raise ValueError(f"The candidates of {folder} differ in {field}: {[row[field] for row in rows]}.")
     best = min(range(len(rows)), key=lambda i: rows[i]["ece"])  # of equal ones that with the better reward
     with layout.new_folder(folder / "selected") as selected:
         # Hard links: the same bytes on the disk.
-        model = found[best].folder(folder) / "model"
+        model = offers[best].folder(folder) / "model"
         shutil.copytree(model, selected, copy_function=os.link, dirs_exist_ok=True)
     jsonl.write_json(folder / "selection.json", {"selected": rows[best], "candidates": rows})
     header = ["step", "validation reward", "accuracy", "ECE", ""]
