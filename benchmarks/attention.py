@@ -94,11 +94,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     errors["portable", "decode"] = check(last, expected[:, -1], size.dtype)
     machine, theirs = report.Machine.measured(size), peers(q, k, v, scale)
     causal = 2.0 * batch * config.num_heads * config.head_dim * length**2  # half of the 4 of all pairs
-    moved = 4.0 * q.nbytes
+    num_bytes = 4.0 * q.nbytes
     floors = {
-        "forward": machine.floor(causal, moved),
-        "backward": machine.floor(3.5 * causal, 2 * moved),
-        "decode": machine.floor(4.0 * batch * config.num_heads * config.head_dim * length, moved / 2),
+        "forward": machine.floor(causal, num_bytes),
+        "backward": machine.floor(3.5 * causal, 2 * num_bytes),
+        "decode": machine.floor(4.0 * batch * config.num_heads * config.head_dim * length, num_bytes / 2),
     }
     rows = []
     for (form, name), call in ours.items():

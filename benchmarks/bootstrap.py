@@ -1,4 +1,4 @@
-"""How long 95 % intervals of the calibration error take: all resamples at once against a plain loop, in one run.
+"""Time of 95 % intervals of the calibration error: all resamples at once against a plain loop, in one run.
 
 python -m benchmarks.bootstrap                  11,313 records, 10,000 resamples, as in the paper; one core
 python -m benchmarks.bootstrap --rows=1000      smaller
@@ -46,8 +46,8 @@ def main(rows: int, resamples: int) -> None:
 
     start = time.process_time()
     few = max(1, resamples // SHARE)
-    drawn = [rng.integers(0, rows, rows) for _ in range(few)]
-    loop = np.percentile([published_ece(confidence[rows], correct[rows]) for rows in drawn], [2.5, 97.5])
+    samples = [rng.integers(0, rows, rows) for _ in range(few)]
+    loop = np.percentile([published_ece(confidence[rows], correct[rows]) for rows in samples], [2.5, 97.5])
     slow = (time.process_time() - start) * resamples / few
 
     print(f"{rows:,} records, {resamples:,} resamples, ECE {metrics.ece(confidence, correct):.4f}")
@@ -60,5 +60,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=11_313)
     parser.add_argument("--resamples", type=int, default=10_000)
-    given = parser.parse_args()
-    main(given.rows, given.resamples)
+    args = parser.parse_args()
+    main(args.rows, args.resamples)

@@ -83,8 +83,8 @@ def run(name: str, gigabytes: float, **settings: object) -> None:
             peak = max(peak, _allocated(process.pid))
             time.sleep(0.02)
     seconds = time.perf_counter() - started
-    kept = "enforced" if group else "not enforced here"
-    print(f"{name}: {seconds:.0f} s, {peak / 1e9:.2f} GB at most (limit {gigabytes:g} GB, {kept})", flush=True)
+    enforcement = "enforced" if group else "not enforced here"
+    print(f"{name}: {seconds:.0f} s, {peak / 1e9:.2f} GB at most (limit {gigabytes:g} GB, {enforcement})", flush=True)
     assert process.stderr is not None
     if process.returncode:
         raise MemoryError(f"{name} ended with {process.returncode}: {process.stderr.read()[-1000:]}")
@@ -133,10 +133,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         shard = SHARD / 1e9
         if args.difference:
             make(root / "tuned", args.layers, "bfloat16", seed=1)
-            made, out = root / "made", root / "out"
+            difference, out = root / "difference", root / "out"
             names = dict(base=base, shard_gigabytes=shard)
-            run("tuned - base", args.gigabytes, source=root / "tuned", destination=made, make_difference=True, **names)
-            run("base + difference", args.gigabytes, source=made, destination=out, **names)
+            run(
+                "tuned - base",
+                args.gigabytes,
+                source=root / "tuned",
+                destination=difference,
+                make_difference=True,
+                **names,
+            )
+            run("base + difference", args.gigabytes, source=difference, destination=out, **names)
             same = compare(root / "tuned", out)
         else:
             large, back = root / "large", root / "back"

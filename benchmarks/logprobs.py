@@ -85,8 +85,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         compiled[form, "with gradients"] = gradients.lower(hidden, head).compile()
     machine, theirs = report.Machine.measured(size), peers(hidden, head, targets)
     products = 2.0 * count * width * config.vocab_size
-    moved = float(hidden.nbytes + head.nbytes)
-    floors = {"forward": machine.floor(products, moved), "with gradients": machine.floor(3 * products, 2 * moved)}
+    num_bytes = float(hidden.nbytes + head.nbytes)
+    floors = {
+        "forward": machine.floor(products, num_bytes),
+        "with gradients": machine.floor(3 * products, 2 * num_bytes),
+    }
     rows = []
     for (form, name), call in compiled.items():
         seconds: Any = report.measure(

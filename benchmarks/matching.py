@@ -1,4 +1,4 @@
-"""How soon a tiny Llama learns to match words by content: synthetic lists, no corpus.
+"""Training steps until a tiny Llama matches words by content, on synthetic lists without a corpus.
 
 python -m benchmarks.matching --task=pairs --steps=100 --plant     with induction heads to begin with
 python -m benchmarks.matching --task=pairs --steps=400             without
@@ -38,8 +38,8 @@ def example(task: str, vocabulary: int, most: int, rng: np.random.Generator) -> 
     if task == "copy":
         prompt, target = there, there
     elif task == "member":
-        asked = rng.permutation(words)[:count]
-        prompt, target = there, np.stack([asked, FIRST_SYMBOL + np.isin(asked, there)], axis=1).ravel()
+        queries = rng.permutation(words)[:count]
+        prompt, target = there, np.stack([queries, FIRST_SYMBOL + np.isin(queries, there)], axis=1).ravel()
     else:
         pairs = np.stack([there, symbols], axis=1)
         prompt, target = pairs.ravel(), pairs[rng.permutation(count)].ravel()
@@ -48,7 +48,7 @@ def example(task: str, vocabulary: int, most: int, rng: np.random.Generator) -> 
 
 @jax.jit
 def share_right(model: Model, batch: dict[str, jax.Array], first_counted: jax.Array) -> jax.Array:
-    """Of targets from token id `first_counted` on."""
+    """Computes accuracy on targets from token id `first_counted` on."""
     module, targets = model.bind(), batch["tokens"][:, 1:]
     guesses = jnp.argmax(module.logits(module(batch["tokens"], batch["spans"])[:, :-1]), axis=-1)
     slots = jnp.arange(1, batch["tokens"].shape[1])

@@ -53,7 +53,7 @@ def random_tokens(config: Config, count: int, length: int, seed: int = 0) -> np.
 
 
 def has(package: str) -> bool:
-    """Whether a package of the peer's is installed."""
+    """Returns whether a package of the peer is installed."""
     return importlib.util.find_spec(package) is not None
 
 

@@ -89,7 +89,7 @@ def curve(name: str, kind: str, seed: int, steps: int) -> dict[str, Any]:
         model = registry.initialize(config_of(name, kind), jax.random.key(seed), mesh)
         state, skeleton = states.create(model.params, tx), model.with_params(None)
         count = sum(x.size for x in jax.tree.leaves(state.params))
-        held = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
+        num_bytes = sum(x.nbytes for x in jax.tree.leaves((state.params, state.opt_state)))
         for step in range(steps):
             batch = parallel.put_batch(dict(data.collate(np.arange(rows) + step * rows)))
             state, metrics = loop.train_step(
@@ -102,7 +102,7 @@ def curve(name: str, kind: str, seed: int, steps: int) -> dict[str, Any]:
         "losses": [round(float(x), 5) for x in points],
         "held_out": round(last["eval_loss"], 5),
         "parameters": count,
-        "bytes_per_parameter": held / count,
+        "bytes_per_parameter": num_bytes / count,
         "cpu_seconds": round(time.process_time() - started, 1),
     }
 
@@ -112,13 +112,13 @@ def summary(runs: dict[str, Any]) -> list[str]:
     lines = []
     for name, kind in itertools.product(SHAPES, PARAM_DTYPE):
         seeds = [run.rsplit("/", 1)[1] for run in runs if run.startswith(f"{name}/{kind}/")]
-        found = [runs[f"{name}/{kind}/{seed}"]["held_out"] for seed in seeds]
+        losses = [runs[f"{name}/{kind}/{seed}"]["held_out"] for seed in seeds]
         base = [runs.get(f"{name}/adamw/{seed}", {}).get("held_out", np.nan) for seed in seeds]
-        if found:
-            apart = np.subtract(found, base)
+        if losses:
+            apart = np.subtract(losses, base)
             lines.append(
-                f"{name:10s} {kind:18s} held-out loss {' '.join(f'{x:.4f}' for x in found)}  "
-                f"mean {np.mean(found):.4f}, less float32's {np.mean(apart):+.4f} (at most {np.abs(apart).max():.4f})"
+                f"{name:10s} {kind:18s} held-out loss {' '.join(f'{x:.4f}' for x in losses)}  "
+                f"mean {np.mean(losses):.4f}, less float32's {np.mean(apart):+.4f} (at most {np.abs(apart).max():.4f})"
             )
     return lines
 

@@ -22,25 +22,25 @@ SCRIPT = report.ROOT / "launch" / "quickstart.sh"
 
 
 def stages(log: str) -> dict[str, float]:
-    """Seconds by stage, from what the quickstart printed.
+    """Returns the seconds of each stage from the output of the quickstart.
 
     Raises:
       ValueError: no stage ended in it.
     """
-    found = {name: float(seconds) for name, seconds in re.findall(r"^== (.+): (\d+) s$", log, re.MULTILINE)}
-    if not found:
+    seconds = {name: float(number) for name, number in re.findall(r"^== (.+): (\d+) s$", log, re.MULTILINE)}
+    if not seconds:
         raise ValueError(f"No stage of {SCRIPT.name} ended in this log; give what a whole run printed.")
-    return found
+    return seconds
 
 
 def run() -> str:
-    """What a whole quickstart prints, in a folder that is gone afterwards."""
+    """Runs the quickstart in a temporary folder and returns its output."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"LC_OUTPUT": f"{folder}/miniature"}
-        done = subprocess.run(
+        process = subprocess.run(
             ["bash", str(SCRIPT)], cwd=report.ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
-    return done.stdout
+    return process.stdout
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How well a base model of the miniature world reads: made-up paragraphs that it has never seen, one question each.
+"""Reading skill of a base model of the miniature world, on new made-up paragraphs with one question each.
 
   python -m benchmarks.reading                    the Llama that ships with the package
   python -m benchmarks.reading CHECKPOINT         another base model of that world, as configs/pretrain.py makes them
@@ -38,7 +38,7 @@ PERCENTAGES = np.arange(0, 101, 10)
 
 
 def task_of(prompt: str, answer: str) -> str:
-    """What a document asks for."""
+    """Returns the task of a document."""
     for task in ("Answers:", "Quote:"):
         if prompt.endswith(task):
             return f"{task[:-1].lower()}, none there" if answer == f" {corpus.NO_ANSWER}" else task[:-1].lower()
@@ -69,27 +69,27 @@ def main(path: str) -> None:
     pairs = [(prompt, text.split("\n")[0]) for prompt, text in itertools.islice(stream, NUM_DOCUMENTS)]
     pieces = [tokenizer.hf.convert_tokens_to_ids(f"Ġ({percent}%)") for percent in PERCENTAGES]
     encoded = [(pair, encode_sft(tokenizer, Example("", *pair), LENGTH)) for pair in pairs]
-    known = [(pair, e) for pair, e in encoded if e is not None]
+    examples = [(pair, e) for pair, e in encoded if e is not None]
     right: dict[str, list[bool]] = defaultdict(list)
     errors: dict[str, list[float]] = defaultdict(list)
     truths: list[float] = []
     with jax.set_mesh(mesh):
         model = hf.load(path, mesh)
-        for first in range(0, len(known), BATCH):
-            part = known[first : first + BATCH]
+        for first in range(0, len(examples), BATCH):
+            part = examples[first : first + BATCH]
             padded = batches.pad([e.tokens for _, e in part], LENGTH)
-            found = np.asarray(logits(model, jnp.asarray(padded.tokens), jnp.asarray(padded.spans)))
+            outputs = np.asarray(logits(model, jnp.asarray(padded.tokens), jnp.asarray(padded.spans)))
             for row, ((prompt, text), e) in enumerate(part):
                 task, place = task_of(prompt, text), slice(e.num_source - 1, len(e.tokens) - 2)
                 if not task.startswith("forecast"):
                     targets = np.asarray(e.tokens[e.num_source : -1])
-                    right[task].append(bool((found[row, place].argmax(-1) == targets).all()))
+                    right[task].append(bool((outputs[row, place].argmax(-1) == targets).all()))
                     continue
-                stated: Any = re.match(r" \((\d+)%", text)
-                probs = np.asarray(jax.nn.softmax(found[row, e.num_source - 1, pieces]))
-                right[task].append(PERCENTAGES[probs.argmax()] == int(stated[1]))
-                errors[task].append(float((probs @ PERCENTAGES - int(stated[1])) / 100) ** 2)
-                truths.append(int(stated[1]) / 100)
+                match: Any = re.match(r" \((\d+)%", text)
+                probs = np.asarray(jax.nn.softmax(outputs[row, e.num_source - 1, pieces]))
+                right[task].append(PERCENTAGES[probs.argmax()] == int(match[1]))
+                errors[task].append(float((probs @ PERCENTAGES - int(match[1])) / 100) ** 2)
+                truths.append(int(match[1]) / 100)
     for task in sorted(right):
         error = f"  squared error {np.mean(errors[task]):.3f}" if task in errors else ""
         print(f"{task:22s} {len(right[task]):4d}  right {np.mean(right[task]):.2f}{error}")

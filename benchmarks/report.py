@@ -1,4 +1,4 @@
-"""What every benchmark shares: its sizes, its timer, the machine's own speed as the floor, the table and the JSON.
+"""Sizes, timer, roofline of the machine, table and JSON file of all benchmarks.
 
 Each benchmark is `python -m benchmarks.<name>`.
 
@@ -7,8 +7,8 @@ Each benchmark is `python -m benchmarks.<name>`.
   --dry-run      the accelerator's settings (bfloat16, rematerialisation) around a tiny model
   --output DIR   where <name>-<device>.json goes (default benchmarks/results with --full, else runs/benchmarks)
 
-A floor is what the same device needs at the speed of one large matrix product and one large copy, both timed in the
-same run. The share says how near a row comes; arrays that fit a cache can beat it.
+The floor is the time at the machine's own rates (roofline): those of one large matrix product and one large copy, timed
+in the same run. The share is the fraction of the roofline; arrays that fit into a cache can exceed it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much a benchmark does."""
+    """Amount of work of a benchmark."""
 
     name: str
     model: str  # a preset of models/registry.py
@@ -106,7 +106,7 @@ def _seconds(function: Callable[[], Any], calls: int) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What one device reaches on large arrays, in the same run as what is held against it."""
+    """Roofline of one device: its rates on large arrays, timed in the same run as the benchmark."""
 
     flops: float  # per second, of one large matrix product in the benchmark's dtype
     bandwidth: float  # bytes per second, of reading and writing one large array
@@ -126,42 +126,42 @@ class Machine:
         seconds: Any = measure(calls, 3 * size.repeats, min)
         return cls(2.0 * side**3 / seconds["product"], 8.0 * count / seconds["copy"])
 
-    def floor(self, flops: float, moved: float = 0.0) -> float:
-        """Seconds that `flops` operations and `moved` bytes take at the least, one hidden behind the other."""
-        return max(flops / self.flops, moved / self.bandwidth)
+    def floor(self, flops: float, num_bytes: float = 0.0) -> float:
+        """Returns the least seconds for `flops` operations and transfers of `num_bytes`, done concurrently."""
+        return max(flops / self.flops, num_bytes / self.bandwidth)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One measured thing."""
+    """One measurement."""
 
     name: str
     seconds: float
-    peer: str = ""  # what it is compared with
+    peer: str = ""  # name of the peer
     peer_seconds: float | None = None
     floor_seconds: float | None = None
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # further figures, for the JSON
 
     def record(self) -> dict[str, Any]:
-        """For the JSON: ratio is how many times faster than the peer, share how much of the time the floor explains."""
+        """Returns the row of the JSON file: `ratio` is the speed-up over the peer, `share_of_floor` floor over time."""
         ratio = None if self.peer_seconds is None else self.peer_seconds / self.seconds
         share = None if self.floor_seconds is None else self.floor_seconds / self.seconds
         return dataclasses.asdict(self) | {"ratio": ratio, "share_of_floor": share}
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what is installed."""
-    found = {"python": platform.python_version()}
+    """Returns the versions of Python and of installed packages."""
+    numbers = {"python": platform.python_version()}
     for name in VERSIONS:
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def hardware() -> dict[str, Any]:
-    """The device, its memory where it tells, and the host."""
+    """Returns the device, its memory if known, and the host."""
     device = jax.devices()[0]
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -174,13 +174,13 @@ def hardware() -> dict[str, Any]:
 
 
 def _allocator() -> str:
-    """What is set of the C library's allocator, which matters to both sides on a CPU."""
+    """Returns the settings of the C library's allocator, which affect both sides on a CPU."""
     tunables = os.environ.get("GLIBC_TUNABLES")
     return f"GLIBC_TUNABLES={tunables} " if tunables else ""
 
 
 def finish(name: str, args: argparse.Namespace, machine: Machine | None, rows: Sequence[Row]) -> dict[str, Any]:
-    """Prints the table, writes the JSON, and gives its contents."""
+    """Prints the table, writes the JSON file, and returns its contents."""
     records = [row.record() for row in rows]
     result = {
         "benchmark": name,

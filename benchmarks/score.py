@@ -14,10 +14,10 @@ from lc_jax.inference import score
 
 
 def peer_logprobs(network: Any, sequences: Sequence[Sequence[int]], batch_size: int) -> list[np.ndarray]:
-    """Log-probabilities of each token after the first, in batches as they come, padded to the longest."""
+    """Computes log-probabilities of each token after the first, in batches in order, padded to the longest."""
     import torch
 
-    found = []
+    rows = []
     for first in range(0, len(sequences), batch_size):
         part = sequences[first : first + batch_size]
         lengths = [len(s) for s in part]
@@ -29,14 +29,14 @@ def peer_logprobs(network: Any, sequences: Sequence[Sequence[int]], batch_size: 
         with torch.no_grad():
             logprobs = torch.log_softmax(network(input_ids=ids, attention_mask=mask).logits.float(), dim=-1)
             entropies = -(logprobs.exp() * logprobs).sum(-1)
-            chosen = logprobs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].cpu().numpy()
+            targets = logprobs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0].cpu().numpy()
             entropies.cpu()
-        found += [row[: n - 1] for row, n in zip(chosen, lengths, strict=True)]
-    return found
+        rows += [row[: n - 1] for row, n in zip(targets, lengths, strict=True)]
+    return rows
 
 
 def peer_rewards(network: Any, sequences: Sequence[Sequence[int]], batch_size: int) -> None:
-    """A scalar head's work: the backbone alone, in batches as they come."""
+    """Runs the backbone of a scalar head, in batches in order."""
     import torch
 
     backbone = network.model
@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         reward = models.random_model(config, mesh, kind="scalar")
 
         def logprobs() -> list[score.TokenScores]:
-            found = dict(score.stream_logprobs(model, sequences, batch_size=batch))
-            return [found[i] for i in range(len(sequences))]
+            scores = dict(score.stream_logprobs(model, sequences, batch_size=batch))
+            return [scores[i] for i in range(len(sequences))]
 
         error = None
         if network is not None:

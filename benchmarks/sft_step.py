@@ -18,23 +18,23 @@ from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 SETTINGS = OptimizerSettings(1e-5, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.0, 1.0)
 # Layers of the model and sequences of a step where the device is an accelerator: AdamW's float32 moments of all 32
-# layers of a 7B model would not fit one. The share of the floor is that of the layers there are.
+# layers of a 7B model would not fit one. The fraction of the roofline is that of these layers.
 LAYERS, SEQUENCES = 8, 16
 
 
 def ours(model: Model, tokens: np.ndarray) -> Callable[[], float]:
-    """A function that trains one step more and returns the loss."""
+    """Returns a function that trains one step and returns the loss."""
     tx = make_optimizer(SETTINGS, trainable(model.params))
-    held = [states.create(model.params, tx)]
+    states_in_use = [states.create(model.params, tx)]
     skeleton = model.with_params(None)
     data = language_model.dataset([Encoded(tuple(row.tolist()), 1) for row in tokens])
     batch = parallel.put_batch(dict(data.collate(np.arange(len(tokens)))))
 
     def step() -> float:
         state, metrics = loop.train_step(
-            held.pop(), skeleton, batch, loss_fn=language_model.loss_fn, tx=tx, microbatches=1
+            states_in_use.pop(), skeleton, batch, loss_fn=language_model.loss_fn, tx=tx, microbatches=1
         )
-        held.append(state)
+        states_in_use.append(state)
         return float(metrics["loss"])
 
     return step

@@ -17,7 +17,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 def available() -> bool:
-    """Whether TRL and its PPO trainer can be imported here, for this device."""
+    """Returns whether TRL and its PPO trainer are installed, with a device for them."""
     return bool(models.torch_device()) and models.has("trl") and models.has("trl.experimental.ppo")
 
 

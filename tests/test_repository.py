@@ -39,6 +39,55 @@ CORE_MAY_IMPORT = {
 OPTIONAL_ACCELERATORS = {"tokamax"}  # imported where they are used; lc_jax does without
 OPTIONAL_READERS = {"torch", "sentence_transformers"}  # for checkpoints that are torch pickles; for passages
 FORBIDDEN_NAMES = {"utils.py", "common.py", "helpers.py"}
+# Participles that say nothing as names: a value is named by a noun, such as `replies` for what was `found`.
+PARTICIPLES = {
+    "answered", "asked", "begun", "brought", "chosen", "drawn", "found", "given", "held", "kept", "known", "left",
+    "lost", "made", "meant", "moved", "named", "paid", "said", "seen", "shown", "spent", "stated", "stored", "taken",
+    "told", "tried", "used", "wanted", "written",
+}  # fmt: skip
+# First words of fragments and questions; a docstring begins with a verb in the third person or a defining noun.
+NO_OPENINGS = {
+    "As", "Everything", "From", "How", "It", "Nothing", "Of", "So", "Such", "That", "Those", "What", "Whatever", "When",
+    "Where", "Whether", "Which", "Who", "Whoever", "Why", "Without",
+}  # fmt: skip
+# Folders and files whose names and docstrings are not held to this yet.
+UNCHECKED_WORDS = (
+    "benchmarks/optimizer.py",
+    "benchmarks/ppo_step.py",
+    "configs",
+    "lc_jax/cli.py",
+    "lc_jax/data/growing.py",
+    "lc_jax/evaluation/biography.py",
+    "lc_jax/evaluation/examples.py",
+    "lc_jax/evaluation/plots.py",
+    "lc_jax/evaluation/published.py",
+    "lc_jax/evaluation/qa.py",
+    "lc_jax/evaluation/report.py",
+    "lc_jax/evaluation/summary.py",
+    "lc_jax/evaluation/table.py",
+    "lc_jax/evaluation/writers.py",
+    "lc_jax/inference",
+    "lc_jax/kernels",
+    "lc_jax/llm",
+    "lc_jax/main.py",
+    "lc_jax/miniature/induction.py",
+    "lc_jax/models",
+    "lc_jax/planning/devices.py",
+    "lc_jax/planning/memory.py",
+    "lc_jax/planning/requests.py",
+    "lc_jax/planning/stages.py",
+    "lc_jax/prompts",
+    "lc_jax/provenance.py",
+    "lc_jax/rl",
+    "lc_jax/settings.py",
+    "lc_jax/tasks",
+    "lc_jax/terminal.py",
+    "lc_jax/training/checks.py",
+    "lc_jax/training/loop.py",
+    "lc_jax/training/plan.py",
+    "lc_jax/training/run_steps.py",
+    "lc_jax/usage.py",
+)
 PICKLES = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -56,6 +105,26 @@ def functions(path: Path) -> Iterator[Function]:
 
 def place(path: Path, node: ast.stmt | ast.expr) -> str:
     return f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def bound_names(node: ast.AST) -> list[str]:
+    """The names that a statement or expression binds: targets of assignments, parameters, functions and classes."""
+    if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return [node.id if isinstance(node, ast.Name) else node.attr]
+    if isinstance(node, ast.arg):
+        return [node.arg]
+    return [node.name] if isinstance(node, Function | ast.ClassDef) else []
+
+
+def word_problems(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, problem) of every participle as a name, and every docstring that begins as a fragment or question."""
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 1)
+        yield from ((line, name) for name in bound_names(node) if name.strip("_") in PARTICIPLES)
+        if isinstance(node, Function | ast.ClassDef | ast.Module):
+            words = (ast.get_docstring(node) or "").split()
+            if words and words[0] in NO_OPENINGS:
+                yield line, f"docstring {' '.join(words[:4])!r} ..."
 
 
 def nesting(node: ast.AST) -> int:
@@ -122,6 +191,34 @@ def test_functions_fit_their_budget() -> None:
 )
 def test_nesting_is_counted_as_a_reader_would(source: str, levels: int) -> None:
     assert nesting(ast.parse(source)) == levels
+
+
+@pytest.mark.parametrize(
+    ("source", "problems"),
+    [
+        ("found = 1", ["found"]),
+        ("a, (*_kept, b) = c", ["_kept"]),
+        ("self.seen = found", ["seen"]),
+        ("for told in a: [asked for asked in b if (left := asked)]", ["told", "left", "asked"]),
+        ("def made(given, *, known=0): pass", ["made", "given", "known"]),
+        ("num_found = found_names = f(kept=seen)", []),
+        ('"""What it is."""', ["docstring 'What it is.' ..."]),
+        ('def f():\n  """Whether it is so."""', ["docstring 'Whether it is so.' ..."]),
+        ('def f():\n  """Returns whether it is so."""', []),
+    ],
+)
+def test_participles_and_fragments_are_seen(source: str, problems: list[str]) -> None:
+    assert sorted(problem for _, problem in word_problems(ast.parse(source))) == sorted(problems)
+
+
+def test_names_are_nouns_and_docstrings_are_sentences() -> None:
+    problems = [
+        f"{name}:{line} {problem}"
+        for path in SOURCES
+        if not (name := path.relative_to(ROOT).as_posix()).startswith(("tests/", "docs/", *UNCHECKED_WORDS))
+        for line, problem in word_problems(tree(path))
+    ]
+    assert not problems, "name values by nouns; begin docstrings with a verb in the third person or a defining noun"
 
 
 def test_nothing_runs_text_or_unpickles() -> None:

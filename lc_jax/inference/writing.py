@@ -18,7 +18,7 @@ from lc_jax.types import PromptText
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How to write."""
+    """Settings of text generation."""
 
     max_new_tokens: int
     temperature: float  # 0 = greedy
@@ -27,7 +27,7 @@ class Decoding:
     top_p: float = 1.0  # 1 = any token
 
     def sampling(self, tokenizer: Tokenizer) -> generate.Sampling:
-        """Returns how tokens are drawn, with the tokenizer's stop and padding tokens."""
+        """Returns the sampling settings with the tokenizer's stop and padding tokens."""
         return generate.Sampling(
             self.max_new_tokens, self.temperature, self.top_p, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
         )

@@ -51,9 +51,9 @@ def _encode(row: dict[str, Any], where: str, tokenizer: Tokenizer, template: Pro
 
 
 def _log_sampling(config: ConfigDict, tokenizer: Tokenizer) -> None:
-    """Says where the settings of this run are not those that the checkpoint recommends."""
-    stated = {name: tokenizer.generation.get(name) for name in SAMPLING}
-    differing = {name: value for name, value in stated.items() if value is not None and value != config[name]}
+    """Logs the settings of this run that differ from those that the checkpoint recommends."""
+    recommended = {name: tokenizer.generation.get(name) for name in SAMPLING}
+    differing = {name: value for name, value in recommended.items() if value is not None and value != config[name]}
     if differing:
         theirs = ", ".join(f"{name} {value}" for name, value in differing.items())
         ours = ", ".join(f"{name} {config[name]}" for name in differing)
@@ -107,9 +107,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if uses_template:
         released.warn_of_wording(config.model, load_templates(config.templates, config.prompt_dir).paragraph)
     settings |= {"prompts": fingerprint(rows), "prompt_ids": fingerprint(prompts)}  # ids: templates and tokenizer files
-    done = {(row["row"], row["sample"]) for row in jsonl.resume(output, settings)}
-    todo = [(i, s) for i in range(len(rows)) for s in range(config.num_samples) if (i, s) not in done]
-    logging.info("%d completions to write, %d already in %s", len(todo), len(done), output)
+    existing = {(row["row"], row["sample"]) for row in jsonl.resume(output, settings)}
+    todo = [(i, s) for i in range(len(rows)) for s in range(config.num_samples) if (i, s) not in existing]
+    logging.info("%d completions to write, %d already in %s", len(todo), len(existing), output)
     _log_sampling(config, tokenizer)
 
     model = hf.load(config.model, mesh, **config.precision)
@@ -121,7 +121,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         eos_ids=tokenizer.stop_ids,
         pad_id=tokenizer.pad_id,
     )
-    finished = generate.stream(
+    completions = generate.stream(
         model,
         [prompts[i] for i, _ in todo],
         sampling,
@@ -129,7 +129,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         batch_size=config.batch_size,
         row_ids=[i * config.num_samples + s for i, s in todo],
     )
-    for place, completion in tqdm(finished, total=len(todo), unit="completion"):
+    for place, completion in tqdm(completions, total=len(todo), unit="completion"):
         index, sample = todo[place]
         check_finite(completion.logprobs, config.model, str(placed[index][0]))
         text = tokenizer.decode(completion.tokens) if tokenizer.hf is not None else None
@@ -140,5 +140,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     unfinished = sum(not row["finished"] for row in jsonl.read_jsonl(output))
     logging.info(
         "Made %s: %d completions, %d of them cut off at --config.max_new_tokens=%d.",
-        output, len(done) + len(todo), unfinished, config.max_new_tokens,
+        output, len(existing) + len(todo), unfinished, config.max_new_tokens,
     )  # fmt: skip

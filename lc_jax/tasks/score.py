@@ -81,19 +81,21 @@ def _load_sequences(source: str, model: str, kind: str) -> list[tuple[list[int],
 
 
 def _check_kind(model: str, kind: str) -> None:
-    """Refuses a checkpoint that does not give what is asked for.
+    """Checks that the kind of a checkpoint fits `kind`.
 
     Raises:
       ValueError: a language model where rewards are asked for, or a reward model otherwise.
     """
     names = {"causal": "a language model", "scalar": "a reward model"}
-    stored = folders.config_of(model)[1]
-    if stored != KINDS[kind]:
-        raise ValueError(f"--config.model={model} is {names[stored]}; --config.kind={kind} takes {names[KINDS[kind]]}.")
+    model_kind = folders.config_of(model)[1]
+    if model_kind != KINDS[kind]:
+        raise ValueError(
+            f"--config.model={model} is {names[model_kind]}; --config.kind={kind} takes {names[KINDS[kind]]}."
+        )
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses numbers, files, rows and folders that nothing can be scored with, all of them at once."""
+    """Checks numbers, files, rows and folders, and reports all problems at once."""
 
     def model() -> None:
         local = checks.check_model("model", config.model, "scalar")
@@ -124,9 +126,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     output = Path(config.output)
     settings = {name: config[name] for name in ("model", "kind", "temperature")}
     settings |= {"input": fingerprint(rows), "input_ids": fingerprint(encoded)}  # ids: chat template, tokenizer files
-    done = {row["row"] for row in jsonl.resume(output, settings)}
-    todo = [i for i in range(len(rows)) if i not in done]
-    logging.info("%d rows to score, %d already in %s", len(todo), len(done), output)
+    existing = {row["row"] for row in jsonl.resume(output, settings)}
+    todo = [i for i in range(len(rows)) if i not in existing]
+    logging.info("%d rows to score, %d already in %s", len(todo), len(existing), output)
 
     model = hf.load(config.model, mesh, kind=KINDS[config.kind], **config.precision)
     sequences = [encoded[i][0] for i in todo]

@@ -104,9 +104,9 @@ def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -
     """Checks a model that writes: a policy, a fine-tuned model, a checkpoint."""
     path = _model(config, of)[1]
     tokenizer = load_tokenizer(path) if of.task != "sft" else load_tokenizer(path).with_pad_token()
-    chosen = _varied(_texts(config, of, tokenizer), tokenizer)
-    encoded = [tokenizer.encode_prompt(e.prompt) for e in chosen]
-    pairs = [(e, examples.encode_sft(tokenizer, e, verify_models.MAX_TOKENS)) for e in chosen]
+    texts = _varied(_texts(config, of, tokenizer), tokenizer)
+    encoded = [tokenizer.encode_prompt(e.prompt) for e in texts]
+    pairs = [(e, examples.encode_sft(tokenizer, e, verify_models.MAX_TOKENS)) for e in texts]
     if of.task == "ppo":
         templates = prompts.load_templates(of.templates, of.prompt_dir)
         sampling = writer.load(path, templates, PPOSettings(**of.ppo)).sampling
@@ -119,7 +119,7 @@ def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -
     subject = verify_models.Subject(
         path, precision, tokenizer, encoded, sampling, mesh, optimizer, tokenizer.num_rows, loss
     )
-    results = [verify.Result.of(TOKENS, lambda: verify.special_tokens(tokenizer, chosen[0].prompt, sampling))]
+    results = [verify.Result.of(TOKENS, lambda: verify.special_tokens(tokenizer, texts[0].prompt, sampling))]
     return results + verify_models.causal(subject, [(example, row) for example, row in pairs if row is not None])
 
 
@@ -127,9 +127,9 @@ def verify_reward_model(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.M
     """Checks a reward model on its own prompts and labels."""
     path = _model(config, of)[1]
     tokenizer = load_tokenizer(path).with_pad_token() if of.task == "reward_model" else load_tokenizer(path)
-    chosen = _varied(_texts(config, of, tokenizer), tokenizer)
+    texts = _varied(_texts(config, of, tokenizer), tokenizer)
     model = hf.load(path, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **of.precision)
-    return verify_scalar.trained(model, tokenizer, chosen, mesh)
+    return verify_scalar.trained(model, tokenizer, texts, mesh)
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
