@@ -31,6 +31,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lc_jax.text_table import table
+
 ROOT = Path(__file__).resolve().parents[1]
 MIN_SECONDS = 0.02  # a timed turn is made at least about this long
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", "trl")
@@ -197,9 +199,7 @@ def finish(name: str, args: argparse.Namespace, machine: Machine | None, rows: S
         print(f"floor: {machine.flops / 1e9:.4g} GFLOP/s, {machine.bandwidth / 1e9:.4g} GB/s, measured in this run")
     titles = ("", "ms", "peer", "peer ms", "ratio", "floor ms", "share of floor")
     lines = [titles, *(_cells(record) for record in records)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
-    for line in lines:
-        print("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))))
+    print(table(lines))
     for record in records:
         if record["notes"]:
             print(f"  {record['name']}: " + ", ".join(f"{k} {_short(v)}" for k, v in record["notes"].items()))

@@ -9,6 +9,7 @@ from typing import Any
 from lc_jax.evaluation import published
 from lc_jax.evaluation.published import Published
 from lc_jax.evaluation.results import number
+from lc_jax.text_table import table
 
 Row = Mapping[str, Any]  # the fields of Summary, and the names of the method and the data set
 HEADER = (
@@ -80,19 +81,6 @@ def _paper_cells(paper: Published | None) -> list[str]:
     return [published.rounded(paper.accuracy), published.rounded(paper.ece)] if paper else ["", ""]
 
 
-def markdown(cells: Sequence[Sequence[str]]) -> str:
-    """Rows (the first is the header) as an aligned Markdown table: words to the left, numbers to the right."""
-    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in cells]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(cells[0]))]
-
-    def line(row: Sequence[str]) -> str:
-        numbers = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)][1:]
-        return "| " + " | ".join([row[0].ljust(widths[0]), *numbers]) + " |"
-
-    rule = "|" + "|".join("-" * (w + 2) if not i else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
-
-
 def _kind_table(rows: Sequence[Row]) -> str:
     """Mean stated confidence / accuracy of each kind of question (lines) under each method (columns)."""
     cells = [["confidence / accuracy", *(row["method"] for row in rows)]]
@@ -100,7 +88,7 @@ def _kind_table(rows: Sequence[Row]) -> str:
         found = [next((k for k in row["kinds"] if k["kind"] == kind), None) for row in rows]
         cells.append([kind, *(f"{k['confidence']:.2f} / {k['accuracy']:.2f}" if k else "" for k in found)])
     cells.append(["correlation over kinds", *(_number(row["kind_correlation"], 2) for row in rows)])
-    return markdown(cells)
+    return table(cells, markdown=True)
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -120,7 +108,7 @@ def _render(merged: Sequence[Row]) -> str:
     if any(row["paper"] for row in merged):
         papers = [list(PAPER), *(_paper_cells(row["paper"]) for row in merged)]
         cells = [own + paper for own, paper in zip(cells, papers, strict=True)]
-    parts = [markdown(cells)]
+    parts = [table(cells, markdown=True)]
     notes = [f"- {row['method']}: {note}" for row in merged for note in row["notes"]]
     errors = {row["method"]: row["ece"] for row in merged if row["theirs"]}
     for theirs in [row["theirs"] for row in merged if row["theirs"]][:1]:
@@ -144,4 +132,4 @@ def render_published(data: str) -> str:
         accuracy, error = published.rounded(row.accuracy), published.rounded(row.ece)
         cells.append([row.method, accuracy, _interval(ends, "accuracy"), error, _interval(ends, "ece")])
     notes = "".join(f"- {note}\n" for note in published.ratio_notes({}, rows))
-    return f"## {data}, the paper's\n\n{markdown(cells)}\n" + (f"\n{notes}" if notes else "")
+    return f"## {data}, the paper's\n\n{table(cells, markdown=True)}\n" + (f"\n{notes}" if notes else "")

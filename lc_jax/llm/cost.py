@@ -6,11 +6,11 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from lc_jax.llm import Annotator, AnnotatorError, capabilities
 from lc_jax.llm.capabilities import PRICED, Capabilities, Price
 from lc_jax.llm.store import Store, key
+from lc_jax.text_table import table
 from lc_jax.types import Reply, Request, Usage
 
 BYTES_PER_TOKEN = 3.0  # of UTF-8; English needs about four, so that estimates are on the high side
@@ -183,20 +183,19 @@ def render(rows: Sequence[tuple[str, Estimate, Meter | None]]) -> str:
         "no cache",
         "real",
     ]
-    lines: list[list[Any]] = [titles]
+    lines = [titles]
     for label, guess, meter in rows:
         lines.append([
             label, guess.name, f"{guess.calls:,}", f"{guess.stored:,}", f"{guess.usage.input_tokens:,}",
             f"{guess.usage.output_tokens:,}", _money(guess.dollars()), _money(guess.dollars(batch=True)),
             _money(guess.dollars(cache=False)), _money(meter.dollars) if meter else "-",
         ])  # fmt: skip
-    widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
-    table = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    text = table(lines, align="r")
     too_long = sum(guess.too_long for _, guess, _ in rows)
     if too_long:
-        table += f"\n{too_long} requests may be longer than the model's context: they would fail."
+        text += f"\n{too_long} requests may be longer than the model's context: they would fail."
     notes = [
         "In store: replies that the store already holds, or that repeat another request of this run: not paid again.",
         f"Tokens: one for {BYTES_PER_TOKEN:g} bytes of prompt; replies at full length. Prices of {PRICED}.",
     ]
-    return "\n".join([table, *notes])
+    return "\n".join([text, *notes])

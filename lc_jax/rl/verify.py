@@ -19,6 +19,7 @@ from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference.generate import Completion, Sampling
 from lc_jax.rl import advantage, reward, rollout, telemetry
 from lc_jax.rl.reader import Reading
+from lc_jax.text_table import table
 from lc_jax.types import PromptText
 
 Verdict = Literal["ok", "FAILED", "skipped"]
@@ -64,11 +65,9 @@ def largest(values: Iterable[Any]) -> float:
     return float(np.max([np.max(np.asarray(value, float), initial=-np.inf) for value in values]))
 
 
-def table(results: Iterable[Result]) -> str:
+def render(results: Iterable[Result]) -> str:
     """Returns the results as text, one line for each."""
-    rows = list(results)
-    width = max(len(row.name) for row in rows)
-    return "\n".join(f"{row.verdict:8s}{row.name:{width}s}  {row.details}" for row in rows)
+    return table([[row.verdict, row.name, row.details] for row in results], align="l")
 
 
 def require(results: Iterable[Result]) -> None:

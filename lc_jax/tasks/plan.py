@@ -9,13 +9,13 @@ import jax
 from ml_collections import ConfigDict
 
 from lc_jax import tasks
-from lc_jax.evaluation.table import markdown
 from lc_jax.llm import capabilities
 from lc_jax.planning import disk, hours, memory, work
 from lc_jax.planning.devices import Devices
 from lc_jax.planning.models import Models
 from lc_jax.planning.requests import Bill
 from lc_jax.planning.stages import check_file, load
+from lc_jax.text_table import table
 from lc_jax.training.plan import GB
 
 RECORD = ""
@@ -67,7 +67,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
             number((downloads + disk.most(disks)) / GB), number(rest / GB), *_cells(sum(bills, Bill())),
         ]
     )  # fmt: skip
-    print(markdown([list(HEADER), *rows]))
+    print(table([list(HEADER), *rows], markdown=True))
     print("\n" + "\n".join(_notes(devices, downloads, sources, bool(figures))))
     for line in memory.refusals(stages, memories):
         print(line)

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from lc_jax import preflight
 from lc_jax.data import jsonl
 from lc_jax.evaluation import results
-from lc_jax.evaluation.table import markdown
 from lc_jax.models import layout
+from lc_jax.text_table import table
 from lc_jax.training import candidates
 from lc_jax.training.candidates import Candidate
 
@@ -74,5 +74,5 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         [str(r["step"]), *(f"{r[k]:.3f}" for k in ("validation_reward", "accuracy", "ece")), "*" if i == best else ""]
         for i, r in enumerate(rows)
     ]
-    print(markdown([header, *cells]))
+    print(table([header, *cells], markdown=True))
     print(f"\nMade {folder}/selected from step {rows[best]['step']}, the candidate with the lowest ECE.")

@@ -150,7 +150,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         results += verify_causal(config, of, mesh)
     if of.task == "ppo":
         results += _verify_others(of, mesh)
-    print(verify.table(results))
+    print(verify.render(results))
     failed = [row.name for row in results if row.verdict == "FAILED"]
     if failed:
         raise ValueError(

@@ -79,11 +79,6 @@ def test_undefined_numbers_are_dashes(undefined):
     assert len(cells[0]) == len(cells[1])
 
 
-def test_a_name_with_bars_and_line_breaks_stays_one_cell():
-    text = table.markdown([["method", "x"], ["a|b\nc", "1"]])
-    assert text.splitlines()[-1] == "| a\\|b c |   1 |"
-
-
 def reliability_bars(records):
     """(lower ends, upper ends) of the bars of a reliability curve."""
     axes = plots.reliability({"m": records}).axes[0]

@@ -189,11 +189,11 @@ def test_the_table_and_the_error_name_what_failed():
         verify.Result.of("four", broken),
         verify.Result.of("five", skipped),
     ]
-    assert verify.table(results).splitlines() == [
-        "ok      one    0.5 nats (limit 1)",
-        "FAILED  three  nan (limit 1)",
-        "FAILED  four   ZeroDivisionError: by zero",
-        "skipped five   no torch",
+    assert verify.render(results).splitlines() == [
+        "ok       one    0.5 nats (limit 1)",
+        "FAILED   three  nan (limit 1)",
+        "FAILED   four   ZeroDivisionError: by zero",
+        "skipped  five   no torch",
     ]
     with pytest.raises(ValueError, match=r"three: nan \(limit 1\); four: ZeroDivisionError: by zero\. --config"):
         verify.require(results)

@@ -119,7 +119,7 @@ def results_of_models(dtype, names):
         }
         results = [verify.Result.of(name, check) for name, check in checks.items() if name in names]
     jax.clear_caches()
-    print(verify.table(results))
+    print(verify.render(results))
     return failed(results)
 
 
@@ -209,7 +209,7 @@ def test_a_fault_of_a_reward_model_is_found(fault, monkeypatch):
             fault(patch)
         results = verify_scalar.trained(model, tokenizer, rows, mesh)
     jax.clear_caches()
-    print(verify.table(results))
+    print(verify.render(results))
     assert failed(results) == ({REWARD_MODEL[fault]} if fault else set())
 
 
