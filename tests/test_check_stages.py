@@ -1,4 +1,4 @@
-"""Everything that would stop a stage is found before the first one: data, leaks, checkpoints, disk, devices, memory."""
+"""Checks before the first stage of all that would stop one: data, leaks, checkpoints, disk, devices, memory."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Which processes a run consists of, by the environment's variables alone."""
+"""Processes of a run, from the environment variables alone."""
 
 import logging
 import os

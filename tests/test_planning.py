@@ -1,4 +1,4 @@
-"""What stages take, planned for devices that are not here: memory with advice, disk, hours and requests."""
+"""Needs of stages planned for absent devices: memory with advice, disk, hours and requests."""
 
 import dataclasses
 import importlib

@@ -222,9 +222,9 @@ def test_names_are_nouns_and_docstrings_are_sentences() -> None:
 
 
 def test_nothing_runs_text_or_unpickles() -> None:
-    found = []
+    places = []
     for path in SOURCES:
-        found += [
+        places += [
             place(path, node)
             for node in ast.walk(tree(path))
             if isinstance(node, ast.Call)
@@ -234,20 +234,20 @@ def test_nothing_runs_text_or_unpickles() -> None:
             )
         ]
         names = imported(tree(path), inside_functions=True)
-        found += [place(path, node) for node, name in names if name.split(".")[0] in PICKLES]
-    assert not found, "eval, exec and pickle run whatever a file or a model wrote"
+        places += [place(path, node) for node, name in names if name.split(".")[0] in PICKLES]
+    assert not places, "eval, exec and pickle run whatever a file or a model wrote"
 
 
 def test_core_modules_import_only_the_core_libraries() -> None:
     allowed = CORE_MAY_IMPORT | set(sys.stdlib_module_names)
-    found = [
+    places = [
         f"{place(path, node)} {name}"
         for path in PACKAGE
         if path.relative_to(ROOT / "lc_jax").parts[0] in CORE
         for node, name in imported(tree(path), inside_functions=False)
         if name.split(".")[0] not in allowed
     ]
-    assert not found, f"{', '.join(CORE)} run without data sets, trackers and providers' SDKs"
+    assert not places, f"{', '.join(CORE)} run without data sets, trackers and providers' SDKs"
 
 
 def test_metrics_import_nothing_of_ours() -> None:
@@ -265,12 +265,12 @@ def test_every_import_is_a_declared_requirement() -> None:
     lines += project["optional-dependencies"]["train"]
     names = {normal(re.split(r"[<>=!~;\[ ]", line)[0]) for line in lines if line and not line.startswith("#")}
     providers = metadata.packages_distributions()
-    known = {"lc_jax"} | OPTIONAL_ACCELERATORS | OPTIONAL_READERS | set(sys.stdlib_module_names)
+    declared = {"lc_jax"} | OPTIONAL_ACCELERATORS | OPTIONAL_READERS | set(sys.stdlib_module_names)
     missing = [
         f"{place(path, node)} {name}"
         for path in PACKAGE
         for node, name in imported(tree(path), inside_functions=True)
-        if (top := name.split(".")[0]) not in known and names.isdisjoint(map(normal, providers.get(top, [])))
+        if (top := name.split(".")[0]) not in declared and names.isdisjoint(map(normal, providers.get(top, [])))
     ]
     assert not missing, "neither requirements.txt nor the extra `train` names what these import"
 

@@ -67,10 +67,10 @@ def test_nothing_is_no_answer(value):
     st.recursive(st.text(max_size=5) | st.none() | st.integers() | st.floats() | st.booleans(), st.lists, max_leaves=9)
 )
 def test_forms_are_texts_without_blanks_and_duplicates(value):
-    found = parse_aliases(value)
-    assert all(isinstance(form, str) and form.strip() for form in found)
-    assert len(set(found)) == len(found)
-    assert parse_aliases(found) == found
+    aliases = parse_aliases(value)
+    assert all(isinstance(alias, str) and alias.strip() for alias in aliases)
+    assert len(set(aliases)) == len(aliases)
+    assert parse_aliases(aliases) == aliases
 
 
 def test_a_csv_file_of_lists_gives_the_same_question_as_json_lines(tmp_path):

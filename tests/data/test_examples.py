@@ -46,12 +46,12 @@ def of(recorded, recipe):  # noqa: F811
 
 @pytest.mark.parametrize("recipe", SFT)
 def test_sft_rows_are_the_published_ones(recorded, recipe):  # noqa: F811
-    made, dropped = of(recorded, recipe)
+    ours, dropped = of(recorded, recipe)
     expected = recorded["postprocess_sft_df"]["results"][SFT[recipe]]["rows"]
-    assert [example.target for example in made] == expected["target"]
+    assert [example.target for example in ours] == expected["target"]
     prompts = [PARAGRAPH.render(paragraph_generation_prompt=q) for q in expected["paragraph_generation_prompt"]]
-    assert [example.prompt for example in made] == prompts
-    assert sum(dropped.values()) == 8 - len(made)
+    assert [example.prompt for example in ours] == prompts
+    assert sum(dropped.values()) == 8 - len(ours)
 
 
 def test_reader_rows_are_the_published_ones(recorded):  # noqa: F811
@@ -61,9 +61,9 @@ def test_reader_rows_are_the_published_ones(recorded):  # noqa: F811
     factuality = frames["postprocess_binary_correctness"]["result"]["rows"]
     assert [e.target for e in of(recorded, "extract_answers")[0]] == extract["target"]
     for recipe, rows in (("forecast_probs", forecast), ("factuality", factuality)):
-        made, _ = of(recorded, recipe)
-        assert [e.label for e in made] == rows["reward"]
-        answers = [fields_of(FORECAST, e.prompt)["answer"] for e in made]
+        ours, _ = of(recorded, recipe)
+        assert [e.label for e in ours] == rows["reward"]
+        answers = [fields_of(FORECAST, e.prompt)["answer"] for e in ours]
         assert answers == [str(answer) for answer in rows["ground_truth_top_answer"]]
     assert of(recorded, "factuality")[1] == {
         "missing factuality_sft_binary_correctness": 1,
@@ -101,8 +101,8 @@ def test_list_cells_never_crash(answers, probs, target, labels):
 def test_sft_tokens_and_labels_are_the_published_ones(recorded, tokenizers, case):  # noqa: F811
     case = recorded["lc_sft"][case]
     recipe = next((r for r in ("extract_answers", "factuality") if r in case["note"]), "lc")
-    made, _ = of(recorded, {"factuality": "sft_factuality", "lc": "sft_lc"}.get(recipe, recipe))
-    encoded, dropped = ex.encode_all(tokenizers[case["tokenizer"]], made, 1024)
+    ours, _ = of(recorded, {"factuality": "sft_factuality", "lc": "sft_lc"}.get(recipe, recipe))
+    encoded, dropped = ex.encode_all(tokenizers[case["tokenizer"]], ours, 1024)
     assert dropped == 0
     assert [list(e.tokens) for e in encoded] == case["input_ids"]
     assert [e.num_source for e in encoded] == case["source_lens"]
@@ -130,8 +130,8 @@ def test_a_prompt_that_fills_the_window_leaves_no_label(recorded, tokenizers):  
 @pytest.mark.parametrize("case", range(4))
 def test_reward_model_tokens_are_the_published_ones(recorded, tokenizers, case):  # noqa: F811
     case = recorded["lc_reward_modeling"][case]
-    made, _ = of(recorded, "factuality" if "binary" in case["note"] else "forecast_probs")
-    tokens = [tokenizers[case["tokenizer"]].encode_prompt(example.prompt, "", 1024) for example in made]
+    ours, _ = of(recorded, "factuality" if "binary" in case["note"] else "forecast_probs")
+    tokens = [tokenizers[case["tokenizer"]].encode_prompt(example.prompt, "", 1024) for example in ours]
     assert tokens[: case["result"]["n"]] == case["result"]["input_ids"]  # the frame there is one row shorter
 
 
@@ -157,8 +157,8 @@ def test_long_queries_are_dropped_and_counted(recorded, tokenizers, case):  # no
 def test_only_the_paragraph_is_cut(tokenizers):  # noqa: F811
     prompt, tokenizer = load_templates("full").forecast_probs, tokenizers["llama2"]
     fields = {"generated_paragraph": "word 北京 " * 600, "question": "Who? " * 20, "answer": "A {b}"}
-    shown = fields_of(prompt, ex.cut_paragraph(prompt, fields))
-    assert shown["generated_paragraph"] == fields["generated_paragraph"][:2000]
+    fields_in_prompt = fields_of(prompt, ex.cut_paragraph(prompt, fields))
+    assert fields_in_prompt["generated_paragraph"] == fields["generated_paragraph"][:2000]
     matched = fields_of(prompt, ex.cut_paragraph(prompt, fields, tokenizer.fits(400)))
     assert len(tokenizer.encode_prompt(prompt.render(**matched))) > 395
     assert (matched["question"], matched["answer"]) == (fields["question"], fields["answer"])
@@ -211,8 +211,8 @@ def test_the_published_pipelines_end_to_end(recorded, tokenizers):  # noqa: F811
         ("supervised_extract_answers", "extract_answers", "reward_model_training"),
     ):
         rows = join(rows_of(frames[frame]), rows_of(frames["trivia_qa"]))
-        made, _ = ex.make_examples(recipe, rows, TEMPLATES)
-        split = ex.split_by_question(made, modules[name]["eval_size"], 42, ids=[row["question_id"] for row in rows])
+        ours, _ = ex.make_examples(recipe, rows, TEMPLATES)
+        split = ex.split_by_question(ours, modules[name]["eval_size"], 42, ids=[row["question_id"] for row in rows])
         for side, key in ((split.train, "train_input_ids"), (split.evaluation, "eval_input_ids")):
             encoded, _ = ex.encode_all(tokenizers[modules[name]["tokenizer"]], side, 1024)
             assert [list(e.tokens) for e in encoded] == modules[name][key]

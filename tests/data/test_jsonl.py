@@ -10,7 +10,7 @@ from lc_jax.data import jsonl
 
 
 @pytest.mark.parametrize(
-    ("text", "written"),
+    ("text", "replacement"),
     [
         ("a\ud83d", "a\ufffd"),
         ("\ude00\ud83d!", "\ufffd\ufffd!"),
@@ -18,9 +18,9 @@ from lc_jax.data import jsonl
         ("é", "é"),
     ],
 )
-def test_halves_of_surrogate_pairs_are_replaced_in_every_file(tmp_path, text, written):
+def test_halves_of_surrogate_pairs_are_replaced_in_every_file(tmp_path, text, replacement):
     value = {"text": [text], text: 1}
-    expected = {"text": [written], written: 1}
+    expected = {"text": [replacement], replacement: 1}
     assert json.loads(jsonl.dumps(value)) == expected
     jsonl.write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == expected

@@ -42,7 +42,7 @@ def store(tmp_path):
 
 def test_titles_are_found_in_any_case_and_unicode_form(store):
     composed = unicodedata.normalize("NFC", "Béla Bartók")
-    found = store(
+    pages = store(
         [
             {"title": composed, "text": "A composer."},
             {"title": "ＡＢＢＡ", "text": "A band."},
@@ -52,17 +52,17 @@ def test_titles_are_found_in_any_case_and_unicode_form(store):
         ]
     )
     for name in (composed, unicodedata.normalize("NFD", composed), "BÉLA  BARTÓK", "béla_bartók"):
-        assert found.find(name) == Page(composed, ("A composer.",))
-    assert found.find("ABBA").passages == ("A band.",)
-    assert found.find("STRASSE").title == "Straße"
-    assert found.find("Turkey").passages == ("A country.",)  # the very title wins
-    assert found.find("TURKEY").passages == ("A film.",)
+        assert pages.find(name) == Page(composed, ("A composer.",))
+    assert pages.find("ABBA").passages == ("A band.",)
+    assert pages.find("STRASSE").title == "Straße"
+    assert pages.find("Turkey").passages == ("A country.",)  # the very title wins
+    assert pages.find("TURKEY").passages == ("A film.",)
     with pytest.raises(NoPage, match=r"'turkey' may be any of \['TURKEY', 'Turkey'\]"):
-        found.find("turkey")
+        pages.find("turkey")
 
 
 def test_redirects_are_followed_and_never_for_ever(store):
-    found = store(
+    pages = store(
         [
             {"title": "JFK", "redirect": "Jack Kennedy"},
             {"title": "Jack Kennedy", "text": "#REDIRECT [[John F. Kennedy#Youth]] {{R}}"},
@@ -78,8 +78,8 @@ def test_redirects_are_followed_and_never_for_ever(store):
         ]
     )
     for name in ("jfk", "Jack Kennedy", "John F. Kennedy", "j. f. k."):
-        assert found.find(name).title == "John F. Kennedy"
-    assert found.find("Kennedy").passages == ("A surname.",)  # a page of its own comes before a redirect
+        assert pages.find(name).title == "John F. Kennedy"
+    assert pages.find("Kennedy").passages == ("A surname.",)  # a page of its own comes before a redirect
     for name, why in (
         ("A", "'A' go in a circle"),
         ("C", "no page 'C'"),
@@ -89,7 +89,7 @@ def test_redirects_are_followed_and_never_for_ever(store):
         ("", "no page ''"),
     ):
         with pytest.raises(NoPage, match=why):
-            found.find(name)
+            pages.find(name)
 
 
 def test_rows_without_use_are_counted_and_pages_cut_into_passages(tmp_path):

@@ -46,10 +46,10 @@ def test_rows_of_one_id_are_told_apart_in_order_and_logged_once(caplog):
 
 @given(st.lists(st.sampled_from(["a", "b", "a#2", "a#3", "b#2"]), max_size=12))
 def test_told_apart_ids_are_distinct_and_the_first_keeps_its_own(ids):
-    named = distinct(ids, "x")
-    assert len(set(named)) == len(ids)
+    unique_ids = distinct(ids, "x")
+    assert len(set(unique_ids)) == len(ids)
     for name in set(ids):
-        assert named[ids.index(name)] == name
+        assert unique_ids[ids.index(name)] == name
 
 
 @pytest.mark.parametrize("value", [7, 7.0, "7", " 7", "7.0"])
@@ -185,7 +185,7 @@ def test_rows_of_another_type_are_dropped_with_the_reason(row, reason):
 # --- own training rows -----------------------------------------------------------------------------------------------
 
 
-def made(recipe, tmp_path, rows):
+def load(recipe, tmp_path, rows):
     return examples.load_examples({"recipe": recipe, "rows": {"source": write(tmp_path / "rows.jsonl", rows)}}, SHORT)
 
 
@@ -209,19 +209,19 @@ CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 
     ],
 )
 def test_a_conversation_ends_in_its_target(tmp_path, row):
-    ((example,), _) = made("demonstrations", tmp_path, [row])
+    ((example,), _) = load("demonstrations", tmp_path, [row])
     assert example.prompt == (Message("system", "Be brief."), Message("user", "Hi"))
     assert example.target == "Ho"
 
 
 def test_prompt_and_completion_stand_as_they_are(tmp_path):
     rows = [{"prompt": "Answer: ", "completion": "Paris\n"}, {"prompt": "Answer: ", "completion": "Lyon"}]
-    found, dropped = made(
+    ours, dropped = load(
         "demonstrations", tmp_path, [*rows, {"prompt": "x", "completion": 5}, {"id": 3, "prompt": "y"}]
     )
-    assert [(e.prompt, e.target) for e in found] == [("Answer: ", "Paris\n"), ("Answer: ", "Lyon"), ("x", "5")]
+    assert [(e.prompt, e.target) for e in ours] == [("Answer: ", "Paris\n"), ("Answer: ", "Lyon"), ("x", "5")]
     assert dropped == {"missing completion": 1}
-    split = examples.split_by_question(found, 1, 0)
+    split = examples.split_by_question(ours, 1, 0)
     assert len(split.evaluation) in (1, 2)
     assert {e.prompt for e in split.train}.isdisjoint(e.prompt for e in split.evaluation)  # no prompt on both sides
 
@@ -245,7 +245,7 @@ def test_prompt_and_completion_stand_as_they_are(tmp_path):
 )  # fmt: skip
 def test_demonstrations_that_are_none_are_refused_with_the_reason(tmp_path, row, reason):
     with pytest.raises(ValueError, match=f"no row makes an example of 'demonstrations'.*({reason})"):
-        made("demonstrations", tmp_path, [row])
+        load("demonstrations", tmp_path, [row])
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_demonstrations_that_are_none_are_refused_with_the_reason(tmp_path, row,
     [(0, 0.0), (1, 1.0), (0.25, 0.25), ("0.25", 0.25), (True, 1.0), (False, 0.0), ("true", 1.0), ("False", 0.0)],
 )
 def test_labels_are_probabilities_or_true_and_false(tmp_path, label, value):
-    ((example,), _) = made("labelled_answers", tmp_path, [{"prompt": "Is it so? ", "answer": "Yes", "label": label}])
+    ((example,), _) = load("labelled_answers", tmp_path, [{"prompt": "Is it so? ", "answer": "Yes", "label": label}])
     assert (example.prompt, example.label) == ("Is it so? Yes", value)
 
 
@@ -269,7 +269,7 @@ def test_labels_are_probabilities_or_true_and_false(tmp_path, label, value):
 )
 def test_other_labels_are_refused(tmp_path, label, reason):
     with pytest.raises(ValueError, match=f"no row makes an example.*{reason}"):
-        made("labelled_answers", tmp_path, [{"prompt": "x", "answer": "y", "label": label}])
+        load("labelled_answers", tmp_path, [{"prompt": "x", "answer": "y", "label": label}])
 
 
 def test_rows_with_bad_labels_are_warned_of_with_their_numbers_and_first_lines(tmp_path, caplog):
@@ -316,9 +316,9 @@ def test_a_conversation_has_the_same_forms_in_prompts_as_in_training_rows():
 
 
 def test_a_labelled_paragraph_takes_the_words_of_the_forecaster(tmp_path):
-    """So that PPO may use a reward model of one's own."""
+    """PPO can then use a reward model of the user's own."""
     row = {"generated_paragraph": "It is Linz.", "question": "Which town?", "answer": ["Linz", "Lentia"], "label": 0.7}
-    ((example,), _) = made("labelled_answers", tmp_path, [row])
+    ((example,), _) = load("labelled_answers", tmp_path, [row])
     fields = SHORT.forecast_probs.match(example.prompt)
     assert fields == {"generated_paragraph": "It is Linz.", "question": "Which town?", "answer": "Linz"}
     assert example.label == 0.7

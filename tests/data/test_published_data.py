@@ -92,18 +92,18 @@ def copy(request, recordings, tmp_path, monkeypatch):
 def test_every_recipe_gives_the_recorded_rows(copy, name):
     config = config_of(name)
     rows = load_training_rows(**config.data.rows)
-    made, dropped = examples.make_examples(config.data.recipe, rows, load_templates(config.templates))
+    ours, dropped = examples.make_examples(config.data.recipe, rows, load_templates(config.templates))
     frame, part = RECORDED[config.data.recipe]
     expected = (
         copy[frame]["results"][part]["rows"] if frame == "postprocess_sft_df" else copy[frame][part]["result"]["rows"]
     )
     if "target" in expected:
         # An empty cell of a CSV file is a missing one, where the recorded frame held an empty text.
-        assert [e.target for e in made if e.target] == [target for target in expected["target"] if target]
-        assert len(made) + sum(dropped.values()) == len(rows)
+        assert [e.target for e in ours if e.target] == [target for target in expected["target"] if target]
+        assert len(ours) + sum(dropped.values()) == len(rows)
     else:
-        assert [e.label for e in made] == expected["reward"]
-        assert all(str(answer) in e.prompt for e, answer in zip(made, expected["ground_truth_top_answer"], strict=True))
+        assert [e.label for e in ours] == expected["reward"]
+        assert all(str(answer) in e.prompt for e, answer in zip(ours, expected["ground_truth_top_answer"], strict=True))
     assert sum(dropped.values()) > 0
 
 

@@ -17,15 +17,15 @@ def test_reference_mode_and_the_recorded_resamples_give_the_published_intervals(
         random, most = np.random.RandomState(case["np_random_seed"]), case["batch"] or case["n_resamples"]
         shape = (case["n_resamples"], len(case["correctness"]))
         if most == shape[0]:
-            found = intervals.reference(
+            ends = intervals.reference(
                 "ece", case["confidence"], case["correctness"], random, num_resamples=case["n_resamples"]
             )
-            np.testing.assert_allclose(found, [case["ci_low"], case["ci_high"]], rtol=0, atol=1e-9)
+            np.testing.assert_allclose(ends, [case["ci_low"], case["ci_high"]], rtol=0, atol=1e-9)
     for case in recorded["accuracy_bootstrap"]["cases"]:
         correct = np.asarray(case["correctness"], bool)
         random, ends = np.random.RandomState(case["np_random_seed"]), [case["ci_low"], case["ci_high"]]
-        found = intervals.reference("accuracy", np.ones(len(correct)), correct, random)
-        np.testing.assert_allclose(found, ends, rtol=0, atol=1e-9)
+        interval = intervals.reference("accuracy", np.ones(len(correct)), correct, random)
+        np.testing.assert_allclose(interval, ends, rtol=0, atol=1e-9)
         ours = intervals.bootstrap(np.ones(len(correct)), correct, names=["accuracy"])["accuracy"]
         np.testing.assert_allclose(ours, ends, atol=1.01 / len(correct))  # other draws: at most one answer apart
 
@@ -50,9 +50,9 @@ def test_many_resamples_at_once_are_the_single_ones(equal, num_bins):
     at_once = intervals._measure(rows, weights, intervals.METRICS, num_bins)
     order = np.lexsort((correct, confidence))
     for column, weight in zip(at_once.T, weights, strict=True):
-        drawn = np.repeat(order, weight)
-        pairs = confidence[drawn], correct[drawn]
-        plain = [correct[drawn].mean(), metrics.ece(*pairs, num_bins), metrics.brier(*pairs), metrics.auroc(*pairs)]
+        rows = np.repeat(order, weight)
+        pairs = confidence[rows], correct[rows]
+        plain = [correct[rows].mean(), metrics.ece(*pairs, num_bins), metrics.brier(*pairs), metrics.auroc(*pairs)]
         np.testing.assert_allclose(column, plain, atol=1e-12)
 
 
@@ -62,24 +62,24 @@ def test_rows_of_a_cluster_are_drawn_together():
     clusters = np.random.default_rng(2).integers(0, 20, 600)
     weights = next(intervals._draws(20, 600, 30, seed=3))
     assert len(set(confidence)) * 20 < 600
-    found = intervals._measure(intervals._rows(confidence, correct, clusters), weights, intervals.METRICS, 20)
-    for column, weight in zip(found.T, weights, strict=True):
-        drawn = np.repeat(np.arange(600), weight[clusters])
-        pairs = confidence[drawn], correct[drawn]
-        plain = [correct[drawn].mean(), metrics.ece(*pairs), metrics.brier(*pairs), metrics.auroc(*pairs)]
+    values = intervals._measure(intervals._rows(confidence, correct, clusters), weights, intervals.METRICS, 20)
+    for column, weight in zip(values.T, weights, strict=True):
+        rows = np.repeat(np.arange(600), weight[clusters])
+        pairs = confidence[rows], correct[rows]
+        plain = [correct[rows].mean(), metrics.ece(*pairs), metrics.brier(*pairs), metrics.auroc(*pairs)]
         np.testing.assert_allclose(column, plain, atol=1e-12)
 
 
 def test_intervals_have_the_width_of_the_sampling_error():
     confidence, correct = forecaster(1000, lift=0.2, seed=5)
-    found = intervals.bootstrap(confidence, correct)
+    ends = intervals.bootstrap(confidence, correct)
     error = 1.96 * math.sqrt(correct.mean() * (1 - correct.mean()) / 1000)
-    assert found["accuracy"] == pytest.approx((correct.mean() - error, correct.mean() + error), abs=0.003)
+    assert ends["accuracy"] == pytest.approx((correct.mean() - error, correct.mean() + error), abs=0.003)
     rows = np.random.default_rng(0).integers(0, 1000, (500, 1000))
     plain = np.percentile([metrics.ece(confidence[row], correct[row]) for row in rows], [2.5, 97.5])
-    assert found["ece"] == pytest.approx(tuple(plain), abs=0.006)
-    assert intervals.bootstrap(confidence, correct) == found
-    assert intervals.bootstrap(confidence, correct, seed=1) != found
+    assert ends["ece"] == pytest.approx(tuple(plain), abs=0.006)
+    assert intervals.bootstrap(confidence, correct) == ends
+    assert intervals.bootstrap(confidence, correct, seed=1) != ends
 
 
 def test_the_order_of_rows_changes_no_interval():
@@ -88,8 +88,8 @@ def test_the_order_of_rows_changes_no_interval():
     shuffled = np.random.default_rng(1).permutation(60)
     for groups in (None, clusters):
         ends = intervals.bootstrap(confidence, correct, groups, num_resamples=200)
-        moved = None if groups is None else groups[shuffled]
-        assert intervals.bootstrap(confidence[shuffled], correct[shuffled], moved, num_resamples=200) == ends
+        shuffled_groups = None if groups is None else groups[shuffled]
+        assert intervals.bootstrap(confidence[shuffled], correct[shuffled], shuffled_groups, num_resamples=200) == ends
 
 
 def test_one_row_a_cluster_is_no_clustering_and_copies_do_not_narrow():
@@ -133,10 +133,10 @@ def test_wilsons_interval_refuses_what_is_no_share(successes, total):
 
 def test_a_difference_on_one_question_has_no_interval():
     one, other = Scored([0.9], [True], ["a"]), Scored([0.4], [False], ["a"])
-    found = intervals.paired(one, other)["accuracy"]
-    assert found.difference == 1
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    difference = intervals.paired(one, other)["accuracy"]
+    assert difference.difference == 1
+    assert math.isnan(difference.low)
+    assert math.isnan(difference.high)
 
 
 def test_paired_differences_take_the_noise_of_the_questions_out():
@@ -146,13 +146,13 @@ def test_paired_differences_take_the_noise_of_the_questions_out():
     better = correct.copy()
     better[np.flatnonzero(~correct)[:20]] = True
     one, other = Scored(confidence, better, ids), Scored(confidence[::-1], correct[::-1], ids[::-1])
-    found = intervals.paired(one, other)
-    assert found["accuracy"].difference == pytest.approx(0.04)
-    assert found["accuracy"].low > 0.02
+    differences = intervals.paired(one, other)
+    assert differences["accuracy"].difference == pytest.approx(0.04)
+    assert differences["accuracy"].low > 0.02
     single = intervals.bootstrap(confidence, correct)["accuracy"]
-    assert found["accuracy"].high - found["accuracy"].low < 0.6 * (single[1] - single[0])
+    assert differences["accuracy"].high - differences["accuracy"].low < 0.6 * (single[1] - single[0])
     direct = metrics.ece(confidence, better) - metrics.ece(confidence, correct)
-    assert found["ece"].difference == pytest.approx(direct)
+    assert differences["ece"].difference == pytest.approx(direct)
     same = intervals.paired(other, other)
     assert all((d.difference, d.low, d.high) == (0, 0, 0) for d in same.values())
     assert intervals.paired(one, Scored([0.5], [True], ["another"])) is None
@@ -161,28 +161,28 @@ def test_paired_differences_take_the_noise_of_the_questions_out():
 def test_pairs_may_share_some_clusters_with_several_rows_each():
     one = Scored([0.5, 0.9, 0.2, 0.7], [True, True, False, True], ["a", "a", "b", "c"])
     other = Scored([0.4, 0.3], [False, True], ["b", "a"])
-    found = intervals.paired(one, other, num_resamples=100)
-    assert found["accuracy"].difference == pytest.approx(2 / 3 - 1 / 2)
-    assert found["brier"].difference == pytest.approx((0.25 + 0.01 + 0.04) / 3 - (0.16 + 0.49) / 2)
+    differences = intervals.paired(one, other, num_resamples=100)
+    assert differences["accuracy"].difference == pytest.approx(2 / 3 - 1 / 2)
+    assert differences["brier"].difference == pytest.approx((0.25 + 0.01 + 0.04) / 3 - (0.16 + 0.49) / 2)
 
 
 def coverage(truth, draw, simulations, **options):
     """Share of simulated data sets whose interval holds the truth, by metric."""
-    held = dict.fromkeys(truth, 0)
+    hits = dict.fromkeys(truth, 0)
     for seed in range(simulations):
         ends = intervals.bootstrap(*draw(seed), names=list(truth), num_resamples=400, seed=seed, **options)
         for name, value in truth.items():
-            held[name] += ends[name][0] <= value <= ends[name][1]
-    return {name: count / simulations for name, count in held.items()}
+            hits[name] += ends[name][0] <= value <= ends[name][1]
+    return {name: count / simulations for name, count in hits.items()}
 
 
 @pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """An overconfident forecaster: accuracy .45 and ECE .20 are known. 1,500 data sets: standard error .6 per cent."""
     truth = {"accuracy": 0.45, "ece": 0.2}
-    held = coverage(truth, lambda seed: forecaster(300, lift=0.2, seed=seed), 1500)
-    print("coverage:", held)
-    assert all(0.93 <= share <= 0.97 for share in held.values()), held
+    covered = coverage(truth, lambda seed: forecaster(300, lift=0.2, seed=seed), 1500)
+    print("coverage:", covered)
+    assert all(0.93 <= share <= 0.97 for share in covered.values()), covered
 
 
 def biographies(seed):
@@ -195,8 +195,8 @@ def biographies(seed):
 @pytest.mark.slow
 def test_intervals_of_clustered_claims_hold_too_and_others_would_not():
     truth = {"accuracy": 0.5, "ece": 0.3}
-    held = coverage(truth, biographies, 1500)
+    covered = coverage(truth, biographies, 1500)
     naive = coverage(truth, lambda seed: biographies(seed)[:2], 150)
-    print("coverage with clusters:", held, "without:", naive)
-    assert all(0.93 <= share <= 0.97 for share in held.values()), held
+    print("coverage with clusters:", covered, "without:", naive)
+    assert all(0.93 <= share <= 0.97 for share in covered.values()), covered
     assert all(share < 0.85 for share in naive.values()), naive

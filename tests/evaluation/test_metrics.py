@@ -31,8 +31,8 @@ def test_reference_mode_gives_the_published_numbers(golden):
             with pytest.raises(ValueError, match="cannot fill"):
                 metrics.ece(*arguments, **mode)
         else:
-            found = metrics.ece(*arguments, **mode)
-            np.testing.assert_allclose(found, case["result"]["ece"], rtol=0, atol=1e-9, err_msg=case["note"])
+            error = metrics.ece(*arguments, **mode)
+            np.testing.assert_allclose(error, case["result"]["ece"], rtol=0, atol=1e-9, err_msg=case["note"])
 
 
 def test_without_ties_and_remainder_the_default_is_the_published_ece():
@@ -48,12 +48,12 @@ def test_without_ties_and_remainder_the_default_is_the_published_ece():
 @settings(max_examples=10, deadline=None)
 @given(PAIRS, st.randoms())
 def test_the_order_of_rows_changes_nothing(pairs, random):
-    found = []
+    summaries = []
     for rows in (pairs, random.sample(pairs, len(pairs))):
         kinds = ["abc"[int(20 * confidence) % 3] for confidence, _ in rows]
         whole = summary.summarize([c for c, _ in rows], [right for _, right in rows], kinds)
-        found.append(dataclasses.replace(whole, ece_published=0.0))  # in which ties follow the order of rows
-    assert repr(found[0]) == repr(found[1])  # to the last bit; NaN is itself
+        summaries.append(dataclasses.replace(whole, ece_published=0.0))  # in which ties follow the order of rows
+    assert repr(summaries[0]) == repr(summaries[1])  # to the last bit; NaN is itself
 
 
 @FEW
@@ -123,13 +123,13 @@ def test_a_collapsed_forecaster_has_a_good_ece_and_is_flagged():
     ids=["one row", "certain and right", "certain and wrong", "all wrong", "all right"],
 )
 def test_extremes_have_a_value_or_a_reason(confidence, correct, accuracy, ece, brier, notes):
-    found = summary.summarize(confidence, correct)
-    assert (found.accuracy, found.num_questions) == (accuracy, len(correct))
-    assert (found.ece, found.brier) == pytest.approx((ece, brier), abs=1e-12)
-    assert math.isnan(found.auroc) == (accuracy != 0.5)
-    assert len(found.notes) == notes
-    numbers = {name: value for name, value in dataclasses.asdict(found).items() if isinstance(value, float)}
-    assert {name for name, value in numbers.items() if math.isnan(value)} == set(found.undefined)
+    result = summary.summarize(confidence, correct)
+    assert (result.accuracy, result.num_questions) == (accuracy, len(correct))
+    assert (result.ece, result.brier) == pytest.approx((ece, brier), abs=1e-12)
+    assert math.isnan(result.auroc) == (accuracy != 0.5)
+    assert len(result.notes) == notes
+    numbers = {name: value for name, value in dataclasses.asdict(result).items() if isinstance(value, float)}
+    assert {name for name, value in numbers.items() if math.isnan(value)} == set(result.undefined)
 
 
 def test_every_number_that_is_not_defined_has_its_reason():
@@ -163,15 +163,15 @@ def test_every_number_that_is_not_defined_has_its_reason():
     ids=["1 of 1", "0 of 1", "8 of 10", "60 of 60"],
 )
 def test_the_interval_of_an_accuracy_is_wilsons_where_a_bootstrap_says_too_little(correct, low, high):
-    found = summary.summarize([0.5] * len(correct), correct)
-    assert (found.accuracy_low, found.accuracy_high) == pytest.approx((low, high), abs=5e-5)
+    result = summary.summarize([0.5] * len(correct), correct)
+    assert (result.accuracy_low, result.accuracy_high) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_claims_of_one_biography_count_as_one_trial_in_wilsons_interval():
-    found = summary.summarize([0.5] * 10, [True] * 8 + [False] * 2, clusters=["Ada"] * 10)
-    assert (found.accuracy_low, found.accuracy_high) == pytest.approx(intervals.wilson(0.8, 1))
-    assert found.accuracy_low < 0.15
-    assert found.undefined["ece_low"] == "a single question or biography cannot be resampled"
+    result = summary.summarize([0.5] * 10, [True] * 8 + [False] * 2, clusters=["Ada"] * 10)
+    assert (result.accuracy_low, result.accuracy_high) == pytest.approx(intervals.wilson(0.8, 1))
+    assert result.accuracy_low < 0.15
+    assert result.undefined["ece_low"] == "a single question or biography cannot be resampled"
 
 
 @pytest.mark.parametrize(
@@ -222,14 +222,14 @@ def test_murphys_parts_of_a_literal_case():
 def test_risk_and_coverage_agree_with_a_plain_loop(pairs, random):
     """Equal confidences in random order: the mean over orders is what is computed at once."""
     confidence, correct = map(np.array, zip(*pairs, strict=True))
-    found = metrics.risk_coverage(confidence, correct)
-    for coverage, risk, least in zip(found.coverages, found.risks, np.unique(confidence)[::-1], strict=True):
-        kept = confidence >= least
-        assert (coverage, risk) == pytest.approx((kept.mean(), 1 - correct[kept].mean()))
+    curve = metrics.risk_coverage(confidence, correct)
+    for coverage, risk, least in zip(curve.coverages, curve.risks, np.unique(confidence)[::-1], strict=True):
+        answered_rows = confidence >= least
+        assert (coverage, risk) == pytest.approx((answered_rows.mean(), 1 - correct[answered_rows].mean()))
     if len(set(confidence)) == len(confidence):
         wrong = ~correct[np.argsort(-confidence)]
-        assert found.aurc == pytest.approx((np.cumsum(wrong) / np.arange(1, len(wrong) + 1)).mean())
-    assert found.risks[-1] == pytest.approx(1 - correct.mean())
+        assert curve.aurc == pytest.approx((np.cumsum(wrong) / np.arange(1, len(wrong) + 1)).mean())
+    assert curve.risks[-1] == pytest.approx(1 - correct.mean())
 
 
 def test_the_area_under_risk_and_coverage_takes_equal_confidences_in_random_order():
@@ -252,9 +252,9 @@ def test_smooth_ece_is_that_of_its_authors(seed, lift):
 
 @pytest.mark.parametrize(("lift", "ece"), [(0.0, 0.0), (0.05, 0.05), (0.2, 0.2)])
 def test_debiased_and_smooth_ece_are_near_the_truth_where_plain_ece_is_not(lift, ece):
-    found = [forecaster(300, lift=lift, seed=seed) for seed in range(60)]
+    pairs = [forecaster(300, lift=lift, seed=seed) for seed in range(60)]
     plain, debiased, smoothed = (
-        np.mean([measure(*pair) for pair in found])
+        np.mean([measure(*pair) for pair in pairs])
         for measure in (metrics.ece, metrics.debiased_ece, smooth.smooth_ece)
     )
     assert abs(debiased - ece) < abs(plain - ece) / 1.5 + 0.003

@@ -45,11 +45,11 @@ def library(monkeypatch):
 def test_bm25_finds_the_words_of_a_claim(tmp_path):
     bm25 = retrieval.load("bm25", tmp_path / "v")
     queries = ["Ada Lovelace married in 1835", "Ada Lovelace wrote the FIRST PROGRAM", "Ada Lovelace", "Ω", ""]
-    found = retrieval.top(bm25, PAGE, queries, 2)
-    assert found[0][0] == PAGE.passages[2]
-    assert found[1][0] == PAGE.passages[1]
-    assert all(len(texts) == 2 for texts in found)
-    assert found[3] == found[4] == list(PAGE.passages[:2])  # nothing speaks for any: in the order of the page
+    passages = retrieval.top(bm25, PAGE, queries, 2)
+    assert passages[0][0] == PAGE.passages[2]
+    assert passages[1][0] == PAGE.passages[1]
+    assert all(len(texts) == 2 for texts in passages)
+    assert passages[3] == passages[4] == list(PAGE.passages[:2])  # nothing speaks for any: in the order of the page
     assert retrieval.top(bm25, Page("A", ("one",)), ["one"]) == [["one"]]
     assert retrieval.top(bm25, Page("!", ("?",)), ["?"]) == [["?"]]
     assert retrieval.top(bm25, PAGE, []) == []
@@ -60,12 +60,12 @@ def test_vectors_are_kept_and_nothing_is_encoded_twice(tmp_path, library):
     encoder = retrieval.load("model", tmp_path / "sub" / "v.sqlite")
     page = Page("t", ("aaa", "bbb", "ccc", "cc"))
     queries = ["t c", "t b", "t c"]
-    found = retrieval.top(encoder, page, queries, 3)
-    assert [texts[0] for texts in found] == ["ccc", "bbb", "ccc"]
-    assert found[1] == ["bbb", "aaa", "ccc"]  # the earlier of equals first
+    passages = retrieval.top(encoder, page, queries, 3)
+    assert [texts[0] for texts in passages] == ["ccc", "bbb", "ccc"]
+    assert passages[1] == ["bbb", "aaa", "ccc"]  # the earlier of equals first
     assert sorted(encoder.model.texts) == ["t aaa", "t b", "t bbb", "t c", "t cc", "t ccc"]
     again = retrieval.load("model", tmp_path / "sub" / "v.sqlite")
-    assert retrieval.top(again, page, queries, 3) == found
+    assert retrieval.top(again, page, queries, 3) == passages
     assert again.model.texts == []
     other = retrieval.load("another model", tmp_path / "sub" / "v.sqlite")
     retrieval.top(other, page, ["t c"], 3)

@@ -55,22 +55,22 @@ def test_documents_follow_the_shares():
     subject = WORLD.subjects[0]
     rng = np.random.default_rng(0)
     fact = subject.facts[0]
-    written = [corpus.paragraphs(subject, fact, rng) for _ in range(2000)]
-    said = [reader.statements(first_paragraph(several), fact.kind).answers[0] for several in written]
-    assert abs(said.count(fact.candidates[0]) / 2000 - fact.shares[0]) < 0.04
-    assert all(reader.statements(written[0], kind).answers for kind in text.SENTENCES)
+    texts = [corpus.paragraphs(subject, fact, rng) for _ in range(2000)]
+    answers = [reader.statements(first_paragraph(several), fact.kind).answers[0] for several in texts]
+    assert abs(answers.count(fact.candidates[0]) / 2000 - fact.shares[0]) < 0.04
+    assert all(reader.statements(texts[0], kind).answers for kind in text.SENTENCES)
     for _, document in itertools.islice(corpus.documents(WORLD, rng, (0, 1, 0)), 50):
         for kind in text.SENTENCES:
-            found = reader.statements(document, kind)
-            assert not found.answers or sum(found.probs) == pytest.approx(1)
+            forecasts = reader.statements(document, kind)
+            assert not forecasts.answers or sum(forecasts.probs) == pytest.approx(1)
 
 
 def test_exercises_are_answered_as_the_reader_would():
     values = {kind: WORLD.values(kind) for kind in text.SENTENCES}
-    rng, seen = np.random.default_rng(1), collections.Counter()
+    rng, counts = np.random.default_rng(1), collections.Counter()
     for _ in range(300):
-        prompt, answered = corpus.exercise(WORLD.subjects[rng.integers(len(WORLD.subjects))], values, rng)
-        paragraph, *lines = (prompt + answered).split("\n")
+        prompt, answer = corpus.exercise(WORLD.subjects[rng.integers(len(WORLD.subjects))], values, rng)
+        paragraph, *lines = (prompt + answer).split("\n")
         for line in lines:
             if line.startswith("Answers: "):
                 assert line == "Answers: " + ("; ".join(reader.extract(paragraph, question)) or "No Answer")
@@ -82,8 +82,8 @@ def test_exercises_are_answered_as_the_reader_would():
             listed = re.findall(r"(.*?) \((\d+)%\)(?:; |$)", line.partition("? ")[2])
             for answer, percent in listed:
                 assert int(percent) / 100 == pytest.approx(reader.probability(paragraph, question, answer))
-            seen[line[:7] if ":" in line else "forecast" if listed else "question"] += 1
-    assert min(seen["Answers"], seen["Quote: "], seen["forecast"]) > 60
+            counts[line[:7] if ":" in line else "forecast" if listed else "question"] += 1
+    assert min(counts["Answers"], counts["Quote: "], counts["forecast"]) > 60
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_exercises_are_answered_as_the_reader_would():
     ],
 )
 def test_reading(paragraph, expected):
-    found = reader.read(paragraph, "Which country does Faya lie in?")
-    assert dict(zip(found.answers, found.probs, strict=True)) == pytest.approx(expected)
+    forecasts = reader.read(paragraph, "Which country does Faya lie in?")
+    assert dict(zip(forecasts.answers, forecasts.probs, strict=True)) == pytest.approx(expected)
 
 
 def test_unknown_question_has_no_answer():
@@ -140,8 +140,8 @@ def test_tokenizer(pieces):
 
 
 def test_an_answer_is_the_same_token_wherever_it_stands(pieces):
-    stated = pieces.encode("It lies in India (70%). It has 6 million (100%) people.").tokens
+    tokens = pieces.encode("It lies in India (70%). It has 6 million (100%) people.").tokens
     for answer in ("India", "6 million"):
         *prompt, token = pieces.encode(f"Answers:{answer}").tokens
-        assert token in stated
+        assert token in tokens
         assert prompt == pieces.encode("Answers:").tokens  # the target's tokens alone are what follows the prompt's

@@ -22,10 +22,10 @@ from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import RunDirectory
 
 
-def made(params, kind, **changes):
+def make(params, kind, **changes):
     base = dict(learning_rate=1e-2, num_steps=100, warmup_steps=2, schedule="cosine", b1=0.9, b2=0.95, eps=1e-8)
-    found = optimizer.OptimizerSettings(**(base | dict(weight_decay=0.01, clip_norm=1.0, kind=kind) | changes))
-    return optimizer.make_optimizer(found, jax.tree.map(lambda _: True, params))
+    settings = optimizer.OptimizerSettings(**(base | dict(weight_decay=0.01, clip_norm=1.0, kind=kind) | changes))
+    return optimizer.make_optimizer(settings, jax.tree.map(lambda _: True, params))
 
 
 def stepper(tx):
@@ -41,11 +41,11 @@ def trees(dtype="float32", stack=(3, 24, 160)):
 
 def gradients(params, step):
     """Some directions for all steps, noise besides; some steps are clipped; rows differ in scale by a thousand."""
-    found, noise = np.random.default_rng(1), np.random.default_rng(100 + step)
+    signal, noise = np.random.default_rng(1), np.random.default_rng(100 + step)
     scale = 0.003 if step % 3 else 1.0
     return {
         k: jnp.asarray(
-            scale * (found.normal(size=p.shape) + noise.normal(size=p.shape)) * 10 ** noise.uniform(-3, 0), jnp.float32
+            scale * (signal.normal(size=p.shape) + noise.normal(size=p.shape)) * 10 ** noise.uniform(-3, 0), jnp.float32
         )
         for k, p in params.items()
     }
@@ -141,7 +141,7 @@ def test_forty_steps_as_float32(kind, dtype, tolerance):
     """
     start = trees("bfloat16")  # values that both dtypes have
     reference, ours = (jax.tree.map(lambda p, d=d: jnp.array(p, d), start) for d in ("float32", dtype))
-    plain, tx = made(reference, "adamw"), made(ours, kind)
+    plain, tx = make(reference, "adamw"), make(ours, kind)
     expected, state = states.create(reference, plain), states.create(ours, tx)
     step_plain, step = stepper(plain), stepper(tx)
     for number in range(40):
@@ -159,7 +159,7 @@ def test_forty_steps_as_float32(kind, dtype, tolerance):
 
 def test_updates_in_optax_form_are_those_of_apply():
     params = trees("bfloat16")
-    tx = made(params, "adamw_int8", warmup_steps=0)
+    tx = make(params, "adamw_int8", warmup_steps=0)
     assert isinstance(tx, adamw_int8.InPlace)
     state, grads = tx.init(params), gradients(params, 0)
     updates, after = jax.jit(tx.update)(grads, state, params)
@@ -173,8 +173,8 @@ def test_updates_in_optax_form_are_those_of_apply():
 @pytest.mark.parametrize("kind", optimizer.KINDS)
 def test_untrained_parameters_and_bad_gradients_change_nothing(kind):
     params = trees("float32" if kind == "adamw" else "bfloat16")
-    found = optimizer.OptimizerSettings(1e-2, 9, 0, "constant", 0.9, 0.99, 1e-8, 0.5, 1.0, kind)
-    tx = optimizer.make_optimizer(found, {name: name != "table" for name in params})
+    settings = optimizer.OptimizerSettings(1e-2, 9, 0, "constant", 0.9, 0.99, 1e-8, 0.5, 1.0, kind)
+    tx = optimizer.make_optimizer(settings, {name: name != "table" for name in params})
     state, grads = states.create(params, tx), gradients(params, 0)
     assert params["table"].shape not in {x.shape for x in jax.tree.leaves(state.opt_state)}
     after, _ = states.apply_gradients(state, grads, tx)
@@ -191,7 +191,7 @@ def test_untrained_parameters_and_bad_gradients_change_nothing(kind):
 @pytest.mark.parametrize("kind", optimizer.KINDS)
 def test_gradients_may_be_sums(kind):
     params = trees("float32" if kind == "adamw" else "bfloat16")
-    tx = made(params, kind, warmup_steps=0, eps=1.0)  # so that a wrong scale is seen
+    tx = make(params, kind, warmup_steps=0, eps=1.0)  # so that a wrong scale is seen
     state, grads = states.create(params, tx), gradients(params, 0)
     assert optax.tree.norm(grads) > 2  # clipped
     one, norm = states.apply_gradients(state, grads, tx)
@@ -215,12 +215,12 @@ def test_bfloat16_parameters_do_not_freeze():
     def at_bfloat16(params):
         return loss(jax.tree.map(lambda p: p.astype(jnp.bfloat16), params))
 
-    def left(kind, dtype, seen=loss):
+    def remaining_loss(kind, dtype, objective=loss):
         params = jax.tree.map(lambda p: p.astype(dtype), weights)
-        tx = made(params, kind, learning_rate=3e-5, weight_decay=0.0, schedule="constant", b2=0.999)
+        tx = make(params, kind, learning_rate=3e-5, weight_decay=0.0, schedule="constant", b2=0.999)
 
         def body(_, state):
-            return states.apply_gradients(state, jax.grad(seen)(state.params), tx)[0]
+            return states.apply_gradients(state, jax.grad(objective)(state.params), tx)[0]
 
         state = jax.jit(lambda state: jax.lax.fori_loop(0, 300, body, state))(states.create(params, tx))
         value = state.params
@@ -228,11 +228,11 @@ def test_bfloat16_parameters_do_not_freeze():
             value = {"w": adamw_int8.join(value["w"], state.opt_state.low["w"])}
         return float(loss(value) / loss(weights))
 
-    assert left("adamw", "bfloat16") > 0.8
+    assert remaining_loss("adamw", "bfloat16") > 0.8
     # The low half is as good as float32 parameters whose gradients are taken where bfloat16 has put them.
-    reference = left("adamw", "float32", at_bfloat16)
-    assert left("adamw_int8_master", "bfloat16") == pytest.approx(reference, abs=0.01)
-    assert left("adamw_int8", "bfloat16") < 0.25
+    reference = remaining_loss("adamw", "float32", at_bfloat16)
+    assert remaining_loss("adamw_int8_master", "bfloat16") == pytest.approx(reference, abs=0.01)
+    assert remaining_loss("adamw_int8", "bfloat16") < 0.25
 
 
 # --- memory ---
@@ -244,7 +244,7 @@ def test_bfloat16_parameters_do_not_freeze():
 def test_bytes_of_a_parameter_and_no_tree_of_updates(kind, dtype, expected):
     """The compiled step overwrites all that it holds, and beyond works on a layer at a time."""
     params = {name: jax.ShapeDtypeStruct((16, 256, 512), dtype) for name in "ab"}
-    tx = made(params, kind)
+    tx = make(params, kind)
     placed = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=one_device()), params)
     state = states.abstract(placed, tx)
     count = sum(math.prod(p.shape) for p in params.values())
@@ -273,14 +273,14 @@ def on_eight(params):
 
 def wide():
     """Parameters of which two devices and more share an axis without cutting a block."""
-    found = trees("bfloat16", (2, 24, 2048))
-    return {name: found[name] for name in ("stack", "table")}
+    tree = trees("bfloat16", (2, 24, 2048))
+    return {name: tree[name] for name in ("stack", "table")}
 
 
 def test_eight_devices_as_one():
     """Bit for bit, clipping aside; moments lie where their parameters do; nothing is sent but the sum of the norm."""
     params = wide()
-    tx = made(params, "adamw_int8", clip_norm=1e9, warmup_steps=0)
+    tx = make(params, "adamw_int8", clip_norm=1e9, warmup_steps=0)
     grads = [gradients(params, n) for n in range(3)]
     one, eight = states.create(params, tx), states.create(on_eight(wide()), tx)
     step = stepper(tx)
@@ -299,7 +299,7 @@ def test_eight_devices_as_one():
 
 def test_resumed_bit_for_bit(tmp_path):
     params = wide()
-    tx = made(params, "adamw_int8_master")
+    tx = make(params, "adamw_int8_master")
     step = stepper(tx)
     run_directory = RunDirectory(tmp_path, {}, ConfigDict({"project": "", "mode": "offline"}))
     with jax.set_mesh(parallel.make_mesh(1, 4, 2)):
@@ -318,7 +318,7 @@ def test_resumed_bit_for_bit(tmp_path):
 
 def test_unknown_kinds_and_dtypes_are_refused():
     with pytest.raises(ValueError, match=r"optimizer\.kind=lion: give one of .*adamw_int8_master"):
-        made({}, "lion")
+        make({}, "lion")
     params = trees("float16")
     with pytest.raises(ValueError, match=r"param_dtype is float16"):
-        states.create(params, made(params, "adamw_int8"))
+        states.create(params, make(params, "adamw_int8"))

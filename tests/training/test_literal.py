@@ -1,4 +1,4 @@
-"""Which tokens the supervised losses cover, and their values, by hand."""
+"""Tokens that the supervised losses cover, and values of the losses computed by hand."""
 
 import types
 
@@ -25,10 +25,10 @@ def test_losses_are_sums_over_the_mask_and_their_number():
     assert [float(x) for x in losses.next_token_loss(logprobs, mask)] == [7.0, 3.0]  # 1 + 2 + 4
     logits = np.asarray([0, np.log(3), -np.log(3), 50], np.float32)
     labels, real = np.asarray([0.5, 1, 0.25, 0], np.float32), np.asarray([True, True, True, False])
-    found, count = losses.soft_label_loss(logits, labels, real)
+    loss, count = losses.soft_label_loss(logits, labels, real)
     # p = 1/2, 3/4, 1/4: -log(1/2), -log(3/4), -(log(1/4) + 3 log(3/4)) / 4
     expected = np.log(2) - np.log(0.75) - (np.log(0.25) + 3 * np.log(0.75)) / 4
-    assert float(found) == pytest.approx(expected, rel=1e-6)
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
     assert float(count) == 3
     far, _ = losses.soft_label_loss(np.float32([200.0]), np.float32([0.0]), np.asarray([True]))
     assert float(far) == 200.0  # -log sigmoid(-200), without overflow
@@ -54,10 +54,10 @@ def test_the_loss_covers_the_target_and_its_end():
     assert batch["tokens"][0].tolist() == [10, 11, 12, 13, 14]
     assert batch["first_targets"].tolist()[:3] == [3, 1, 1]
     rows = [{key: value[i : i + 1] for key, value in batch.items()} for i in range(4)]
-    found = [language_model.loss_fn(Echo(), row | {"tokens": fill(row)}) for row in rows]
+    sums = [language_model.loss_fn(Echo(), row | {"tokens": fill(row)}) for row in rows]
     # Targets 13, 14 | 21 | 31, 32, 33 | none in the dummy row.
-    assert [float(x["loss"]) for x in found] == [27, 21, 96, 0]
-    assert [float(x["weight"]) for x in found] == [2, 1, 3, 0]
+    assert [float(x["loss"]) for x in sums] == [27, 21, 96, 0]
+    assert [float(x["weight"]) for x in sums] == [2, 1, 3, 0]
 
 
 def fill(row):
@@ -92,23 +92,23 @@ def test_a_reward_is_read_at_the_last_real_token(preset):
         )
         rows = np.asarray([0, 1, 2, -1, -1, -1, -1, -1])
         batch = reward_model.dataset(sequences, labels).collate(rows)
-        found = reward_model.loss_fn(model, batch)
+        sums = reward_model.loss_fn(model, batch)
         alone = dict(score.stream_rewards(model, sequences, batch_size=8))
     np.testing.assert_allclose([alone[i] for i in range(3)], logits, rtol=1e-4, atol=1e-3)
     chances = 1 / (1 + np.exp(-logits))
     expected = np.sum(np.logaddexp(0, logits) - logits * labels)
-    assert float(found["loss"]) == pytest.approx(expected, rel=1e-3)
-    assert float(found["squared_error"]) == pytest.approx(np.sum((chances - labels) ** 2), rel=1e-3)
-    assert float(found["weight"]) == 3
+    assert float(sums["loss"]) == pytest.approx(expected, rel=1e-3)
+    assert float(sums["squared_error"]) == pytest.approx(np.sum((chances - labels) ** 2), rel=1e-3)
+    assert float(sums["weight"]) == 3
 
 
 def test_the_first_step_of_a_run_is_adamw_on_the_mean():
     """One step of gradient descent in the sign, with the mean over tokens and not over micro-batches."""
     from lc_jax.training import loop, optimizer, state
 
-    made = optimizer.OptimizerSettings(0.1, 10, 0, "constant", 0.9, 0.999, 1e-8, 0.0, 1e9)
+    settings = optimizer.OptimizerSettings(0.1, 10, 0, "constant", 0.9, 0.999, 1e-8, 0.0, 1e9)
     params = {"w": jnp.zeros(2)}
-    tx = optimizer.make_optimizer(made, {"w": True})
+    tx = optimizer.make_optimizer(settings, {"w": True})
 
     def loss_fn(model, batch):
         return {"loss": jnp.sum(batch["x"] * batch["n"] * model.params["w"][0]), "weight": jnp.sum(batch["n"])}

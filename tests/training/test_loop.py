@@ -111,25 +111,25 @@ def test_a_bad_gradient_is_skipped_and_many_stop_the_run(tmp_path):
 
 
 def test_the_model_is_written_after_every_so_many_steps_and_once(tmp_path):
-    saved = []
+    names = []
 
     def save(folder, model):
-        saved.append(folder.name)
+        names.append(folder.name)
         hf.save(folder, model)
 
     whole = train(tmp_path / "whole", exports=Exports(tmp_path / "whole", 5, save))
-    assert saved == ["000005"]
+    assert names == ["000005"]
     with jax.set_mesh(parallel.make_mesh()):
-        written = hf.load(tmp_path / "whole" / "steps" / "000005", parallel.make_mesh())
-    for a, b in zip(params(written), params(whole), strict=True):
+        model = hf.load(tmp_path / "whole" / "steps" / "000005", parallel.make_mesh())
+    for a, b in zip(params(model), params(whole), strict=True):
         np.testing.assert_array_equal(a, b)
     exports = Exports(tmp_path / "rest", 2, save)
     for step in range(1, 6):
-        exports.after(step, lambda: written)
-    exports.after(4, lambda: written)  # a resumed run comes by again
-    assert saved == ["000005", "000002", "000004"]
-    Exports(tmp_path, 0, save).after(2, lambda: written)
-    assert len(saved) == 3
+        exports.after(step, lambda: model)
+    exports.after(4, lambda: model)  # a resumed run comes by again
+    assert names == ["000005", "000002", "000004"]
+    Exports(tmp_path, 0, save).after(2, lambda: model)
+    assert len(names) == 3
 
 
 def test_other_settings_do_not_continue_a_run(tmp_path):
@@ -186,17 +186,17 @@ def test_a_finished_run_that_is_started_again_says_so_and_trains_nothing(tmp_pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_signal_that_no_save_saw_is_passed_on(tmp_path, fails, number):
-    seen = []
-    former = signal.signal(number, lambda *_: seen.append(1))
+    signals = []
+    former = signal.signal(number, lambda *_: signals.append(1))
     try:
         with contextlib.suppress(KeyError), Checkpoints(RunDirectory(tmp_path, {}), every=2):
             signal.raise_signal(number)
-            assert not seen
+            assert not signals
             if fails:
                 raise KeyError
-        assert seen == ([] if fails else [1])
+        assert signals == ([] if fails else [1])
         signal.raise_signal(number)
-        assert len(seen) == (1 if fails else 2)  # the handler is back
+        assert len(signals) == (1 if fails else 2)  # the handler is back
     finally:
         signal.signal(number, former)
 
@@ -324,7 +324,7 @@ def test_targets_alone_are_learned():
 
     model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), parallel.make_mesh())
     batch = language_model.dataset(ENCODED).collate(np.arange(16))
-    found = language_model.loss_fn(model, batch)
+    sums = language_model.loss_fn(model, batch)
     module = model.bind()
     logits = np.asarray(module.logits(module(batch["tokens"], batch["spans"])))
     labels = np.full_like(batch["tokens"], -100)
@@ -333,8 +333,8 @@ def test_targets_alone_are_learned():
     expected = torch.nn.functional.cross_entropy(
         torch.tensor(logits[:, :-1]).flatten(0, 1), torch.tensor(labels[:, 1:]).flatten().long(), reduction="sum"
     )
-    assert float(found["loss"]) == pytest.approx(float(expected), rel=1e-5)
-    assert float(found["weight"]) == (labels[:, 1:] != -100).sum()
+    assert float(sums["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(sums["weight"]) == (labels[:, 1:] != -100).sum()
 
 
 def test_a_run_without_a_progress_bar(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def settings(**changes):
 
 def test_recorded_schedules(golden):
     for case in load(golden / "ppo_math.json")["lr_schedules"]["cases"]:
-        made = settings(
+        optimizer_settings = settings(
             learning_rate=2.0,
             schedule=case["kind"],
             warmup_steps=case["num_warmup_steps"],
@@ -36,14 +36,14 @@ def test_recorded_schedules(golden):
         )
         # After the last step the recorded cosine rises again, where ours stays 0; no update happens there.
         expected = 2.0 * np.array(case["factor_at_update"])[: case["num_training_steps"] + 1]
-        actual = [made.learning_rate_at(step) for step in range(len(expected))]
+        actual = [optimizer_settings.learning_rate_at(step) for step in range(len(expected))]
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_literal_schedules():
     def at(schedule, warmup=2):
-        made = settings(learning_rate=1.0, schedule=schedule, warmup_steps=warmup, num_steps=6)
-        return [round(float(made.learning_rate_at(step)), 6) for step in range(8)]
+        optimizer_settings = settings(learning_rate=1.0, schedule=schedule, warmup_steps=warmup, num_steps=6)
+        return [round(float(optimizer_settings.learning_rate_at(step)), 6) for step in range(8)]
 
     assert at("constant") == [0, 0.5, 1, 1, 1, 1, 1, 1]
     assert at("linear") == [0, 0.5, 1, 0.75, 0.5, 0.25, 0, 0]
@@ -79,8 +79,8 @@ def trees():
 @pytest.mark.parametrize(("weight_decay", "clip_norm"), [(0.0, 1.0), (0.01, 1.0), (0.1, 1e9)])
 def test_five_steps_as_torch(weight_decay, clip_norm):
     params, grads = trees()
-    made = settings(weight_decay=weight_decay, clip_norm=clip_norm, schedule="linear", warmup_steps=2)
-    tx = optimizer.make_optimizer(made, dict.fromkeys(params, True))
+    optimizer_settings = settings(weight_decay=weight_decay, clip_norm=clip_norm, schedule="linear", warmup_steps=2)
+    tx = optimizer.make_optimizer(optimizer_settings, dict.fromkeys(params, True))
     ours = jax.tree.map(jnp.asarray, params)
     state = tx.init(ours)
     theirs = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in params.items()}
@@ -91,7 +91,7 @@ def test_five_steps_as_torch(weight_decay, clip_norm):
         for name, parameter in theirs.items():
             parameter.grad = torch.tensor(grad[name])
         torch.nn.utils.clip_grad_norm_(theirs.values(), clip_norm)
-        adam.param_groups[0]["lr"] = float(made.learning_rate_at(step))
+        adam.param_groups[0]["lr"] = float(optimizer_settings.learning_rate_at(step))
         adam.step()
         for name, parameter in theirs.items():
             np.testing.assert_allclose(ours[name], parameter.detach().numpy(), rtol=1e-5, atol=1e-6)
