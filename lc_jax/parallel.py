@@ -1,7 +1,7 @@
-"""The device mesh and where everything lies on it.
+"""The device mesh and the sharding of arrays over it.
 
-Shape legend of the signatures: B batch, T tokens, S cache slots, D hidden size, V vocabulary, L layers, H query heads,
-G key/value heads, K head size, N rows, P prompt tokens.
+Shape legend of the signatures: B batch, T tokens, S cache positions, D hidden size, V vocabulary, L layers, H query
+heads, G key/value heads, K head size, N rows, P prompt tokens.
 """
 
 from __future__ import annotations

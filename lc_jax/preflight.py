@@ -55,22 +55,22 @@ class Range:
 
     low: float = -math.inf
     high: float = math.inf
-    whole: bool = False  # integers only
+    integer: bool = False  # integers only
     above: float = -math.inf  # as `low`, but this number itself is refused
     below: float = math.inf  # as `high`, but this number itself is refused
 
     def __contains__(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+        if isinstance(value, bool) or not isinstance(value, int if self.integer else int | float):
             return False
         return self.low <= value <= self.high and self.above < value < self.below and math.isfinite(value)
 
     def __str__(self) -> str:
         ends = {"of at least": self.low, "above": self.above, "of at most": self.high, "below": self.below}
         bounds = [f"{word} {end:g}" for word, end in ends.items() if math.isfinite(end)]
-        return " ".join(["a whole number" if self.whole else "a number", " and ".join(bounds)]).strip()
+        return " ".join(["a whole number" if self.integer else "a number", " and ".join(bounds)]).strip()
 
 
-POSITIVE_INT, NATURAL = Range(1, whole=True), Range(0, whole=True)
+POSITIVE_INT, NATURAL = Range(1, integer=True), Range(0, integer=True)
 POSITIVE, NON_NEGATIVE, PROBABILITY = Range(above=0), Range(0), Range(0, 1)
 
 

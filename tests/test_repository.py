@@ -70,7 +70,6 @@ UNCHECKED_WORDS = (
     "lc_jax/kernels",
     "lc_jax/llm",
     "lc_jax/main.py",
-    "lc_jax/miniature/induction.py",
     "lc_jax/models",
     "lc_jax/planning/devices.py",
     "lc_jax/planning/memory.py",

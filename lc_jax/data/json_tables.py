@@ -21,7 +21,7 @@ def records_of(document: Any, path: Path) -> Iterator[dict[str, Any]]:
         lists of equal length; an object of rows by id; or one row.
 
     Raises:
-      ValueError: it is none of these; the message names what is there.
+      ValueError: it is none of these; the message describes the document.
     """
     if isinstance(document, Mapping):
         yield from _of_object(document, path)

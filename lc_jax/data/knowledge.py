@@ -167,8 +167,8 @@ def build(source: str | Path, path: str | Path, *, passage_words: int = PASSAGE_
 
     Raises:
       FileNotFoundError: there is no source.
-      ValueError: `path` was begun from another source, or is no store; a source that cannot be read to its end, where
-        the store can go on once it is mended; a source without a single page.
+      ValueError: `path` was begun from another source, or is no store; a source that cannot be read to its end (the
+        store can be resumed once it is repaired); a source without a single page.
     """
     source, path = Path(source), Path(path)
     spec = {"source": _source_fingerprint(source), "passage_words": passage_words}

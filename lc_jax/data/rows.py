@@ -47,7 +47,7 @@ def load_rows(source: str | Path, split: str | None = None, flag: str = "") -> l
     Raises:
       FileNotFoundError: no such file, or no such split in the folder.
       HubUnreachable: the hub does not answer.
-      ValueError: no source, a file that cannot be read or that holds no rows, or a hub data set that cannot be had; the
+      ValueError: no source, a file that cannot be read or that holds no rows, or an unavailable hub data set; the
         message names the remedy.
     """
     if optional(source) is None:

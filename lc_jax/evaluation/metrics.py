@@ -49,7 +49,7 @@ class BrierParts:
     """Murphy's decomposition over equal-count bins: Brier = reliability - resolution + uncertainty + within."""
 
     reliability: float  # mean squared gap of confidence and accuracy in the bins; 0 is calibrated
-    resolution: float  # how far the bins' accuracies lie from the overall one; more is better
+    resolution: float  # variance of the bins' accuracies; more is better
     uncertainty: float  # variance of right and wrong, which no forecaster can change
     within: float  # what the bins hide: confidences that differ in a bin; 0 where each bin holds one confidence
 
