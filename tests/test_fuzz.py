@@ -33,8 +33,7 @@ from lc_jax.llm import anthropic, openai
 from lc_jax.llm.asking import Fatal, Transient
 from lc_jax.llm.data_steps import data_steps
 from lc_jax.models import folders, hf
-from lc_jax.prompts import confidence, equivalence, summarize
-from lc_jax.prompts.prompt import Invalid
+from lc_jax.prompts import Invalid, confidence, equivalence, summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "lc_jax" / "miniature" / "checkpoints"

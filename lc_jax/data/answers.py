@@ -11,7 +11,7 @@ from typing import Any
 
 from lc_jax.data.columns import at, column, is_missing
 from lc_jax.data.rows import Row
-from lc_jax.prompts.literals import parse_list, parse_object
+from lc_jax.prompts.parsing import parse_list, parse_object
 
 # Columns of the main answer, in order of precedence; a dot steps into a record. The published names, then those of
 # TriviaQA, NQ-open, SciQ, BioASQ and PopQA.

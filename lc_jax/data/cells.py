@@ -12,7 +12,7 @@ from lc_jax.data.columns import column, is_missing, row_id
 from lc_jax.data.messages import MessagesError, read_messages
 from lc_jax.data.questions import question_from
 from lc_jax.data.rows import Row
-from lc_jax.prompts.literals import parse_list
+from lc_jax.prompts.parsing import parse_list
 from lc_jax.types import Message, PromptText, Question
 
 _LABELS = {"true": 1.0, "false": 0.0}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lc_jax.data.columns import column, is_missing
-from lc_jax.prompts.literals import parse_list
+from lc_jax.prompts.parsing import parse_list
 from lc_jax.types import Message
 
 ROLES = ("system", "user", "assistant")

@@ -19,7 +19,7 @@ from lc_jax.llm.capabilities import HIDDEN, Capabilities
 from lc_jax.llm.replies import Malformed, count, finished, is_reasoning, one_line, read_line, text_of, tolerant
 from lc_jax.llm.store import Store
 from lc_jax.llm.transport import send, without
-from lc_jax.prompts.reasoning import strip_reasoning
+from lc_jax.prompts.parsing import strip_reasoning
 from lc_jax.types import Reply, Request, Usage
 
 PROBE = Request(

@@ -6,9 +6,9 @@ biographies: biography, claims, confidence, support; for base models: in_context
 `load_templates`. A user's folder of files under the published names replaces any of them: `published`.
 """
 
-from lc_jax.prompts.answer_list import NO_ANSWER, join_answers, postprocess_answers
 from lc_jax.prompts.models import Templates, load_templates
-from lc_jax.prompts.prompt import Invalid, Prompt, Truncated
+from lc_jax.prompts.parsing import NO_ANSWER, Invalid, Truncated, join_answers, postprocess_answers
+from lc_jax.prompts.prompt import Prompt
 
 __all__ = [
     "NO_ANSWER",

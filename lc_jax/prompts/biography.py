@@ -1,4 +1,4 @@
-"""What a model is asked for when it shall write a biography (paper section 6)."""
+"""The request for a biography (paper section 6)."""
 
 from lc_jax.prompts.prompt import Prompt
 

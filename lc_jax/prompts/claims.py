@@ -1,4 +1,4 @@
-"""Which claims does a biography make? Each with its label, alternatives together (paper section 6, after FActScore)."""
+"""The claims that a biography makes: each with its label, alternatives together (paper section 6, after FActScore)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lc_jax.prompts.literals import leading_list
-from lc_jax.prompts.objects import members
-from lc_jax.prompts.prompt import Invalid, Prompt, read_template
+from lc_jax.prompts.parsing import Invalid, leading_list, object_members
+from lc_jax.prompts.prompt import Prompt, read_template
 
 OBJECTIVE, SUBJECTIVE, FULL_UNCERTAINTY = LABELS = ("Objective", "Subjective", "Full Uncertainty")
-_KNOWN = {label.casefold(): label for label in LABELS}
+_BY_NAME = {label.casefold(): label for label in LABELS}
 _HEADING = re.compile(r"\A\s*#[^\n]*\n")
 
 
@@ -31,13 +30,13 @@ def _pair(item: Any) -> bool:
 
 
 def _claim(item: Any) -> Claim | None:
-    """The claim of {"claim": ..., "label": ...} or [claim, label]; None where it has no words."""
+    """Returns the claim of {"claim": ..., "label": ...} or [claim, label]; None if it has no words."""
     if isinstance(item, dict):
         item = [item.get("claim"), item.get("label")]
-    if not _pair(item) or item[1].strip().casefold() not in _KNOWN:
+    if not _pair(item) or item[1].strip().casefold() not in _BY_NAME:
         raise Invalid(f"no claim with one of the labels {list(LABELS)}: {str(item)[:60]}")
     text = " ".join(item[0].split())
-    return Claim(text, _KNOWN[item[1].strip().casefold()]) if text else None
+    return Claim(text, _BY_NAME[item[1].strip().casefold()]) if text else None
 
 
 def _group(item: Any) -> Group:
@@ -46,20 +45,17 @@ def _group(item: Any) -> Group:
 
 
 def _items(reply: str) -> list[Any]:
-    """The list that a reply is, or holds as an object's last member; or an object's claims with their labels."""
+    """Returns the list that a reply is, or its object's last member; or an object's claims with their labels."""
     text = _HEADING.sub("", reply)
-    found = members(text)
-    if found is None:
-        try:
-            return leading_list(text)
-        except ValueError as error:
-            raise Invalid(str(error)) from error
-    last = list(found.values())[-1]
-    return last if isinstance(last, list) else [[claim, label] for claim, label in found.items()]
+    parts = object_members(text)
+    if parts is None:
+        return leading_list(text)
+    last = list(parts.values())[-1]
+    return last if isinstance(last, list) else [[claim, label] for claim, label in parts.items()]
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> list[Group]:
-    """Groups of claims in order, [] of a biography that makes none; blank claims and empty groups are left out."""
+    """Returns groups of claims in order, [] if the biography makes none; blank claims and empty groups are left out."""
     text = reply.strip()
     items = [] if text in ("{}", "[]") else _items(text)
     return [group for group in map(_group, items) if group]

@@ -1,4 +1,4 @@
-"""How confident is the author of each claim? The claim without its words of doubt, and a probability (section 6)."""
+"""How confident the author is of each claim: the claim without its words of doubt, and a probability (section 6)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lc_jax.prompts import forecast
-from lc_jax.prompts.literals import leading_list
-from lc_jax.prompts.objects import schema, stated, without_markup
-from lc_jax.prompts.prompt import Invalid, Prompt, read_template
+from lc_jax.prompts.parsing import Invalid, final_value, leading_list, strip_markup
+from lc_jax.prompts.prompt import Prompt, read_template, schema
 
 _LINE = re.compile(r"Statement [0-9]+: (.*)")
 # The published wording has each statement worked through in steps, of which these lines count.
@@ -24,46 +23,47 @@ class Stated(NamedTuple):
 
 
 def join_statements(statements: Sequence[str]) -> str:
-    """The prompt's field `statements`: one statement a line, numbered. No statement may hold a line break."""
+    """Returns the prompt's field `statements`: one statement a line, numbered. No statement may hold a line break."""
     return "\n".join(f"Statement {number}: {statement}" for number, statement in enumerate(statements, 1))
 
 
 def split_statements(joined: str) -> list[str]:
     """Inverse of join_statements."""
-    return [found[1] for line in joined.split("\n") if (found := _LINE.fullmatch(line))]
+    return [match[1] for line in joined.split("\n") if (match := _LINE.fullmatch(line))]
 
 
 def _stated(item: Any) -> Stated:
-    """Of {"claim": ..., "probability": ...} or [claim, probability]."""
+    """Returns the claim of {"claim": ..., "probability": ...} or [claim, probability]."""
     pair = [item.get("claim"), item.get("probability")] if isinstance(item, dict) else item
     if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str) or not pair[0].strip():
         raise Invalid(f"no claim with its probability: {str(item)[:60]}")
     return Stated(" ".join(pair[0].split()), forecast.PROMPT.parse(str(pair[1])))
 
 
-def _worked_through(reply: str) -> list[dict[str, str]]:
-    """The claims of a reply in the published form."""
-    found: list[dict[str, str]] = []
+def _steps(reply: str) -> list[dict[str, str]]:
+    """Returns the claims of a reply that works through each statement in steps, as the published wording asks."""
+    claims: list[dict[str, str]] = []
     for claim, kind, probability in _STEPS.findall(reply):
         if claim:
-            found.append({"claim": claim})
-        elif not found:
+            claims.append({"claim": claim})
+        elif not claims:
             raise Invalid("a statement is classified before its claim is named")
         elif kind:
-            found[-1] |= {"probability": "1"} if kind.strip().casefold().startswith("direct") else {}
+            claims[-1] |= {"probability": "1"} if kind.strip().casefold().startswith("direct") else {}
         else:
-            found[-1] = {"probability": probability} | found[-1]
-    return found
+            claims[-1] = {"probability": probability} | claims[-1]
+    return claims
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> list[Stated]:
-    """One Stated per statement of the request, in order. One too few or too many spoils the whole reply."""
-    value = stated(reply)
+    """Returns one Stated for each statement of the request, in order.
+
+    Raises:
+      Invalid: also for the whole reply if it has a claim too few or too many.
+    """
+    value = final_value(reply)
     if isinstance(value, str):
-        try:
-            value = _worked_through(without_markup(value)) or leading_list(value)
-        except ValueError as error:
-            raise Invalid(str(error)) from error
+        value = _steps(strip_markup(value)) or leading_list(value)
     if not isinstance(value, list):
         raise Invalid(f"not a list of claims: {str(value)[:60]}")
     expected = len(split_statements(fields["statements"]))

@@ -1,4 +1,4 @@
-"""Do candidate answers mean the same as the true ones? Up to ten comparisons in one request (paper section 5)."""
+"""Whether candidate answers mean the same as the true ones: up to ten comparisons in one request (paper section 5)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lc_jax.prompts.literals import leading_list, unfence
-from lc_jax.prompts.objects import members, schema, without_markup
-from lc_jax.prompts.prompt import Invalid, Prompt, read_template
+from lc_jax.prompts.parsing import Invalid, leading_list, object_members, strip_markup, unfence
+from lc_jax.prompts.prompt import Prompt, read_template, schema
 
 BATCH = 10  # comparisons a request
 _LABEL = re.compile(r"\A[#\s]*(?:final )?(?:verdicts?|answers?)[ \t]*:\s*", re.IGNORECASE)
@@ -20,7 +19,7 @@ _VERDICTS = {"yes": True, "true": True, "no": False, "false": False}
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One candidate held against the truth."""
+    """A candidate answer and the true one."""
 
     question: str
     answer: str  # the true answer
@@ -28,7 +27,7 @@ class Comparison:
 
 
 def join_comparisons(comparisons: Sequence[Comparison]) -> str:
-    """The prompt's field `comparisons`: one JSON object a line.
+    """Returns the prompt's field `comparisons`: one JSON object a line.
 
     Raises:
       ValueError: none, or more than BATCH.
@@ -44,31 +43,32 @@ def split_comparisons(joined: str) -> list[Comparison]:
 
 
 def _verdict(line: object, number: int) -> bool:
-    found = _LINE.fullmatch(without_markup(str(line)).strip())
-    if found is None or (found[1] and int(found[1]) != number):
+    match = _LINE.fullmatch(strip_markup(str(line)).strip())
+    if match is None or (match[1] and int(match[1]) != number):
         raise Invalid(f"verdict {number} is not yes or no: {str(line)[:60]!r}")
-    return _VERDICTS[found[2].lower()]
+    return _VERDICTS[match[2].lower()]
 
 
 def _lines(reply: str) -> list[Any]:
-    """The verdicts one by one: lines, or a list, or the members of an object."""
-    found = members(reply)
-    if found is not None:
-        values = list(found.values())
+    """Returns the verdicts one by one: lines, or a list, or the members of an object."""
+    parts = object_members(reply)
+    if parts is not None:
+        values = list(parts.values())
         return values[0] if len(values) == 1 and isinstance(values[0], list) else values
     text = unfence(reply)
     if not text.startswith("["):
-        text = _LABEL.sub("", without_markup(text))
+        text = _LABEL.sub("", strip_markup(text))
         lines = [line for line in text.splitlines() if line.strip()]
         return lines if all(map(_LINE.fullmatch, lines)) else text.split("\n\n")[0].splitlines()
-    try:
-        return leading_list(text)
-    except ValueError as error:
-        raise Invalid(str(error)) from error
+    return leading_list(text)
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> list[bool]:
-    """One verdict per comparison of the request, in order. One too few or too many spoils the whole batch."""
+    """Returns one verdict for each comparison of the request, in order.
+
+    Raises:
+      Invalid: also for the whole batch if it has a verdict too few or too many.
+    """
     lines = _lines(reply)
     verdicts = [_verdict(line, number) for number, line in enumerate(lines, 1)]
     expected = len(split_comparisons(fields["comparisons"]))

@@ -1,4 +1,4 @@
-"""How probable does a paragraph make one answer? (paper section 4.2, the second half of a reader's forecast)"""
+"""How probable a paragraph makes one answer (paper section 4.2, the second half of a reader's forecast)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import functools
 import re
 from collections.abc import Mapping
 
-from lc_jax.prompts.objects import after_reasoning, labelled, schema, stated
-from lc_jax.prompts.prompt import Invalid, Prompt, read_template
+from lc_jax.prompts.parsing import Invalid, after_label, after_reasoning, final_value
+from lc_jax.prompts.prompt import Prompt, read_template, schema
 
 # A decimal comma is read where it cannot separate thousands: "0,8" and "12,5%" are numbers, "1,000" is none.
 _DECIMAL = r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+|0,[0-9]+|[0-9]{1,3},[0-9]{1,2}"
@@ -17,7 +17,7 @@ _NUMBER = re.compile(
 
 
 def _number(text: str) -> float:
-    """The value of "0.7", "0,7", "70%", "70 percent", "7/10" or "7 out of 10".
+    """Returns the value of "0.7", "0,7", "70%", "70 percent", "7/10" or "7 out of 10".
 
     Raises:
       Invalid: `text` is anything else.
@@ -32,10 +32,10 @@ def _number(text: str) -> float:
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> float:
-    """A number in [0, 1]; "70%" is 0.7. Prose after a blank line is ignored, prose around the number is not."""
-    value = stated(reply)
+    """Returns a number in [0, 1]; "70%" is 0.7. Prose after a blank line is ignored, prose around the number is not."""
+    value = final_value(reply)
     if isinstance(value, str):
-        value = _number(labelled(value, "probability").split("\n\n")[0].strip())
+        value = _number(after_label(value, "probability").split("\n\n")[0].strip())
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Invalid(f"not a probability: {str(value)[:60]}")
     if not 0 <= value <= 1:
@@ -45,7 +45,7 @@ def _parse(reply: str, fields: Mapping[str, str]) -> float:
 
 @functools.cache
 def prompt(reasoning: bool = False) -> Prompt:
-    """The question, which replies answer with a number.
+    """Returns the question, which replies answer with a number.
 
     Args:
       reasoning: whether a line of reasoning comes before it.

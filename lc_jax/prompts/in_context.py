@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lc_jax.prompts.parsing import first_paragraph
 from lc_jax.prompts.prompt import Prompt, read_template
 
 
-def first_paragraph(text: str) -> str:
-    """What a base model wrote, up to the first blank line: it goes on with examples of its own."""
-    return text.replace("\r\n", "\n").strip().split("\n\n")[0].strip()
-
-
 def _parse(reply: str, fields: Mapping[str, str]) -> str:
-    """The paragraph that answers the query."""
+    """Returns the paragraph that answers the query."""
     return first_paragraph(reply)
 
 

@@ -1,4 +1,4 @@
-"""What the fine-tuned models are asked (paper section 4, appendix): templates in files."""
+"""The prompts of fine-tuned models (paper section 4, appendix), in folders of template files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from lc_jax.prompts import published
 from lc_jax.prompts.prompt import TEMPLATES, Prompt
 
-CHAT = "chat"  # paragraphs are asked for through a model's own chat template; reader models have those of "full"
+CHAT = "chat"  # requests for paragraphs go through a model's own chat template; reader models have those of "full"
 _FIELDS = {
     "paragraph": {"paragraph_generation_prompt"},
     "extract_answers": {"generated_paragraph", "question"},
@@ -20,7 +20,7 @@ _FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Templates:
-    """The prompts of one family of fine-tuned models. A model is asked in the words it was trained with."""
+    """The prompts of one family of fine-tuned models, which a model reads in training and afterwards."""
 
     paragraph: Prompt  # q -> z
     extract_answers: Prompt  # z, x -> answers
@@ -44,14 +44,14 @@ def load_templates(name_or_directory: str | Path, prompt_dir: str | Path = "") -
     """
     if name_or_directory == CHAT:
         full = load_templates("full", prompt_dir)
-        asked = published.override(prompt_dir, "paragraph", Prompt("{paragraph_generation_prompt}"))
-        return dataclasses.replace(full, paragraph=dataclasses.replace(asked, is_message=True))
+        request = published.override(prompt_dir, "paragraph", Prompt("{paragraph_generation_prompt}"))
+        return dataclasses.replace(full, paragraph=dataclasses.replace(request, is_message=True))
     folder = TEMPLATES / name_or_directory
     if not folder.is_dir():
         folder = Path(name_or_directory)
     if not folder.is_dir():
-        known = sorted([*(path.name for path in TEMPLATES.iterdir() if path.is_dir()), CHAT])
-        raise FileNotFoundError(f"No templates {str(name_or_directory)!r}: give one of {known} or a folder.")
+        names = sorted([*(path.name for path in TEMPLATES.iterdir() if path.is_dir()), CHAT])
+        raise FileNotFoundError(f"No templates {str(name_or_directory)!r}: give one of {names} or a folder.")
     return Templates(**{name: published.override(prompt_dir, name, _load(folder, name)) for name in _FIELDS})
 
 
@@ -62,8 +62,8 @@ def _load(folder: Path, name: str) -> Prompt:
         if set(prompt.fields) != _FIELDS[name]:
             raise ValueError(f"{path} must hold the placeholders {sorted(_FIELDS[name])}, not {list(prompt.fields)}.")
         return prompt
-    found = published.find(folder, name)
-    if found is None:
+    file = published.find(folder, name)
+    if file is None:
         files = [f"{other}.txt" for other in _FIELDS]
         raise FileNotFoundError(f"{path} is missing; a template folder holds {files}, or the published files.")
-    return published.read(found, name, _FIELDS[name])
+    return published.read(file, name, _FIELDS[name])

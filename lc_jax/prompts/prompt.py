@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lc_jax.prompts.reasoning import strip_reasoning
+from lc_jax.prompts.parsing import Invalid, Parser, Truncated, strip_reasoning
 from lc_jax.types import Message, PromptText
 
 TEMPLATES = Path(__file__).parent / "templates"
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z_]*)\}")
 # Placeholder names of the published template files.
 _ALIASES = {"ground_truth_top_answer": "answer", "claims_list": "statements"}
-
-Parser = Callable[[str, Mapping[str, str]], Any]
-
-
-class Invalid(ValueError):
-    """A reply that cannot be parsed; whoever asked may ask again."""
-
-
-class Truncated(Invalid):
-    """A reply that ends inside its reasoning: no answer can be expected from the same request."""
 
 
 def _stripped(reply: str, fields: Mapping[str, str]) -> str:
@@ -38,6 +29,18 @@ def read_template(name: str) -> str:
     The file is what the model reads, examples included; the placeholders of the request come last.
     """
     return (TEMPLATES / f"{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
+
+
+def schema(name: str, value: Mapping[str, Any], *, reasoning: bool = False) -> str:
+    """Returns the JSON schema of an object whose member `name` holds what the JSON schema `value` describes.
+
+    Args:
+      reasoning: whether a text `reasoning` precedes it.
+    """
+    properties = {"reasoning": {"type": "string"}, name: value} if reasoning else {name: value}
+    return json.dumps(
+        {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +59,13 @@ class Prompt:
 
     @functools.cached_property
     def _pieces(self) -> tuple[list[str], list[str]]:
-        """Literals and placeholder names: literal[0] name[0] literal[1] ... literal[-1]."""
+        """Returns literals and placeholder names: literal[0] name[0] literal[1] ... literal[-1]."""
         pieces = _PLACEHOLDER.split(self.template)
         return pieces[::2], [_ALIASES.get(name, name) for name in pieces[1::2]]
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The placeholder names in order of first appearance."""
+        """Returns the placeholder names in order of first appearance."""
         return tuple(dict.fromkeys(self._pieces[1]))
 
     def render(self, **fields: str) -> str:
@@ -85,12 +88,12 @@ class Prompt:
         return literals[0] + "".join(fields[name] + literal for name, literal in zip(names, literals[1:], strict=True))
 
     def prompt_text(self, **fields: str) -> PromptText:
-        """What a model is shown: the filled-in text as it stands, or as a user's message (`is_message`)."""
+        """Returns what a model reads: the filled-in text as it is, or as a user's message (`is_message`)."""
         text = self.render(**fields)
         return (Message("user", text),) if self.is_message else text
 
     def match(self, rendered: str) -> dict[str, str] | None:
-        """The fields that `render` was given, or None if `rendered` did not come from this template.
+        """Returns the fields from which `render` made `rendered`, or None if it did not come from this template.
 
         Where a field's own text holds the literal that follows it, several readings fit; then earlier fields are
         greedy, which means that every literal is taken at its last possible place. Rendering the answer always gives
@@ -117,9 +120,9 @@ class Prompt:
         return fields if self.render(**fields) == rendered else None
 
     def parse(self, reply: str, fields: Mapping[str, str] | None = None) -> Any:
-        """The value that the text of a reply states. `fields` are those of the request (a batch needs its size).
+        """Returns the value that a reply states. `fields` are those of the request (a batch needs its size).
 
-        Reasoning before the answer is removed here, for every parser.
+        Reasoning before the answer is removed first, for every parser.
 
         Raises:
           Truncated: the reply ends inside its reasoning.

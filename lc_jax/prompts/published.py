@@ -2,7 +2,10 @@
 
 A file may stand in the published subfolder or directly in the folder. Doubled braces are braces, as str.format has it.
 Marks of turns (Human:, <|im_start|>) and a turn that a file opens for the assistant are left out: models of today take
-none. Replies are read in the form that the published wordings ask for; see `published_replies`.
+none. Replies are read in the form that the published wordings ask for (PARSERS): reasoning first, labels, headings.
+
+Reference: auto_annotations/prompt_processing_utils.py. Differs: a reply is read as data, never run as Python, and its
+values are checked as those of our own prompts are.
 """
 
 from __future__ import annotations
@@ -13,10 +16,20 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from lc_jax.prompts import correctness, equivalence, extract, forecast, query
 from lc_jax.prompts.equivalence import split_comparisons
+from lc_jax.prompts.parsing import (
+    Invalid,
+    Parser,
+    after_reasoning,
+    final_value,
+    first_paragraph,
+    object_members,
+    unfence,
+)
 from lc_jax.prompts.prompt import Prompt
-from lc_jax.prompts.published_replies import PARSERS
 from lc_jax.prompts.summarize import split_paragraphs
 
 FILES = {
@@ -81,13 +94,13 @@ _TEMPLATES = ("paragraph", "extract_answers", "forecast_probs", "factuality", "c
 
 
 def _number_paragraphs(fields: Mapping[str, str]) -> dict[str, str]:
-    """The drafts of a summary in the form in which the published wording shows them."""
+    """Returns the drafts of a summary in the form in which the published wording shows them."""
     drafts = enumerate(split_paragraphs(fields["paragraphs"]), 1)
     return {"formatted_paragraphs": "".join(f"### Thought {number}\n{text}\n\n" for number, text in drafts)}
 
 
 def _number_comparisons(fields: Mapping[str, str]) -> dict[str, str]:
-    """Comparisons in the form of the published wording's examples, and their number."""
+    """Returns comparisons in the form of the published wording's examples, and their number."""
     items = [
         {"Question": item.question, "Ground-Truth Answer": item.answer, "Provided Answer": item.candidate}
         for item in split_comparisons(fields["comparisons"])
@@ -103,12 +116,112 @@ _DERIVED: dict[str, tuple[str, Callable[[Mapping[str, str]], dict[str, str]]]] =
 }
 
 
+# --- parsers of replies ----------------------------------------------------------------------------------------------
+
+_HEADINGS = re.compile(r"\A(?:\s*#{1,6} [^\n]*(?:\n|\Z))+")
+_STATEMENT = re.compile(r"^[#*\s]*My Statement\b[#*:\s]*$", re.IGNORECASE | re.MULTILINE)
+_PARAGRAPH = re.compile(r"\A[#*\s]*Paragraph(?: [0-9]+)?[ \t]*:[*\s]*", re.IGNORECASE)
+_REASONING = re.compile(r"\W*reasoning\b", re.IGNORECASE)
+_NUMBER = re.compile(r"answer ([0-9]+)", re.IGNORECASE)
+
+
+def _without_headings(reply: str) -> str:
+    """Removes the Markdown headings that open a reply; wordings open the assistant's turn with such a heading."""
+    return _HEADINGS.sub("", unfence(reply.replace("\r\n", "\n"))).strip()
+
+
+def _headed(parser: Parser) -> Parser:
+    return lambda reply, fields: parser(_without_headings(reply), fields)
+
+
+def _labelled(parser: Parser, word: str) -> Parser:
+    """Returns `parser` for reasoning and then a labelled answer, as lines or as members of an object.
+
+    One line without a label is an answer by itself, as a shortened wording may ask for.
+
+    Args:
+      word: a pattern for the label.
+    """
+    read = after_reasoning(parser, word)
+
+    def parse(reply: str, fields: Mapping[str, str]) -> Any:
+        text = _without_headings(reply)
+        try:
+            return read(text, fields)
+        except Invalid:
+            if "\n" in text or _REASONING.match(text) or re.match(word, text, re.IGNORECASE):
+                raise
+            return parser(text, fields)
+
+    return parse
+
+
+def _one_line_of_answers(reply: str, fields: Mapping[str, str]) -> list[str]:
+    """Returns answers between semicolons; a full stop at the end of the line is not part of the last one."""
+    line = reply.strip()
+    return extract.PROMPT.parser(line[:-1] if line.endswith(".") and len(line) > 1 else line, fields)
+
+
+def _verdicts(reply: str, fields: Mapping[str, str]) -> list[bool]:
+    """Returns the verdicts of {"Answer 1": "Yes", "Answer 2": "No", ...}; an explanation may follow."""
+    text = _without_headings(reply)
+    parts = object_members(text)
+    if parts is None:
+        return equivalence.PROMPT.parser(text, fields)
+    for number, name in enumerate(parts, 1):
+        key = _NUMBER.fullmatch(name.strip())
+        if key is None or int(key[1]) != number:
+            raise Invalid(f"member {number} is called {name[:60]!r}, not 'Answer {number}'")
+    return equivalence.PROMPT.parser(json.dumps(list(parts.values())), fields)
+
+
+def _whole_text(reply: str, fields: Mapping[str, str]) -> str:
+    """Returns a text of one or several paragraphs, without what opens or announces it."""
+    text = final_value(reply)
+    if not isinstance(text, str):
+        raise Invalid(f"text was asked for, not {str(text)[:60]}")
+    text = _STATEMENT.split(text)[-1]
+    text = _PARAGRAPH.sub("", _without_headings(text)).strip()
+    if not text:
+        raise Invalid("the reply holds no text")
+    return text
+
+
+def _first_paragraph(reply: str, fields: Mapping[str, str]) -> str:
+    """Returns a base model's text up to the first blank line; after it come examples of its own."""
+    return first_paragraph(_PARAGRAPH.sub("", _without_headings(reply)))
+
+
+_EXTRACT = _labelled(_one_line_of_answers, r"list of answers[^:\n]*")
+_FORECAST = _labelled(forecast.PROMPT.parser, r"answer probability[^:\n]*")
+# By name of the wording; replies to all others are read as those to ours.
+PARSERS: dict[str, Parser] = {
+    "extract": _EXTRACT,
+    "eval_extract": _EXTRACT,
+    "forecast": _FORECAST,
+    "eval_forecast": _FORECAST,
+    "correctness": _labelled(correctness.PROMPT.parser, r"context is correct[^:\n]*"),
+    "equivalence": _verdicts,
+    "query": _headed(query.PROMPT.parser),
+    "clue": _headed(query.CLUE.parser),
+    "summarize": _whole_text,
+    "claude_distill": _whole_text,
+    "uncertainty": _whole_text,
+    "in_context": _first_paragraph,
+    "confident_in_context": _first_paragraph,
+    "vendor_confident_in_context": _whole_text,
+}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
 def _places(folder: Path, file: str) -> tuple[Path, Path]:
     return folder / file, folder / Path(file).name
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The file of a wording in `folder`, if there is one; of some questions no wording of this kind was published.
+    """Returns the file of a wording in `folder`, if there is one; not every question has a published one.
 
     Raises:
       ValueError: two files with different words are there for it.
@@ -147,7 +260,7 @@ def check(prompt_dir: str | Path) -> None:
 
 
 def _unknown(path: Path, files: Iterable[str]) -> str:
-    """What is wrong with a file that no wording is read from, and the remedy."""
+    """Returns what is wrong with a file from which no wording is read, and the remedy."""
     names = {Path(file).name: file for file in files}
     if path.name in names:
         return f"{path} is not where it is read: move it to {names[path.name]} in prompt_dir."
@@ -171,13 +284,13 @@ def read_text(path: Path) -> str:
 
 
 def _plain_text(path: Path) -> str:
-    """A file's text with braces as they are meant, without marks of turns and without a turn of the assistant."""
+    """Returns a file's text with single braces, without marks of turns and without a turn of the assistant."""
     text = read_text(path).replace("{{", "{").replace("}}", "}")
     return _CHAT_TURN.sub("", _ASSISTANT.sub("", _HUMAN.sub("", text))).rstrip()
 
 
 def read(path: Path, name: str, unused: Iterable[str] = ()) -> Prompt:
-    """The wording `name` in a file. Its replies follow no schema but the wording's own form.
+    """Returns the wording `name` in a file. Its replies have the wording's own form, not that of a schema.
 
     Args:
       unused: fields that requests have beyond those that a wording of this name may show.
@@ -190,15 +303,15 @@ def read(path: Path, name: str, unused: Iterable[str] = ()) -> Prompt:
     wording = Prompt(text)
     if not allowed.issuperset(wording.fields) or not needed.issubset(wording.fields):
         more = f" and may hold {sorted(allowed - needed)}" if allowed - needed else ""
-        held = f"it holds {sorted(wording.fields)}" if wording.fields else "it holds none"
-        raise ValueError(f"{path} must hold the placeholders {sorted(needed)}{more}; {held}.")
+        fields = f"it holds {sorted(wording.fields)}" if wording.fields else "it holds none"
+        raise ValueError(f"{path} must hold the placeholders {sorted(needed)}{more}; {fields}.")
     original, derive = _DERIVED.get(name, ("", None))
     hidden = (allowed | {original} | set(unused)) - {"", *wording.fields}
     return Prompt(text, PARSERS.get(name, wording.parser), unused=frozenset(hidden), derive=derive)
 
 
 def override(prompt_dir: str | Path, name: str, prompt: Prompt) -> Prompt:
-    """`prompt`, or the wording that `prompt_dir` ("": none) has for it.
+    """Returns `prompt`, or the wording that `prompt_dir` ("": none) has for it.
 
     Raises:
       FileNotFoundError, ValueError: see `check` and `read`.

@@ -10,21 +10,21 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from lc_jax.prompts.objects import schema, stated
-from lc_jax.prompts.prompt import Invalid, Prompt, read_template
+from lc_jax.prompts.parsing import Invalid, final_value
+from lc_jax.prompts.prompt import Prompt, read_template, schema
 
 OPENING = "Write a paragraph about "
 _EMPHASIZED = re.compile(r"(\*{1,3})([^*]+)\1")
 _LABEL = re.compile(r"\A(?:request|question(?: [0-9]+)?)[ \t]*:\s*", re.IGNORECASE)
 
 
-def asked(question: str, answers: Sequence[str]) -> dict[str, str]:
-    """The prompts' fields but for a clue's category: `answers` is a JSON list of all forms, `answer` the usual one."""
+def request_fields(question: str, answers: Sequence[str]) -> dict[str, str]:
+    """Returns the prompts' fields without a clue's category: `answers` lists the aliases in JSON."""
     return {"question": question, "answers": json.dumps(list(answers), ensure_ascii=False), "answer": answers[0]}
 
 
 def _words(text: str) -> list[str]:
-    """Words without case and accents, and symbols (an emoji, a plus) one by one; punctuation is left out."""
+    """Returns words without case and accents, and symbols (an emoji, a plus) one by one; punctuation is left out."""
     plain = ""
     for letter in unicodedata.normalize("NFKD", text).casefold():
         if not unicodedata.combining(letter):
@@ -34,20 +34,20 @@ def _words(text: str) -> list[str]:
 
 
 def gives_away(text: str, answers: Sequence[str], question: str) -> str:
-    """The first form of the answer that stands word for word in `text` but not in `question`; "" if none does.
+    """Returns the first alias of the answer that is word for word in `text` but not in `question`; "" if none is.
 
     What the question itself says ("was it Blur or Oasis?") is no secret.
     """
-    written, known = (f" {' '.join(_words(words))} " for words in (text, question))
+    text_words, question_words = (f" {' '.join(_words(words))} " for words in (text, question))
     for answer in answers:
-        form = f" {' '.join(_words(answer))} "
-        if form.strip() and form in written and form not in known:
+        alias = f" {' '.join(_words(answer))} "
+        if alias.strip() and alias in text_words and alias not in question_words:
             return answer
     return ""
 
 
 def _one_line(reply: str) -> str:
-    value = stated(reply)
+    value = final_value(reply)
     if not isinstance(value, str):
         raise Invalid(f"text was asked for, not {str(value)[:60]}")
     lines = [line.strip() for line in _LABEL.sub("", value).splitlines() if line.strip()]
@@ -59,14 +59,14 @@ def _one_line(reply: str) -> str:
 
 
 def _keeping_secret(text: str, question: str, fields: Mapping[str, str]) -> str:
-    given = gives_away(text, json.loads(fields["answers"]), question)
-    if given:
-        raise Invalid(f"it gives the answer away: {given[:60]!r}")
+    alias = gives_away(text, json.loads(fields["answers"]), question)
+    if alias:
+        raise Invalid(f"it gives the answer away: {alias[:60]!r}")
     return text
 
 
 def _parse(reply: str, fields: Mapping[str, str]) -> str:
-    """A request that opens with OPENING."""
+    """Returns a request that opens with OPENING."""
     query = _one_line(reply)
     if not query.startswith(OPENING) or not query.removeprefix(OPENING).strip(" ."):
         raise Invalid(f"it does not go {OPENING + '...'!r}: {query[:60]!r}")
@@ -74,7 +74,7 @@ def _parse(reply: str, fields: Mapping[str, str]) -> str:
 
 
 def _parse_clue(reply: str, fields: Mapping[str, str]) -> str:
-    """A question."""
+    """Returns a question."""
     question = _one_line(reply)
     if not question.endswith("?"):
         raise Invalid(f"it is no question: {question[:60]!r}")

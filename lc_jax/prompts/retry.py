@@ -1,4 +1,4 @@
-"""A request asked again because its reply could not be read, with the reason: the parser's own words."""
+"""A request sent again because its reply could not be parsed, with the reason: the parser's own words."""
 
 from lc_jax.prompts.prompt import Prompt
 

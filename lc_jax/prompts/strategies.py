@@ -1,4 +1,4 @@
-"""How the models under evaluation are brought to write a paragraph: the prompted baselines (paper section 5)."""
+"""Prompts for paragraphs of the models under evaluation: the prompted baselines (paper section 5)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 
 from lc_jax.prompts import in_context, paragraph, published
 from lc_jax.prompts.models import load_templates
-from lc_jax.prompts.objects import schema
-from lc_jax.prompts.prompt import Prompt, read_template
-from lc_jax.prompts.summarize import one_paragraph
+from lc_jax.prompts.parsing import one_paragraph
+from lc_jax.prompts.prompt import Prompt, read_template, schema
 
 UNCERTAINTY = Prompt(read_template("uncertainty"), one_paragraph, schema("paragraph", {"type": "string"}))
 
@@ -40,7 +39,7 @@ OF_PROVIDERS = ("0-shot", "8-shot", "summary-8-shot", "uncertainty")
 
 
 def load(strategy: str, templates: str | Path, prompt_dir: str | Path = "", *, checkpoint: bool) -> Prompt:
-    """The prompt of a strategy, with the one field `paragraph_generation_prompt`.
+    """Returns the prompt of a strategy, with the one field `paragraph_generation_prompt`.
 
     Args:
       templates: of fine-tuned models; see `load_templates`.
@@ -50,10 +49,10 @@ def load(strategy: str, templates: str | Path, prompt_dir: str | Path = "", *, c
     Raises:
       ValueError: such a writer has no such strategy.
     """
-    known = OF_CHECKPOINTS if checkpoint else OF_PROVIDERS
-    if strategy not in known:
+    names = OF_CHECKPOINTS if checkpoint else OF_PROVIDERS
+    if strategy not in names:
         writer = "a checkpoint" if checkpoint else "a provider's model"
-        raise ValueError(f"--config.strategy={strategy!r}: {writer} is asked by one of {list(known)}.")
+        raise ValueError(f"--config.strategy={strategy!r}: {writer} is asked by one of {list(names)}.")
     if strategy == "finetuned":
         return load_templates(templates, prompt_dir).paragraph
     prompt, name = _PROMPTED[strategy]

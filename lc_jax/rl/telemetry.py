@@ -13,7 +13,7 @@ import numpy as np
 
 from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
 from lc_jax.preflight import NON_NEGATIVE, POSITIVE, PROBABILITY, check_settings
-from lc_jax.prompts.answer_list import distinct
+from lc_jax.prompts.parsing import distinct_answers
 from lc_jax.rl.reader import Reading
 from lc_jax.rl.reward import Rewards, probability
 from lc_jax.rl.rollout import Rollout
@@ -55,7 +55,7 @@ def of_reading(reading: Reading, rewards: Rewards) -> dict[str, Any]:
         "reward/normalization": float(np.mean(rewards.normalization)),
         "reader/truth_prob": float(truth.mean()),
         "reader/answers_per_paragraph": float(counts.mean()),
-        "reader/no_answer_rate": float(np.mean([not distinct(answers) for answers in reading.answers])),
+        "reader/no_answer_rate": float(np.mean([not distinct_answers(answers) for answers in reading.answers])),
         "reader/answers_dropped": reading.num_dropped,
         "reader/forecast_mass": float(probs.sum(axis=1).mean()),
         "reader/confidence": float(best.mean()),

@@ -40,8 +40,7 @@ from lc_jax.llm.steps import Steps
 from lc_jax.models import released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import in_context, published, query, summarize
-from lc_jax.prompts.literals import parse_list
-from lc_jax.prompts.reasoning import strip_reasoning
+from lc_jax.prompts.parsing import first_paragraph, parse_list, strip_reasoning
 from lc_jax.types import Question
 
 RECORD = "{output}.run.json"
@@ -84,7 +83,7 @@ class Work:
 def queries(work: Work) -> Iterator[Result]:
     """An open-ended query that does not give the answer away; with `config.clues` of the clue made a question."""
     questions = {row: work.questions[row] for row in work.todo}
-    fields = {row: query.asked(q.question, [q.answer, *q.aliases]) for row, q in questions.items()}
+    fields = {row: query.request_fields(q.question, [q.answer, *q.aliases]) for row, q in questions.items()}
     clues: dict[int, list[Outcome]] = {row: [] for row in fields}
     if work.config.clues:
         categories = {row: {"category": str(work.rows[row].get("category") or "")} for row in fields}
@@ -133,7 +132,7 @@ def paragraphs(work: Work) -> Iterator[Result]:
         answer = strip_reasoning(text)
         if answer is not None and config.first_paragraph:
             finished = finished or "\n\n" in answer.strip()
-            answer = in_context.first_paragraph(answer)
+            answer = first_paragraph(answer)
         is_whole = answer is not None and finished
         samples[row][sample] = Annotation("ok" if is_whole else "truncated", answer and answer.strip())
         if len(samples[row]) == num_samples:

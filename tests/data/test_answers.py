@@ -87,6 +87,6 @@ def test_a_csv_file_of_lists_gives_the_same_question_as_json_lines(tmp_path):
 
 def test_a_query_may_name_none_of_them():
     ((question,), _) = raw_questions([{"question": "When was the last moon walk?", "answer": MOON}], "mine")
-    fields = query.asked(question.question, [question.answer, *question.aliases])
+    fields = query.request_fields(question.question, [question.answer, *question.aliases])
     with pytest.raises(Invalid, match="gives the answer away: 'December 1972'"):
         query.PROMPT.parse("Write a paragraph about the moon walk of December 1972.", fields)

@@ -7,8 +7,7 @@ from lc_jax.evaluation import intervals, metrics, qa
 from lc_jax.llm.annotate import Annotation
 from lc_jax.prompts import Invalid, equivalence
 from lc_jax.prompts.equivalence import Comparison
-from lc_jax.prompts.in_context import first_paragraph
-from lc_jax.prompts.literals import parse_list
+from lc_jax.prompts.parsing import first_paragraph, parse_list
 from lc_jax.types import Generation, Question
 from tests.recorded import load
 

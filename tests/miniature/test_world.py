@@ -9,7 +9,7 @@ import pytest
 
 from lc_jax.data.rows import load_rows
 from lc_jax.miniature import corpus, reader, text, tokenizer, world
-from lc_jax.prompts.in_context import first_paragraph
+from lc_jax.prompts.parsing import first_paragraph
 
 WORLD = world.build()
 

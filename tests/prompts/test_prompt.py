@@ -23,7 +23,7 @@ from lc_jax.prompts import (
     summarize,
     support,
 )
-from lc_jax.prompts.literals import leading_list, parse_list
+from lc_jax.prompts.parsing import leading_list, parse_list
 from tests.prompts.examples import examples
 
 settings.register_profile("patient", deadline=None)  # the first example pays for what is cached
@@ -55,7 +55,7 @@ ANNOTATOR = {
 MODELS = {f"{name}/{field.name}": getattr(load_templates(name), field.name)
           for name in ("full", "short") for field in dataclasses.fields(load_templates(name))}  # fmt: skip
 PROMPTS = ANNOTATOR | {"in_context": in_context.PROMPT} | MODELS
-FORMS = query.asked("Who?", ["Rembrandt van Rijn", "Rembrandt"])
+FORMS = query.request_fields("Who?", ["Rembrandt van Rijn", "Rembrandt"])
 REQUEST = {"comparisons": equivalence.join_comparisons([equivalence.Comparison("", "", "")]), "category": "ART"} | FORMS
 REQUEST["statements"] = confidence.join_statements(["She sang."])
 

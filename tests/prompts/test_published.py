@@ -44,7 +44,7 @@ READ = {"generated_paragraph": "A or B.", "question": "Q?"}
 PAIRS = equivalence.join_comparisons(
     [equivalence.Comparison("Who?", "Ada", 'Ada "L."'), equivalence.Comparison("Where?", "Linz", "Graz")]
 )
-CLUE = {"category": "C", **query.asked("This river", ["Danube"])}
+CLUE = {"category": "C", **query.request_fields("This river", ["Danube"])}
 # By name: (placeholders of the published file, fields of a request, a reply in the form that it asks for, its value).
 FORMS = {
     "paragraph": (TOPIC, WRITE, " It is so.", "It is so."),
@@ -59,7 +59,7 @@ FORMS = {
     ),
     "llama_2_chat": (TOPIC, WRITE, " It is so.", "It is so."),
     "query": (
-        "Question 1: {question}", query.asked("Which river?", ["Danube"]),
+        "Question 1: {question}", query.request_fields("Which river?", ["Danube"]),
         "Question 2: Write a paragraph about the river.", "Write a paragraph about the river.",
     ),
     "clue": (
@@ -295,7 +295,7 @@ def test_a_folder_of_published_files_takes_the_place_of_our_wordings(tmp_path):
     assert theirs.render(**fields) == (
         '{answer} {{ }\nWrite {"ok": 1}, as in Human: x\n\nAssistant: {"ok": 1}\n\nHuman: Go.'
     )
-    asked = query.asked("Who?", ["Me", "I"])
+    asked = query.request_fields("Who?", ["Me", "I"])
     assert published.override(tmp_path, "query", query.PROMPT).render(**asked) == "Ask Who?"
     merge = published.override(tmp_path, "summarize", summarize.PROMPT)
     drafts = summarize.join_paragraphs(["a", "b"])

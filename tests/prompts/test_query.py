@@ -2,7 +2,7 @@ import pytest
 
 from lc_jax.prompts import Invalid, query
 
-ASKED = query.asked("Who painted The Night Watch?", ["Rembrandt", "Rembrandt van Rijn", "🎨"])
+ASKED = query.request_fields("Who painted The Night Watch?", ["Rembrandt", "Rembrandt van Rijn", "🎨"])
 
 
 def parse(reply, fields=ASKED):
@@ -34,7 +34,7 @@ def test_what_is_no_query(reply, reason):
 
 
 def test_what_the_question_says_itself_is_no_secret():
-    blur = query.asked("Was it Blur or Oasis that recorded Parklife?", ["Blur", "Parklife by Blur", ""])
+    blur = query.request_fields("Was it Blur or Oasis that recorded Parklife?", ["Blur", "Parklife by Blur", ""])
     fair = "Write a paragraph about which of Blur and Oasis recorded Parklife."
     assert parse(fair, blur) == fair
     with pytest.raises(Invalid, match="gives the answer away"):
@@ -44,7 +44,7 @@ def test_what_the_question_says_itself_is_no_secret():
 
 
 def test_clues_become_questions():
-    clue = {"category": "ISLANDS", **query.asked("Napoleon was born on this one in 1769", ["Corsica"])}
+    clue = {"category": "ISLANDS", **query.request_fields("Napoleon was born on this one in 1769", ["Corsica"])}
     assert "Category: ISLANDS" in query.CLUE.render(**clue)
     good = "On which island was Napoleon born in 1769?"
     assert query.CLUE.parse(good, clue) == query.CLUE.parse(f'{{"question": "{good}"}}', clue) == good

@@ -5,7 +5,7 @@ import pytest
 from lc_jax.llm.annotate import annotate
 from lc_jax.prompts import Invalid, Prompt, Truncated, confidence, correctness, equivalence, extract, forecast, support
 from lc_jax.prompts import paragraph as paragraphs
-from lc_jax.prompts.reasoning import strip_reasoning
+from lc_jax.prompts.parsing import strip_reasoning
 from lc_jax.types import Reply
 
 THOUGHTS = "Okay, the user wants the answers. The paragraph says Danube; maybe others.\n\nLet me count.\n"

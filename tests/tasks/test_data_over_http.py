@@ -12,7 +12,7 @@ from lc_jax.data.examples import RECIPES, make_examples
 from lc_jax.data.questions import load_training_rows
 from lc_jax.miniature import corpus, world
 from lc_jax.prompts import load_templates
-from lc_jax.prompts.in_context import first_paragraph
+from lc_jax.prompts.parsing import first_paragraph
 from tests.llm.fake_server import KEY, FakeServer
 from tests.tasks.test_generate_data import scripted
 from tests.tasks.test_pipeline import rows, run
