@@ -1,4 +1,4 @@
-"""What experiments share. A config file says only what is its own; everything here can be overridden by flag."""
+"""Settings that experiments share. A config file adds its own; every setting can be overridden by a flag."""
 
 import difflib
 import os
@@ -18,7 +18,7 @@ ANNOTATOR = "simulated/miniature"  # reads and judges in the miniature world
 
 
 def environment(name: str, default: str) -> str:
-    """An environment variable without blanks around it, its path expanded; `default` where it is unset or empty.
+    """Returns an environment variable without outer blanks, its path expanded; `default` if it is unset or empty.
 
     Raises:
       ValueError: a path of a home folder that is not there.
@@ -30,12 +30,12 @@ def environment(name: str, default: str) -> str:
 
 
 def root() -> str:
-    """Where the miniature's models and data live; LC_OUTPUT moves it."""
+    """Returns the folder of the miniature's models and data: LC_OUTPUT, default runs/miniature."""
     return environment("LC_OUTPUT", "runs/miniature")
 
 
 def seed() -> int:
-    """LC_SEED, default 0 in the miniature.
+    """Returns LC_SEED, the seed of the miniature, default 0.
 
     Raises:
       ValueError: it is not a whole number.
@@ -47,22 +47,22 @@ def seed() -> int:
 
 
 def published_data() -> str:
-    """The published data set: its hub name ("@revision" can be added to a source), or LC_DATASET, a local copy."""
+    """Returns the published data set: its hub name (a source may add "@revision"), or LC_DATASET, a local copy."""
     return environment("LC_DATASET", "tatsu-lab/linguistic_calibration")
 
 
 def trivia_qa() -> str:
-    """TriviaQA's questions and answers, which the published data set leaves out; or LC_TRIVIA_QA, a local copy."""
+    """Returns TriviaQA's questions and answers, which the published data set omits; or LC_TRIVIA_QA, a local copy."""
     return environment("LC_TRIVIA_QA", TRIVIA_QA)
 
 
 def compilation_cache() -> str:
-    """Where compiled programs are kept: `xla` in LC_CACHE, which is ~/.cache/lc_jax unless set."""
+    """Returns the folder of compiled programs: `xla` in LC_CACHE, which is ~/.cache/lc_jax by default."""
     return f"{environment('LC_CACHE', str(Path.home() / '.cache' / 'lc_jax'))}/xla"
 
 
 def check_mode(mode: str, modes: Sequence[str], reason: str = "") -> None:
-    """Raises ValueError where `mode` is none of `modes`; "" is the config file alone.
+    """Raises ValueError if `mode` is not one of `modes`; "" is the config file alone.
 
     Args:
       reason: why a config file has no modes.
@@ -71,11 +71,11 @@ def check_mode(mode: str, modes: Sequence[str], reason: str = "") -> None:
         return
     near = difflib.get_close_matches(mode, modes, 1)
     hint = f"did you mean ':{near[0]}'? " if near and near[0] else ""
-    given = " or ".join(f"':{name}'" for name in modes if name)
-    if not given:
+    choices = " or ".join(f"':{name}'" for name in modes if name)
+    if not choices:
         raise ValueError(f"unknown mode ':{mode}': give the config file alone{f' ({reason})' if reason else ''}.")
     alone = "give the config file alone, or with" if "" in modes else "give the config file with"
-    raise ValueError(f"unknown mode ':{mode}': {hint}{alone} {given}.")
+    raise ValueError(f"unknown mode ':{mode}': {hint}{alone} {choices}.")
 
 
 def base_config(task: str, mode: str) -> ConfigDict:
@@ -131,7 +131,7 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
 
 
 def questions(split: str, mini: bool = False) -> ConfigDict:
-    """Where the questions of a split come from: prompts, joined with TriviaQA's questions and answers by id."""
+    """Returns the sources of a split's questions: prompts, joined with TriviaQA's questions and answers by id."""
     if mini:
         return ConfigDict(
             {"source": "miniature", "split": split, "answers": None, "answers_split": None, "columns": ""}
@@ -155,7 +155,7 @@ TESTS = {
 
 
 def test_questions(name: str) -> ConfigDict:
-    """The published test questions of a data set of TESTS: prompts, joined by id or row with questions and answers.
+    """Returns the published test questions of a data set of TESTS: prompts, joined with questions and answers.
 
     LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ and LC_BIOASQ name files in place of the hub's questions and answers.
     """
@@ -166,24 +166,24 @@ def test_questions(name: str) -> ConfigDict:
 
 
 def rows(name: str, mini: bool = False) -> dict[str, str | None]:
-    """Where the rows of a training set ("sft" or "reward_model") come from; the readers' are joined with questions.
+    """Returns the sources of a training set ("sft" or "reward_model"); the readers' rows are joined with questions.
 
-    `columns` names columns that are called otherwise than the published ones: "claude_summary=text,...".
+    `columns` maps the published columns to other names: "claude_summary=text,...".
     """
     if mini:
         source = {"source": f"{root()}/data/{name}.jsonl", "split": None}
         return source | {"questions": "miniature", "questions_split": name, "columns": ""}
     source = {"source": f"{published_data()}:{name}_training", "split": "train"}
-    asked = (trivia_qa(), "train") if name == "reward_model" else (None, None)
-    return source | {"questions": asked[0], "questions_split": asked[1], "columns": ""}
+    questions, split = (trivia_qa(), "train") if name == "reward_model" else (None, None)
+    return source | {"questions": questions, "questions_split": split, "columns": ""}
 
 
 def own_training(task: str, mode: str, recipe: str, warmup_ratio: float, mini_length: int) -> ConfigDict:
-    """A trainer on one's own rows, a file, folder or hub data set, to be named by flag.
+    """Returns the config of a training on the user's own rows, a file, folder or hub data set, named by a flag.
 
     Args:
-      recipe: how a row becomes an example (lc_jax/data/examples.py).
-      mini_length: most tokens of an example in the miniature.
+      recipe: name of the function from rows to examples (lc_jax/data/examples.py).
+      mini_length: maximum tokens of an example in the miniature.
     """
     config = training(base_config(task, mode), learning_rate=5e-6, warmup_ratio=warmup_ratio)
     config.model, config.output = "", f"runs/{task}"
@@ -198,12 +198,12 @@ def own_training(task: str, mode: str, recipe: str, warmup_ratio: float, mini_le
 
 
 def annotator(name: str = "") -> ConfigDict:
-    """Who is asked in text ("provider/model"), and how; what is empty is left to the provider."""
+    """Returns the settings of an annotator ("provider/model"); empty ones are left to the provider."""
     return ConfigDict({"name": name, "base_url": "", "batch": False, "concurrency": 0, "price": ()})
 
 
 def asking(config: ConfigDict) -> ConfigDict:
-    """Adds what every task takes that asks an annotator."""
+    """Adds the settings of every task that asks an annotator."""
     config.annotator = annotator()
     config.store = ""  # file of the annotator's replies; "": replies.sqlite beside the output
     config.budget = 0.0  # dollars that this run may spend; 0 = no limit

@@ -1,4 +1,4 @@
-"""Everything that would stop a stage of a script, before the first one runs: launch/reproduce.sh [--mini] --check.
+"""Check of all stages of a script before the first one runs: launch/reproduce.sh [--mini] --check.
 
 The stages are a file of lines, each a name, what the stage makes and the flags of lc_jax.main, with tabs between.
 """

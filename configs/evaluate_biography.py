@@ -5,8 +5,8 @@
       --config.annotator.name=anthropic/claude-haiku-4-5 --config.retriever=bm25 --config.dry_run=true
 
 `mine.jsonl` has entity and generated_paragraph; without it a checkpoint (--config.model) or a provider's model
-(--config.writer.name) writes about the entities of a file. The second command says what it would cost and stops; a
-rerun goes on where the last one stopped. In ":mini" the cities of the miniature world are what is written about:
+(--config.writer.name) writes about the entities of a file. The second command prints the cost and stops; a rerun
+resumes the last one. In ":mini" the cities of the miniature world are what is written about:
 
   python -m lc_jax.main --config=configs/build_knowledge.py:mini
   python -m lc_jax.main --config=configs/evaluate_biography.py:mini --config.model=runs/miniature/lc_rl/model \\

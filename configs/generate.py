@@ -3,7 +3,7 @@
   python -m lc_jax.main --config=configs/generate.py --config.model=runs/ppo/model \\
       --config.prompts=prompts.jsonl --config.output=completions.jsonl --config.temperature=0.3
 
-An interrupted run goes on where it stopped.
+The same command resumes an interrupted run.
 """
 
 from ml_collections import ConfigDict

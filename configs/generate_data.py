@@ -4,7 +4,7 @@
   python -m lc_jax.main --config=configs/generate_data.py --config.what=summaries --config.input=paragraphs.jsonl \\
       --config.output=sft.jsonl --config.annotator.name=anthropic/claude-haiku-4-5 --config.dry_run=true
 
-The second says what it would cost and stops. Rows are kept as they come: a rerun goes on and pays for nothing twice.
+The second prints the cost and stops. Each row is stored at once: a rerun resumes and pays for nothing twice.
 Modes: mini; trivia_qa, jeopardy, sciq, bioasq: the published test questions in place of those of the reward model.
 """
 

@@ -1,4 +1,4 @@
-"""What a script of stages would take, without running anything: launch/reproduce.sh [--mini] --plan.
+"""Plan of the memory, disk, hours and requests of all stages of a script: launch/reproduce.sh [--mini] --plan.
 
 The stages are a file of lines, each a name, what the stage makes and the flags of lc_jax.main, with tabs between.
 """

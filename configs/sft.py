@@ -4,7 +4,7 @@
       --config.output=runs/mine
   python -m lc_jax.main --config=configs/sft.py:mini --config.data.rows.source=mine.jsonl      on 2 CPU cores
 
-Rows: JSON lines, JSON, CSV or Parquet. `prompt` and `completion` are text as it stands; `messages` (or `conversations`)
+Rows: JSON lines, JSON, CSV or Parquet. `prompt` and `completion` are verbatim text; `messages` (or `conversations`)
 go through the tokenizer's chat template, and the last message, the assistant's, is learned. Columns of other names:
 --config.data.rows.columns=prompt=instruction,completion=output
 """

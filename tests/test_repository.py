@@ -54,7 +54,6 @@ NO_OPENINGS = {
 UNCHECKED_WORDS = (
     "benchmarks/optimizer.py",
     "benchmarks/ppo_step.py",
-    "configs",
     "lc_jax/cli.py",
     "lc_jax/data/growing.py",
     "lc_jax/evaluation/biography.py",
