@@ -1,4 +1,4 @@
-"""A whole PPO step on random weights, phase by phase: generate, look, read, update; against TRL's where it installs.
+"""A PPO step on random weights, phase by phase: generate, read, logprobs, update; next to TRL's where that installs.
 
 On a CPU the reader is one reward model over prompt and response, as TRL has it. With an accelerator's settings it is
 the method's: an extractor writes answers to each response, and the reward model reads it once with two behind it.
@@ -19,7 +19,7 @@ from benchmarks import models, report, trl_peer
 from lc_jax import parallel
 from lc_jax.inference import generate, score
 from lc_jax.models.transformer import Model, trainable
-from lc_jax.rl import advantage, rollout, update
+from lc_jax.rl import advantage, batch, rollout, update
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -33,7 +33,7 @@ ANSWER_TOKENS = 32
 class Step:
     """The models, and one PPO step over them."""
 
-    learners: update.Learners  # structure
+    actor_critic: update.ActorCritic  # structure
     state: states.TrainState
     tx: Any
     reference: Model
@@ -45,7 +45,7 @@ class Step:
     decode_batch: int
 
     def _generate(self) -> list[generate.Completion]:
-        policy = self.learners.with_params(self.state.params).policy
+        policy = self.actor_critic.with_params(self.state.params).policy
         sampling = generate.Sampling(self.response)
         return generate.generate(policy, self.prompts, sampling, seed=0, batch_size=self.decode_batch)
 
@@ -60,18 +60,19 @@ class Step:
         found_rewards = score.group_rewards(self.reward, groups, batch_size=self.sizes.microbatch_size)
         return np.asarray([values[0] for values in found_rewards])
 
-    def _look(self, completions: Sequence[generate.Completion]) -> rollout.Rollout:
-        models_ = self.learners.with_params(self.state.params)
-        episodes = rollout.pack(self.prompts, completions)
-        return rollout.look(
-            models_.policy, self.reference, models_.critic, episodes, episodes,
+    def _logprobs(self, completions: Sequence[generate.Completion]) -> batch.Episodes:
+        models_ = self.actor_critic.with_params(self.state.params)
+        episodes = batch.pack(self.prompts, completions)
+        return rollout.score_rollout(
+            models_.policy, self.reference, models_.critic, episodes,
             temperature=1.0, groups=update.first_epoch(episodes, self.sizes, 0),
         )  # fmt: skip
 
-    def _update(self, seen: rollout.Rollout, scores: np.ndarray) -> None:
-        estimate = advantage.estimate(seen, scores, 0.1, advantage.AdvantageSettings())
-        batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
-        self.state, stats = update.update(self.state, self.learners, batch, tx=self.tx, settings=self.sizes, seed=0)
+    def _update(self, episodes: batch.Episodes, scores: np.ndarray) -> None:
+        episodes, _ = advantage.estimate(episodes, scores, 0.1, advantage.AdvantageSettings())
+        self.state, stats = update.update(
+            self.state, self.actor_critic, episodes, tx=self.tx, settings=self.sizes, seed=0
+        )
         if not np.isfinite(stats[0]["loss"]) or stats[0]["policy/ratio_deviation"] > 1e-2:
             raise ArithmeticError(f"the first update of a rollout has {stats[0]}")
 
@@ -88,8 +89,8 @@ class Step:
 
         completions = timed("generate", self._generate)
         scores = timed("read", self._read, completions)
-        seen = timed("look", self._look, completions)
-        timed("update", self._update, seen, scores)
+        episodes = timed("logprobs", self._logprobs, completions)
+        timed("update", self._update, episodes, scores)
         return seconds
 
 
@@ -99,13 +100,13 @@ def build(size: report.Size, mesh: jax.sharding.Mesh, layers: int | None = None)
     config = models.with_layers(config, layers or config.num_layers)
     frozen = dataclasses.replace(config, param_dtype=config.compute_dtype, remat="none")
     policy, critic = models.random_model(config, mesh), models.random_model(config, mesh, 1, "scalar")
-    learners = update.Learners(policy, critic)
-    tx = make_optimizer(OPTIMIZER, trainable(learners.params()))
+    actor_critic = update.ActorCritic(policy, critic)
+    tx = make_optimizer(OPTIMIZER, trainable(actor_critic.params()))
     count = 512 if size is report.LARGE else size.batch
     prompts = [row.tolist() for row in models.random_tokens(config, count, size.prompt)]
     extractor = models.random_model(frozen, mesh, 4) if size.remat != "none" else None
     return Step(
-        learners.with_params(None), states.create(learners.params(), tx), tx,
+        actor_critic.with_params(None), states.create(actor_critic.params(), tx), tx,
         models.random_model(frozen, mesh), models.random_model(frozen, mesh, 3, "scalar"), extractor,
         prompts, size.response, update.UpdateSettings(1, count, min(32, count), 1.0, LossSettings()), size.batch,
     )  # fmt: skip
@@ -124,7 +125,7 @@ def floors(step: Step, size: report.Size, machine: report.Machine) -> dict[str, 
         "generate": forward(count, size.prompt, count)
         + waves * models.decode_floor(machine, config, step.decode_batch, size.prompt, size.response),
         "read": forward(count, width, 0),
-        "look": 2 * forward(count, width, logits) + forward(count, width, 0),
+        "logprobs": 2 * forward(count, width, logits) + forward(count, width, 0),
         "update": 3 * (forward(count, width, logits) + forward(count, width, 0)),
     }
     if step.extractor is not None:

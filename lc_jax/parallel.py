@@ -278,7 +278,7 @@ def prefetch(items: Iterable[Item]) -> Iterator[Item]:
     yield from waiting
 
 
-def into_memory(tree: Tree, kind: str | None) -> Tree:
+def to_memory_kind(tree: Tree, kind: str | None) -> Tree:
     """Moves arrays to another memory kind ("pinned_host", or None for the device's own) with the same sharding."""
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)
 

@@ -12,7 +12,7 @@ import pytest
 from lc_jax import parallel
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
-from lc_jax.rl import reward, reward_model, rollout, update
+from lc_jax.rl import plan, reward, reward_model, update
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
@@ -108,30 +108,17 @@ def test_ppo_step_at_full_size(name):
     ppo = config.ppo
     with jax.set_mesh(mesh):
         policy, critic = abstract_model(config, "causal", mesh), abstract_model(config, "scalar", mesh)
-        learners = update.Learners(policy, critic)
-        tx = make_optimizer(OptimizerSettings.from_ratio(100, **config.optimizer), trainable(learners.params()))
-        state = states.abstract(learners.params(), tx)
+        actor_critic = update.ActorCritic(policy, critic)
+        tx = make_optimizer(OptimizerSettings.from_ratio(100, **config.optimizer), trainable(actor_critic.params()))
+        state = states.abstract(actor_critic.params(), tx)
         size, width = ppo.microbatch_size, ppo.query_length + ppo.response_length
 
-        def array(*shape, dtype=jnp.float32):
-            return jax.ShapeDtypeStruct((size, *shape), dtype)
-
-        episodes = rollout.Episodes(
-            array(width, dtype=jnp.int32),
-            array(dtype=jnp.int32),
-            array(ppo.response_length, dtype=jnp.int32),
-            array(dtype=jnp.int32),
-        )
-        tokens = [array(ppo.response_length) for _ in range(6)]
-        batch = update.Minibatch(rollout.Rollout(episodes, episodes, *tokens[:4]), *tokens[4:])
-        settings = update.UpdateSettings(
-            ppo.num_epochs, ppo.minibatch_size, size, ppo.temperature, LossSettings(**config.loss)
-        )
+        episodes, settings = plan.abstract_episodes(size, width, ppo.response_length), LossSettings(**config.loss)
         number = jax.ShapeDtypeStruct((), jnp.float32)
         grads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), state.params)
-        for learner, model in learners.models().items():
-            add = functools.partial(update.add_gradients, name=learner, settings=settings)
-            grads[learner], stats = jax.eval_shape(add, grads[learner], model, batch, number, number)
+        for name, model in actor_critic.models().items():
+            add = functools.partial(update.add_gradients, objective=update.OBJECTIVES[name], settings=settings)
+            grads[name], stats = jax.eval_shape(add, grads[name], model, episodes, number, number)
             assert stats["loss"].shape == ()
         new, norm = jax.eval_shape(functools.partial(update.apply_gradients, tx=tx), state, grads)
     assert norm.shape == ()

@@ -13,7 +13,7 @@ from lc_jax.data.examples import Encoded
 from lc_jax.inference import generate
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
-from lc_jax.rl import advantage, reward_model, rollout, update
+from lc_jax.rl import advantage, batch, reward_model, rollout, update
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
@@ -70,22 +70,21 @@ def test_supervised_training(kind):
 def ppo_losses(mesh):
     rng = np.random.default_rng(0)
     prompts, responses = sequences(rng, 16, 9), sequences(rng, 16, 9)
-    completions = [rollout.Completion(tokens, [0.0] * len(tokens), True) for tokens in responses]
+    completions = [generate.Completion(tokens, [0.0] * len(tokens), True) for tokens in responses]
     losses = []
     with jax.set_mesh(mesh):
-        learners = update.Learners(model_on(mesh, "causal"), model_on(mesh, "scalar", seed=1))
+        actor_critic = update.ActorCritic(model_on(mesh, "causal"), model_on(mesh, "scalar", seed=1))
         reference = model_on(mesh, "causal", seed=2)
-        tx = make_optimizer(OPTIMIZER, trainable(learners.params()))
-        episodes = rollout.pack(prompts, completions, 12)
-        seen = rollout.look(
-            learners.policy, reference, learners.critic, episodes, episodes, temperature=0.7, groups=episodes.groups(8)
+        tx = make_optimizer(OPTIMIZER, trainable(actor_critic.params()))
+        packed = batch.pack(prompts, completions, 12)
+        episodes = rollout.score_rollout(
+            actor_critic.policy, reference, actor_critic.critic, packed, temperature=0.7, groups=packed.groups(8)
         )
         scores = rng.normal(size=16).astype(np.float32)
-        estimate = advantage.estimate(seen, scores, 0.1, advantage.AdvantageSettings())
-        batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
+        episodes, _ = advantage.estimate(episodes, scores, 0.1, advantage.AdvantageSettings())
         settings = update.UpdateSettings(STEPS, 16, 8, 0.7, LossSettings())
-        state, structure = states.create(learners.params(), tx), learners.with_params(None)
-        _, stats = update.update(state, structure, batch, tx=tx, settings=settings, seed=0)
+        state, structure = states.create(actor_critic.params(), tx), actor_critic.with_params(None)
+        _, stats = update.update(state, structure, episodes, tx=tx, settings=settings, seed=0)
         losses = [s["loss"] for s in stats]
     return losses
 
@@ -124,8 +123,8 @@ def test_generation():
 def test_into_the_hosts_memory_and_back():
     _, mesh = meshes()
     params = model_on(mesh, "causal").params
-    away = parallel.into_memory(params, "pinned_host")
-    back = parallel.into_memory(away, None)
+    away = parallel.to_memory_kind(params, "pinned_host")
+    back = parallel.to_memory_kind(away, None)
     for before, there, after in zip(*map(jax.tree.leaves, (params, away, back)), strict=True):
         assert there.sharding.memory_kind == "pinned_host"
         assert after.sharding.is_equivalent_to(before.sharding, before.ndim)

@@ -77,10 +77,12 @@ def test_supervised_step(shape, devices, sizes):
 
 def ppo(shape, mesh, sizes):
     name, precision = shape
-    learners = update.Learners(plan.outline(name, mesh, **precision), plan.outline(name, mesh, "scalar", **precision))
+    actor_critic = update.ActorCritic(
+        plan.outline(name, mesh, **precision), plan.outline(name, mesh, "scalar", **precision)
+    )
     frozen = plan.outline(name, mesh, **precision)
-    models = plans.Models(learners, frozen, frozen, plan.outline(name, mesh, "scalar", **precision))
-    return models, sizes, make_optimizer(OPTIMIZER, trainable(learners.params()))
+    models = plans.Models(actor_critic, frozen, frozen, plan.outline(name, mesh, "scalar", **precision))
+    return models, sizes, make_optimizer(OPTIMIZER, trainable(actor_critic.params()))
 
 
 def sizes_of(query, response, decode, micro, reader_length, reader):
@@ -126,8 +128,8 @@ def test_the_rounding_noise_of_bfloat16_is_a_phase_of_its_own():
         _, low = plans.ppo(*ppo((MINIATURE[0], precision), mesh, sizes))
         _, exact = plans.ppo(*ppo(MINIATURE, mesh, sizes))
     phases = {phase.name: phase for phase in low.phases}
-    assert phases["rounding noise"].parameters == phases["look"].parameters
-    assert phases["look"].activations < phases["rounding noise"].activations < 2 * phases["look"].activations
+    assert phases["rounding noise"].parameters == phases["logprobs"].parameters
+    assert phases["logprobs"].activations < phases["rounding noise"].activations < 2 * phases["logprobs"].activations
     assert set(phases) - {phase.name for phase in exact.phases} == {"rounding noise"}
 
 
@@ -219,7 +221,7 @@ def test_collectives_of_a_ppo_update():
     mesh = parallel.make_mesh(1, 4, 2)
     with jax.set_mesh(mesh):
         models, sizes, tx = ppo(eight(), mesh, sizes_of(16, 16, 16, 16, 32, 16))
-        phases = plans._Phases(models, sizes, states.abstract(models.learners.params(), tx), tx)
+        phases = plans._Phases(models, sizes, states.abstract(models.actor_critic.params(), tx), tx)
         found = {}
         object.__setattr__(phases, "phase", lambda name, traced, *_, **__: found.update({name: collectives(traced)}))
         phases.gradients(16)
@@ -239,17 +241,17 @@ def test_collectives_of_a_rollout():
     with jax.set_mesh(mesh):
         models, sizes, tx = ppo(eight(), mesh, sizes_of(16, 16, 16, 16, 32, 16))
         models = dataclasses.replace(models, extractor=None)  # its program is the one that generates
-        phases, found = plans._Phases(models, sizes, states.abstract(models.learners.params(), tx), tx), {}
+        phases, found = plans._Phases(models, sizes, states.abstract(models.actor_critic.params(), tx), tx), {}
         object.__setattr__(phases, "phase", lambda name, traced, *_, **__: found.update({name: collectives(traced)}))
         phases.generate(16)
         phases.read()
-        phases.look(16)
-        # One model in "forecast", three in "look", their matrices gathered once. Generation gathers pairs alone, the
-        # largest logit and its place: no matrix, which would be gathered for every token.
+        phases.logprobs(16)
+        # One model in "forecast", three in "logprobs", their matrices gathered once. Generation gathers pairs alone,
+        # the largest logit and its place: no matrix, which would be gathered for every token.
         assert found == {
             "generate": {"all-gather": 4, "all-reduce": 13, "collective-permute": 2},
             "forecast": {"all-gather": 15, "all-reduce": 5, "all-to-all": 1},
-            "look": {"all-gather": 45, "all-reduce": 17, "all-to-all": 3},
+            "logprobs": {"all-gather": 45, "all-reduce": 17, "all-to-all": 3},
         }
 
 

@@ -1,22 +1,19 @@
 """Per-token rewards and advantages from scores (paper section 5): KL shaping, whitening, GAE, baselines.
 
-`masked` statistics run over real response tokens only. `masked=False` is the published arithmetic: the same formulas
-over every response position, padding included.
+Float32 numpy on the host, where scores and rollouts are. `masked` statistics run over real response tokens only.
+`masked=False` is the published arithmetic: the same formulas over every response position, padding included.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 
-import flax.struct
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lc_jax.preflight import POSITIVE_INT, PROBABILITY, check_settings, divisors
-from lc_jax.rl.rollout import Rollout
+from lc_jax.rl.batch import Episodes
 
 # What a score is compared with (ppo.baseline).
 BASELINES = ("critic", "critic_with_answer", "leave_one_out", "same_answer")
@@ -49,60 +46,50 @@ class AdvantageSettings:
             )
 
 
-@flax.struct.dataclass
-class Advantages:
-    """What the losses are computed from."""
-
-    advantages: Float[Array, "B T"]  # whitened
-    returns: Float[Array, "B T"]  # what the critic should have said
-    explained_variance: Float[Array, ""]  # of the returns by the critic: 1 = perfect, 0 = no better than their mean
-
-
 def whiten(
-    values: Float[Array, "B T"], mask: Bool[Array, "B T"], shift_mean: bool, epsilon: float = 1e-8
-) -> Float[Array, "B T"]:
+    values: Float[np.ndarray, "B T"], mask: Bool[np.ndarray, "B T"], shift_mean: bool, epsilon: float = 1e-8
+) -> Float[np.ndarray, "B T"]:
     """(x - mean) / (std + epsilon), the mean added back unless `shift_mean`; population std over the mask; 0 outside.
 
     Reference: torch_ops.py:whiten.
     """
-    count = jnp.maximum(jnp.sum(mask), 1)
-    kept = jnp.where(mask, values, 0.0)
-    mean = jnp.sum(kept) / count
-    std = jnp.sqrt(jnp.sum(jnp.where(mask, jnp.square(kept - mean), 0.0)) / count)
-    white = (kept - mean) / (std + epsilon)
-    return jnp.where(mask, white if shift_mean else white + mean, 0.0)
+    count = np.float32(max(np.sum(mask), 1))
+    masked = np.where(mask, values, np.float32(0))
+    mean = np.sum(masked) / count
+    std = np.sqrt(np.sum(np.where(mask, np.square(masked - mean), np.float32(0))) / count)
+    white = (masked - mean) / (std + np.float32(epsilon))
+    return np.where(mask, white if shift_mean else white + mean, np.float32(0))
 
 
 def shape_rewards(
-    scores: Float[Array, " B"],
-    logprobs: Float[Array, "B T"],
-    ref_logprobs: Float[Array, "B T"],
-    lengths: Int[Array | np.ndarray, " B"],
-    kl_coef: Float[Array, ""],
+    scores: Float[np.ndarray, " B"],
+    logprobs: Float[np.ndarray, "B T"],
+    ref_logprobs: Float[np.ndarray, "B T"],
+    lengths: Int[np.ndarray, " B"],
+    kl_coef: float,
     clamp: bool,
-) -> Float[Array, "B T"]:
+) -> Float[np.ndarray, "B T"]:
     """-kl_coef * KL_t at every response token, and the score at the last one; 0 past the end.
 
     KL_t = log pi - log ref, or max(., 0) when `clamp`.
     Differs: the last token is found by length, not by counting pad ids, so that pad may equal end-of-sequence.
     """
-    slots = jnp.arange(logprobs.shape[1])
+    positions = np.arange(logprobs.shape[1])
     kl = logprobs - ref_logprobs  # 0 past the end, where both are
-    shaped = -kl_coef * (jnp.maximum(kl, 0.0) if clamp else kl)
-    return shaped + jnp.where(slots == lengths[:, None] - 1, scores[:, None], 0.0)
+    shaped = -kl_coef * (np.maximum(kl, 0) if clamp else kl)
+    return shaped + np.where(positions == lengths[:, None] - 1, scores[:, None], np.float32(0))
 
 
-def gae(rewards: Float[Array, "B T"], values: Float[Array, "B T"], gamma: float, lam: float) -> Float[Array, "B T"]:
+def gae(
+    rewards: Float[np.ndarray, "B T"], values: Float[np.ndarray, "B T"], gamma: float, lam: float
+) -> Float[np.ndarray, "B T"]:
     """A_t = delta_t + gamma lam A_{t+1} with delta_t = r_t + gamma V_{t+1} - V_t and V_T = 0 (Schulman et al. 2016)."""
-    following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
+    following = np.pad(values[:, 1:], ((0, 0), (0, 1)))
     deltas = rewards + gamma * following - values
-
-    def back(later: Float[Array, " B"], delta: Float[Array, " B"]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-        here = delta + gamma * lam * later
-        return here, here
-
-    _, advantages = jax.lax.scan(back, jnp.zeros_like(values[:, 0]), deltas.T, reverse=True)
-    return advantages.T
+    advantages, later = np.zeros_like(deltas), np.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        advantages[:, t] = later = deltas[:, t] + gamma * lam * later
+    return advantages
 
 
 def leave_one_out(scores: Float[np.ndarray, " B"], groups: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
@@ -117,67 +104,67 @@ def leave_one_out(scores: Float[np.ndarray, " B"], groups: Int[np.ndarray, " B"]
     return np.where(sizes > 1, (scores * sizes - sums) / np.maximum(sizes - 1, 1), 0.0).astype(np.float32)
 
 
+def comparison_groups(baseline: str, num_samples: int, top_answers: Sequence[str]) -> Int[np.ndarray, " B"] | None:
+    """Returns the number of each episode's group in `leave_one_out`; None where a critic is the baseline.
+
+    A group is the samples of one question or, for "same_answer", those of them with the same top answer.
+    """
+    if baseline.startswith("critic"):
+        return None
+    questions = np.arange(len(top_answers)) // num_samples
+    if baseline == "leave_one_out":
+        return questions
+    keys = list(zip(questions, top_answers, strict=True))
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.asarray([numbers[key] for key in keys])
+
+
 def advantages_and_returns(
-    rewards: Float[Array, "B T"], values: Float[Array, "B T"], mask: Bool[Array, "B T"], settings: AdvantageSettings
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Whitened advantages, and returns = unwhitened advantages + values.
+    rewards: Float[np.ndarray, "B T"],
+    values: Float[np.ndarray, "B T"],
+    mask: Bool[np.ndarray, "B T"],
+    settings: AdvantageSettings,
+) -> tuple[Float[np.ndarray, "B T"], Float[np.ndarray, "B T"]]:
+    """Returns whitened advantages, and returns = unwhitened advantages + values.
 
     Reference: ppo_trainer.py:_estimate_advantage.
 
     Raises:
       ValueError: `whiten_groups` does not divide the episodes.
     """
+    settings.check(len(rewards))
     if settings.whiten_groups > 1:
-        return _by_group(rewards, values, mask, settings)
-    counted = mask if settings.masked else jnp.ones_like(mask)
-    values = jnp.where(counted, values, 0.0)
+        alone = dataclasses.replace(settings, whiten_groups=1)
+        runs = zip(*(np.split(x, settings.whiten_groups) for x in (rewards, values, mask)), strict=True)
+        parts = [advantages_and_returns(r, v, m, alone) for r, v, m in runs]
+        return np.concatenate([a for a, _ in parts]), np.concatenate([r for _, r in parts])
+    counted = mask if settings.masked else np.ones_like(mask)
+    values = np.where(counted, values, np.float32(0))
     if settings.whiten_rewards:
         rewards = whiten(rewards, counted, shift_mean=False)
-    advantages = gae(rewards, values, settings.gamma, settings.lam)
-    return whiten(advantages, counted, shift_mean=True), jnp.where(counted, advantages + values, 0.0)
-
-
-def _by_group(
-    rewards: Float[Array, "B T"], values: Float[Array, "B T"], mask: Bool[Array, "B T"], settings: AdvantageSettings
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """`advantages_and_returns` of each run of episodes by itself."""
-    count, total = settings.whiten_groups, len(rewards)
-    settings.check(total)
-    alone = dataclasses.replace(settings, whiten_groups=1)
-    parts = [x.reshape(count, total // count, -1) for x in (rewards, values, mask)]
-    found = jax.vmap(lambda r, v, m: advantages_and_returns(r, v, m, alone))(*parts)
-    return found[0].reshape(rewards.shape), found[1].reshape(rewards.shape)
-
-
-@functools.partial(jax.jit, static_argnames=("settings",))
-def _estimate(
-    rollout: Rollout, scores: Float[Array, " B"], kl_coef: Float[Array, ""], settings: AdvantageSettings
-) -> Advantages:
-    episodes = rollout.episodes
-    rewards = shape_rewards(
-        scores, rollout.logprobs, rollout.ref_logprobs, episodes.lengths, kl_coef, settings.clamp_kl
-    )
-    advantages, returns = advantages_and_returns(rewards, rollout.values, episodes.mask, settings)
-    weights = episodes.mask.astype(jnp.float32)
-    mean = jnp.average(returns, weights=weights)
-    residual = jnp.average(jnp.square(returns - rollout.values), weights=weights)
-    variance = jnp.average(jnp.square(returns - mean), weights=weights)
-    return Advantages(advantages, returns, 1.0 - residual / jnp.maximum(variance, 1e-8))
+    raw = gae(rewards, values, settings.gamma, settings.lam)
+    return whiten(raw, counted, shift_mean=True), np.where(counted, raw + values, np.float32(0))
 
 
 def estimate(
-    rollout: Rollout,
+    episodes: Episodes,
     scores: Float[np.ndarray, " B"],
     kl_coef: float,
     settings: AdvantageSettings,
     groups: Int[np.ndarray, " B"] | None = None,
-) -> Advantages:
-    """Advantages of a whole rollout from its scores, as host (numpy) arrays.
+) -> tuple[Episodes, float]:
+    """Returns a whole rollout (host arrays) with advantages and returns, and the explained variance.
+
+    That is the share of the returns' variance that the critic explains: 1 is perfect, 0 no better than their mean.
 
     Args:
       groups: numbers of the groups whose members are compared, where the baseline is no critic (see leave_one_out).
     """
     if groups is not None:
         scores = leave_one_out(scores, groups)
-    out = _estimate(rollout, jnp.asarray(scores, jnp.float32), jnp.float32(kl_coef), settings)
-    return jax.device_get(out)
+    lengths, mask, values = episodes.lengths, episodes.mask, episodes.old_values
+    rewards = shape_rewards(scores, episodes.old_logprobs, episodes.ref_logprobs, lengths, kl_coef, settings.clamp_kl)
+    advantages, returns = advantages_and_returns(rewards, values, mask, settings)
+    residual, variance = np.mean(np.square(returns - values)[mask]), np.var(returns[mask])
+    explained = 1.0 - float(residual) / max(float(variance), 1e-8)
+    return dataclasses.replace(episodes, advantages=advantages, returns=returns), explained

@@ -19,7 +19,8 @@ from lc_jax import parallel
 from lc_jax.inference.generate import Completion
 from lc_jax.models import registry
 from lc_jax.models.transformer import Model
-from lc_jax.rl.rollout import Rollout, policy_outputs
+from lc_jax.rl.batch import Episodes
+from lc_jax.rl.rollout import policy_outputs
 
 score = jax.jit(policy_outputs)
 TAIL = 10.0  # the limit at the 99th percentile, in multiples of the limit of the mean
@@ -36,9 +37,9 @@ class SamplingGap:
     p99: float  # 99th percentile
 
     @classmethod
-    def of(cls, rollout: Rollout, completions: Sequence[Completion]) -> Self:
-        """Returns the gap of the completions that `rollout` was packed from; 0 where nothing was sampled."""
-        gaps = [rollout.logprobs[i, : len(c.logprobs)] - np.asarray(c.logprobs) for i, c in enumerate(completions)]
+    def of(cls, episodes: Episodes, completions: Sequence[Completion]) -> Self:
+        """Returns the gap of the completions that scored `episodes` were packed from; 0 where nothing was sampled."""
+        gaps = [episodes.old_logprobs[i, : len(c.logprobs)] - np.asarray(c.logprobs) for i, c in enumerate(completions)]
         flat = np.abs(np.concatenate([np.zeros(0), *gaps]))
         return cls(float(flat.mean()), float(np.quantile(flat, 0.99))) if flat.size else cls(0.0, 0.0)
 
@@ -50,7 +51,7 @@ def in_float32(policy: Model) -> Model:
     )
 
 
-def rounding_noise(policy: Model, rollout: Rollout, count: int, temperature: float) -> float:
+def rounding_noise(policy: Model, episodes: Episodes, count: int, temperature: float) -> float:
     """Returns the mean |log-probability in the compute dtype - log-probability in float32| over `count` episodes, nats.
 
     That is what two correct passes that round differently may be apart: sampling and scoring were 0.4 to 1.0 times as
@@ -59,12 +60,10 @@ def rounding_noise(policy: Model, rollout: Rollout, count: int, temperature: flo
     if policy.config.dtype == jnp.float32:
         return 0.0
     exact = in_float32(policy)
-    total = len(rollout.episodes.lengths)
-    rows = np.arange(count) * total // count  # spread over the questions
-    episodes = rollout.episodes.take(rows)
-    logprobs, _ = score(exact, parallel.put_batch(episodes), jnp.float32(temperature))
-    gaps = np.abs(rollout.logprobs[rows, : episodes.responses.shape[1]] - parallel.to_host(logprobs))
-    return float(gaps[np.asarray(episodes.mask)].mean())
+    rows = np.arange(count) * len(episodes.lengths) // count  # spread over the questions
+    some = episodes.take(rows)
+    logprobs, _ = score(exact, parallel.put_batch(some), jnp.float32(temperature))
+    return float(np.abs(some.old_logprobs - parallel.to_host(logprobs))[some.mask].mean())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lc_jax.preflight import NON_NEGATIVE, POSITIVE, check_settings
+from lc_jax.rl.batch import Episodes
 
 Stats = dict[str, Float[Array, ""]]
 
@@ -27,40 +27,32 @@ class LossSettings:
         check_settings("loss", self, clip_ratio=POSITIVE, clip_value=POSITIVE, value_coefficient=NON_NEGATIVE)
 
 
-@flax.struct.dataclass
-class Old:
-    """What the rollout recorded and the updates are measured against."""
-
-    logprobs: Float[Array, "B T"]
-    values: Float[Array, "B T"]
-    advantages: Float[Array, "B T"]
-    returns: Float[Array, "B T"]
-
-
 def num_positions(mask: Bool[Array, "B T"], settings: LossSettings) -> Float[Array, ""]:
-    """The denominator: response tokens, or with masked=False all response positions."""
+    """Returns the denominator: response tokens, or with masked=False all response positions."""
     return jnp.sum(mask if settings.masked else jnp.ones_like(mask)).astype(jnp.float32)
 
 
 def policy_loss(
-    old: Old,
-    mask: Bool[Array, "B T"],
+    episodes: Episodes,
     logprobs: Float[Array, "B T"],
     entropies: Float[Array, "B T"],
     denominator: Float[Array, ""],
     settings: LossSettings,
 ) -> tuple[Float[Array, ""], Stats]:
-    """max(-A rho, -A clip(rho)), averaged: a part's share of it and of the statistics; parts add up.
+    """Returns the mean of max(-A rho, -A clip(rho)) and statistics: what these episodes add to a minibatch's.
+
+    Past the end of a response the log-probability counts as unchanged (rho = 1).
 
     Args:
-      mask: real response tokens; log-probabilities elsewhere count as unchanged (rho = 1).
+      logprobs: of the policy that is trained; rho = exp(logprobs - old_logprobs).
       denominator: `num_positions` of the whole minibatch.
     """
+    mask, advantages = episodes.mask, episodes.advantages
     mean = functools.partial(_mean, mask=mask, denominator=denominator, settings=settings)
-    log_ratio = jnp.where(mask, logprobs - old.logprobs, 0.0)
+    log_ratio = jnp.where(mask, logprobs - episodes.old_logprobs, 0.0)
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - settings.clip_ratio, 1.0 + settings.clip_ratio)
-    unclipped_loss, clipped_loss = -old.advantages * ratio, -old.advantages * clipped
+    unclipped_loss, clipped_loss = -advantages * ratio, -advantages * clipped
     loss = mean(jnp.maximum(unclipped_loss, clipped_loss))
     return loss, {
         "loss/policy": loss,
@@ -68,28 +60,25 @@ def policy_loss(
         "policy/approxkl": mean(0.5 * jnp.square(log_ratio)),
         "policy/clipfrac": mean((clipped_loss > unclipped_loss).astype(jnp.float32)),
         "policy/ratio_deviation": mean(jnp.abs(ratio - 1.0)),
-        "returns/mean": mean(old.returns),
+        "returns/mean": mean(episodes.returns),
     }
 
 
 def value_loss(
-    old: Old,
-    mask: Bool[Array, "B T"],
-    values: Float[Array, "B T"],
-    denominator: Float[Array, ""],
-    settings: LossSettings,
+    episodes: Episodes, values: Float[Array, "B T"], denominator: Float[Array, ""], settings: LossSettings
 ) -> tuple[Float[Array, ""], Stats]:
-    """0.5 * max((V - R)^2, (clip(V) - R)^2), averaged; arguments as in `policy_loss`."""
-    mean = functools.partial(_mean, mask=mask, denominator=denominator, settings=settings)
-    low, high = old.values - settings.clip_value, old.values + settings.clip_value
-    errors, bounded_errors = jnp.square(values - old.returns), jnp.square(jnp.clip(values, low, high) - old.returns)
-    loss = 0.5 * mean(jnp.maximum(errors, bounded_errors))
+    """Returns the mean of 0.5 * max((V - R)^2, (clip(V) - R)^2) and statistics, as `policy_loss` does."""
+    old, returns = episodes.old_values, episodes.returns
+    mean = functools.partial(_mean, mask=episodes.mask, denominator=denominator, settings=settings)
+    low, high = old - settings.clip_value, old + settings.clip_value
+    errors, clipped_errors = jnp.square(values - returns), jnp.square(jnp.clip(values, low, high) - returns)
+    loss = 0.5 * mean(jnp.maximum(errors, clipped_errors))
     return loss, {
         "loss/value": loss,
         "val/vpred": mean(values),
         "val/error": mean(errors),
-        "val/clipfrac": mean((bounded_errors > errors).astype(jnp.float32)),
-        "val/mean": mean(old.values),
+        "val/clipfrac": mean((clipped_errors > errors).astype(jnp.float32)),
+        "val/mean": mean(old),
     }
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lc_jax.data import batches
 from lc_jax.inference import generate, score
 from lc_jax.models.transformer import Model
-from lc_jax.rl import consistency, rollout, update
+from lc_jax.rl import batch, consistency, rollout, update
 from lc_jax.training import plan
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import Optimizer
@@ -23,7 +23,7 @@ TAIL = 4  # the forecaster reads a paragraph once, and behind it answers of a fo
 class Models:
     """The models of a step, as plan.outline gives them."""
 
-    learners: update.Learners
+    actor_critic: update.ActorCritic
     reference: Model
     extractor: Model | None
     forecaster: Model
@@ -45,22 +45,22 @@ class Sizes:
 
 def ppo(models: Models, sizes: Sizes, tx: Optimizer) -> tuple[Sizes, plan.Plan]:
     """The sizes with those that were left open chosen, and the plan; in force must be the mesh of the models."""
-    phases = _Phases(models, sizes, states.abstract(models.learners.params(), tx), tx)
+    phases = _Phases(models, sizes, states.abstract(models.actor_critic.params(), tx), tx)
     limit = plan.device_bytes()
-    batch, micro = sizes.decode_batch_size, sizes.update.microbatch_size
-    if not batch:
-        batch, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan([phases.generate(n)], limit))
+    decode, micro = sizes.decode_batch_size, sizes.update.microbatch_size
+    if not decode:
+        decode, _ = plan.most(sizes.update.minibatch_size, lambda n: plan.Plan([phases.generate(n)], limit))
     if not micro:
         micro, _ = plan.most(
             sizes.update.minibatch_size,
-            lambda n: plan.Plan([phases.look(n), *phases.noise(n), *phases.gradients(n)], limit),
+            lambda n: plan.Plan([phases.logprobs(n), *phases.noise(n), *phases.gradients(n)], limit),
         )
     rows = [
-        phases.generate(batch), *phases.read(), phases.look(micro), *phases.noise(micro), *phases.gradients(micro),
+        phases.generate(decode), *phases.read(), phases.logprobs(micro), *phases.noise(micro), *phases.gradients(micro),
         phases.optimizer(),
     ]  # fmt: skip
     settings = dataclasses.replace(sizes.update, microbatch_size=micro)
-    return dataclasses.replace(sizes, decode_batch_size=batch, update=settings), plan.Plan(rows, limit)
+    return dataclasses.replace(sizes, decode_batch_size=decode, update=settings), plan.Plan(rows, limit)
 
 
 def cache_bytes(model: Model, count: int, width: int, sampling: generate.Sampling) -> float:
@@ -80,13 +80,14 @@ def writing(model: Model, count: int, width: int, sampling: generate.Sampling) -
     return plan.Plan([phase], plan.device_bytes())
 
 
-def abstract_episodes(count: int, width: int, response: int) -> rollout.Episodes:
-    """Episodes as shapes."""
+def abstract_episodes(count: int, width: int, response: int) -> batch.Episodes:
+    """Returns episodes as shapes."""
 
-    def array(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct((count, *shape), jnp.int32)
+    def array(*shape: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct((count, *shape), dtype)
 
-    return rollout.Episodes(array(width), array(), array(response), array(), True)
+    numbers = dict.fromkeys(batch.PER_POSITION, array(response, dtype=jnp.float32))
+    return batch.Episodes(array(width), array(response), array(), array(), array(width), array(), **numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +107,8 @@ class _Phases:
         """
         models = self.models
         frozen = [m.params for m in (models.reference, models.extractor, models.forecaster) if m is not None]
-        everyone = [m for m in (models.learners.policy, models.learners.critic, models.reference, models.extractor,
-                                models.forecaster) if m is not None]  # fmt: skip
+        trained = list(models.actor_critic.models().values())
+        everyone = [*trained, *(m for m in (models.reference, models.extractor, models.forecaster) if m is not None)]
         if "gradients" in kinds and self.sizes.frozen_on_host:
             frozen = []
         work = plan.peak(traced, plan.divide([*everyone, *([copy] if copy else [])]), donated)
@@ -126,7 +127,7 @@ class _Phases:
     def generate(self, count: int) -> plan.Phase:
         """The policy writes."""
         return self._generation(
-            "generate", self.models.learners.policy, count, self.sizes.query_length, self.sizes.writing
+            "generate", self.models.actor_critic.policy, count, self.sizes.query_length, self.sizes.writing
         )
 
     def read(self) -> list[plan.Phase]:
@@ -140,18 +141,18 @@ class _Phases:
         traced = score.branch_rewards.trace(self.models.forecaster, *rows)
         return [*phases, self.phase("forecast", traced, "lower reader.batch_size")]
 
-    def _episodes(self, count: int) -> rollout.Episodes:
+    def _episodes(self, count: int) -> batch.Episodes:
         response = self.sizes.writing.max_new_tokens
         return abstract_episodes(count, self.sizes.query_length + response, response)
 
-    def look(self, count: int) -> plan.Phase:
-        """Policy, reference and critic look at what was written."""
-        episodes, learners = self._episodes(count), self.models.learners
+    def logprobs(self, count: int) -> plan.Phase:
+        """Policy, reference and critic score what was written."""
+        episodes, actor_critic = self._episodes(count), self.models.actor_critic
         number = jax.ShapeDtypeStruct((), jnp.float32)
         traced = rollout.forward.trace(
-            learners.policy, self.models.reference, learners.critic, episodes, episodes, number
+            actor_critic.policy, self.models.reference, actor_critic.critic, episodes, number
         )
-        return self.phase("look", traced, "lower ppo.microbatch_size")
+        return self.phase("logprobs", traced, "lower ppo.microbatch_size")
 
     def noise(self, count: int) -> list[plan.Phase]:
         """The policy once more in float32 on one micro-batch (`consistency.rounding_noise`), but for a float32 policy.
@@ -159,7 +160,7 @@ class _Phases:
         The program casts the parameters layer by layer, and so does the plan. A compiler may keep a float32 copy of
         all layers in place of that: of 7B on one device another 27 GB, with which `1xh200` still fits.
         """
-        policy = self.models.learners.policy
+        policy = self.models.actor_critic.policy
         if policy.config.dtype == jnp.float32:
             return []
         number = jax.ShapeDtypeStruct((), jnp.float32)
@@ -167,17 +168,16 @@ class _Phases:
         return [self.phase("rounding noise", traced, "lower ppo.microbatch_size")]
 
     def gradients(self, count: int) -> list[plan.Phase]:
-        """A phase for each learner, whose gradients are added to those before; both learners' are kept."""
+        """A phase for each learner, whose gradients are added to those before; both actor_critic' are kept."""
         episodes, number = self._episodes(count), jax.ShapeDtypeStruct((), jnp.float32)
-        numbers: list[Any] = [jax.ShapeDtypeStruct(episodes.responses.shape, jnp.float32)] * 6
-        part = update.Minibatch(rollout.Rollout(episodes, episodes, *numbers[:4]), *numbers[4:])
         grads, phases = self._gradients(), []
         size = plan.shard_bytes(grads)
         lower = "lower ppo.microbatch_size, or give the mesh more devices"
-        for name, model in self.models.learners.models().items():
+        for name, model in self.models.actor_critic.models().items():
             traced = update.add_gradients.trace(
-                grads[name], model, part, number, number, name=name, settings=self.sizes.update
-            )
+                grads[name], model, episodes, number, number,
+                objective=update.OBJECTIVES[name], settings=self.sizes.update.loss,
+            )  # fmt: skip
             phases.append(self.phase(f"{name} gradients", traced, lower, donated=grads[name], gradients=size))
         return phases
 

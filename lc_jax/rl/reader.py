@@ -49,10 +49,10 @@ def load(
 ) -> Reader:
     """The reader of `config.reader`; without an extractor only the true answer is forecast."""
 
-    def part(path: str, kind: str, template: Prompt) -> Part:
+    def part(path: str, kind: str, template: Prompt) -> ReaderModel:
         released.warn_of_wording(path, template)
         model = hf.load(path, mesh, kind=kind, **precision)
-        return Part(model, load_tokenizer(path), template, settings["max_length"], settings["batch_size"])
+        return ReaderModel(model, load_tokenizer(path), template, settings["max_length"], settings["batch_size"])
 
     extractor = None
     if settings["extractor"]:
@@ -66,7 +66,7 @@ def load(
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ReaderModel:
     """One model of the reader with what turns text into its tokens."""
 
     model: Model
@@ -91,7 +91,7 @@ class Part:
 class Extractor:
     """ExtractAnswers: a language model that lists answers."""
 
-    part: Part
+    part: ReaderModel
     sampling: generate.Sampling
     max_answers: int  # K; further ones are dropped and counted
 
@@ -114,8 +114,8 @@ class Reading:
     forecasts: AnswerForecasts  # arrays [B] and [B, K]
     num_dropped: int  # answers beyond K
 
-    def favourites(self) -> list[str]:
-        """The answer with the highest forecast in each paragraph, "" where there is none."""
+    def top_answers(self) -> list[str]:
+        """Returns the answer with the highest forecast in each paragraph, "" where there is none."""
         best = np.where(self.forecasts.answer_mask, self.forecasts.answer_logits, -np.inf).argmax(axis=1)
         return [answers[k] if answers else "" for answers, k in zip(self.answers, best, strict=True)]
 
@@ -125,10 +125,10 @@ class Reader:
     """Extractor (None: only the true answer is judged, as the factuality reward does) and forecaster."""
 
     extractor: Extractor | None
-    forecaster: Part
+    forecaster: ReaderModel
 
-    def drawing(self, top_k: int, top_p: float) -> Reader:
-        """The same reader, whose extractor samples from other tokens."""
+    def with_sampling(self, top_k: int, top_p: float) -> Reader:
+        """Returns the reader with an extractor that samples in another way."""
         if self.extractor is None:
             return self
         sampling = dataclasses.replace(self.extractor.sampling, top_k=top_k, top_p=top_p)
@@ -137,7 +137,7 @@ class Reader:
     def with_models(self, change: Callable[[Model], Model]) -> Reader:
         """The same reader around changed models."""
 
-        def changed(part: Part) -> Part:
+        def changed(part: ReaderModel) -> ReaderModel:
             return dataclasses.replace(part, model=change(part.model))
 
         extractor = self.extractor and dataclasses.replace(self.extractor, part=changed(self.extractor.part))

@@ -15,7 +15,7 @@ from lc_jax.preflight import NON_NEGATIVE, Range, check_settings
 class AnswerForecasts:
     """What a reader of B paragraphs believes; K answers at most, ragged lists padded and masked."""
 
-    truth_logits: Float[np.ndarray, " B"]  # of the true answer y; p = sigmoid(logit)
+    target_logits: Float[np.ndarray, " B"]  # of the ground truth y; p = sigmoid(logit)
     answer_logits: Float[np.ndarray, "B K"]  # of the distinct extracted answers A
     answer_mask: Bool[np.ndarray, "B K"]  # False where there is no answer; logits there are ignored
 
@@ -65,7 +65,7 @@ def decision_based(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewa
 
     The true answer enters the sum only when it was extracted as well.
     """
-    log_score = np.log(np.maximum(probability(forecasts.truth_logits), np.float32(settings.epsilon)))
+    log_score = np.log(np.maximum(probability(forecasts.target_logits), np.float32(settings.epsilon)))
     penalty = -np.float32(settings.normalization) * np.abs(_mass(forecasts) - 1)
     return Rewards(log_score + penalty + np.float32(settings.offset), log_score, penalty)
 
@@ -75,7 +75,7 @@ def factuality(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
 
     Differs: float32, where the published code keeps integers that truncate a later penalty.
     """
-    verdict = (probability(forecasts.truth_logits) > 0.5).astype(np.float32)
+    verdict = (probability(forecasts.target_logits) > 0.5).astype(np.float32)
     return Rewards(verdict + np.float32(settings.offset), verdict, np.zeros_like(verdict))
 
 
@@ -92,10 +92,10 @@ def compute(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
       ValueError: arrays that do not belong together.
     """
     if forecasts.answer_logits.shape != forecasts.answer_mask.shape or len(forecasts.answer_mask) != len(
-        forecasts.truth_logits
+        forecasts.target_logits
     ):
         raise ValueError(
-            f"Forecasts of {len(forecasts.truth_logits)} truths and {forecasts.answer_mask.shape} answers."
+            f"Forecasts of {len(forecasts.target_logits)} truths and {forecasts.answer_mask.shape} answers."
         )
     return REWARDS[settings.name](forecasts, settings)
 

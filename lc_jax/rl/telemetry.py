@@ -14,9 +14,9 @@ import numpy as np
 from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
 from lc_jax.preflight import NON_NEGATIVE, POSITIVE, PROBABILITY, check_settings
 from lc_jax.prompts.parsing import distinct_answers
+from lc_jax.rl.batch import Episodes
 from lc_jax.rl.reader import Reading
 from lc_jax.rl.reward import Rewards, probability
-from lc_jax.rl.rollout import Rollout
 from lc_jax.types import Question
 
 
@@ -46,7 +46,7 @@ def of_reading(reading: Reading, rewards: Rewards) -> dict[str, Any]:
     """
     mask = np.asarray(reading.forecasts.answer_mask)
     probs = np.where(mask, probability(reading.forecasts.answer_logits), 0.0)
-    truth = probability(reading.forecasts.truth_logits)
+    truth = probability(reading.forecasts.target_logits)
     counts, best = mask.sum(axis=1), probs.max(axis=1)
     histogram = np.histogram(best[counts > 0], bins=10, range=(0, 1))[0] / max(len(best), 1)
     return {
@@ -63,17 +63,17 @@ def of_reading(reading: Reading, rewards: Rewards) -> dict[str, Any]:
     }
 
 
-def of_rollout(rollout: Rollout, finished: Sequence[bool]) -> dict[str, float]:
+def of_rollout(episodes: Episodes, finished: Sequence[bool]) -> dict[str, float]:
     """Length, stop rate, entropy, and two unbiased estimates of KL(policy | reference), nats per response.
 
     k1 = sum of log pi - log ref; k3 = sum of ref/pi - 1 - log(ref/pi), never negative and of lower variance.
     """
-    mask = np.asarray(rollout.episodes.mask)
-    log_ratio = np.where(mask, rollout.ref_logprobs - rollout.logprobs, 0.0)
+    mask = episodes.mask
+    log_ratio = np.where(mask, episodes.ref_logprobs - episodes.old_logprobs, 0.0)
     return {
         "rollout/length": float(mask.sum(axis=1).mean()),
         "rollout/stop_rate": float(np.mean(finished)),
-        "rollout/entropy": float(np.where(mask, rollout.entropies, 0.0).sum() / mask.sum()),
+        "rollout/entropy": float(np.where(mask, episodes.entropies, 0.0).sum() / mask.sum()),
         "kl": float(0.0 - log_ratio.sum(axis=1).mean()),
         "kl/k3": float((np.expm1(log_ratio) - log_ratio).sum(axis=1).mean()),
     }
@@ -136,7 +136,7 @@ def episode_rows(
     questions: Sequence[Question], paragraphs: Sequence[str], reading: Reading, rewards: Rewards
 ) -> Iterator[dict[str, Any]]:
     """A readable row for each of `questions`, with its paragraph, forecasts and reward."""
-    truth = probability(reading.forecasts.truth_logits)
+    truth = probability(reading.forecasts.target_logits)
     probs = probability(reading.forecasts.answer_logits)
     for i, question in enumerate(questions):
         yield {
@@ -151,15 +151,14 @@ def episode_rows(
         }
 
 
-def check_rollout(where: str, questions: Sequence[Question], rollout: Rollout) -> None:
+def check_rollout(where: str, questions: Sequence[Question], episodes: Episodes) -> None:
     """Refuses log-probabilities and values of response tokens that are not finite; see `check_episodes`."""
-    mask = np.asarray(rollout.episodes.mask)
     values: dict[str, Any] = {
-        "log-probability": rollout.logprobs,
-        "log-probability of the reference": rollout.ref_logprobs,
-        "value": rollout.values,
+        "log-probability": episodes.old_logprobs,
+        "log-probability of the reference": episodes.ref_logprobs,
+        "value": episodes.old_values,
     }
-    check_episodes(where, questions, {name: np.where(mask, array, 0.0) for name, array in values.items()})
+    check_episodes(where, questions, {name: np.where(episodes.mask, array, 0.0) for name, array in values.items()})
 
 
 def check_episodes(where: str, questions: Sequence[Question], values: Mapping[str, np.ndarray]) -> None:

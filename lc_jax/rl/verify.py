@@ -17,7 +17,7 @@ import numpy as np
 
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference.generate import Completion, Sampling
-from lc_jax.rl import advantage, reward, rollout, telemetry
+from lc_jax.rl import advantage, batch, reward, telemetry
 from lc_jax.rl.reader import Reading
 from lc_jax.text_table import table
 from lc_jax.types import PromptText
@@ -90,18 +90,18 @@ PROMPTS = [[3, 9, 4], [11, 2]]
 RESPONSES = [[5, 0], [31, 12, 7]]  # token 0 fills up rows: here it is also the end of sequence
 
 
-def _episodes() -> rollout.Episodes:
-    return rollout.pack(PROMPTS, [Completion(r, [0.0] * len(r), True) for r in RESPONSES])
+def _episodes() -> batch.Episodes:
+    return batch.pack(PROMPTS, [Completion(r, [0.0] * len(r), True) for r in RESPONSES])
 
 
 def packing() -> Measured:
     """Rows hold their prompt, then their response, and the mask covers the response with its end of sequence."""
     episodes, wrong = _episodes(), 0
     for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-        mask = [t < len(response) for t in range(episodes.responses.shape[1])]
+        mask = [t < len(response) for t in range(episodes.mask.shape[1])]
         wrong += list(episodes.tokens[row][: len(prompt) + len(response)]) != prompt + response
         wrong += list(episodes.responses[row][: len(response)]) != response
-        wrong += np.asarray(episodes.mask)[row].tolist() != mask
+        wrong += episodes.mask[row].tolist() != mask
     return Measured(wrong, 0, " rows wrong")
 
 
@@ -109,7 +109,8 @@ def gathering() -> Measured:
     """What is read before a response token is what the position before it holds."""
     episodes = _episodes()
     width = episodes.tokens.shape[1]
-    numbers = np.asarray(episodes.before_response(jnp.arange(2 * width).reshape(2, width)))
+    every = jnp.arange(2 * width).reshape(2, width)
+    numbers = np.asarray(batch.gather_response_positions(every, episodes.prompt_lengths, episodes.mask.shape[1]))
     firsts = [row * width + len(prompt) - 1 for row, prompt in enumerate(PROMPTS)]
     return Measured(largest(
         np.abs(numbers[row, : len(response)] - first - np.arange(len(response)))
@@ -119,11 +120,9 @@ def gathering() -> Measured:
 
 def terminal_reward() -> Measured:
     """The score of each response is at its last real token, and nowhere else."""
-    episodes, zeros = _episodes(), np.zeros(_episodes().responses.shape, np.float32)
-    scores = np.asarray([2.5, -1.5], np.float32)
-    shaped = np.asarray(
-        advantage.shape_rewards(scores, zeros, zeros, episodes.lengths, np.float32(0.1), clamp=False)  # type: ignore[arg-type]
-    )
+    episodes, scores = _episodes(), np.asarray([2.5, -1.5], np.float32)
+    zeros = np.zeros(episodes.mask.shape, np.float32)
+    shaped = advantage.shape_rewards(scores, zeros, zeros, episodes.lengths, 0.1, clamp=False)
     expected = zeros.copy()
     for row, response in enumerate(RESPONSES):
         expected[row, len(response) - 1] = scores[row]
@@ -134,15 +133,14 @@ def padding_in_advantages(settings: advantage.AdvantageSettings) -> Measured:
     """NaN and random numbers past the end of a response change neither advantages nor returns."""
     if not settings.masked:
         raise Skipped("advantage.masked=False counts padding, as the published code does")
-    episodes, rng = _episodes(), np.random.default_rng(0)
-    mask = np.asarray(episodes.mask)
+    rng, mask = np.random.default_rng(0), _episodes().mask
     settings = dataclasses.replace(settings, whiten_groups=1)
 
     def estimate(fill: float) -> np.ndarray:
-        values, logprobs = jnp.asarray([[0.5, 0.2, fill, fill], [0.1, 0.7, -0.3, fill]]), jnp.zeros((2, 4))
-        batch = rollout.Rollout(episodes, episodes, logprobs, logprobs, logprobs, values)
-        estimates = advantage.estimate(batch, np.asarray([1.0, -2.0], np.float32), 0.1, settings)
-        return np.concatenate([np.asarray(x)[mask] for x in (estimates.advantages, estimates.returns)])
+        values = np.asarray([[0.5, 0.2, fill, fill], [0.1, 0.7, -0.3, fill]], np.float32)
+        episodes = dataclasses.replace(_episodes(), old_values=values)
+        episodes, _ = advantage.estimate(episodes, np.asarray([1.0, -2.0], np.float32), 0.1, settings)
+        return np.concatenate([x[mask] for x in (episodes.advantages, episodes.returns)])
 
     expected = estimate(0.0)
     others = [estimate(fill) for fill in (np.nan, *rng.normal(0, 100, 2))]

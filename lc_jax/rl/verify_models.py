@@ -20,7 +20,7 @@ from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference import generate, score
 from lc_jax.models import hf, registry
 from lc_jax.models.transformer import Model, trainable
-from lc_jax.rl import consistency, rollout, update
+from lc_jax.rl import batch, consistency, rollout, update
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.verify import Measured, Result, Skipped, largest
 from lc_jax.training import language_model
@@ -59,7 +59,7 @@ class Trial:
     subject: Subject
     policy: Model
     completions: list[generate.Completion]
-    rollout: rollout.Rollout
+    episodes: batch.Episodes  # scored by the policy before any update
     noise: float
     state: states.TrainState | None = None
     stats: dict[str, float] = dataclasses.field(default_factory=dict)  # of the first update
@@ -69,9 +69,9 @@ class Trial:
         """Samples and scores with the production functions."""
         policy = hf.load(subject.path, subject.mesh, vocab_size=subject.num_rows, **subject.precision)
         completions = write(policy, subject)
-        batch = score_rollout(policy, subject, completions)
-        noise = consistency.rounding_noise(policy, batch, len(subject.prompts), subject.sampling.temperature)
-        return cls(subject, policy, completions, batch, noise)
+        episodes = score_rollout(policy, subject, completions)
+        noise = consistency.rounding_noise(policy, episodes, len(subject.prompts), subject.sampling.temperature)
+        return cls(subject, policy, completions, episodes, noise)
 
     @property
     def limits(self) -> consistency.Limits:
@@ -83,9 +83,9 @@ class Trial:
         count, temperature = len(self.subject.prompts), self.subject.sampling.temperature
         return update.UpdateSettings(1, count, max(count // 2, 1), temperature, self.subject.loss)
 
-    def structure(self) -> update.Learners:
+    def structure(self) -> update.ActorCritic:
         """Returns what is trained, the policy alone, without its parameters."""
-        return update.Learners(self.policy, None).with_params(None)
+        return update.ActorCritic(self.policy, None).with_params(None)
 
     def optimizer(self) -> Any:
         """Returns the optimiser of the updates."""
@@ -95,15 +95,14 @@ class Trial:
 
     def advantages(self) -> np.ndarray:
         """Returns advantages of both signs: -1 and 2 in turn, 0 in padding."""
-        mask = np.asarray(self.rollout.episodes.mask)
+        mask = self.episodes.mask
         return np.where(np.arange(len(mask))[:, None] % 2, 2.0, -1.0).astype(np.float32) * mask
 
     def step(self, state: states.TrainState) -> tuple[states.TrainState, dict[str, float]]:
         """Makes one update."""
-        advantages = self.advantages()
-        batch = update.Minibatch(self.rollout, advantages, np.zeros_like(advantages))  # type: ignore[arg-type]
+        episodes = dataclasses.replace(self.episodes, advantages=self.advantages())
         state, (stats,) = update.update(
-            state, self.structure(), batch, tx=self.optimizer(), settings=self.settings(), seed=0
+            state, self.structure(), episodes, tx=self.optimizer(), settings=self.settings(), seed=0
         )
         return state, stats
 
@@ -126,8 +125,8 @@ class Trial:
         """Returns by how much the updates changed scored log-probabilities of the rollout: the mean, in nats."""
         assert self.state is not None
         policy = self.policy.with_params(self.state.params["policy"])
-        logprobs = score_rollout(policy, self.subject, self.completions).logprobs
-        return float(np.abs(logprobs - self.rollout.logprobs)[np.asarray(self.rollout.episodes.mask)].mean())
+        logprobs = score_rollout(policy, self.subject, self.completions).old_logprobs
+        return float(np.abs(logprobs - self.episodes.old_logprobs)[self.episodes.mask].mean())
 
 
 def write(policy: Model, subject: Subject) -> list[generate.Completion]:
@@ -135,19 +134,19 @@ def write(policy: Model, subject: Subject) -> list[generate.Completion]:
     return generate.generate(policy, subject.prompts, subject.sampling, seed=1, batch_size=len(subject.prompts))
 
 
-def score_rollout(policy: Model, subject: Subject, completions: Sequence[generate.Completion]) -> rollout.Rollout:
+def score_rollout(policy: Model, subject: Subject, completions: Sequence[generate.Completion]) -> batch.Episodes:
     """Scores the completions in the update's micro-batches, padded as PPO pads them."""
     width, count = None if subject.loss.masked else subject.sampling.max_new_tokens, len(subject.prompts)
-    episodes = rollout.pack(subject.prompts, completions, width)
+    episodes = batch.pack(subject.prompts, completions, width)
     settings = update.UpdateSettings(1, count, max(count // 2, 1), 1.0, subject.loss)
     groups = update.first_epoch(episodes, settings, 0)
     temperature = subject.sampling.temperature
-    return rollout.look(policy, policy, None, episodes, episodes, temperature=temperature, groups=groups)
+    return rollout.score_rollout(policy, policy, None, episodes, temperature=temperature, groups=groups)
 
 
 def sampling(trial: Trial) -> Measured:
     """Compares log-probabilities while sampling with those when scored."""
-    return _gap(consistency.SamplingGap.of(trial.rollout, trial.completions), trial.limits)
+    return _gap(consistency.SamplingGap.of(trial.episodes, trial.completions), trial.limits)
 
 
 def _gap(gap: consistency.SamplingGap, limits: consistency.Limits) -> Measured:
@@ -162,14 +161,16 @@ def temperature(trial: Trial) -> Measured:
     rng, subject, errors = np.random.default_rng(0), trial.subject, []
     lengths = [3 + row % 6 for row in range(len(subject.prompts))]
     responses = [rng.integers(0, trial.policy.config.vocab_size, n).tolist() for n in lengths]
-    batch = score_rollout(trial.policy, subject, [generate.Completion(r, [], True) for r in responses])
+    episodes = score_rollout(trial.policy, subject, [generate.Completion(r, [], True) for r in responses])
     for row, (prompt, response) in enumerate(zip(subject.prompts, responses, strict=True)):
         logits = _logits(trial.policy, jnp.asarray([[*prompt, *response]]))[len(prompt) - 1 : -1]
         scaled = logits / subject.sampling.temperature
         scaled -= scaled.max(axis=1, keepdims=True)
         logprobs = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-        errors.append(np.abs(logprobs[np.arange(len(response)), response] - batch.logprobs[row, : len(response)]))
-    noise = consistency.rounding_noise(trial.policy, batch, len(responses), subject.sampling.temperature)
+        errors.append(
+            np.abs(logprobs[np.arange(len(response)), response] - episodes.old_logprobs[row, : len(response)])
+        )
+    noise = consistency.rounding_noise(trial.policy, episodes, len(responses), subject.sampling.temperature)
     return Measured(float(np.concatenate(errors).mean()), consistency.Limits.of(noise).sampling_gap, " nats")
 
 
@@ -188,7 +189,7 @@ def ratio(trial: Trial) -> Measured:
 def policy_loss(trial: Trial) -> Measured:
     """Compares the first loss, where the ratio is 1, with minus the mean advantage over the tokens that count."""
     trial.updated()
-    mask, advantages = np.asarray(trial.rollout.episodes.mask), trial.advantages()
+    mask, advantages = trial.episodes.mask, trial.advantages()
     expected = -advantages.sum() / (mask.sum() if trial.subject.loss.masked else mask.size)
     return Measured(abs(trial.stats["loss/policy"] - expected), 2 * trial.limits.ratio_deviation)
 
@@ -197,15 +198,15 @@ def new_weights_sampled(trial: Trial) -> Measured:
     """Compares sampling with scoring after an update, which must have changed the scored log-probabilities."""
     policy, change = trial.updated(), trial.change()
     completions = write(policy, trial.subject)
-    batch = score_rollout(policy, trial.subject, completions)
-    noise = consistency.rounding_noise(policy, batch, len(trial.subject.prompts), trial.subject.sampling.temperature)
+    episodes = score_rollout(policy, trial.subject, completions)
+    noise = consistency.rounding_noise(policy, episodes, len(trial.subject.prompts), trial.subject.sampling.temperature)
     limits = consistency.Limits.of(noise)
     if not change > 2 * limits.sampling_gap:
         raise ValueError(
             f"updates changed scored log-probabilities by {change:.3g} nats, not by more than "
             f"{2 * limits.sampling_gap:.3g}: scoring does not use the new weights"
         )
-    return _gap(consistency.SamplingGap.of(batch, completions), limits)
+    return _gap(consistency.SamplingGap.of(episodes, completions), limits)
 
 
 def exported(trial: Trial) -> Measured:
@@ -214,7 +215,7 @@ def exported(trial: Trial) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         hf.save(Path(folder) / "model", policy, tokenizer=subject.tokenizer)
         again = hf.load(Path(folder) / "model", subject.mesh, **subject.precision)
-    one, other = (score_rollout(model, subject, trial.completions).logprobs for model in (policy, again))
+    one, other = (score_rollout(model, subject, trial.completions).old_logprobs for model in (policy, again))
     return Measured(largest([np.abs(one - other)]), 0.0, " nats")
 
 
@@ -265,9 +266,9 @@ def devices(trial: Trial) -> Measured:
     one = jax.make_mesh((1,) * len(axes), axes, axis_types=subject.mesh.axis_types, devices=jax.devices()[:1])
     with jax.set_mesh(one):
         policy = hf.load(subject.path, one, vocab_size=subject.num_rows, **subject.precision)
-        alone = score_rollout(policy, subject, trial.completions).logprobs
-    mask = np.asarray(trial.rollout.episodes.mask)
-    return Measured(float(np.abs(alone - trial.rollout.logprobs)[mask].mean()), 5 * trial.noise + MARGIN, " nats")
+        alone = score_rollout(policy, subject, trial.completions).old_logprobs
+    gaps = np.abs(alone - trial.episodes.old_logprobs)[trial.episodes.mask]
+    return Measured(float(gaps.mean()), 5 * trial.noise + MARGIN, " nats")
 
 
 def padding(model: Model, prompts: Sequence[Sequence[int]]) -> Measured:

@@ -43,7 +43,7 @@ def forecasts(reader: Reader, questions: Sequence[Question], is_miniature: bool)
     pairs = _pairs(questions)
     alone = Reader(None, reader.forecaster)
     paragraphs = [_state(q, q.answer, is_miniature) for q, _ in pairs], [_state(q, a, is_miniature) for q, a in pairs]
-    right, wrong = (alone.read([q for q, _ in pairs], z, 0).forecasts.truth_logits for z in paragraphs)
+    right, wrong = (alone.read([q for q, _ in pairs], z, 0).forecasts.target_logits for z in paragraphs)
     return Measured(float(np.mean(~(right > wrong))), MAX_WRONG, " of statements misread")
 
 

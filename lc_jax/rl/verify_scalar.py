@@ -16,7 +16,7 @@ from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference import generate, score
 from lc_jax.models import hf
 from lc_jax.models.transformer import Model
-from lc_jax.rl import reward_model, rollout, verify
+from lc_jax.rl import batch, reward_model, rollout, verify
 from lc_jax.rl.verify import Measured, Result, largest
 from lc_jax.rl.verify_models import forward, padding
 from lc_jax.types import Example
@@ -44,7 +44,7 @@ def head_position(model: Model, prompts: Sequence[Sequence[int]]) -> Measured:
     errors: list[Any] = [abs(numbers[i] - a[-1]) for numbers in (rewards, group_rewards) for i, a in enumerate(alone)]
     cut = [max(len(p) // 2, 1) for p in prompts]
     completions = [generate.Completion(list(p[c:]), [], True) for p, c in zip(prompts, cut, strict=True)]
-    episodes = rollout.pack([p[:c] for p, c in zip(prompts, cut, strict=True)], completions)
+    episodes = batch.pack([p[:c] for p, c in zip(prompts, cut, strict=True)], completions)
     values = np.asarray(jax.jit(rollout.critic_values)(model, parallel.put_batch(episodes)))
     for row, (whole, c) in enumerate(zip(alone, cut, strict=True)):
         errors.append(np.abs(values[row, : len(whole) - c] - whole[c - 1 : -1]))

@@ -38,22 +38,34 @@ class Writer:
     batch_size: int
 
     def encode(self, question: Question) -> list[int]:
-        """The prompt's token ids."""
+        """Returns the prompt's token ids."""
         prompt = self.template.prompt_text(paragraph_generation_prompt=question.prompt)
         return self.tokenizer.encode_prompt(prompt, f"question {question.question_id!r}")
 
-    def encode_for_critic(self, question: Question) -> list[int]:
-        """The critic's prompt. It may hold the truth: only the baseline depends on it, never what the policy reads."""
-        if self.critic_template is None:
-            return self.encode(question)
-        fields = {"question": question.question, "answer": question.answer}
-        text = self.critic_template.render(paragraph_generation_prompt=question.prompt, **fields)
-        return self.tokenizer.encode_prompt(text)
+    def encode_for_critic(self, questions: Sequence[Question]) -> list[list[int]] | None:
+        """Returns the critic's prompts, None where it reads the policy's.
 
-    def write(self, policy: Model, questions: Sequence[Question], seed: int) -> list[generate.Completion]:
-        """One completion per entry of `questions`; an entry that comes several times gets different samples."""
-        encoded = [self.encode(q) for q in questions]
-        completions = generate.generate(policy, encoded, self.sampling, seed=seed, batch_size=self.batch_size)
+        They may show the true answer: only the baseline depends on them, never what the policy reads.
+        """
+        if self.critic_template is None:
+            return None
+        texts = [
+            self.critic_template.render(paragraph_generation_prompt=q.prompt, question=q.question, answer=q.answer)
+            for q in questions
+        ]
+        return [self.tokenizer.encode_prompt(text) for text in texts]
+
+    def write(
+        self, policy: Model, questions: Sequence[Question], prompts: Sequence[list[int]], seed: int
+    ) -> list[generate.Completion]:
+        """Samples one completion for each of `questions`, whose token ids are `prompts`.
+
+        A question that comes several times gets different samples.
+
+        Raises:
+          FloatingPointError: a log-probability is not finite; names the question.
+        """
+        completions = generate.generate(policy, prompts, self.sampling, seed=seed, batch_size=self.batch_size)
         for question, completion in zip(questions, completions, strict=True):
             check_finite(completion.logprobs, "the policy", f"question {question.question_id!r}")
         return completions

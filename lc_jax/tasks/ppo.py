@@ -19,7 +19,7 @@ from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.preflight import check_all
-from lc_jax.rl import advantage, consistency, kl, reader, reward, rollout, telemetry, verify, writer
+from lc_jax.rl import advantage, batch, consistency, kl, reader, reward, rollout, telemetry, verify, writer
 from lc_jax.rl import plan as plans
 from lc_jax.rl import update as updates
 from lc_jax.rl.loss import LossSettings
@@ -71,13 +71,13 @@ class Trainer:
         )
         self.reference = hf.load(config.policy, mesh, **reader.frozen(config.precision))
         self.reader = load_reader(config, mesh)
-        learners = updates.Learners(policy, critic)
+        actor_critic = updates.ActorCritic(policy, critic)
         self.optimizer = OptimizerSettings.from_ratio(
             self.ppo.num_steps * self.ppo.updates_per_step, **config.optimizer
         )
-        self.tx = make_optimizer(self.optimizer, trainable=trainable(learners.params()))
-        self.state = states.create(learners.params(), self.tx)
-        self.learners = learners.with_params(None)  # the parameters are the state's from here on
+        self.tx = make_optimizer(self.optimizer, trainable=trainable(actor_critic.params()))
+        self.state = states.create(actor_critic.params(), self.tx)
+        self.actor_critic = actor_critic.with_params(None)  # the parameters are the state's from here on
 
     def _within_query_length(self) -> list[Question]:
         """Training questions whose prompts fit; longer ones are left out, with a count, and stay in evaluation."""
@@ -101,9 +101,10 @@ class Trainer:
         """
         phases, seed = telemetry.Phases(), self.config.seed * 1_000_003 + step
         where = f"at step {step}"
-        models = self.learners.with_params(self.state.params)
+        models = self.actor_critic.with_params(self.state.params)
         with phases.measure("generate"):
-            completions = self.writer.write(models.policy, questions, seed)
+            prompt_ids = [self.writer.encode(q) for q in questions]
+            completions = self.writer.write(models.policy, questions, prompt_ids, seed)
             paragraphs = self.writer.decode(completions, self.ppo.clean_up)
         with phases.measure("read"):
             reading = self.reader.read(questions, paragraphs, seed)
@@ -112,66 +113,52 @@ class Trainer:
             telemetry.check_episodes(where, questions, {"reward": scores})
             if self.ppo.stop_penalty:
                 scores = reward.penalize_unstopped(scores, np.asarray([c.finished for c in completions]))
-        with phases.measure("look"):
-            prompts_, width = [self.writer.encode(q) for q in questions], self._response_width()
-            episodes = rollout.pack(prompts_, completions, width)
-            critic_prompts = [self.writer.encode_for_critic(q) for q in questions]
-            critic_episodes = (
-                rollout.pack(critic_prompts, completions, width) if self.writer.critic_template else episodes
+        with phases.measure("logprobs"):
+            episodes = batch.pack(
+                prompt_ids, completions, self._response_width(), self.writer.encode_for_critic(questions)
             )
-            seen = rollout.look(
-                models.policy, self.reference, models.critic, episodes, critic_episodes,
+            episodes = rollout.score_rollout(
+                models.policy, self.reference, models.critic, episodes,
                 temperature=self.ppo.temperature, groups=updates.first_epoch(episodes, self.update, seed),
             )  # fmt: skip
-            telemetry.check_rollout(where, questions, seen)
-            limits, gap = self._limits(models.policy, seen), consistency.SamplingGap.of(seen, completions)
+            telemetry.check_rollout(where, questions, episodes)
+            limits, gap = self._limits(models.policy, episodes), consistency.SamplingGap.of(episodes, completions)
             limits.check_sampling(gap)
-            estimate = advantage.estimate(seen, scores, self.kl.coefficient, self.advantage, self._groups(reading))
+            groups = advantage.comparison_groups(self.ppo.baseline, self.ppo.num_samples, reading.top_answers())
+            episodes, explained = advantage.estimate(episodes, scores, self.kl.coefficient, self.advantage, groups)
         with phases.measure("update"):
             del models  # the update donates the parameters
             self._move_frozen("pinned_host")
-            minibatch = updates.Minibatch(seen, estimate.advantages, estimate.returns)
             self.state, updated = updates.update(
-                self.state, self.learners, minibatch, tx=self.tx, settings=self.update, seed=seed
+                self.state, self.actor_critic, episodes, tx=self.tx, settings=self.update, seed=seed
             )
             self._move_frozen(None)
         limits.check_ratio(updated[0]["policy/ratio_deviation"])
         self._check_gradients(updated)
-        stats = telemetry.of_rollout(seen, [c.finished for c in completions])
+        stats = telemetry.of_rollout(episodes, [c.finished for c in completions])
         stats |= {"rollout/sampling_gap": gap.mean, "rollout/sampling_gap_p99": gap.p99}
         self.kl = self.kl.observe(stats["kl"])
         means = {name: float(np.mean([s[name] for s in updated])) for name in updated[0]}
-        num_tokens = int(seen.episodes.spans[:, 1].sum())
+        num_tokens = int((episodes.prompt_lengths + episodes.lengths).sum())
         stats["learning_rate"] = float(self.optimizer.learning_rate_at(states.last_update(self.state)))
-        stats |= {"kl_coef": self.kl.coefficient, "advantage/explained_variance": float(estimate.explained_variance)}
+        stats |= {"kl_coef": self.kl.coefficient, "advantage/explained_variance": explained}
         stats |= means | telemetry.of_reading(reading, rewards) | phases.report(num_tokens)
         return stats, (questions, paragraphs, reading, rewards)
 
     def _move_frozen(self, kind: str | None) -> None:
         """Moves the models that are not trained into the host's memory, or (None) back, where the config says so."""
         if self.ppo.frozen_on_host:
-            self.reference = parallel.into_memory(self.reference, kind)
-            self.reader = self.reader.with_models(lambda model: parallel.into_memory(model, kind))
+            self.reference = parallel.to_memory_kind(self.reference, kind)
+            self.reader = self.reader.with_models(lambda model: parallel.to_memory_kind(model, kind))
 
     def _response_width(self) -> int | None:
         """The published statistics count padding up to the response length; ours need no padding beyond the longest."""
         masked = self.advantage.masked and self.update.loss.masked
         return None if masked else self.ppo.response_length
 
-    def _groups(self, reading: reader.Reading) -> np.ndarray | None:
-        """Which episodes the baseline compares: the samples of one question, or those that favour the same answer."""
-        if self.learners.critic is not None:
-            return None
-        questions = np.arange(len(reading.answers)) // self.ppo.num_samples
-        if self.ppo.baseline == "leave_one_out":
-            return questions
-        keys = list(zip(questions, reading.favourites(), strict=True))
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        return np.asarray([numbers[key] for key in keys])
-
-    def _limits(self, policy: Model, seen: rollout.Rollout) -> consistency.Limits:
+    def _limits(self, policy: Model, episodes: batch.Episodes) -> consistency.Limits:
         """How far sampling, scoring and the first update may be apart, from the policy's own rounding."""
-        noise = consistency.rounding_noise(policy, seen, self.update.microbatch_size, self.ppo.temperature)
+        noise = consistency.rounding_noise(policy, episodes, self.update.microbatch_size, self.ppo.temperature)
         ratio, gap = self.ppo.max_ratio_deviation, self.ppo.max_sampling_gap
         return consistency.Limits.of(noise, max_ratio_deviation=ratio, max_sampling_gap=gap)
 
@@ -189,9 +176,10 @@ class Trainer:
 
         Returns the statistics, and a row for each paragraph that was written and read.
         """
-        policy = self.learners.with_params(self.state.params).policy
-        completions = self.writer.write(policy, self.validation, self.config.seed)
-        validating = self.reader.drawing(top_k=0, top_p=self.config.reader.validation_top_p)
+        policy = self.actor_critic.with_params(self.state.params).policy
+        prompt_ids = [self.writer.encode(q) for q in self.validation]
+        completions = self.writer.write(policy, self.validation, prompt_ids, self.config.seed)
+        validating = self.reader.with_sampling(top_k=0, top_p=self.config.reader.validation_top_p)
         paragraphs = self.writer.decode(completions)
         reading = validating.read(self.validation, paragraphs, self.config.seed)
         rewards = reward.compute(reading.forecasts, dataclasses.replace(self.reward, offset=0.0))
@@ -219,7 +207,7 @@ class Trainer:
 
     def policy(self) -> Model:
         """The policy as it is now."""
-        return self.learners.with_params(self.state.params).policy
+        return self.actor_critic.with_params(self.state.params).policy
 
     def save(self, folder: Path) -> None:
         """Writes the policy as a Hugging Face checkpoint."""
@@ -285,7 +273,7 @@ def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
 
     critic = outline(config.critic, "scalar", **config.precision) if ppo.uses_critic else None
     models = plans.Models(
-        updates.Learners(outline(config.policy, **config.precision), critic),
+        updates.ActorCritic(outline(config.policy, **config.precision), critic),
         outline(config.policy, **reader.frozen(config.precision)),
         outline(read.extractor, **reader.frozen(config.precision)) if read.extractor else None,
         outline(read.forecaster, "scalar", **reader.frozen(config.precision)),
@@ -303,7 +291,7 @@ def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
         ppo.frozen_on_host,
     )
     settings = OptimizerSettings.from_ratio(1, **config.optimizer)
-    sizes, plan = plans.ppo(models, sizes, make_optimizer(settings, trainable(models.learners.params())))
+    sizes, plan = plans.ppo(models, sizes, make_optimizer(settings, trainable(models.actor_critic.params())))
     config.ppo.update(decode_batch_size=sizes.decode_batch_size, microbatch_size=sizes.update.microbatch_size)
     return plan
 

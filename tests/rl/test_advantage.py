@@ -40,11 +40,11 @@ def test_expected_gradient_is_the_policys():
     assert np.var(baselined[:, None] * scored, axis=0).sum() < np.var(scores[:, None] * scored, axis=0).sum()
 
 
-def test_favourites_are_the_answers_with_the_highest_forecast():
+def test_top_answers_are_the_answers_with_the_highest_forecast():
     logits = np.asarray([[0.1, 2.0, 9.0], [0.0, 0.0, 0.0], [-3.0, -4.0, 5.0]], np.float32)
     mask = np.asarray([[True, True, False], [False] * 3, [True, True, False]])
     reading = Reading([["a", "b"], [], ["c", "d"]], AnswerForecasts(np.zeros(3, np.float32), logits, mask), 0)
-    assert reading.favourites() == ["b", "", "c"]
+    assert reading.top_answers() == ["b", "", "c"]
 
 
 def test_statistics_of_groups_are_those_of_each_alone():

@@ -15,27 +15,26 @@ from lc_jax.inference import generate
 from lc_jax.inference.generate import Completion
 from lc_jax.models import folders, hf, registry, transformer
 from lc_jax.models.transformer import CausalLM
-from lc_jax.rl import consistency, loss, rollout, update
+from lc_jax.rl import batch, consistency, loss, rollout, update
 from tests.test_configs import config_of
 
 PROMPTS = [[3, 9], [11, 2, 8], [40]]
 RESPONSES = [[5, 17, 2], [31, 12], [7]]
 
 
-def seen_of(logprobs, tokens=RESPONSES):
-    completions = [Completion(t, [0.0] * len(t), True) for t in tokens]
-    episodes = rollout.pack(PROMPTS[: len(tokens)], completions)
-    return rollout.Rollout(episodes, episodes, logprobs, logprobs, logprobs, logprobs)
+def scored(logprobs):
+    completions = [Completion(t, [0.0] * len(t), True) for t in RESPONSES]
+    return dataclasses.replace(batch.pack(PROMPTS, completions), old_logprobs=logprobs)
 
 
 def test_the_sampling_gap_is_of_real_tokens_alone():
     logprobs = np.full((3, 4), -1.0, np.float32)
     sampled = [[-1.0, -1.25, -1.0], [-0.5, -1.0], [-1.0]]  # off by 0.25 and 0.5 in 6 tokens
     completions = [Completion(tokens, lp, True) for tokens, lp in zip(RESPONSES, sampled, strict=True)]
-    gap = consistency.SamplingGap.of(seen_of(logprobs), completions)
+    gap = consistency.SamplingGap.of(scored(logprobs), completions)
     assert gap.mean == pytest.approx(0.75 / 6)
     assert gap.p99 == pytest.approx(0.25 + 0.25 * 0.95)  # 4.95 of 5 steps along the sorted gaps
-    assert consistency.SamplingGap.of(seen_of(logprobs), []) == consistency.SamplingGap(0.0, 0.0)
+    assert consistency.SamplingGap.of(scored(logprobs), []) == consistency.SamplingGap(0.0, 0.0)
 
 
 def test_limits_follow_from_the_rounding_noise_and_settings_override_them():
@@ -63,20 +62,20 @@ def test_each_message_names_the_setting_that_allows_what_it_measured():
 def test_a_rollout_is_scored_in_the_micro_batches_of_the_first_epoch(monkeypatch):
     rng = np.random.default_rng(0)
     completions = [Completion([5] * int(n), [0.0] * int(n), True) for n in rng.integers(1, 30, 24)]
-    episodes = rollout.pack([[3]] * 24, completions)
+    episodes = batch.pack([[3]] * 24, completions)
     sizes = update.UpdateSettings(2, 12, 4, 1.0, loss.LossSettings())
     groups = [rows.tolist() for rows in update.first_epoch(episodes, sizes, seed=3)]
     computed = []
 
-    def ppo_step(state, learners, batch, *, tx, settings):
-        for rows in batch.rollout.episodes.groups(settings.microbatch_size):
-            computed.append(batch.take(rows).rollout.logprobs[:, 0].astype(int).tolist())
+    def ppo_step(state, structure, minibatch, *, tx, settings):
+        for rows in minibatch.groups(settings.microbatch_size):
+            computed.append(minibatch.take(rows).old_logprobs[:, 0].astype(int).tolist())
         return state, {}
 
     monkeypatch.setattr(update, "ppo_step", ppo_step)
-    numbers = np.repeat(np.arange(24.0)[:, None], episodes.responses.shape[1], axis=1)
-    batch = update.Minibatch(rollout.Rollout(episodes, episodes, *[numbers] * 4), numbers, numbers)
-    update.update(None, None, batch, tx=None, settings=sizes, seed=3)
+    numbers = np.repeat(np.arange(24.0)[:, None], episodes.mask.shape[1], axis=1)
+    episodes = dataclasses.replace(episodes, old_logprobs=numbers)
+    update.update(None, None, episodes, tx=None, settings=sizes, seed=3)
     assert groups == computed[:6]
     assert sorted(np.concatenate(groups).tolist()) == list(range(24))
     assert len(computed) == 12  # the second epoch's are others
@@ -119,11 +118,11 @@ def test_a_sampler_that_does_not_draw_from_what_is_scored_is_refused(dtype, faul
             fault(patch)
         sampling = generate.Sampling(24, 0.7, eos_ids=policy.config.eos_ids)
         completions = generate.generate(policy, prompts * 4, sampling, seed=0, batch_size=24)
-        episodes = rollout.pack(prompts * 4, completions)
+        episodes = batch.pack(prompts * 4, completions)
         rows = list(episodes.groups(8))
-        scored = rollout.look(policy, policy, None, episodes, episodes, temperature=0.7, groups=rows)
-        noise = consistency.rounding_noise(policy, scored, 8, 0.7)
-        gap = consistency.SamplingGap.of(scored, completions)
+        episodes = rollout.score_rollout(policy, policy, None, episodes, temperature=0.7, groups=rows)
+        noise = consistency.rounding_noise(policy, episodes, 8, 0.7)
+        gap = consistency.SamplingGap.of(episodes, completions)
     jax.clear_caches()
     print(fault and fault.__name__, dtype, noise, gap)
     assert noise < (1e-6 if dtype == "float32" else 0.02)

@@ -7,6 +7,7 @@ import pytest
 
 from lc_jax.rl import advantage, kl, loss, reward
 from tests.recorded import load
+from tests.rl.records import episodes_of
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_shaped_rewards(maths):
         lengths = (case["responses"] != case["pad_token_id"]).sum(axis=1)  # published: counts pad ids
         scores = case["rewards"].astype(np.float32)
         out = advantage.shape_rewards(
-            scores, case["logprobs"], case["ref_logprobs"], lengths, jnp.float32(case["kl_coef"]), clamp=True
+            scores, case["logprobs"], case["ref_logprobs"], lengths, case["kl_coef"], clamp=True
         )
         lengthy = lengths > 0  # an empty response: the published index wraps around to the last position
         close(out[lengthy], case["result"]["shaped_rewards"][lengthy])
@@ -54,15 +55,19 @@ def test_advantages(maths):
 
 def test_losses_and_gradients(maths):
     for case in maths["compute_loss"]:
-        old = loss.Old(*(case["rollouts"][k] for k in ("logprobs", "values", "advantages", "returns")))
-        mask = case["responses"] != case["pad_token_id"]
+        rollouts, mask = case["rollouts"], case["responses"] != case["pad_token_id"]
+        episodes = episodes_of(
+            mask.sum(axis=1), old_logprobs=rollouts["logprobs"], old_values=rollouts["values"],
+            advantages=rollouts["advantages"], returns=rollouts["returns"],
+        )  # fmt: skip
+        np.testing.assert_array_equal(episodes.mask, mask)
         args, new = case["args"], case["policy_outputs"]
         settings = loss.LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
 
-        def total(logprobs, values, old=old, mask=mask, new=new, settings=settings):
-            count = loss.num_positions(mask, settings)
-            policy, stats = loss.policy_loss(old, mask, logprobs, new["entropies"], count, settings)
-            value, more = loss.value_loss(old, mask, values, count, settings)
+        def total(logprobs, values, episodes=episodes, new=new, settings=settings):
+            count = loss.num_positions(episodes.mask, settings)
+            policy, stats = loss.policy_loss(episodes, logprobs, new["entropies"], count, settings)
+            value, more = loss.value_loss(episodes, values, count, settings)
             return policy + settings.value_coefficient * value, stats | more
 
         (value, stats), grads = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(new["logprobs"], new["values"])

@@ -18,7 +18,7 @@ from lc_jax.inference import generate
 from lc_jax.models import hf
 from lc_jax.models.transformer import trainable
 from lc_jax.prompts import Prompt
-from lc_jax.rl import advantage, kl, loss, reader, reward, rollout, update
+from lc_jax.rl import advantage, batch, kl, loss, reader, reward, rollout, update
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
@@ -58,9 +58,8 @@ class Text:
 class Step:
     """What one step computed, on the host."""
 
-    seen: rollout.Rollout
+    episodes: batch.Episodes
     shaped: np.ndarray
-    estimate: advantage.Advantages
     last: dict  # statistics of the last two rows: the published code keeps those of its last micro-batch
     updated: dict  # statistics of the whole update
     parameters: dict  # after the step, by recorded name
@@ -108,7 +107,7 @@ def reading(folders, text, mesh):
 
     def part(path, kind, template):
         model = hf.load(path, mesh, kind=kind, **PRECISION)
-        return reader.Part(model, text.tokenizer, text.templates[template], max_length=256, batch_size=4)
+        return reader.ReaderModel(model, text.tokenizer, text.templates[template], max_length=256, batch_size=4)
 
     def extract(model, prompts, sampling, *, seed, batch_size):
         pairs = zip(text.questions, text.paragraphs, strict=True)
@@ -157,7 +156,8 @@ def with_pads(episodes, pad):
     """
     ends = episodes.prompt_lengths + episodes.lengths
     tokens = np.where(np.arange(episodes.tokens.shape[1]) < ends[:, None], episodes.tokens, pad)
-    return episodes.replace(tokens=tokens, responses=np.where(episodes.mask, episodes.responses, pad))
+    responses = np.where(episodes.mask, episodes.responses, pad)
+    return dataclasses.replace(episodes, tokens=tokens, responses=responses, critic_tokens=tokens)
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +166,9 @@ def steps(folders, text, mesh, rewards, optimizer):
     args = text.case["args"]
     policy, reference = (hf.load(folders["policy"], mesh, **PRECISION) for _ in range(2))
     critic = hf.load(folders["critic"], mesh, kind="scalar", fresh_head=True, **PRECISION)
-    learners = update.Learners(policy, critic)
-    tx = make_optimizer(optimizer, trainable(learners.params()))
-    state, learners = states.create(learners.params(), tx), learners.with_params(None)
+    actor_critic = update.ActorCritic(policy, critic)
+    tx = make_optimizer(optimizer, trainable(actor_critic.params()))
+    state, actor_critic = states.create(actor_critic.params(), tx), actor_critic.with_params(None)
     estimator = advantage.AdvantageSettings(
         args["gamma"], args["lam"], args["whiten_rewards"], clamp_kl=True, masked=False
     )
@@ -177,31 +177,29 @@ def steps(folders, text, mesh, rewards, optimizer):
         args["noptepochs"], args["step_batch_size"], args["step_per_device_batch_size"], args["temperature"], losses
     )
     controller = kl.make("fixed", args["kl_coef"], target=6.0, k_beta=0.1)
-    packed = rollout.pack(text.prompts, text.completions, args["response_len"])
-    episodes = with_pads(packed, text.case["pad_token_id"])
+    packed = batch.pack(text.prompts, text.completions, args["response_len"])
     done = []
     for number in range(NUM_STEPS):
-        models = learners.with_params(state.params)
-        seen = rollout.look(
-            models.policy, reference, models.critic, episodes, episodes,
-            temperature=args["temperature"], groups=episodes.groups(args["rollout_per_device_batch_size"]),
+        models = actor_critic.with_params(state.params)
+        episodes = rollout.score_rollout(
+            models.policy, reference, models.critic, with_pads(packed, text.case["pad_token_id"]),
+            temperature=args["temperature"], groups=packed.groups(args["rollout_per_device_batch_size"]),
         )  # fmt: skip
-        coefficient = jnp.float32(controller.coefficient)
         shaped = advantage.shape_rewards(
-            rewards.total, seen.logprobs, seen.ref_logprobs, episodes.lengths, coefficient, clamp=True
+            rewards.total, episodes.old_logprobs, episodes.ref_logprobs, episodes.lengths, args["kl_coef"], clamp=True
         )
-        estimate = advantage.estimate(seen, rewards.total, controller.coefficient, estimator)
-        batch = update.Minibatch(seen, estimate.advantages, estimate.returns)
-        tail = jax.tree.map(lambda x: x[-sizes.microbatch_size :], batch)
-        count = loss.num_positions(tail.rollout.episodes.mask, losses)
-        temperature = jnp.float32(sizes.temperature)
-        parts = [update.share(name, m, tail, count, temperature, sizes) for name, m in models.models().items()]
+        episodes, _ = advantage.estimate(episodes, rewards.total, controller.coefficient, estimator)
+        tail = jax.tree.map(lambda x: x[-sizes.microbatch_size :], episodes)
+        count, temperature = loss.num_positions(tail.mask, losses), jnp.float32(sizes.temperature)
+        parts = [
+            update.OBJECTIVES[name](model, tail, count, temperature, losses) for name, model in models.models().items()
+        ]
         last = {key: value for _, stats in parts for key, value in stats.items()}
         last["loss"] = sum(loss for loss, _ in parts)
         del models  # the update donates the parameters
-        state, (updated,) = update.update(state, learners, batch, tx=tx, settings=sizes, seed=number)
-        named = hf_names(jax.device_get(state.params), folders, mesh)
-        done.append(Step(seen, np.asarray(shaped), estimate, jax.device_get(last), updated, named))
+        state, (updated,) = update.update(state, actor_critic, episodes, tx=tx, settings=sizes, seed=number)
+        named = hf_names(state.params, folders, mesh)
+        done.append(Step(episodes, shaped, jax.device_get(last), updated, named))
     return done
 
 
@@ -218,7 +216,7 @@ def test_prompts_and_responses(text):
     published = recorded.tensors("b_decision_based_rl_rollouts_step1")
     real = published["query_attn_masks"] == 1
     assert text.prompts == [row[mask].tolist() for row, mask in zip(published["queries"], real, strict=True)]
-    packed = rollout.pack(text.prompts, text.completions, text.case["args"]["response_len"])
+    packed = batch.pack(text.prompts, text.completions, text.case["args"]["response_len"])
     np.testing.assert_array_equal(with_pads(packed, text.case["pad_token_id"]).responses, published["responses"])
     for row, prompt in enumerate(text.prompts):
         whole = [*prompt, *text.completions[row].tokens]
@@ -235,7 +233,7 @@ def test_forecasts_and_rewards(text, reading, rewards):
         rows = range(first, first + len(call["n_samples_per_example"]))
         assert [1 + len(reading.answers[row]) for row in rows] == call["n_samples_per_example"]
         for row, logits in zip(rows, call["logits_grouped_sorted"], strict=True):
-            np.testing.assert_allclose(forecasts.truth_logits[row], logits["ground_truth"], atol=2e-5)
+            np.testing.assert_allclose(forecasts.target_logits[row], logits["ground_truth"], atol=2e-5)
             extracted = np.sort(forecasts.answer_logits[row][forecasts.answer_mask[row]])
             np.testing.assert_allclose(extracted, logits["extracted_sorted"], atol=2e-5)
         offset = text.case["reward_offset"]
@@ -253,25 +251,27 @@ def test_rollout_and_advantages(rewards, steps, number):
     step = steps[number]
     published = recorded.tensors(f"b_decision_based_rl_rollouts_step{3 if number == 2 else 1}")
     tolerance = {"rtol": 1e-5, "atol": 2e-5}
-    for name in ("logprobs", "ref_logprobs", "entropies", "values"):
-        np.testing.assert_allclose(getattr(step.seen, name), published[name], **tolerance, err_msg=name)
-    np.testing.assert_allclose(np.maximum(step.seen.logprobs - step.seen.ref_logprobs, 0), published["kl"], **tolerance)
+    episodes = step.episodes
+    for name in ("ref_logprobs", "entropies", "advantages", "returns"):
+        np.testing.assert_allclose(getattr(episodes, name), published[name], **tolerance, err_msg=name)
+    np.testing.assert_allclose(episodes.old_logprobs, published["logprobs"], **tolerance)
+    np.testing.assert_allclose(episodes.old_values, published["values"], **tolerance)
+    clamped = np.maximum(episodes.old_logprobs - episodes.ref_logprobs, 0)
+    np.testing.assert_allclose(clamped, published["kl"], **tolerance)
     np.testing.assert_allclose(rewards.total, published["rewards"], **tolerance)
     np.testing.assert_allclose(step.shaped, published["shaped_rewards"], **tolerance)
-    for name in ("advantages", "returns"):
-        np.testing.assert_allclose(getattr(step.estimate, name), published[name], **tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_statistics(text, optimizer, steps, number):
     published, step = text.case["steps"][number], steps[number]
-    logged, seen = published["logged_stats"], step.seen
-    clamped = np.maximum(seen.logprobs - seen.ref_logprobs, 0)
+    logged, episodes = published["logged_stats"], step.episodes
+    clamped = np.maximum(episodes.old_logprobs - episodes.ref_logprobs, 0)
     found = {
         "objective/kl_sum_seq": clamped.sum(axis=1).mean(),
         "objective/kl_avg_seq": clamped.mean(),
         "objective/shaped_rewards": step.shaped.sum(axis=1).mean(),
-        "objective/entropies": seen.entropies.mean(),
+        "objective/entropies": episodes.entropies.mean(),
         "ppo/loss/total": step.last["loss"],
         "ppo/loss/grad_norm": step.updated["grad_norm"],
     }
@@ -309,11 +309,11 @@ def test_parameters(folders, text, steps):
 
 def test_what_pads_hold_matters_at_pads_alone(folders, text, mesh, steps):
     """`pack`'s own padding gives every real position the same numbers."""
-    args, seen = text.case["args"], steps[0].seen
+    args, padded = text.case["args"], steps[0].episodes
     policy = hf.load(folders["policy"], mesh, **PRECISION)
-    packed = rollout.pack(text.prompts, text.completions, args["response_len"])
-    plain = rollout.look(policy, policy, None, packed, packed, temperature=args["temperature"], groups=packed.groups(8))
-    mask = np.asarray(packed.mask)
-    np.testing.assert_allclose(plain.logprobs, seen.logprobs, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(plain.entropies[mask], seen.entropies[mask], rtol=1e-5, atol=1e-6)
-    assert np.abs(plain.entropies - seen.entropies)[~mask].max() > 1e-3
+    packed = batch.pack(text.prompts, text.completions, args["response_len"])
+    groups, mask = packed.groups(8), packed.mask
+    plain = rollout.score_rollout(policy, policy, None, packed, temperature=args["temperature"], groups=groups)
+    np.testing.assert_allclose(plain.old_logprobs, padded.old_logprobs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(plain.entropies[mask], padded.entropies[mask], rtol=1e-5, atol=1e-6)
+    assert np.abs(plain.entropies - padded.entropies)[~mask].max() > 1e-3

@@ -1,7 +1,5 @@
 """PPO's arithmetic on arrays small enough to compute by hand, in the settings that run by default and in the others."""
 
-import types
-
 import numpy as np
 import pytest
 
@@ -9,8 +7,7 @@ from lc_jax.rl import advantage, kl, loss, reward, telemetry
 from lc_jax.rl.advantage import AdvantageSettings, advantages_and_returns
 from lc_jax.rl.reader import Reading
 from lc_jax.rl.reward import AnswerForecasts, RewardSettings
-from lc_jax.rl.rollout import Episodes, Rollout
-from lc_jax.tasks.ppo import Trainer
+from tests.rl.records import episodes_of
 
 LN2, LN3, LN4 = np.log([2.0, 3.0, 4.0])
 
@@ -25,17 +22,6 @@ def mask_of(*lengths, width):
 
 def close(found, expected):
     np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)
-
-
-def rollout_of(logprobs, ref_logprobs, values, lengths, entropies=None):
-    """A rollout with these numbers, of prompts of two tokens."""
-    size, width = logprobs.shape
-    episodes = Episodes(
-        np.zeros((size, width + 2), np.int32), np.full(size, 2, np.int32), np.zeros((size, width), np.int32),
-        np.asarray(lengths, np.int32),
-    )  # fmt: skip
-    entropies = np.zeros_like(logprobs) if entropies is None else entropies
-    return Rollout(episodes, episodes, logprobs, entropies, ref_logprobs, values)
 
 
 @pytest.mark.parametrize(
@@ -110,22 +96,21 @@ def test_rewards_that_are_not_whitened():
 
 def test_explained_variance_and_the_cost_of_kl_by_default():
     logprobs, ref = array([-1, -2, 8], [-1, 8, 8]), array([-1, -4, 8], [-1, 8, 8])
-    rollout = rollout_of(logprobs, ref, array([1, 1, 0], [3, 7, 7]), [2, 1])
-    out = advantage.estimate(rollout, array(4, 4), 1.0, AdvantageSettings(whiten_rewards=False))
+    values, settings = array([1, 1, 0], [3, 7, 7]), AdvantageSettings(whiten_rewards=False)
+    episodes = episodes_of([2, 1], old_logprobs=logprobs, ref_logprobs=ref, old_values=values)
+    out, explained_variance = advantage.estimate(episodes, array(4, 4), 1.0, settings)
     # Row 0: rewards 0, 4 - 2; row 1: 4. The critic said 1, 1 | 3: each is off by 1. Variance of 2, 2, 4: 8/9.
     close(out.returns, [[2, 2, 0], [4, 0, 0]])
-    close(out.explained_variance, 1 - 1 / (8 / 9))
-    turned = rollout_of(ref, logprobs, array([1, 1, 0], [3, 7, 7]), [2, 1])
-    out = advantage.estimate(turned, array(4, 4), 1.0, AdvantageSettings(whiten_rewards=False))
+    close(explained_variance, 1 - 1 / (8 / 9))
+    turned = episodes_of([2, 1], old_logprobs=ref, ref_logprobs=logprobs, old_values=values)
+    out, _ = advantage.estimate(turned, array(4, 4), 1.0, settings)
     close(out.returns, [[6, 6, 0], [4, 0, 0]])  # unclamped: a token less likely than in the reference earns 2
 
 
 def test_scores_of_a_group_are_compared():
-    rollout = rollout_of(
-        np.zeros((4, 2), np.float32), np.zeros((4, 2), np.float32), np.zeros((4, 2), np.float32), [2] * 4
-    )
+    episodes = episodes_of([2] * 4, old_values=np.zeros((4, 2), np.float32))
     scores, groups = array(1, 3, 10, 10), np.asarray([0, 0, 1, 1])
-    out = advantage.estimate(rollout, scores, 1.0, AdvantageSettings(whiten_rewards=False), groups)
+    out, _ = advantage.estimate(episodes, scores, 1.0, AdvantageSettings(whiten_rewards=False), groups)
     close(out.returns, [[-2, -2], [2, 2], [0, 0], [0, 0]])  # 1 - 3, 3 - 1, 10 - 10
 
 
@@ -133,23 +118,21 @@ def test_scores_of_a_group_are_compared():
     ("baseline", "groups"), [("leave_one_out", [0, 0, 0, 1, 1, 1]), ("same_answer", [0, 1, 0, 2, 2, 3])]
 )
 def test_groups(baseline, groups):
-    forecasts = AnswerForecasts(np.zeros(6), np.zeros((6, 1), np.float32), np.ones((6, 1), bool))
-    reading = Reading([["a"], ["b"], ["a"], ["a"], ["a"], ["b"]], forecasts, 0)
-    settings = types.SimpleNamespace(num_samples=3, baseline=baseline)
-    trainer = types.SimpleNamespace(learners=types.SimpleNamespace(critic=None), ppo=settings)
-    assert Trainer._groups(trainer, reading).tolist() == groups
-    trainer.learners.critic = object()
-    assert Trainer._groups(trainer, reading) is None
+    assert advantage.comparison_groups(baseline, 3, ["a", "b", "a", "a", "a", "b"]).tolist() == groups
+
+
+def test_a_critic_compares_no_samples():
+    assert advantage.comparison_groups("critic", 3, ["a"] * 6) is None
+    assert advantage.comparison_groups("critic_with_answer", 3, ["a"] * 6) is None
 
 
 RATIOS, ENTROPIES = array([2, 0.25, 1, 8], [4, 0.5, 1, 1]), array([1, 2, 3, 9], [4, 9, 9, 9])
-OLD = loss.Old(
-    np.zeros((2, 4), np.float32),
-    values=array([0, 0, 1, 0], [2, 1, 1, 1]),
+EPISODES = episodes_of(
+    [3, 1],
+    old_values=array([0, 0, 1, 0], [2, 1, 1, 1]),
     advantages=array([1, -1, 2, 5], [-1, 7, 7, 7]),
     returns=array([0, 3, 1, 4], [0, 0, 0, 0]),
 )
-LOSS_MASK = mask_of(3, 1, width=4)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +146,8 @@ LOSS_MASK = mask_of(3, 1, width=4)
 )
 def test_policy_loss(masked, count, total, entropy, squares):
     settings = loss.LossSettings(clip_ratio=0.5, clip_value=0.1, masked=masked)
-    assert loss.num_positions(LOSS_MASK, settings) == count
-    value, stats = loss.policy_loss(OLD, LOSS_MASK, np.log(RATIOS), ENTROPIES, np.float32(count), settings)
+    assert loss.num_positions(EPISODES.mask, settings) == count
+    value, stats = loss.policy_loss(EPISODES, np.log(RATIOS), ENTROPIES, np.float32(count), settings)
     close(value, total / count)
     close(stats["policy/clipfrac"], 2 / count)
     close(stats["policy/ratio_deviation"], (1 + 0.75 + 0 + 3) / count)
@@ -185,7 +168,7 @@ def test_policy_loss(masked, count, total, entropy, squares):
 def test_value_loss(masked, count, total, errors, predicted):
     settings = loss.LossSettings(clip_ratio=0.1, clip_value=0.5, masked=masked)
     values = array([2, 2, 1.25, 0], [0, 1, 1, 1])
-    value, stats = loss.value_loss(OLD, LOSS_MASK, values, np.float32(count), settings)
+    value, stats = loss.value_loss(EPISODES, values, np.float32(count), settings)
     close(value, 0.5 * total / count)
     close(stats["val/error"], errors / count)
     close(stats["val/vpred"], predicted / count)
@@ -201,11 +184,11 @@ def test_defaults_are_masked_unclamped_and_the_papers():
 
 def test_kl_estimates():
     # log pi - log ref: ln 2, -ln 2 | ln 4; at padding anything.
-    rollout = rollout_of(
-        array([-1, -2, 5], [-1, 5, 5]), array([-1 - LN2, -2 + LN2, 0], [-1 - LN4, 0, 9]), np.zeros((2, 3)), [2, 1],
-        array([1, 2, 9], [6, 9, 9]),
+    episodes = episodes_of(
+        [2, 1], old_logprobs=array([-1, -2, 5], [-1, 5, 5]), entropies=array([1, 2, 9], [6, 9, 9]),
+        ref_logprobs=array([-1 - LN2, -2 + LN2, 0], [-1 - LN4, 0, 9]),
     )  # fmt: skip
-    found = telemetry.of_rollout(rollout, [True, False])
+    found = telemetry.of_rollout(episodes, [True, False])
     close(found["kl"], (LN2 - LN2 + LN4) / 2)
     # ref/pi - 1 - log(ref/pi): 1/2 - 1 + ln 2, 2 - 1 - ln 2 | 1/4 - 1 + ln 4
     close(found["kl/k3"], (0.5 - 1 + LN2 + 2 - 1 - LN2 + 0.25 - 1 + LN4) / 2)

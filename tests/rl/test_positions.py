@@ -1,6 +1,7 @@
 """Which position of which model each number of a rollout is read from, and how micro-batches add up."""
 
 import collections
+import dataclasses
 import itertools
 import types
 
@@ -11,7 +12,7 @@ import pytest
 
 from lc_jax import parallel
 from lc_jax.inference.generate import Completion
-from lc_jax.rl import loss, reward, rollout, update
+from lc_jax.rl import batch, loss, reward, rollout, update
 from lc_jax.rl.reader import Reading
 from lc_jax.rl.reward import AnswerForecasts, RewardSettings
 from lc_jax.tasks.ppo import Trainer, queries
@@ -47,7 +48,7 @@ def small(model):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_each_number_is_of_the_position_before_its_token(mesh, preset):
     policy, critic = small(random_model(mesh, preset)), random_model(mesh, preset, "scalar")
-    episodes = rollout.pack(PROMPTS, COMPLETIONS)
+    episodes = batch.pack(PROMPTS, COMPLETIONS)
     assert episodes.lengths.tolist() == [3, 2, 4, 1]
     run = jax.jit(rollout.policy_outputs), jax.jit(rollout.critic_values)
     (logprobs, entropies), values = run[0](policy, episodes, jnp.float32(TEMPERATURE)), run[1](critic, episodes)
@@ -65,7 +66,7 @@ def test_each_number_is_of_the_position_before_its_token(mesh, preset):
 
 
 def test_prompt_and_response_are_packed_without_a_gap():
-    episodes = rollout.pack(PROMPTS, COMPLETIONS)
+    episodes = batch.pack(PROMPTS, COMPLETIONS)
     assert episodes.tokens.tolist() == [
         [3, 9, 4, 5, 17, 2, 0, 0],
         [11, 2, 8, 6, 30, 31, 12, 0],
@@ -74,14 +75,14 @@ def test_prompt_and_response_are_packed_without_a_gap():
     ]
     assert episodes.responses.tolist() == [[5, 17, 2, 0], [31, 12, 0, 0], [9, 8, 7, 6], [0, 0, 0, 0]]
     assert episodes.prompt_lengths.tolist() == [3, 5, 1, 2]
-    assert np.asarray(episodes.mask).sum(axis=1).tolist() == [3, 2, 4, 1]
-    assert episodes.spans.tolist() == [[0, 6], [0, 7], [0, 5], [0, 3]]
-    wide = rollout.pack(PROMPTS, COMPLETIONS, response_length=6)
+    assert episodes.mask.sum(axis=1).tolist() == [3, 2, 4, 1]
+    wide = batch.pack(PROMPTS, COMPLETIONS, response_length=6)
     assert (wide.responses.shape, wide.tokens.shape) == ((4, 6), (4, 16 + 6))
     part = episodes.take(np.asarray([1, 3]))
     assert part.responses.tolist() == [[31, 12, 0, 0], [0, 0, 0, 0]]
+    assert wide.take(np.asarray([3])).tokens.shape == (1, 16 + 6)
     values = np.arange(32).reshape(4, 8)  # the slots before the response: 2, 4, 0, 1, and as many more
-    found = np.asarray(episodes.before_response(jnp.asarray(values)))
+    found = np.asarray(batch.gather_response_positions(jnp.asarray(values), episodes.prompt_lengths, 4))
     assert [row[:n].tolist() for row, n in zip(found, (3, 2, 4, 1), strict=True)] == [
         [2, 3, 4], [12, 13], [16, 17, 18, 19], [25]
     ]  # fmt: skip
@@ -90,43 +91,57 @@ def test_prompt_and_response_are_packed_without_a_gap():
 def test_a_rollout_holds_the_rows_in_their_order(mesh):
     """Rows run in order of length, and policy, reference and critic are not confused."""
     policy, reference = small(random_model(mesh)), random_model(mesh)
-    critic, episodes = random_model(mesh, kind="scalar"), rollout.pack(PROMPTS * 4, COMPLETIONS * 4)
-    scored = rollout.look(
-        policy, reference, critic, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8)
+    critic, episodes = random_model(mesh, kind="scalar"), batch.pack(PROMPTS * 4, COMPLETIONS * 4)
+    scored = rollout.score_rollout(
+        policy, reference, critic, episodes, temperature=TEMPERATURE, groups=episodes.groups(8)
     )
     logprobs, entropies = rollout.policy_outputs(policy, episodes, jnp.float32(TEMPERATURE))
-    mask = np.asarray(episodes.mask)
-    np.testing.assert_allclose(scored.logprobs, logprobs, rtol=1e-4, atol=1e-4)
+    mask = episodes.mask
+    np.testing.assert_allclose(scored.old_logprobs, logprobs, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scored.entropies[mask], np.asarray(entropies)[mask], rtol=1e-4, atol=1e-4)
     ref_logprobs, _ = rollout.policy_outputs(reference, episodes, jnp.float32(TEMPERATURE))
     np.testing.assert_allclose(scored.ref_logprobs, ref_logprobs, rtol=1e-4, atol=1e-3)
     values = np.asarray(rollout.critic_values(critic, episodes))
-    np.testing.assert_allclose(scored.values[mask], values[mask], rtol=1e-4, atol=1e-3)
-    alone = rollout.look(
-        policy, reference, None, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8)
+    np.testing.assert_allclose(scored.old_values[mask], values[mask], rtol=1e-4, atol=1e-3)
+    alone = rollout.score_rollout(policy, reference, None, episodes, temperature=TEMPERATURE, groups=episodes.groups(8))
+    assert not alone.old_values.any()
+
+
+def test_a_critic_may_read_other_prompts(mesh):
+    """Its values are those of its own prompts; the policy's numbers and all other fields stay."""
+    policy, critic = small(random_model(mesh)), random_model(mesh, kind="scalar")
+    others = [[8, *prompt, 12] for prompt in PROMPTS]
+    plain, other = (batch.pack(prompts, COMPLETIONS) for prompts in (PROMPTS, others))
+    both = batch.pack(PROMPTS, COMPLETIONS, critic_prompts=others)
+    assert both.critic_prompt_lengths.tolist() == [5, 7, 3, 4]
+    np.testing.assert_array_equal(both.critic_tokens, other.tokens)
+    np.testing.assert_array_equal(both.tokens, plain.tokens)
+    values, expected = (
+        rollout.score_rollout(policy, policy, critic, e, temperature=TEMPERATURE, groups=[np.asarray([2, 0])])
+        for e in (both, other)
     )
-    assert not alone.values.any()
+    np.testing.assert_allclose(values.old_values, expected.old_values, rtol=1e-4, atol=1e-4)
+    alone = rollout.score_rollout(policy, policy, None, plain, temperature=TEMPERATURE, groups=[np.asarray([2, 0])])
+    np.testing.assert_allclose(values.old_logprobs, alone.old_logprobs, rtol=1e-4, atol=1e-4)
 
 
 def test_micro_batches_add_up_to_the_mean_over_tokens(mesh):
     """Before any update the ratio is 1: the losses are -A and half the squared error, over all 10 tokens of 4 rows."""
     policy, critic = small(random_model(mesh)), random_model(mesh, kind="scalar")
-    episodes = rollout.pack(PROMPTS * 2, COMPLETIONS * 2)
-    scored = rollout.look(
-        policy, policy, critic, episodes, episodes, temperature=TEMPERATURE, groups=episodes.groups(8)
-    )
-    rng, mask = np.random.default_rng(0), np.asarray(episodes.mask)
+    episodes = batch.pack(PROMPTS * 2, COMPLETIONS * 2)
+    scored = rollout.score_rollout(policy, policy, critic, episodes, temperature=TEMPERATURE, groups=episodes.groups(8))
+    rng, mask = np.random.default_rng(0), episodes.mask
     advantages, errors = rng.normal(size=(2, *mask.shape)).astype(np.float32)
-    batch = update.Minibatch(scored, advantages, scored.values - errors)
+    scored = dataclasses.replace(scored, advantages=advantages, returns=scored.old_values - errors)
     assert mask.sum() == 20
     for masked, parts in ((True, ([5, 0, 3, 1], [7, 2, 6, 4])), (False, (range(8),))):
-        settings = update.UpdateSettings(1, 8, 8, TEMPERATURE, loss.LossSettings(clip_value=1e3, masked=masked))
-        count = loss.num_positions(episodes.mask, settings.loss)
+        settings = loss.LossSettings(clip_value=1e3, masked=masked)
+        count = loss.num_positions(episodes.mask, settings)
         assert count == (20 if masked else 32)
         sums = collections.Counter()
         for rows, (name, model) in itertools.product(parts, (("policy", policy), ("critic", critic))):
-            part = batch.take(np.asarray(rows))
-            total, stats = update.share(name, model, part, count, jnp.float32(TEMPERATURE), settings)
+            part, objective = scored.take(np.asarray(rows)), update.OBJECTIVES[name]
+            total, stats = objective(model, part, count, jnp.float32(TEMPERATURE), settings)
             sums.update({key: float(value) for key, value in (stats | {f"total/{name}": total}).items()})
         where = mask if masked else np.ones_like(mask)
         assert sums["loss/policy"] == pytest.approx(-float(advantages[where].mean()), rel=1e-3, abs=1e-4)
@@ -140,13 +155,13 @@ def test_micro_batches_add_up_to_the_mean_over_tokens(mesh):
 def test_each_epoch_shuffles_by_the_seed(monkeypatch):
     """Which episodes make up the minibatches."""
     rows = []
-    batch = types.SimpleNamespace(advantages=np.zeros(6), take=lambda order: order)
+    episodes = types.SimpleNamespace(lengths=np.ones(6), take=lambda order: order)
     monkeypatch.setattr(update, "ppo_step", lambda state, _, part, **__: (state, rows.append(part.tolist()) or {}))
     settings = update.UpdateSettings(2, 3, 3, 1.0, loss.LossSettings())
 
     def orders(seed):
         rows.clear()
-        update.update(None, None, batch, tx=None, settings=settings, seed=seed)
+        update.update(None, None, episodes, tx=None, settings=settings, seed=seed)
         return [list(x) for x in rows]
 
     one, again, other = orders(1), orders(1), orders(2)
@@ -169,8 +184,8 @@ def test_the_order_of_questions_is_the_seeds():
     one = ids(1)
     assert one == ids(1) != ids(2)
     assert ids(1, first=2, count=2) == one[2:]  # a resumed run goes on in the same order
-    for batch in one:
-        assert batch[::2] == batch[1::2]  # both samples of a question
+    for ids_of_step in one:
+        assert ids_of_step[::2] == ids_of_step[1::2]  # both samples of a question
     assert sorted(one[0][::2] + one[1][::2]) == [f"q{i}" for i in range(6)]  # an epoch holds each once
     assert one[:2] != one[2:]
 
@@ -187,15 +202,17 @@ def test_the_validation_reward_is_without_the_offset():
         calls.append((top_k, top_p))
         return types.SimpleNamespace(read=read)
 
-    def write(policy, validation, seed):
-        calls.append((policy, seed))
+    def write(policy, validation, prompts, seed):
+        calls.append((policy, prompts, seed))
         return [Completion([5], [0.0], True), Completion([5], [0.0], False)]
 
     trainer = types.SimpleNamespace(
         state=types.SimpleNamespace(params="params"),
-        learners=types.SimpleNamespace(with_params=lambda params: types.SimpleNamespace(policy=params)),
-        writer=types.SimpleNamespace(write=write, decode=lambda completions: ["z"] * len(completions)),
-        reader=types.SimpleNamespace(drawing=with_sampling),
+        actor_critic=types.SimpleNamespace(with_params=lambda params: types.SimpleNamespace(policy=params)),
+        writer=types.SimpleNamespace(
+            encode=lambda q: q.question_id, write=write, decode=lambda completions: ["z"] * len(completions)
+        ),
+        reader=types.SimpleNamespace(with_sampling=with_sampling),
         validation=questions(2),
         reward=RewardSettings(),
         config=types.SimpleNamespace(seed=11, reader=types.SimpleNamespace(validation_top_p=0.9)),
@@ -205,5 +222,5 @@ def test_the_validation_reward_is_without_the_offset():
     missing = 0.5 + 1 - reward.probability(9.0)
     assert found["eval_reward"] == pytest.approx(np.log(0.5) - 5 * missing / 2, abs=1e-5)
     assert found["eval_stop_rate"] == 0.5
-    assert calls == [("params", 11), (0, 0.9), (2, ["z", "z"], 11)]
+    assert calls == [("params", ["q0", "q1"], 11), (0, 0.9), (2, ["z", "z"], 11)]
     assert trainer.reward.offset == 5.0

@@ -56,7 +56,7 @@ def test_answers_truths_and_their_forecasts_keep_their_places(monkeypatch):
     found = Reader(extractor, forecaster).read(questions, ["z"] * 3, seed=0)
     assert found.answers == [["b", "a"], [], ["c"]]
     assert found.num_dropped == 1
-    assert found.forecasts.truth_logits.tolist() == [10, 10, 10]
+    assert found.forecasts.target_logits.tolist() == [10, 10, 10]
     assert found.forecasts.answer_logits.tolist() == [[2, 1], [0, 0], [3, 0]]
     assert found.forecasts.answer_mask.tolist() == [[True, True], [False, False], [True, False]]
 

@@ -1,5 +1,7 @@
 """One whole PPO step on fixed responses: losses, gradients and parameters as the published code computes them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from lc_jax.inference.generate import Completion
 from lc_jax.models import hf, registry
 from lc_jax.models.registry import named_leaves
 from lc_jax.models.transformer import trainable
-from lc_jax.rl import advantage, rollout, update
+from lc_jax.rl import advantage, batch, rollout, update
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -42,35 +44,36 @@ def episodes_of(inputs):
     for row, count in enumerate(counts):
         tokens[row, :count] = inputs["queries"][row, width - count :]
         tokens[row, count : count + responses.shape[1]] = responses[row]
-    return rollout.Episodes(tokens, counts.astype(np.int32), responses, lengths)
+    counts, zeros = counts.astype(np.int32), np.zeros(responses.shape, np.float32)
+    numbers = dict.fromkeys(batch.PER_POSITION, zeros)
+    return batch.Episodes(tokens, responses, counts, lengths, tokens, counts, **numbers, pad_to_max=True)
 
 
 def published_step(case, inputs, folders, mesh, microbatches):
-    """Runs the recorded case; returns the rollout, its advantages, the state before and after, and the statistics."""
+    """Runs the recorded case; returns the episodes with their advantages, the parameters after, and the statistics."""
     args = case["args"]
     precision = {"param_dtype": "float32", "compute_dtype": "float32"}
     policy, reference = (hf.load(folders[name], mesh, **precision) for name in ("policy", "reference"))
     critic = hf.load(folders["critic"], mesh, kind="scalar", **precision)
-    learners = update.Learners(policy, critic)
+    actor_critic = update.ActorCritic(policy, critic)
     settings = OptimizerSettings(
         case["learning_rate"], 100, 0, "constant", *case["betas"], case["adam_epsilon"], case["weight_decay"],
         case["max_grad_norm"],
     )  # fmt: skip
-    tx = make_optimizer(settings, trainable(learners.params()))
+    tx = make_optimizer(settings, trainable(actor_critic.params()))
     episodes = episodes_of(inputs)
-    scored = rollout.look(
-        policy, reference, critic, episodes, episodes, temperature=args["temperature"], groups=episodes.groups(8)
+    episodes = rollout.score_rollout(
+        policy, reference, critic, episodes, temperature=args["temperature"], groups=episodes.groups(8)
     )
     estimator = advantage.AdvantageSettings(
         gamma=args["gamma"], lam=args["lam"], whiten_rewards=args["whiten_rewards"], clamp_kl=True, masked=False
     )
-    estimate = advantage.estimate(scored, inputs["scores"], args["kl_coef"], estimator)
-    batch = update.Minibatch(scored, estimate.advantages, estimate.returns)
+    episodes, _ = advantage.estimate(episodes, inputs["scores"], args["kl_coef"], estimator)
     loss = LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
     sizes = update.UpdateSettings(case["noptepochs"], 8, 8 // microbatches, args["temperature"], loss)
-    state = states.create(learners.params(), tx)
-    state, stats = update.update(state, learners.with_params(None), batch, tx=tx, settings=sizes, seed=0)
-    return scored, estimate, jax.device_get(state.params), stats
+    state = states.create(actor_critic.params(), tx)
+    state, stats = update.update(state, actor_critic.with_params(None), episodes, tx=tx, settings=sizes, seed=0)
+    return episodes, state.params, stats
 
 
 def hf_names(params, folders, mesh):
@@ -89,7 +92,7 @@ def test_published_ppo_step(golden, folders, number):
     case, inputs = published["steps"][number], published["inputs"]
     mesh = parallel.make_mesh(1, 4, 2)
     with jax.set_mesh(mesh):
-        scored, estimate, params, stats = published_step(
+        episodes, params, stats = published_step(
             case, inputs, folders, mesh, microbatches=4 if "micro" in case["note"] else 1
         )
         named = hf_names(params, folders, mesh)
@@ -109,13 +112,13 @@ def test_published_ppo_step(golden, folders, number):
     if number == 0:
         expected = recorded.tensors("a1_rollouts")
         for name, value in {
-            "logprobs": scored.logprobs,
-            "ref_logprobs": scored.ref_logprobs,
-            "values": scored.values,
+            "logprobs": episodes.old_logprobs,
+            "ref_logprobs": episodes.ref_logprobs,
+            "values": episodes.old_values,
         }.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=2e-5, err_msg=name)
-        np.testing.assert_allclose(estimate.advantages, expected["advantages"], rtol=1e-4, atol=2e-5)
-        np.testing.assert_allclose(estimate.returns, expected["returns"], rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(episodes.advantages, expected["advantages"], rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(episodes.returns, expected["returns"], rtol=1e-4, atol=2e-5)
         for name, expected in recorded.tensors("a1_params_after").items():
             found = recorded.sample(named[name.removeprefix("after.")])
             np.testing.assert_allclose(found, expected, atol=0.02 * case["learning_rate"], err_msg=name)
@@ -135,17 +138,18 @@ def test_micro_batches_share_a_program():
     with jax.set_mesh(mesh):
         policy = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
         critic = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(1), mesh, "scalar")
-        learners = update.Learners(policy, critic)
-        tx = make_optimizer(settings, trainable(learners.params()))
+        actor_critic = update.ActorCritic(policy, critic)
+        tx = make_optimizer(settings, trainable(actor_critic.params()))
         completions = [Completion([5, 6, 7], [-1.0] * 3, False)] * 16
-        episodes = rollout.pack([[1, 2, 3, 4]] * 16, completions)
-        scored = rollout.look(policy, policy, critic, episodes, episodes, temperature=1.0, groups=episodes.groups(16))
-        batch = update.Minibatch(scored, np.ones_like(scored.logprobs), np.zeros_like(scored.logprobs))
-        state = states.create(learners.params(), tx)
+        episodes = batch.pack([[1, 2, 3, 4]] * 16, completions)
+        groups = episodes.groups(16)
+        episodes = rollout.score_rollout(policy, policy, critic, episodes, temperature=1.0, groups=groups)
+        episodes = dataclasses.replace(episodes, advantages=np.ones_like(episodes.old_logprobs))
+        state = states.create(actor_critic.params(), tx)
         update.add_gradients.clear_cache()
         jax.monitoring.register_event_duration_secs_listener(listen)
         try:
-            _, (stats,) = update.update(state, learners.with_params(None), batch, tx=tx, settings=sizes, seed=0)
+            _, (stats,) = update.update(state, actor_critic.with_params(None), episodes, tx=tx, settings=sizes, seed=0)
         finally:
             jax.monitoring.unregister_event_duration_listener(listen)
     assert sum("add_gradients" in name for name in compiled) == 2, compiled  # of the policy and of the critic
@@ -168,19 +172,19 @@ def test_gradients(golden, folders):
     case, args = published["steps"][0], published["steps"][0]["args"]
     mesh = parallel.make_mesh(1, 1, 8) if jax.device_count() == 8 else parallel.make_mesh()
     with jax.set_mesh(mesh):
-        scored, estimate, _, _ = published_step(case, published["inputs"], folders, mesh, 1)
+        episodes, _, _ = published_step(case, published["inputs"], folders, mesh, 1)
         policy, critic = hf.load(folders["policy"], mesh), hf.load(folders["critic"], mesh, kind="scalar")
-        learners = update.Learners(policy, critic)
+        actor_critic = update.ActorCritic(policy, critic)
         loss = LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
-        sizes = update.UpdateSettings(1, 8, 8, args["temperature"], loss)
-        batch = update.Minibatch(scored, estimate.advantages, estimate.returns)
-        count = jnp.float32(scored.logprobs.size)
+        count = jnp.float32(episodes.old_logprobs.size)
         temperature, grads = jnp.float32(args["temperature"]), {}
-        for name, model in learners.models().items():
+        for name, model in actor_critic.models().items():
             zeros = jax.tree.map(jnp.zeros_like, model.params)
-            grads[name], _ = update.add_gradients(zeros, model, batch, count, temperature, name=name, settings=sizes)
-        named = hf_names(jax.device_get(grads), folders, mesh)
+            grads[name], _ = update.add_gradients(
+                zeros, model, episodes, count, temperature, objective=update.OBJECTIVES[name], settings=loss
+            )
+        named = hf_names(grads, folders, mesh)
     for name, expected in recorded.tensors("a1_grads_before_clip").items():
         found = recorded.sample(named[name.removeprefix("grad.")])
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5, err_msg=name)
-    assert len(named_leaves(learners.params())) > 20
+    assert len(named_leaves(actor_critic.params())) > 20

@@ -4,7 +4,6 @@ import dataclasses
 import shutil
 from collections import defaultdict
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +11,7 @@ from configs import base
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.evaluation import metrics
 from lc_jax.inference import writing
-from lc_jax.rl import advantage, reward, rollout, telemetry, verify
+from lc_jax.rl import advantage, batch, reward, telemetry, verify
 from lc_jax.tasks import verify as task
 
 TEXTS = ["Write about the population of the town of Kofu.", "Write about Kofu.", "country", "the clock of the city"]
@@ -33,12 +32,11 @@ def masked_value_bootstrapping(patch):
 
     def bootstrapped(rewards, values, mask, settings):
         estimates = estimate(rewards, values, mask, settings)
-        following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
-        last = mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
-        return tuple(x + jnp.where(last, following, 0.0) for x in estimates)
+        following = np.pad(values[:, 1:], ((0, 0), (0, 1)))
+        last = mask & ~np.pad(mask[:, 1:], ((0, 0), (0, 1)))
+        return tuple(x + np.where(last, following, 0.0) for x in estimates)
 
     patch.setattr(advantage, "advantages_and_returns", bootstrapped)
-    advantage._estimate.clear_cache()
 
 
 def terminal_reward_on_a_masked_token(patch):
@@ -52,23 +50,23 @@ def terminal_reward_on_a_masked_token(patch):
 
 def pad_is_eos_and_off_by_one(patch):
     """Lengths are counted as the tokens that are not the padding token, which is the end of sequence as well."""
-    pack = rollout.pack
+    pack = batch.pack
 
     def counted(*args):
         episodes = pack(*args)
         return dataclasses.replace(episodes, lengths=np.maximum((episodes.responses != 0).sum(axis=1), 1))
 
-    patch.setattr(rollout, "pack", counted)
+    patch.setattr(batch, "pack", counted)
 
 
 def mask_shifted_by_one(patch):
-    mask = property(lambda self: jnp.arange(self.responses.shape[1]) + 1 < self.lengths[:, None] + 2)
-    patch.setattr(rollout.Episodes, "mask", mask)
+    mask = property(lambda self: np.arange(self.old_values.shape[1]) + 1 < self.lengths[:, None] + 2)
+    patch.setattr(batch.Episodes, "mask", mask)
 
 
 def rows_swapped_between_prompt_and_response(patch):
-    pack = rollout.pack
-    patch.setattr(rollout, "pack", lambda prompts, completions, *a: pack(prompts, completions[::-1], *a))
+    pack = batch.pack
+    patch.setattr(batch, "pack", lambda prompts, completions, *a: pack(prompts, completions[::-1], *a))
 
 
 def int_typed_rewards(patch):
@@ -118,7 +116,6 @@ def test_a_fault_of_arithmetic_is_found(fault, monkeypatch):
     with monkeypatch.context() as patch:
         fault(patch)
         failures = literal()
-    advantage._estimate.clear_cache()
     assert LITERAL[fault] in failures
 
 

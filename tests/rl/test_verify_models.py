@@ -67,9 +67,9 @@ def reward_head_read_at_another_position(patch):
 
 def value_read_at_another_position(patch):
     def shifted(critic, episodes):
-        later = dataclasses.replace(episodes, prompt_lengths=episodes.prompt_lengths + 1)
-        return later.before_response(critic.bind()(episodes.tokens, episodes.spans))
+        return values(critic, dataclasses.replace(episodes, critic_prompt_lengths=episodes.critic_prompt_lengths + 1))
 
+    values = rollout.critic_values
     patch.setattr(rollout, "critic_values", shifted)
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from configs import base
 from lc_jax import parallel
 from lc_jax.inference.generate import Completion
-from lc_jax.rl import rollout, telemetry
+from lc_jax.rl import batch, telemetry
 from tests.test_configs import config_of
 
 SIZES = {"num_steps": 3, "rollout_batch_size": 16, "num_samples": 4, "minibatch_size": 16, "microbatch_size": 8}
@@ -81,7 +81,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
 def test_episodes_are_as_wide_as_the_longest_response():
     completions = [Completion(list(range(5, 5 + n)), [0.0] * n, True) for n in (3, 17, 0)]
     prompts = [[1, 2], [1, 2, 3], [1]]
-    short, full = rollout.pack(prompts, completions), rollout.pack(prompts, completions, 64)
+    short, full = batch.pack(prompts, completions), batch.pack(prompts, completions, 64)
     assert (short.responses.shape, full.responses.shape) == ((3, 20), (3, 64))
     assert short.lengths.tolist() == full.lengths.tolist() == [3, 17, 1]
     np.testing.assert_array_equal(short.responses, full.responses[:, :20])
