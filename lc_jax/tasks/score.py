@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from lc_jax.data import jsonl
+from lc_jax.data.cells import parse_messages
 from lc_jax.data.growing import fingerprint
 from lc_jax.data.memo import memoise
-from lc_jax.data.messages import parse_messages
 from lc_jax.data.rows import load_placed_rows
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.inference import score

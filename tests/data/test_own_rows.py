@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 
 from lc_jax.data import examples
+from lc_jax.data.cells import parse_messages
 from lc_jax.data.columns import at, distinct, id_text, pair
-from lc_jax.data.messages import parse_messages
 from lc_jax.data.questions import (
     join,
     load_questions,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lc_jax.data import examples
-from lc_jax.data.messages import parse_messages
+from lc_jax.data.cells import parse_messages
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.prompts import load_templates
 from lc_jax.types import Example, Message
