@@ -26,9 +26,8 @@ from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings, queries
 from lc_jax.training import advice, checks
 from lc_jax.training import state as states
-from lc_jax.training.candidates import Candidate, Candidates
 from lc_jax.training.checkpoint import Checkpoints
-from lc_jax.training.exports import Exports
+from lc_jax.training.exports import Candidate, Candidates, Exports
 from lc_jax.training.logging import Run, RunDirectory, announce
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question

@@ -21,8 +21,7 @@ from lc_jax.data import jsonl
 from lc_jax.evaluation import results
 from lc_jax.models import layout
 from lc_jax.text_table import table
-from lc_jax.training import candidates
-from lc_jax.training.candidates import Candidate
+from lc_jax.training.exports import Candidate, load_candidates
 
 
 def _row(folder: Path, candidate: Candidate) -> dict[str, Any]:
@@ -56,17 +55,17 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
       ValueError: some were not evaluated, or have no ECE; or by different judges or on different questions.
     """
     folder = Path(config.run)
-    offers = candidates.load(folder)
-    if not offers:
+    candidates = load_candidates(folder)
+    if not candidates:
         raise FileNotFoundError(f"{folder}/candidates holds none: train with ppo.num_candidates above 0.")
-    rows = preflight.check_all(*(functools.partial(_row, folder, candidate) for candidate in offers))
+    rows = preflight.check_all(*(functools.partial(_row, folder, candidate) for candidate in candidates))
     for field in ("judge", "data"):
         if len({row[field] for row in rows}) > 1:
             raise ValueError(f"The candidates of {folder} differ in {field}: {[row[field] for row in rows]}.")
     best = min(range(len(rows)), key=lambda i: rows[i]["ece"])  # of equal ones that with the better reward
     with layout.new_folder(folder / "selected") as selected:
         # Hard links: the same bytes on the disk.
-        model = offers[best].folder(folder) / "model"
+        model = candidates[best].folder(folder) / "model"
         shutil.copytree(model, selected, copy_function=os.link, dirs_exist_ok=True)
     jsonl.write_json(folder / "selection.json", {"selected": rows[best], "candidates": rows})
     header = ["step", "validation reward", "accuracy", "ECE", ""]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from lc_jax.training.candidates import Candidate, Candidates, load
+from lc_jax.training.exports import Candidate, Candidates, load_candidates
 from tests.test_configs import config_of
 
 
@@ -19,7 +19,7 @@ def train(run, rewards, keep=2, first=40):
     candidates = Candidates(run, keep, first)
     for i, reward in enumerate(rewards, 1):
         candidates.offer(Candidate(20 * i, reward), write)
-    return [c.step for c in load(run)]
+    return [c.step for c in load_candidates(run)]
 
 
 def test_a_run_keeps_the_best_validation_rewards(tmp_path):
@@ -28,12 +28,12 @@ def test_a_run_keeps_the_best_validation_rewards(tmp_path):
     assert {path.name for path in (tmp_path / "candidates").iterdir()} == {"step-000080", "step-000100"}
     resumed = Candidates(tmp_path, 2, 40)
     resumed.offer(Candidate(140, 0.45), write)
-    assert [c.step for c in load(tmp_path)] == [80, 140]
+    assert [c.step for c in load_candidates(tmp_path)] == [80, 140]
     assert train(tmp_path / "none", [1.0, 2.0, 3.0], keep=0) == []
 
 
 def evaluate(run, eces, **changes):
-    for candidate, ece in zip(load(run), eces, strict=True):
+    for candidate, ece in zip(load_candidates(run), eces, strict=True):
         row = {"method": "m", "seed": 0, "accuracy": 0.5, "ece": ece, "num_questions": 9, "judge": "j", "data": "d"}
         row |= changes
         (candidate.folder(run) / "evaluation").mkdir(exist_ok=True)
