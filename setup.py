@@ -1,4 +1,4 @@
-"""Puts configs/ and launch/ into the wheel, as lc_jax/repository; pyproject.toml says everything else."""
+"""Puts configs/, launch/ and benchmarks/results/ into the wheel, as lc_jax/repository; see also pyproject.toml."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ class BuildPackage(build_py):
         super().run()
         if self.editable_mode:
             return
-        for name in ("configs", "launch"):
+        for name in ("configs", "launch", "benchmarks/results"):
             target = Path(self.build_lib, "lc_jax", "repository", name)
             shutil.rmtree(target, ignore_errors=True)  # of an earlier build
             shutil.copytree(name, target, ignore=shutil.ignore_patterns("__pycache__"))

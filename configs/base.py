@@ -14,6 +14,7 @@ from lc_jax import settings
 CHECKPOINTS = str(Path(lc_jax.__file__).parent / "miniature" / "checkpoints")
 LLAMA, GPT_NEOX = f"{CHECKPOINTS}/llama", f"{CHECKPOINTS}/gpt_neox"
 TRIVIA_QA = "mandarjoshi/trivia_qa:unfiltered.nocontext"
+FIGURES = str(settings.REPOSITORY / "benchmarks" / "results")
 ANNOTATOR = "simulated/miniature"  # reads and judges in the miniature world
 
 

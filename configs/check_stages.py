@@ -15,5 +15,6 @@ def get_config(mode: str = "") -> ConfigDict:
     config.devices = ""  # such as 8xa100; "": for a run (`ready`) those that are here, or else the profile's
     config.keep_checkpoints = False  # as launch/reproduce.sh --keep-checkpoints
     config.evaluations = ""  # folder that is told which data sets are not evaluated, and why
-    config.ready = ""  # file that the stages which can run are written to, with the profile's flags; "": only checks
+    config.ready = ""  # file for the stages that can run, with the profile's flags; FILE.seconds: their times; "": none
+    config.figures = base.FIGURES  # measured on one device, by `python -m benchmarks.NAME --full`
     return config

@@ -14,5 +14,5 @@ def get_config(mode: str = "") -> ConfigDict:
     config.profile = ""  # of launch/profiles, or a file: flags for all stages of a config
     config.devices = ""  # such as 8xa100; "": those of the profile's name, or those that are here
     config.keep_checkpoints = False  # as launch/reproduce.sh --keep-checkpoints
-    config.figures = "benchmarks/results"  # measured on one device, by `python -m benchmarks.NAME --full`
+    config.figures = base.FIGURES  # measured on one device, by `python -m benchmarks.NAME --full`
     return config

@@ -75,7 +75,7 @@ if $mini && [ "$(cat "$out/seed" 2>/dev/null || echo "$LC_SEED")" != "$LC_SEED" 
   echo "$out is of seed $(cat "$out/seed"); give another LC_OUTPUT for seed $LC_SEED" >&2; exit 2
 fi
 stages=$(mktemp)
-trap 'rm -f "$stages" "$stages.ready"' EXIT
+trap 'rm -f "$stages" "$stages.ready" "$stages.ready.seconds"' EXIT
 config() { echo "--config=configs/$1.py$mode"; }
 
 # 1. Data. The published data set holds what these stages make. The base model knows its world from many writers, who

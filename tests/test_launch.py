@@ -21,7 +21,9 @@ case "$CHECK $*" in
     for argument in "$@"; do
       case "$argument" in
         --config.stages=*) stages=${argument#*=} ;;
-        --config.ready=*) cp "$stages" "${argument#*=}" ;;
+        --config.ready=*)
+          cp "$stages" "${argument#*=}"
+          sed "s/.*/60/" "$stages" >"${argument#*=}.seconds" ;;
       esac
     done
     exit ;;
@@ -84,9 +86,17 @@ def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
     assert all("published" not in call for call in calls)
     for folder in ("lc_sft", "factuality_rl", "evaluation/lc_rl"):
         assert (tmp_path / "out" / folder).is_dir()
+    # They are counted, with the times of benchmarks/results/quickstart-cpu.json until there are others.
+    lines = output.splitlines()
+    assert "== [1/17] sample paragraphs (about 13 s; 7 min to the end)" in lines
+    assert "== [12/17] LC RL (about " in output
+    assert "== LC RL: 0 s" in lines
+    left = [int(line.split("; ")[1].split()[0]) for line in lines if line.endswith(" min to the end)")]
+    assert left == sorted(left, reverse=True)
     _, output, calls = launch("reproduce.sh", "--mini")  # the results are there
     assert len(calls) == 1
     assert output.count("done before") == 17
+    assert f"== [12/17] LC RL: done before ({tmp_path}/out/lc_rl/model)" in output
 
 
 @pytest.mark.parametrize(

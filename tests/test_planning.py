@@ -227,6 +227,17 @@ def test_figures_of_other_devices_are_not_used(tmp_path):
     assert hours.measured_figures(tmp_path, "a100") == hours.measured_figures(tmp_path, "h200") == {}
 
 
+def test_the_quickstart_takes_what_it_took(tmp_path):
+    flags = ("--config=configs/sft_lc.py:mini", "--config.fit.num_epochs=1")
+    every = make(("LC SFT", "x", *flags), ("another", "y", *flags), path=tmp_path / "stages")
+    row = {"name": "LC SFT", "seconds": 36.0}
+    record = {"benchmark": "quickstart", "size": {"name": "miniature"}, "rows": [row], "hardware": {"device": "cpu"}}
+    (tmp_path / "quickstart-cpu.json").write_text(json.dumps(record))
+    clock = hours.Clock(Devices.here(), every, Models(every), hours.measured_figures(tmp_path, "cpu"))
+    assert clock.time(every[0]) == hours.Hours(0.01, "measured")
+    assert str(clock.time(every[1])) == "-"
+
+
 def test_requests_and_dollars_of_an_evaluation(tmp_path):
     every = paper(tmp_path / "stages", "")
     counts = [work.num_rows(stage) * work.num_candidates(stage, every) for stage in every]

@@ -48,6 +48,9 @@ class Clock:
 
     def time(self, stage: Stage) -> Hours:
         """Estimates the hours of a stage."""
+        measured = self.figures.get(f"quickstart {stage.name}") if work.is_miniature(stage) else None
+        if measured:
+            return Hours(measured["seconds"] / _HOUR, "measured")
         if not list(models.fields(stage.config)):
             return Hours(0.0)
         seconds = self._measured(stage) / self.devices.count
@@ -147,13 +150,19 @@ class Clock:
 def measured_figures(folder: Path, kind: str) -> dict[str, Any]:
     """Loads {"benchmark size": its first row} from the JSON files of benchmarks; later files replace earlier ones.
 
+    From the quickstart's file it loads {"quickstart STAGE": row} for every stage.
+
     Args:
       kind: kind of devices; figures of others are ignored.
     """
-    figures = {}
+    figures: dict[str, Any] = {}
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
         device = kind_of(str(record.get("hardware", {}).get("device", "")))
-        if record.get("rows") and record.get("size") and device == kind:
+        if not (record.get("rows") and record.get("size") and device == kind):
+            continue
+        if record["benchmark"] == "quickstart":
+            figures |= {f"quickstart {row['name']}": row for row in record["rows"]}
+        else:
             figures[f"{record['benchmark']} {record['size']['name']}"] = record["rows"][0]
     return figures

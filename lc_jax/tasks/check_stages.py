@@ -8,6 +8,7 @@ earlier stage will make counts as present. A test data set that is missing leave
 from __future__ import annotations
 
 import functools
+import math
 import re
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from lc_jax.evaluation.results import NOT_EVALUATED
 from lc_jax.models import folders, hub, registry
 from lc_jax.planning import disk, memory, models, questions, stages
 from lc_jax.planning.devices import Devices
+from lc_jax.planning.hours import Clock, measured_figures
 from lc_jax.planning.models import Models
 from lc_jax.planning.questions import Missing
 from lc_jax.planning.stages import Stage
@@ -69,11 +71,19 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
             lambda: check_disk(todo, Models(every, shapes), keep_checkpoints=config.keep_checkpoints),
             lambda: check_devices(todo, Models(every, shapes), config),
         )
-    if config.ready:
-        lines = [f"{stage}\n" for stage in every if stage.name not in left_out]
-        Path(config.ready).write_text("".join(lines))
-        _note_missing(Path(config.evaluations), missing)
+        if config.ready:
+            _write_ready(config, [stage for stage in every if stage.name not in left_out], Models(every, shapes))
+            _note_missing(Path(config.evaluations), missing)
     print(f"Nothing is in the way of {len(todo)} stages; {len(every) - len(todo) - len(left_out)} are done.")
+
+
+def _write_ready(config: ConfigDict, ready: Sequence[Stage], shapes: Models) -> None:
+    """Writes the lines of the stages, and to FILE.seconds how long each is expected to take; 0: unknown."""
+    devices = Devices.here()
+    clock = Clock(devices, ready, shapes, measured_figures(Path(config.figures), devices.kind))
+    seconds = [clock.time(stage).value * 3600 for stage in ready]
+    Path(config.ready).write_text("".join(f"{stage}\n" for stage in ready))
+    Path(f"{config.ready}.seconds").write_text("".join(f"{0 if math.isnan(s) else round(s)}\n" for s in seconds))
 
 
 def _note_missing(folder: Path, missing: Sequence[Missing]) -> None:
