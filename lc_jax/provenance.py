@@ -1,16 +1,20 @@
-"""What a result was made by: config, command, versions, commit and devices of every run, in a file with its output."""
+"""Provenance of results: fingerprints of inputs, changes of settings, the code's version, and a record of every run.
+
+A run's record is a file next to its output, with config, command, versions, commit and devices.
+"""
 
 from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import json
 import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +28,51 @@ _SECRET = re.compile(
     r"()\b(?:(?:sk|pk|rk)[-_]|hf_|gh[po]_|github_pat_|xox[abp]-|AKIA|AIza)(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}"
     r"|(://)[^/@\s]+(?=@)|([?&](?:key|token|api[_-]?key)=)[^&\s]+"
 )
+# Settings with these values, also in JSON, are empty; one of _OFF that another version lacks is no change either.
+_NOTHING: tuple[Any, ...] = (None, "", "null", '""')
+_OFF: tuple[Any, ...] = (*_NOTHING, False, [], "false", "0", "0.0", "[]", "{}")
+
+
+def fingerprint(value: Any) -> str:
+    """Returns the first 32 hexadecimal digits of the SHA-256 of `value` in JSON."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describes the settings that differ; "" if none do.
+
+    A setting that one side lacks, since it is of another version, changes nothing where it is empty, 0 or false on the
+    other. Values may be written in JSON; settings inside settings have dotted names.
+    """
+    old, new = dict(_leaves("", before)), dict(_leaves("", now))
+    parts = []
+    for name in {**old, **new}:
+        values = [side[name] for side in (old, new) if name in side]
+        is_new = len(values) == 1
+        if all(value in (_OFF if is_new else _NOTHING) for value in values) or (not is_new and values[0] == values[1]):
+            continue
+        was, value = (repr(side[name]) if name in side else "no setting" for side in (old, new))
+        parts.append(f"{name} was {was}, is {value}")
+    return "; ".join(parts)
+
+
+def _leaves(prefix: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _leaves(f"{prefix}{name}.", item)
+        else:
+            yield prefix + name, item
 
 
 def now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
+    """Returns the time in UTC, to the second, as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 @functools.cache
 def commit() -> str:
-    """The commit of the code with "-dirty" where files were changed; "" outside a git checkout."""
+    """Returns the commit of the code, with "-dirty" where files were changed; "" outside a git checkout."""
     folder = Path(__file__).resolve().parents[1]
     if not (folder / ".git").exists():
         return ""
@@ -45,29 +84,29 @@ def commit() -> str:
 
 
 def code_version() -> str:
-    """The package's version, and its commit where it is run from a git checkout."""
+    """Returns the package's version, and its commit where it is run from a git checkout."""
     version = versions(["lc_jax"]).get("lc_jax", "unknown")
     return f"{version}+{commit()}" if commit() else version
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:
-    """Versions of the packages that are installed, by name; none of them is imported."""
-    found = {}
+    """Returns the versions of the packages that are installed, by name; none of them is imported."""
+    installed = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def command_line(file: str, values: Mapping[str, Any]) -> str:
-    """The command that runs a config file (FILE[:MODE]) with these settings, as a shell takes it."""
+    """Returns the command that runs a config file (FILE[:MODE]) with these settings, as a shell takes it."""
     return shlex.join([*COMMAND, f"--config={file}", *(f"--config.{name}={value}" for name, value in values.items())])
 
 
 def without_secrets(value: Any) -> Any:
-    """`value` with everything in its texts that looks like a key, a token or a password replaced by "..."."""
+    """Returns `value` with everything in its texts that looks like a key, a token or a password replaced by "..."."""
     if isinstance(value, str):
         return _SECRET.sub(lambda match: f"{match[1] or match[2] or match[3] or ''}...", value)
     if isinstance(value, Mapping):
@@ -145,7 +184,7 @@ class RunRecord:
 
 
 def _load(path: Path) -> list[dict[str, Any]]:
-    """The entries of former runs; of a file that cannot be read, none."""
+    """Returns the entries of former runs; none if the file cannot be read."""
     try:
         runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -6,7 +6,6 @@ OUTPUT.manifest.json. OUTPUT itself appears when every row is done.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lc_jax.data import jsonl
-from lc_jax.provenance import code_version, now
+from lc_jax.provenance import code_version, describe_changes, now
 
 Notes = Mapping[str, Mapping[str, int]]  # step -> status -> how many
-
-
-def fingerprint(value: Any) -> str:
-    """Returns the first half of the SHA-256 of `value` in JSON."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class Growing:
@@ -42,7 +35,7 @@ class Growing:
         recipe = json.loads(json.dumps(recipe))
         old = json.loads(self.manifest_path.read_text()) if self.manifest_path.exists() and self.part.exists() else {}
         before = old.get("recipe", recipe)
-        changed = jsonl.describe_changes(before, recipe)
+        changed = describe_changes(before, recipe)
         if changed:
             raise ValueError(f"{self.part} was begun otherwise: {changed}. Remove it or name another output.")
         self.added = {row["row"]: row for row in jsonl.truncate_partial_line(self.part)}

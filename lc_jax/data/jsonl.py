@@ -5,21 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_NOTHING: tuple[Any, ...] = (None, "", "null", '""')  # empty settings, as values and in JSON
-_OFF: tuple[Any, ...] = (
-    *_NOTHING,
-    False,
-    [],
-    "false",
-    "0",
-    "0.0",
-    "[]",
-    "{}",
-)  # a new setting with one of these values is no change
+from lc_jax.provenance import describe_changes
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # matches those of valid pairs as well
 
@@ -154,32 +145,6 @@ def truncate_partial_line(path: Path) -> list[dict[str, Any]]:
     rows = read_jsonl(path, allow_partial_line=True)
     write_jsonl(path, rows)
     return rows
-
-
-def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describes the settings that differ; "" if none do.
-
-    A setting that one side lacks, since it is of another version, changes nothing where it is empty, 0 or false on the
-    other. Values may be written in JSON; settings inside settings have dotted names.
-    """
-    old, new = dict(_leaves("", before)), dict(_leaves("", now))
-    parts = []
-    for name in {**old, **new}:
-        values = [side[name] for side in (old, new) if name in side]
-        is_new = len(values) == 1
-        if all(value in (_OFF if is_new else _NOTHING) for value in values) or (not is_new and values[0] == values[1]):
-            continue
-        was, value = (repr(side[name]) if name in side else "no setting" for side in (old, new))
-        parts.append(f"{name} was {was}, is {value}")
-    return "; ".join(parts)
-
-
-def _leaves(prefix: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _leaves(f"{prefix}{name}.", item)
-        else:
-            yield prefix + name, item
 
 
 def resume(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:

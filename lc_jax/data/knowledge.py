@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from lc_jax.data import documents
 from lc_jax.data.documents import Documents, columns_of, is_sqlite, open_read_only
-from lc_jax.data.growing import fingerprint
 from lc_jax.data.pages import PASSAGE_WORDS, NoPage, Page, normalise_title, redirect_target, split_passages
 from lc_jax.data.rows import MINIATURE, Row, data_files, stream_rows
+from lc_jax.provenance import fingerprint
 
 BATCH = 1000  # rows a transaction
 _HEAD = 1 << 16  # bytes of the source in its fingerprint

@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float
 
-from lc_jax.data.growing import fingerprint
 from lc_jax.data.pages import Page, normalise_title
+from lc_jax.provenance import fingerprint
 
 NUM_PASSAGES = 5  # for each claim, as published
 BM25_NAME = "bm25"

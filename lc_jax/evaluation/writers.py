@@ -9,13 +9,13 @@ from typing import Any
 
 from lc_jax.data import jsonl
 from lc_jax.data.columns import column, names_of
-from lc_jax.data.growing import fingerprint
 from lc_jax.data.rows import Row, optional
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation, read_reply
 from lc_jax.llm.session import Session
 from lc_jax.llm.steps import Step, Steps
 from lc_jax.prompts import Prompt, strategies
+from lc_jax.provenance import fingerprint
 from lc_jax.types import Reply
 
 EXPECTED = "word " * 150  # a paragraph, for the estimate of what reading it costs

@@ -9,12 +9,12 @@ from typing import Any
 from absl import logging
 
 from lc_jax import prompts
-from lc_jax.data.growing import fingerprint
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation, annotate
 from lc_jax.llm.session import Session
 from lc_jax.llm.store import key
 from lc_jax.prompts import published
+from lc_jax.provenance import fingerprint
 from lc_jax.types import Request
 
 REASONING = 512  # tokens of a reply that may reason first

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from lc_jax.data import jsonl
 from lc_jax.data.cells import parse_messages
-from lc_jax.data.growing import fingerprint
 from lc_jax.data.memo import memoise
 from lc_jax.data.rows import load_placed_rows
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -26,6 +25,7 @@ from lc_jax.inference.finite import check_finite
 from lc_jax.models import hf, released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import Prompt, load_templates
+from lc_jax.provenance import fingerprint
 from lc_jax.training import checks
 
 RECORD = "{output}.run.json"

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from lc_jax import prompts
 from lc_jax.data.columns import column, is_missing, pair, rename, row_id
-from lc_jax.data.growing import Growing, fingerprint
+from lc_jax.data.growing import Growing
 from lc_jax.data.questions import load_joined_rows, load_raw_questions, raw_questions
 from lc_jax.data.rows import load_rows, optional
 from lc_jax.inference import writing
@@ -41,6 +41,7 @@ from lc_jax.models import released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import in_context, published, query, summarize
 from lc_jax.prompts.parsing import first_paragraph, parse_list, strip_reasoning
+from lc_jax.provenance import fingerprint
 from lc_jax.types import Question
 
 RECORD = "{output}.run.json"

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from lc_jax.data.jsonl import describe_changes
+from lc_jax.provenance import describe_changes
 from lc_jax.training.logging import RunDirectory
 
 State = TypeVar("State")
