@@ -59,7 +59,7 @@ def _styled() -> Iterator[None]:
 
 
 def _short(name: str) -> str:
-    """A method's name on one line; a leading "_", which would hide it from a legend, comes after a space."""
+    """Returns a method's name on one line; a leading "_", which would hide it from a legend, comes after a space."""
     name = " ".join(name.split())
     name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
     return f" {name}" if name.startswith("_") else name
@@ -74,20 +74,20 @@ def save(figure: Figure, stem: Path) -> None:
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as SVG, with its letters as shapes."""
+    """Returns the figure as SVG, with its letters as shapes."""
     file = io.BytesIO()
     with _styled():
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 
-def look(index: int) -> tuple[str, str]:
-    """Colour and marker of the index-th method."""
+def colour_and_marker(index: int) -> tuple[str, str]:
+    """Returns colour and marker of the index-th method."""
     return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
 
 
 def _spread(heights: Sequence[float], gap: float) -> np.ndarray:
-    """Heights as near to the given ones as may be, in their order, with neighbours at least `gap` apart.
+    """Moves heights as little as possible, in their order, so that neighbours are at least `gap` apart.
 
     Neighbours that are too close become a block around their mean; blocks that then overlap are joined.
     """
@@ -101,14 +101,14 @@ def _spread(heights: Sequence[float], gap: float) -> np.ndarray:
             if centres[1] - centres[0] >= gap * (len(below) + len(above)) / 2:
                 break
             blocks[-2:] = [below + above]
-    moved = np.empty(len(heights))
+    result = np.empty(len(heights))
     for block in blocks:
-        moved[block] = np.mean([heights[i] for i in block]) + gap * (np.arange(len(block)) - (len(block) - 1) / 2)
-    return moved
+        result[block] = np.mean([heights[i] for i in block]) + gap * (np.arange(len(block)) - (len(block) - 1) / 2)
+    return result
 
 
 def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str]) -> None:
-    """A name in its colour to the right of each point, moved up or down, on a leader, where names would overlap."""
+    """Writes a name to the right of each point, moved up or down and with a leader where names would overlap."""
     from matplotlib import patheffects
 
     axes.figure.canvas.draw()  # fixes the layout, which the pixels depend on
@@ -125,7 +125,7 @@ def _label(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str
 
 
 def _bars(row: Mapping[str, Any], name: str) -> np.ndarray:
-    """Lengths of an error bar [2, 1] to both ends of an interval.
+    """Returns lengths of an error bar [2, 1] to both ends of an interval.
 
     Near its noise floor an ECE may be below its own interval: that side has no bar. An undefined end has none either.
     """
@@ -134,7 +134,7 @@ def _bars(row: Mapping[str, Any], name: str) -> np.ndarray:
 
 
 def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[Published] = ()) -> Figure:
-    """One point a row of results with its 95 % intervals, in the colour of its method; the best corner is top left.
+    """Draws a point for each row of results with 95 % intervals, in its method's colour; the best corner is top left.
 
     Args:
       rows: of one data set, the fields of Summary and the method's name; a method may stand in several (seeds).
@@ -148,14 +148,14 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
         axes = figure.subplots()
         figure.subplots_adjust(right=0.68, bottom=0.13, left=0.11, top=0.97)
         for row in rows:
-            colour, marker = look(methods.index(row["method"]))
+            colour, marker = colour_and_marker(methods.index(row["method"]))
             ece, accuracy = number(row, "ece"), number(row, "accuracy")
             bars = _bars(row, "ece"), _bars(row, "accuracy")
             axes.errorbar(ece, accuracy, bars[1], bars[0], fmt=marker, color=colour, markersize=6, linewidth=1)
         for theirs in published:
-            known = theirs.method in methods
-            colour, marker = look(methods.index(theirs.method)) if known else (GREY, "o")
-            style: dict[str, Any] = {"color": colour, "markerfacecolor": "white", "markersize": 6 if known else 4}
+            is_ours = theirs.method in methods
+            colour, marker = colour_and_marker(methods.index(theirs.method)) if is_ours else (GREY, "o")
+            style: dict[str, Any] = {"color": colour, "markerfacecolor": "white", "markersize": 6 if is_ours else 4}
             row = dataclasses.asdict(theirs)
             bars = _bars(row, "ece"), _bars(row, "accuracy")
             axes.errorbar(theirs.ece, theirs.accuracy, bars[1], bars[0], fmt=marker, zorder=4, linewidth=0.6, **style)
@@ -167,7 +167,7 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
         others = [theirs for theirs in published if theirs.method not in methods]
         points += [(theirs.ece, theirs.accuracy) for theirs in others]
         names = [*map(_short, methods), *(theirs.method for theirs in others)]
-        colours = [*(look(i)[0] for i in range(len(methods))), *[GREY] * len(others)]
+        colours = [*(colour_and_marker(i)[0] for i in range(len(methods))), *[GREY] * len(others)]
         axes.set(xlabel="expected calibration error (less is better)", ylabel="accuracy (more is better)")
         axes.set_xlim(left=0)
         axes.grid(color="0.92", linewidth=0.8)
@@ -180,14 +180,14 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
 
 
 def _scored(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(confidences, verdicts, entities or questions) of those that were judged."""
+    """Returns (confidences, verdicts, entities or questions) of the judged records."""
     judged = [row for row in rows if row["status"] == "ok"]
     confidence, right = (np.array([row[name] for row in judged], np.float64) for name in ("confidence", "correct"))
     return confidence, right, [str(row.get("entity") or i) for i, row in enumerate(judged)]
 
 
 def _reliability(above: Any, below: Any, rows: Sequence[Mapping[str, Any]], index: int, num_bins: int) -> None:
-    colour, marker = look(index)
+    colour, marker = colour_and_marker(index)
     above.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     above.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.25, 0.5, 0.75, 1))
     below.locator_params(axis="y", nbins=2, integer=True)
@@ -206,7 +206,7 @@ def _reliability(above: Any, below: Any, rows: Sequence[Mapping[str, Any]], inde
 
 
 def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
-    """For each method accuracy against stated confidence, above how many answers state it.
+    """Draws for each method accuracy against stated confidence, above how many answers state it.
 
     The further below the diagonal, the more overconfident. Bars are Wilson's 95 % intervals; claims of one biography
     count as one trial in a bin.
@@ -221,7 +221,7 @@ def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
         for i, (method, rows) in enumerate(records.items()):
             above, below = grid[:, i]
             above.tick_params(labelleft=i == 0)
-            above.set_title(_short(method), color=look(first + i)[0])
+            above.set_title(_short(method), color=colour_and_marker(first + i)[0])
             _reliability(above, below, rows, first + i, num_bins)
         grid[0, 0].set_ylabel("accuracy")
         grid[1, 0].set_ylabel("answers")
@@ -229,20 +229,21 @@ def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
 
 
 def risk_coverage(records: Records) -> Figure:
-    """For each method the share of wrong ones among its most confident answers. Flat: confidence says nothing."""
+    """Draws for each method the share of wrong ones among its most confident answers; flat if they say nothing."""
     with _styled():
         figure = _figure(6, 4.2, layout="constrained")
         axes = figure.subplots()
         for i, (method, rows) in enumerate(records.items()):
             confidence, right, _ = _scored(rows)
             if len(right):
-                found = metrics.risk_coverage(confidence, right)
-                label = f"{_short(method)} (area {found.aurc:.3f})"
+                curve = metrics.risk_coverage(confidence, right)
+                label = f"{_short(method)} (area {curve.aurc:.3f})"
                 # Some of the most confident, in random order, are wrong as often as all of them.
                 coverages, risks = (
-                    np.concatenate(ends) for ends in (([0], found.coverages), (found.risks[:1], found.risks))
+                    np.concatenate(ends) for ends in (([0], curve.coverages), (curve.risks[:1], curve.risks))
                 )
-                axes.plot(coverages, risks, color=look(i)[0], marker=look(i)[1], markevery=0.2, label=label)
+                colour, marker = colour_and_marker(i)
+                axes.plot(coverages, risks, color=colour, marker=marker, markevery=0.2, label=label)
         axes.set(xlabel="share of questions answered, most confident first", ylabel="share of wrong answers")
         axes.set_xlim(0, 1.02)
         axes.set_ylim(bottom=0)

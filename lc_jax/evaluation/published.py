@@ -23,7 +23,7 @@ RATIOS = (("LC RL", "LC SFT"), ("LC RL", "Factuality RL"))
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One row. Accuracy (of biographies: share of claims supported) and expected calibration error, in [0, 1]."""
+    """One row: accuracy (of biographies: share of claims supported) and expected calibration error, in [0, 1]."""
 
     data: str
     method: str
@@ -37,7 +37,7 @@ class Published:
 
 @functools.cache
 def tables() -> tuple[Published, ...]:
-    """All rows, by data set in the order of the paper."""
+    """Returns all rows, by data set in the order of the paper."""
     rows = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
     return tuple(
         Published(data, method, *(NAN if number is None else number for number in numbers))
@@ -47,7 +47,7 @@ def tables() -> tuple[Published, ...]:
 
 
 def by_method(data: str) -> dict[str, Published]:
-    """The published rows of a data set by method; {} where it has none."""
+    """Returns the published rows of a data set by method; {} where it has none."""
     return {row.method: row for row in tables() if row.data == data}
 
 
@@ -80,7 +80,7 @@ def ratio_notes(errors: Mapping[str, float], theirs: Mapping[str, Published]) ->
 
 
 def comparable(result: Mapping[str, Any]) -> dict[str, Published]:
-    """The published rows on the data of a result, by method; {} where its questions are not the paper's.
+    """Returns the published rows on the data of a result, by method; {} if its questions are not the paper's.
 
     The name of the data set must be one of the paper's, and the questions must have come from its prompts: questions of
     one's own under that name are other data. Results that do not say where questions came from go by the name.

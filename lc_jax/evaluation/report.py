@@ -120,9 +120,9 @@ def page(
     rows, notes = [], []
     for entry in entries:
         name = label(entry, groups[entry.data])
-        chosen = examples.choose(entry.records, num_examples, seed)
-        rows += [examples.fields(entry, name, row, why) for row, why in chosen]
-        notes.append(examples.how_chosen(name, entry, chosen, seed))
+        sample = examples.choose(entry.records, num_examples, seed)
+        rows += [examples.fields(entry, name, row, why) for row, why in sample]
+        notes.append(examples.describe_choice(name, entry, sample, seed))
     if any(row["why"] for row in rows):
         notes.append("So wrong answers are more frequent here than in the evaluations.")
     differing = ["judges"] * any(len(judges(group)) > 1 for group in groups.values())
@@ -155,25 +155,25 @@ def page(
 
 def _section(data: str, group: Sequence[Entry], changes: Differences, baseline: str) -> dict[str, Any]:
     """Returns what the page shows of one data set."""
-    named = {label(entry, group): entry for entry in group}
+    entries = {label(entry, group): entry for entry in group}
     theirs, methods = _published_rows(group), {entry.method for entry in group}
     errors = {row["method"]: number(row, "ece") for row in mean_over_seeds([entry.result for entry in group])}
-    drawn = figures(group)
+    images = figures(group)
     panels = [
         _figure(
             plots.reliability({name: entry.records}, first=index),
             f"{name}: accuracy by stated confidence (below the diagonal: overconfident) with Wilson's 95 % intervals, "
             "and how often it was stated.",
         )
-        for index, (name, entry) in enumerate(named.items())
+        for index, (name, entry) in enumerate(entries.items())
     ]
     return {
         "data": data,
-        "names": list(named),
-        "rows": [Line(name, [_main_cell(entry, column) for column in MAIN]) for name, entry in named.items()],
+        "names": list(entries),
+        "rows": [Line(name, [_main_cell(entry, column) for column in MAIN]) for name, entry in entries.items()],
         "paper": [_published_line(row) for row in theirs if row.method in methods],
         "other_paper": [_published_line(row) for row in theirs if row.method not in methods],
-        "flags": [(name, note) for name, entry in named.items() for note in entry.result.get("notes", ())],
+        "flags": [(name, note) for name, entry in entries.items() for note in entry.result.get("notes", ())],
         "notes": published.ratio_notes(errors, {row.method: row for row in theirs}),
         "more": [
             Line(column.title, [_cell(entry.result, column) for entry in group], column.meaning)
@@ -182,15 +182,15 @@ def _section(data: str, group: Sequence[Entry], changes: Differences, baseline: 
         ],
         "base": baseline or group[0].method,
         "differences": [
-            Line(column.title, [_difference(changes.get((data, name), {}).get(column.name)) for name in named])
+            Line(column.title, [_difference(changes.get((data, name), {}).get(column.name)) for name in entries])
             for column in MAIN
             if column.has_interval and any(key[0] == data for key in changes)
         ],
         "kinds": _kinds(group),
         "kind_correlation": [_cell(entry.result, Column("kind_correlation", "", "")) for entry in group],
         "figures": [
-            _figure(drawn["accuracy_against_ece"], "Accuracy against calibration error, with 95 % intervals."),
-            _figure(drawn["risk_coverage"], "How often one is wrong who answers only the most confident questions."),
+            _figure(images["accuracy_against_ece"], "Accuracy against calibration error, with 95 % intervals."),
+            _figure(images["risk_coverage"], "How often one is wrong who answers only the most confident questions."),
         ],
         "panels": panels,
     }

@@ -26,7 +26,7 @@ Judged = TypeVar("Judged", bound=_HasStatus)  # a record of any kind
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Everything that one row of results says.
+    """All numbers of one row of results.
 
     Intervals (_low, _high) are 95 % percentile bootstrap; of an accuracy Wilson's where that says too little
     (`intervals.of_accuracy`). A number that is not defined is NaN, null in a file, and `undefined` says why.
@@ -76,7 +76,7 @@ def _no_interval(num_clusters: int) -> str:
 
 
 def _undefined(summary: Summary, num_clusters: int) -> dict[str, str]:
-    """The reason for each number that is NaN, by field."""
+    """Returns the reason for each number that is NaN, by field."""
     one_class = "all answers are right" if summary.accuracy == 1 else "all answers are wrong"
     few = "no question has a kind" if not summary.kinds else "fewer than three kinds of questions, or all alike"
     reasons = {
@@ -91,7 +91,7 @@ def _undefined(summary: Summary, num_clusters: int) -> dict[str, str]:
 
 
 def _notes(summary: Summary) -> tuple[str, ...]:
-    """Why numbers of a summary are NaN or mean little."""
+    """Returns why numbers of a summary are NaN or mean little."""
     undefined = summary.undefined
     titles = {"ece": "ECE", "brier": "Brier", "auroc": "AUROC"}
     bare = [name for name in titles if f"{name}_low" in undefined and name not in undefined]
@@ -112,7 +112,7 @@ def _notes(summary: Summary) -> tuple[str, ...]:
 
 
 def judged(records: Sequence[Judged], what: str, path: str, *, accept_failed: bool) -> list[Judged]:
-    """The records that count: those of status "ok".
+    """Returns the records that count: those of status "ok".
 
     Args:
       what: the records are, in messages ("questions").
@@ -143,7 +143,7 @@ def summarize(
     num_bins: int = metrics.NUM_BINS,
     seed: int = 0,
 ) -> Summary:
-    """All metrics of one method on one set of questions.
+    """Computes all metrics of one method on one set of questions.
 
     Args:
       clusters: what each row belongs to, where rows are not independent (the claims of a biography).

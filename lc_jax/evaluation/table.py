@@ -32,7 +32,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def mean_over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row a data set and method, in order of first appearance: means over its `seeds`."""
+    """Returns one row for each data set and method, in order of first appearance: means over its `seeds`."""
     methods: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         methods.setdefault((row.get("data", ""), row["method"]), []).append(row)
@@ -45,8 +45,8 @@ def mean_over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
             name: _mean([number(row, name) for row in same if name in row] or [math.nan]) for name in MEANS
         }
         fields["kinds"] = [
-            {"kind": name, **{field: _mean([kind[field] for kind in found]) for field in ("confidence", "accuracy")}}
-            for name, found in sorted(kinds.items())
+            {"kind": name, **{field: _mean([each[field] for each in group]) for field in ("confidence", "accuracy")}}
+            for name, group in sorted(kinds.items())
         ]
         fields["notes"] = list(dict.fromkeys(note for row in same for note in row.get("notes", ())))
         theirs = published.comparable(same[0])
@@ -82,17 +82,17 @@ def _paper_cells(paper: Published | None) -> list[str]:
 
 
 def _kind_table(rows: Sequence[Row]) -> str:
-    """Mean stated confidence / accuracy of each kind of question (lines) under each method (columns)."""
+    """Returns mean stated confidence / accuracy of each kind of question (lines) under each method (columns)."""
     cells = [["confidence / accuracy", *(row["method"] for row in rows)]]
     for kind in sorted({kind["kind"] for row in rows for kind in row["kinds"]}):
-        found = [next((k for k in row["kinds"] if k["kind"] == kind), None) for row in rows]
-        cells.append([kind, *(f"{k['confidence']:.2f} / {k['accuracy']:.2f}" if k else "" for k in found)])
+        of_methods = [next((k for k in row["kinds"] if k["kind"] == kind), None) for row in rows]
+        cells.append([kind, *(f"{k['confidence']:.2f} / {k['accuracy']:.2f}" if k else "" for k in of_methods)])
     cells.append(["correlation over kinds", *(_number(row["kind_correlation"], 2) for row in rows)])
     return table(cells, markdown=True)
 
 
 def render(rows: Sequence[Row]) -> str:
-    """For each data set the methods' table, notes on its numbers, then stated confidence and accuracy by kind.
+    """Returns for each data set the methods' table, notes on its numbers, then stated confidence and accuracy by kind.
 
     Rows of one method under several seeds become one row of means.
     """

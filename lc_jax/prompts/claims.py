@@ -16,7 +16,7 @@ _HEADING = re.compile(r"\A\s*#[^\n]*\n")
 
 
 class Claim(NamedTuple):
-    """One claim of a biography."""
+    """A claim of a biography."""
 
     text: str  # with the words of doubt that the biography has for it, on one line
     label: str  # one of LABELS

@@ -1,4 +1,4 @@
-"""How confident the author is of each claim: the claim without its words of doubt, and a probability (section 6)."""
+"""The author's confidence in each claim: the claim without its words of doubt, and a probability (paper section 6)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def split_statements(joined: str) -> list[str]:
     return [match[1] for line in joined.split("\n") if (match := _LINE.fullmatch(line))]
 
 
-def _stated(item: Any) -> Stated:
+def _claim(item: Any) -> Stated:
     """Returns the claim of {"claim": ..., "probability": ...} or [claim, probability]."""
     pair = [item.get("claim"), item.get("probability")] if isinstance(item, dict) else item
     if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str) or not pair[0].strip():
@@ -69,7 +69,7 @@ def _parse(reply: str, fields: Mapping[str, str]) -> list[Stated]:
     expected = len(split_statements(fields["statements"]))
     if len(value) != expected:
         raise Invalid(f"{expected} claims were asked for, the reply has {len(value)}")
-    return list(map(_stated, value))
+    return list(map(_claim, value))
 
 
 PROMPT = Prompt(

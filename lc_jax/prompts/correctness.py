@@ -1,4 +1,4 @@
-"""Whether a paragraph leads its reader to the true answer: the label of the factuality reward model (section 5)."""
+"""The label of the factuality reward model: whether a paragraph leads its reader to the true answer (section 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether candidate answers mean the same as the true ones: up to ten comparisons in one request (paper section 5)."""
+"""The judge of answers: whether candidates mean the same as the true ones, up to ten in one request (section 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How probable a paragraph makes one answer (paper section 4.2, the second half of a reader's forecast)."""
+"""The probability that a paragraph gives to one answer (paper section 4.2, the second half of a reader's forecast)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a base model is brought to write a paragraph: eight examples, then the query (paper section 4.1).
+"""Prompts by which a base model writes a paragraph: eight examples, then the query (paper section 4.1).
 
 CONFIDENT shows paragraphs that state confidence, in the way of summary distillation: a baseline of the evaluation.
 """

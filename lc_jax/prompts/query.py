@@ -1,4 +1,4 @@
-"""From a question with its answer to an open-ended query that never gives the answer away (paper section 3).
+"""Open-ended queries that never give the answer away, made of a question with its answer (paper section 3).
 
 CLUE turns a Jeopardy! clue into a question first; PROMPT turns a question into the query.
 """

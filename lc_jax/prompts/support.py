@@ -1,4 +1,4 @@
-"""Whether passages of an encyclopedia support a claim about an entity (paper section 6, after FActScore)."""
+"""The check of a claim: whether passages of an encyclopedia support it (paper section 6, after FActScore)."""
 
 from __future__ import annotations
 

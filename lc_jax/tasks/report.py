@@ -1,6 +1,6 @@
-"""Puts evaluations side by side: a report to open in a browser, `results.json`, a table in Markdown, and figures.
+"""Compares evaluations: a report to open in a browser, `results.json`, a table in Markdown, and figures.
 
-Whatever left `result.json` and `records.jsonl` can be shown: questions or biographies, of several data sets.
+Reads `result.json` and `records.jsonl` of any evaluation: of questions or biographies, on several data sets.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lc_jax.evaluation.results import Entry, by_data, judges
 
 
 def needs_devices(config: ConfigDict) -> bool:
-    """Never."""
+    """Returns False: a report computes nothing on devices."""
     return False
 
 
 def find(root: Path) -> list[Path]:
-    """The folders of evaluations in `root`, or `root` itself where it is one.
+    """Returns the folders of evaluations in `root`, or `root` itself where it is one.
 
     Raises:
       FileNotFoundError: there are none.
@@ -46,7 +46,7 @@ def find(root: Path) -> list[Path]:
 
 
 def load(config: ConfigDict) -> list[Entry]:
-    """The evaluations in the order of the table, named by their judge too where those of a data set differ.
+    """Reads the evaluations in the order of the table, named by their judge too where those of a data set differ.
 
     Raises:
       FileNotFoundError: nothing was evaluated there, or records are missing.
@@ -80,7 +80,7 @@ def load(config: ConfigDict) -> list[Entry]:
 
 
 def _suffixes(groups: Iterable[str]) -> dict[str, str]:
-    """What the names of figures end in, by data set; "" where there is only one."""
+    """Returns the suffixes of the names of figures, by data set; "" if there is only one."""
     suffixes: dict[str, str] = {}
     for data in groups:
         suffix = "_" + "".join(c if c.isalnum() else "_" for c in data.lower())
@@ -122,8 +122,8 @@ def run(config: ConfigDict, mesh: Any) -> None:
         (folder / "table.md").write_text(text, encoding="utf-8", errors="replace")
         (folder / "report.html").write_text(page, encoding="utf-8")
         for data, group in groups.items():
-            for figure, drawn in report.figures(group).items():
-                plots.save(drawn, folder / f"{figure}{suffixes[data]}")
+            for name, figure in report.figures(group).items():
+                plots.save(figure, folder / f"{name}{suffixes[data]}")
         for data in alone:
             plots.save(report.published_figure(data), folder / f"accuracy_against_ece{suffixes[data]}")
         for path in sorted(folder.iterdir()):  # everything was made: each file takes the place of an older one
