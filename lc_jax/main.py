@@ -146,7 +146,7 @@ def run_task(argv: Sequence[str]) -> None:
 
 
 def _is_expected(error: BaseException) -> bool:
-    """Whether the message of an error is all that the user needs."""
+    """Returns whether the message of an error suffices for the user."""
     return isinstance(error, OSError | ValueError | FloatingPointError | ImportError | KeyboardInterrupt | SystemExit)
 
 
@@ -175,7 +175,7 @@ def explain(error: BaseException) -> tuple[list[str], int]:
 
 
 def _output_is_closed() -> bool:
-    """Whether nobody reads what this process prints, as after `| head`."""
+    """Returns whether the reader of the output has closed it, as after `| head`."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):

@@ -178,7 +178,7 @@ def _override(config: ConfigDict, name: str, text: str | None) -> Callable[[], N
 
 
 def _unknown(name: str, names: list[str]) -> str:
-    """Why there is no setting `name`, with the nearest of `names`."""
+    """Returns the message for an unknown setting `name`, with the nearest of `names`."""
     inside = [option for option in names if option.startswith(f"{name}.")]
     if inside:
         return f"--config.{name} is a group of settings: give one of {_flags(inside)}."
@@ -274,13 +274,13 @@ def _expand(config: ConfigDict, name: str, value: Any) -> Callable[[], None]:
             holder, field = _holder(config, name)
             holder[field] = expand_path(value)
 
-    def named() -> None:
+    def apply_with_flag() -> None:
         try:
             apply()
         except ValueError as error:
             raise Problems([f"--config.{name}={value}: {error}"]) from error
 
-    return named
+    return apply_with_flag
 
 
 def expand_path(text: str) -> str:

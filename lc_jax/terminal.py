@@ -1,4 +1,4 @@
-"""What a run prints: one line an event with the time and a letter for the level, in colour on a terminal."""
+"""Log lines of a run: one an event, with the time and a letter for the level, in colour on a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_command(text: str) -> str:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether to write in colour: the stream is a terminal, and the variable NO_COLOR is not set."""
+    """Returns whether to write in colour: the stream is a terminal, and the variable NO_COLOR is not set."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 

@@ -1,4 +1,4 @@
-"""What --help prints: the command line, and of a config its text, modes and settings with type, default and comment."""
+"""Text of --help: the command line, and a config's text, modes and settings with type, default and comment."""
 
 from __future__ import annotations
 

@@ -54,7 +54,6 @@ NO_OPENINGS = {
 UNCHECKED_WORDS = (
     "benchmarks/optimizer.py",
     "benchmarks/ppo_step.py",
-    "lc_jax/cli.py",
     "lc_jax/data/growing.py",
     "lc_jax/evaluation/biography.py",
     "lc_jax/evaluation/qa.py",
@@ -62,21 +61,17 @@ UNCHECKED_WORDS = (
     "lc_jax/inference",
     "lc_jax/kernels",
     "lc_jax/llm",
-    "lc_jax/main.py",
     "lc_jax/models",
     "lc_jax/planning/devices.py",
     "lc_jax/planning/memory.py",
     "lc_jax/planning/requests.py",
     "lc_jax/planning/stages.py",
-    "lc_jax/rl",
-    "lc_jax/settings.py",
+    "lc_jax/rl/plan.py",
     "lc_jax/tasks",
-    "lc_jax/terminal.py",
     "lc_jax/training/checks.py",
     "lc_jax/training/loop.py",
     "lc_jax/training/plan.py",
     "lc_jax/training/run_steps.py",
-    "lc_jax/usage.py",
 )
 PICKLES = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 

@@ -21,7 +21,7 @@ BASELINES = ("critic", "critic_with_answer", "leave_one_out", "same_answer")
 
 @dataclasses.dataclass(frozen=True)
 class AdvantageSettings:
-    """How advantages are estimated."""
+    """Settings of advantage estimation."""
 
     gamma: float = 1.0
     lam: float = 1.0

@@ -68,7 +68,7 @@ def rounding_noise(policy: Model, episodes: Episodes, count: int, temperature: f
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What rounding explains; beyond it something is wrong."""
+    """Largest deviations that rounding explains."""
 
     ratio_deviation: float  # mean |ratio - 1| before the first update of a rollout
     sampling_gap: float  # nats, the mean; TAIL times as much at the 99th percentile

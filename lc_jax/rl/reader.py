@@ -108,7 +108,7 @@ class Extractor:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What the reader made of B paragraphs."""
+    """Answers and forecasts of the reader for B paragraphs."""
 
     answers: list[list[str]]  # at most K each; empty lists without an extractor
     forecasts: AnswerForecasts  # arrays [B] and [B, K]
@@ -135,7 +135,7 @@ class Reader:
         return dataclasses.replace(self, extractor=dataclasses.replace(self.extractor, sampling=sampling))
 
     def with_models(self, change: Callable[[Model], Model]) -> Reader:
-        """The same reader around changed models."""
+        """Returns the reader with changed models."""
 
         def changed(part: ReaderModel) -> ReaderModel:
             return dataclasses.replace(part, model=change(part.model))
@@ -144,37 +144,37 @@ class Reader:
         return Reader(extractor, changed(self.forecaster))
 
     def read(self, questions: Sequence[Question], paragraphs: Sequence[str], seed: int) -> Reading:
-        """Answers and their probability logits for every (question, paragraph)."""
+        """Returns the answers and their probability logits for every (question, paragraph)."""
         answers: list[list[str]] = [[] for _ in questions]
         num_answers, dropped = 1, 0
         if self.extractor is not None:
             num_answers = self.extractor.max_answers
-            found = self.extractor.extract(questions, paragraphs, seed)
-            answers = [a[:num_answers] for a in found]
-            dropped = sum(map(len, found)) - sum(map(len, answers))
-        asked = [(b, k) for b, listed in enumerate(answers) for k in range(len(listed))]
+            extracted = self.extractor.extract(questions, paragraphs, seed)
+            answers = [a[:num_answers] for a in extracted]
+            dropped = sum(map(len, extracted)) - sum(map(len, answers))
+        pairs = [(b, k) for b, listed in enumerate(answers) for k in range(len(listed))]
         logits = self._forecast(
             [(q, z, q.answer) for q, z in zip(questions, paragraphs, strict=True)]
-            + [(questions[b], paragraphs[b], answers[b][k]) for b, k in asked]
+            + [(questions[b], paragraphs[b], answers[b][k]) for b, k in pairs]
         )
         answer_logits = np.zeros((len(questions), num_answers), np.float32)
         mask = np.zeros((len(questions), num_answers), bool)
-        for (b, k), logit in zip(asked, logits[len(questions) :], strict=True):
+        for (b, k), logit in zip(pairs, logits[len(questions) :], strict=True):
             answer_logits[b, k], mask[b, k] = logit, True
         return Reading(answers, AnswerForecasts(logits[: len(questions)], answer_logits, mask), dropped)
 
     def _forecast(self, triples: Sequence[tuple[Question, str, str]]) -> np.ndarray:
-        """Logits of P(answer | question, paragraph), [N] float32; a paragraph and an equal answer are read once."""
+        """Returns logits of P(answer | question, paragraph), [N] float32; equal triples are read once."""
         groups: dict[tuple[str, str], dict[tuple[int, ...], int]] = {}
         places = []
         for question, paragraph, answer in triples:
             group = groups.setdefault((question.question, paragraph), {})
             tokens = tuple(self.forecaster.encode(question, paragraph, answer))
             places.append(((question.question, paragraph), group.setdefault(tokens, len(group))))
-        found = score.group_rewards(
+        group_logits = score.group_rewards(
             self.forecaster.model, [list(group) for group in groups.values()], batch_size=self.forecaster.batch_size
         )
-        logits = dict(zip(groups, found, strict=True))
+        logits = dict(zip(groups, group_logits, strict=True))
         values = [float(logits[key][place]) for key, place in places]
         for (question, _, _), value in zip(triples, values, strict=True):
             check_finite([value], self.forecaster.tokenizer.name, f"question {question.question_id!r}")

@@ -1,4 +1,4 @@
-"""From a reader's forecasts to one score per paragraph (paper section 4). Float32 numpy, on the host."""
+"""Rewards: one score per paragraph from a reader's forecasts (paper section 4). Float32 numpy, on the host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lc_jax.preflight import NON_NEGATIVE, Range, check_settings
 
 @dataclasses.dataclass(frozen=True)
 class AnswerForecasts:
-    """What a reader of B paragraphs believes; K answers at most, ragged lists padded and masked."""
+    """Forecasts of a reader of B paragraphs; at most K answers each, padded and masked."""
 
     target_logits: Float[np.ndarray, " B"]  # of the ground truth y; p = sigmoid(logit)
     answer_logits: Float[np.ndarray, "B K"]  # of the distinct extracted answers A
@@ -22,7 +22,7 @@ class AnswerForecasts:
 
 @dataclasses.dataclass(frozen=True)
 class RewardSettings:
-    """Which reward, and its constants. The decision-based defaults are the published ones."""
+    """Name of the reward, and its constants. The decision-based defaults are the published ones."""
 
     name: str = "decision_based"  # a key of REWARDS
     normalization: float = 5.0  # lambda, the weight of |sum of forecasts - 1|
@@ -50,7 +50,7 @@ class Rewards:
 
 
 def probability(logits: Float[np.ndarray, "*B"]) -> Float[np.ndarray, "*B"]:
-    """sigmoid(logits), float32, without overflow."""
+    """Computes sigmoid(logits), float32, without overflow."""
     logits = np.asarray(logits, np.float32)
     small = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
@@ -61,7 +61,7 @@ def _mass(forecasts: AnswerForecasts) -> Float[np.ndarray, " B"]:
 
 
 def decision_based(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
-    """log max(p(y), epsilon) - lambda |sum over A of p(a) - 1| + C: a proper score, and forecasts that add up to one.
+    """Computes log max(p(y), epsilon) - lambda |sum over A of p(a) - 1| + C, a proper score with a penalty.
 
     The true answer enters the sum only when it was extracted as well.
     """
@@ -71,7 +71,7 @@ def decision_based(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewa
 
 
 def factuality(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
-    """1 where the reader believes that the true answer follows from the paragraph (p > 1/2), else 0.
+    """Computes 1 if the reader believes that the true answer follows from the paragraph (p > 1/2), else 0.
 
     Differs: float32, where the published code keeps integers that truncate a later penalty.
     """
@@ -86,10 +86,10 @@ REWARDS: dict[str, Callable[[AnswerForecasts, RewardSettings], Rewards]] = {
 
 
 def compute(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
-    """The reward that `settings` names.
+    """Computes the reward that `settings` names.
 
     Raises:
-      ValueError: arrays that do not belong together.
+      ValueError: the arrays have different numbers of paragraphs or answers.
     """
     if forecasts.answer_logits.shape != forecasts.answer_mask.shape or len(forecasts.answer_mask) != len(
         forecasts.target_logits
@@ -103,5 +103,5 @@ def compute(forecasts: AnswerForecasts, settings: RewardSettings) -> Rewards:
 def penalize_unstopped(
     scores: Float[np.ndarray, " B"], stopped: Bool[np.ndarray, " B"], penalty: float = -1.0
 ) -> Float[np.ndarray, " B"]:
-    """A fixed score in place of the reward where a response holds none of the stop tokens."""
+    """Replaces the score of responses without a stop token by `penalty`."""
     return np.where(stopped, scores, np.float32(penalty)).astype(np.float32)

@@ -25,13 +25,13 @@ def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
 
 
 def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float]) -> loop.Dataset:
-    """Returns right-padded batches of token ids with probability labels, in few widths."""
+    """Returns right-padded batches of token ids with probability labels, in few lengths."""
     probs, lengths = np.asarray(labels, np.float32), np.asarray([len(s) for s in sequences])
-    widths = batches.bucket_boundaries(lengths)
+    boundaries = batches.bucket_boundaries(lengths)
 
     def collate(rows: np.ndarray) -> loop.Arrays:
-        chosen = [sequences[i] if i >= 0 else [0] for i in rows]
-        padded = batches.pad(chosen, widths[np.searchsorted(widths, max(map(len, chosen)))])
+        batch = [sequences[i] if i >= 0 else [0] for i in rows]
+        padded = batches.pad(batch, boundaries[np.searchsorted(boundaries, max(map(len, batch)))])
         weights = (rows >= 0).astype(np.float32)
         return {"tokens": padded.tokens, "spans": padded.spans, "labels": probs[rows] * weights, "weights": weights}
 

@@ -110,7 +110,7 @@ class PPOSettings:
 
     @property
     def uses_critic(self) -> bool:
-        """Whether a value model is trained."""
+        """True if a value model is trained."""
         return self.baseline.startswith("critic")
 
     @property
@@ -119,16 +119,16 @@ class PPOSettings:
         return self.num_epochs * math.ceil(self.rollout_batch_size / self.minibatch_size)
 
     def evaluates_after(self, step: int) -> bool:
-        """Whether an evaluation follows after `step` steps."""
+        """Returns whether an evaluation follows after `step` steps."""
         if not self.num_validation:
             return False
         return step == self.num_steps or (self.eval_every > 0 and step % self.eval_every == 0)
 
     def check_questions(self, num_questions: int) -> None:
-        """Refuses a rollout that takes more questions than there are.
+        """Checks that there are enough questions for a rollout.
 
         Raises:
-          ValueError: names the flag and the largest size.
+          ValueError: there are fewer; the message names the flag and the largest size.
         """
         if num_questions * self.num_samples < self.rollout_batch_size:
             raise ValueError(
@@ -139,8 +139,8 @@ class PPOSettings:
 
 
 def queries(questions: Sequence[Question], settings: PPOSettings, seed: int, first: int) -> Iterator[list[Question]]:
-    """Endless rollout batches from number `first` on, shuffled each epoch, a question `num_samples` times in a row."""
+    """Yields endless rollout batches from number `first` on, shuffled each epoch, each question `num_samples` times."""
     count = settings.rollout_batch_size // settings.num_samples
-    order = batches.BatchIndices(np.zeros(len(questions), np.int64), count, seed)
+    indices = batches.BatchIndices(np.zeros(len(questions), np.int64), count, seed)
     for step in itertools.count(first):
-        yield [questions[i] for i in order(step) for _ in range(settings.num_samples)]
+        yield [questions[i] for i in indices(step) for _ in range(settings.num_samples)]

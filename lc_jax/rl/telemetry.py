@@ -1,4 +1,4 @@
-"""What a PPO step reports: plain numbers from host arrays, and the rollouts themselves as readable JSONL."""
+"""Logs of a PPO step: metrics from host arrays, and rollouts as readable JSONL."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ class Alarms:
         check_settings("alarms", self, max_kl=POSITIVE, min_entropy=NON_NEGATIVE, **shares)
 
     def of(self, stats: Mapping[str, Any]) -> list[str]:
-        """What is beyond its limit, in words."""
+        """Returns a message for each limit that is exceeded."""
         same, silent = max(stats["reader/confidence_histogram"], default=0.0), stats["reader/no_answer_rate"]
-        found = {
+        alarms = {
             f"KL {stats['kl']:.3g} nats a response, over max_kl {self.max_kl:g}": stats["kl"] > self.max_kl,
             f"entropy {stats['rollout/entropy']:.3g} nats a token, under min_entropy {self.min_entropy:g}": (
                 stats["rollout/entropy"] < self.min_entropy
@@ -112,7 +112,7 @@ class Alarms:
                 1 > self.max_no_answer_rate <= silent
             ),
         }
-        return [words for words, holds in found.items() if holds]
+        return [words for words, holds in alarms.items() if holds]
 
 
 class RolloutLog:
@@ -120,15 +120,11 @@ class RolloutLog:
 
     def __init__(self, path: Path, first_step: int) -> None:
         self._path = path
-        kept = (
-            [row for row in read_jsonl(path, allow_partial_line=True) if row["step"] < first_step]
-            if path.exists()
-            else []
-        )
-        write_jsonl(path, kept)
+        rows = read_jsonl(path, allow_partial_line=True) if path.exists() else []
+        write_jsonl(path, [row for row in rows if row["step"] < first_step])
 
     def write(self, step: int, rows: Iterable[dict[str, Any]]) -> None:
-        """Adds a step's rows, as `episode_rows` makes them."""
+        """Appends a step's rows (see `episode_rows`)."""
         append_jsonl(self._path, ({"step": step, **row} for row in rows))
 
 

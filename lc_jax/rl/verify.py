@@ -27,7 +27,7 @@ ROUNDING = 1e-5  # limit of float32 arithmetic on literal numbers
 
 
 class Skipped(Exception):
-    """Why a check does not apply here."""
+    """Raised for a check that does not apply; the message is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def packing() -> Measured:
 
 
 def gathering() -> Measured:
-    """What is read before a response token is what the position before it holds."""
+    """Checks that the values gathered for a response token are those of the position before it."""
     episodes = _episodes()
     width = episodes.tokens.shape[1]
     every = jnp.arange(2 * width).reshape(2, width)
@@ -148,7 +148,7 @@ def padding_in_advantages(settings: advantage.AdvantageSettings) -> Measured:
 
 
 def proper_reward(settings: reward.RewardSettings) -> Measured:
-    """Of all forecasts on a grid the true probability has the best expected reward, and rewards are not rounded."""
+    """Checks that the true probability has the best expected reward on a grid, and that rewards are not rounded."""
     grid = np.arange(1, 20) / 20
     settings = dataclasses.replace(settings, normalization=0.0) if settings.name == "factuality" else settings
 
@@ -175,7 +175,7 @@ def proper_reward(settings: reward.RewardSettings) -> Measured:
 
 
 def reader_metrics() -> Measured:
-    """What a step reports of the reader's forecasts is computed from them and the truth, not from the reward."""
+    """Checks that a step's metrics of the reader come from its forecasts and the ground truth, not the reward."""
     logit = np.float32(np.log(3.0))  # p = 3/4
     answers = np.asarray([[logit, 0.0], [0.0, logit]], np.float32)
     forecasts = reward.AnswerForecasts(np.asarray([logit, -logit]), answers, np.asarray([[1, 0], [1, 1]]) > 0)
