@@ -1,6 +1,6 @@
 """Builds the knowledge store that biographies are checked against, from rows of title and text (paper section 6).
 
-A build that was stopped goes on where it was: run the same command again.
+The same command resumes a build that was stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RECORD = "{output}.run.json"
 
 
 def needs_devices(config: ConfigDict) -> bool:
-    """Never."""
+    """Returns False: nothing here runs on a device."""
     return False
 
 

@@ -22,7 +22,7 @@ FORMATS = ("hf", "sequence_classification")
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses settings and folders that nothing can be converted with, all of them at once."""
+    """Checks settings and folders, and reports all problems at once."""
 
     def difference_settings() -> None:
         if config.make_difference and not config.base:
@@ -60,7 +60,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_is_no_run(source: str) -> None:
-    """Refuses the folder of a training run, which holds several models."""
+    """Checks that the source is not the folder of a training run, which holds several models."""
     steps = run_steps.steps(Path(source))
     if steps:
         raise ValueError(
@@ -70,7 +70,7 @@ def _check_is_no_run(source: str) -> None:
 
 
 def _read(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Model, NamedArrays | None, Path | Tokenizer]:
-    """The model of `config.source`, its arrays where they are read later, and where the text files come from."""
+    """Loads the model of `config.source`, its arrays if they are read lazily, and the folder of its text files."""
     if run_steps.is_step(config.source):
         step = run_steps.find(config.source)
         tokenizer = step.tokenizer()

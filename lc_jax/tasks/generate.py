@@ -34,7 +34,7 @@ SAMPLING = ("temperature", "top_p", "top_k")
 
 
 def _encode(row: dict[str, Any], where: str, tokenizer: Tokenizer, template: Prompt) -> list[int]:
-    """Token ids of a row's prompt; of several inputs the first of INPUTS counts."""
+    """Returns the token ids of a row's prompt, from the first of INPUTS that it has."""
     name = next((name for name in INPUTS if row.get(name) is not None), None)
     if name is None:
         raise ValueError(f"{where}: give one of {list(INPUTS)}; the row has {sorted(row)}.")
@@ -62,7 +62,7 @@ def _log_sampling(config: ConfigDict, tokenizer: Tokenizer) -> None:
 
 @memoise
 def _load_prompts(source: str, model: str, templates: str, prompt_dir: str) -> tuple[Tokenizer, list[list[int]]]:
-    """The tokenizer of `model`, and the token ids of each row's prompt in the file `source`.
+    """Loads the tokenizer of `model` and the token ids of each row's prompt in the file `source`.
 
     Raises:
       FileNotFoundError, ValueError: no such file or tokenizer, or a row without a prompt; the message names it.
@@ -74,7 +74,7 @@ def _load_prompts(source: str, model: str, templates: str, prompt_dir: str) -> t
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses numbers, files, rows and folders that nothing can be decoded with, all of them at once."""
+    """Checks numbers, files, rows and folders, and reports all problems at once."""
 
     def model() -> None:
         if checks.check_model("model", config.model) is not None:
@@ -90,7 +90,7 @@ def check(config: ConfigDict) -> None:
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Writes `config.output`, a batch when the next one is under way; a rerun asks only for what is missing.
+    """Writes `config.output`, each batch while the next one is computed; a rerun makes the missing completions.
 
     Raises:
       ValueError: a row has no prompt or ids without a row in the embedding, or the output was begun with other

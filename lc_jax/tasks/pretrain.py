@@ -27,7 +27,7 @@ from lc_jax.types import Example
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses settings that cannot be trained with, all of them at once."""
+    """Checks the settings, and reports all problems at once."""
 
     def mix() -> None:
         if len(config.mix) != 3 or min(config.mix) < 0 or not sum(config.mix):

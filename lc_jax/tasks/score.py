@@ -34,7 +34,7 @@ KINDS = {"logprobs": "causal", "reward": "scalar"}
 
 
 def _encode(row: dict[str, Any], where: str, tokenizer: Tokenizer, has_context: bool) -> tuple[list[int], int]:
-    """Token ids, and how many of them are context that is not scored.
+    """Returns token ids, and the number of those that are context and not scored.
 
     Args:
       has_context: the first token that is scored needs one before it, as log-probabilities do.
@@ -70,7 +70,7 @@ def _check_text(*values: Any, where: str) -> None:
 
 @memoise
 def _load_sequences(source: str, model: str, kind: str) -> list[tuple[list[int], int]]:
-    """For each row of the file `source` its token ids, and how many of them are not scored.
+    """Loads the rows of the file `source`; returns token ids of each, and the number of those that are not scored.
 
     Raises:
       FileNotFoundError, ValueError: no such file or tokenizer, or a row that cannot be scored; the message names it.
@@ -112,7 +112,7 @@ def check(config: ConfigDict) -> None:
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    """Writes `config.output`, a batch when the next one is under way; a rerun scores only what is missing.
+    """Writes `config.output`, each batch while the next one is computed; a rerun scores the missing rows.
 
     Raises:
       ValueError: `config.kind` is not the model's, a row holds nothing to score, or the output was begun with other

@@ -1,4 +1,4 @@
-"""Model selection (paper section 5): of the checkpoints with the best validation rewards the best calibrated one.
+"""Model selection (paper section 5): the best calibrated of the checkpoints with the best validation rewards.
 
 Training keeps the candidates (ppo.num_candidates), configs/evaluate_qa.py evaluates them, and this keeps one.
 `launch/select.sh RUN` does the last two.

@@ -1,4 +1,4 @@
-"""Tells whether a model, its data and its settings are healthy: a table of checks; exit code 1 where one fails."""
+"""Checks of a model, its data and its settings, printed as a table; exit code 1 if one fails."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ QUERIES = (
 
 
 def load_of(config: ConfigDict) -> ConfigDict:
-    """Returns the config that is checked, with its overrides; `config` itself where only a model is named."""
+    """Returns the config to check, with its overrides; `config` itself if it names a model only."""
     if not config.of:
         return config
     return settings.parse([f"--config={config.of}", *(f"--config.{item}" for item in config.set if item)])[0]
 
 
 def _model(config: ConfigDict, of: ConfigDict) -> tuple[str, str]:
-    """Returns the name of the setting and the path of the model that is trained."""
+    """Returns the setting and the path of the trained model."""
     if config.model:
         return "model", config.model
     name = "policy" if of.task == "ppo" else "model"
@@ -51,7 +51,7 @@ def _model(config: ConfigDict, of: ConfigDict) -> tuple[str, str]:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses a config that trains nothing, and models that are not there."""
+    """Checks that the config trains a model, and that its models exist."""
     if not config.of and not config.model:
         raise ValueError("give --config.of=configs/ppo.py:mini (any training config), or --config.model=CHECKPOINT.")
     of = load_of(config)
@@ -68,7 +68,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _texts(config: ConfigDict, of: ConfigDict, tokenizer: Tokenizer) -> list[Example]:
-    """Returns prompts with targets: of the config's own data, or general ones where only a model is named."""
+    """Returns prompts with targets: of the config's data, or general ones if it names a model only."""
     if of is config:
         return [Example(str(i), query, " It is so.", label=0.25) for i, query in enumerate(QUERIES)]
     templates = prompts.load_templates(of.templates, of.prompt_dir)
@@ -85,7 +85,7 @@ def _questions(of: ConfigDict) -> list[Question]:
 
 
 def _varied(texts: list[Example], tokenizer: Tokenizer) -> list[Example]:
-    """Returns COUNT of the texts, of unequal length where there are any."""
+    """Returns COUNT of the texts, with different lengths if possible."""
     first = texts[: 16 * COUNT]
     lengths = [len(tokenizer.encode_prompt(e.prompt)) for e in first]
     order = [i for i in np.argsort(lengths, kind="stable") if lengths[i] <= LONGEST] or [int(np.argmin(lengths))]
@@ -101,7 +101,7 @@ def _metrics() -> Mapping[str, Callable[[np.ndarray, np.ndarray], float]]:
 
 
 def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Result]:
-    """Checks a model that writes: a policy, a fine-tuned model, a checkpoint."""
+    """Checks a language model: a policy, a fine-tuned model, a checkpoint."""
     path = _model(config, of)[1]
     tokenizer = load_tokenizer(path) if of.task != "sft" else load_tokenizer(path).with_pad_token()
     texts = _varied(_texts(config, of, tokenizer), tokenizer)
