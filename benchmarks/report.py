@@ -196,8 +196,8 @@ def finish(name: str, args: argparse.Namespace, machine: Machine | None, rows: S
     }
     print(f"\n{name}, {args.size.name}, on {result['hardware']['device']}")
     if machine is not None:
-        print(f"floor: {machine.flops / 1e9:.4g} GFLOP/s, {machine.bandwidth / 1e9:.4g} GB/s, measured in this run")
-    titles = ("", "ms", "peer", "peer ms", "ratio", "floor ms", "share of floor")
+        print(f"roofline: {machine.flops / 1e9:.4g} GFLOP/s, {machine.bandwidth / 1e9:.4g} GB/s, measured in this run")
+    titles = ("", "ms", "peer", "peer ms", "ratio", "roofline ms", "of roofline")
     lines = [titles, *(_cells(record) for record in records)]
     print(table(lines))
     for record in records:

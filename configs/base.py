@@ -275,7 +275,7 @@ def ppo(mode: str) -> ConfigDict:
         query_length=128,  # tokens; questions with longer prompts are left out of training
         response_length=300,
         temperature=0.7,
-        kl_coef=0.1,  # price of a nat of KL from the reference
+        kl_coef=0.1,  # weight of the KL penalty (nats) in the rewards
         baseline="critic",  # "critic", "critic_with_answer" or "leave_one_out" (needs num_samples > 1)
         stop_penalty=False,  # a response without end-of-sequence scores -1 whatever it says
         eval_every=20,  # 0: only after the last step
