@@ -1,4 +1,4 @@
-"""The stages of a script (launch/reproduce.sh), and the profiles that add flags to all stages of a config."""
+"""Stages of a script (launch/reproduce.sh), and profiles, which add flags to the stages of a config."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from lc_jax import settings
 from lc_jax.preflight import Problems
 
 PROFILES = settings.REPOSITORY / "launch" / "profiles"
-TRAINING = ("sft", "reward_model", "ppo", "pretrain")  # tasks that the name "training" of a profile covers
-SELECTED = "selected"  # the result of a stage that launch/select.sh runs: the flags are those of each evaluation
+TRAINING = ("sft", "reward_model", "ppo", "pretrain")  # tasks of the group "training" of a profile
+SELECTED = "selected"  # the result of a stage of launch/select.sh, whose flags are those of each evaluation
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage."""
+    """One command of a script."""
 
     name: str
-    result: str  # file or folder that is there once the stage is done
-    flags: tuple[str, ...]  # of lc_jax.main, those of the profile among them
-    config: ConfigDict  # what the flags describe
+    result: str  # file or folder that the stage makes
+    flags: tuple[str, ...]  # for lc_jax.main, including those of the profile
+    config: ConfigDict  # with the flags applied
 
     @property
     def experiment(self) -> str:
-        """The config file's name, with its mode: "ppo", "evaluate_qa:sciq"."""
+        """Name of the config file, with its mode: "ppo", "evaluate_qa:sciq"."""
         file, mode = _experiment(self.flags)
         return f"{file}:{mode}" if mode else file
 
     @property
     def is_done(self) -> bool:
-        """Returns whether its result is there."""
+        """True if its result exists."""
         return Path(self.result).exists()
 
     @property
     def is_selection(self) -> bool:
-        """Returns whether the stage evaluates the candidates of a PPO run to keep one."""
+        """True if the stage evaluates the candidates of a PPO run to select one."""
         return Path(self.result).name == SELECTED
 
     def __str__(self) -> str:
-        """Returns the line of a stages file."""
+        """Returns the line of the stage in a file of stages."""
         return "\t".join([self.name, self.result, *self.flags])
 
 
 def check_file(path: str, action: str) -> None:
-    """Refuses a file of stages that is not there.
+    """Checks that a file of stages exists.
 
     Args:
       action: the flag with which launch/reproduce.sh writes such a file, for the message.
@@ -61,20 +61,20 @@ def check_file(path: str, action: str) -> None:
 
 
 def load(file: str | Path, profile: str = "") -> list[Stage]:
-    """Returns the stages of a file of lines NAME, RESULT, FLAGS with tabs between, with the flags of a profile.
+    """Loads stages from lines NAME, RESULT, FLAGS, separated by tabs, and adds the flags of a profile.
 
     The profile's flags come directly after the config, so that the stage's own have precedence.
 
     Raises:
       Problems: no such profile, or flags that a config does not take; one message each, with the stage's name.
     """
-    added = load_profile(profile) if profile else {}
+    profile_flags = load_profile(profile) if profile else {}
     stages: list[Stage] = []
     names: dict[str, list[str]] = {}  # message -> the stages that have this problem
     for line in Path(file).read_text().splitlines():
         name, result, *flags = line.strip("\t").split("\t")
         try:
-            stages.append(_stage(name, result, flags, added))
+            stages.append(_stage(name, result, flags, profile_flags))
         except Problems as error:
             for message in error.messages:
                 names.setdefault(message, []).append(name)
@@ -83,34 +83,34 @@ def load(file: str | Path, profile: str = "") -> list[Stage]:
     return stages
 
 
-def _stage(name: str, result: str, flags: Sequence[str], added: Mapping[str, Sequence[str]]) -> Stage:
+def _stage(name: str, result: str, flags: Sequence[str], profile_flags: Mapping[str, Sequence[str]]) -> Stage:
     file, mode = _experiment(flags)
     groups = ["all", *["training"] * (settings.parse(flags)[0].task in TRAINING), file, f"{file}:{mode}"]
-    extra = [flag for group in dict.fromkeys(groups) for flag in added.get(group, ())]
-    whole = (flags[0], *extra, *flags[1:])
-    return Stage(name, result, whole, settings.parse(whole)[0])
+    extra = [flag for group in dict.fromkeys(groups) for flag in profile_flags.get(group, ())]
+    all_flags = (flags[0], *extra, *flags[1:])
+    return Stage(name, result, all_flags, settings.parse(all_flags)[0])
 
 
 def _experiment(flags: Iterable[str]) -> tuple[str, str]:
-    """Name of the config file without its ending, and its mode."""
+    """Returns the name of the config file without its ending, and its mode."""
     file, _, mode = settings.split(list(flags))[0].partition(":")
     return Path(file).stem, mode
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Returns the first names of several stages, and how many more there are."""
+    """Returns the first two of several names, and the number of the others."""
     return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def load_profile(name: str) -> dict[str, list[str]]:
-    """Returns the flags of a profile by what they are for: "all", "training" or the name of a config.
+    """Loads the flags of a profile by group: "all", "training" or the name of a config.
 
     Args:
-      name: of a file of launch/profiles without its ending, or a path. Lines are CONFIG FLAG [FLAG ...], quoted as in a
+      name: a file of launch/profiles without its ending, or a path. Lines are CONFIG FLAG [FLAG ...], quoted as in a
         shell; "#" begins a comment.
 
     Raises:
-      Problems: there is no such profile, or a line of it is none; names file and line.
+      Problems: there is no such profile, or one of its lines is invalid; the message names file and line.
     """
     path = Path(name) if Path(name).is_file() else PROFILES / f"{name}.flags"
     if not path.is_file():
@@ -133,7 +133,7 @@ def load_profile(name: str) -> dict[str, list[str]]:
 
 
 def _faults(words: Sequence[str]) -> list[str]:
-    """What is wrong with a line of a profile."""
+    """Returns the problems of a line of a profile."""
     groups = ["all", "training", *settings.experiments()]
     config, *flags = words
     faults = []
