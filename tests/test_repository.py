@@ -65,7 +65,7 @@ UNCHECKED_WORDS = (
     "lc_jax/planning/devices.py",
     "lc_jax/planning/memory.py",
     "lc_jax/planning/requests.py",
-    "lc_jax/rl/plan.py",
+    "lc_jax/rl",
     "lc_jax/tasks/check_stages.py",
     "lc_jax/tasks/evaluate_biography.py",
     "lc_jax/tasks/evaluate_qa.py",

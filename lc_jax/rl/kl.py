@@ -1,4 +1,4 @@
-"""KL coefficient of the rewards: fixed (published) or adapted to a target (Ziegler et al. 2019)."""
+"""How much a unit of KL from the reference costs: fixed (published) or adapted to a target (Ziegler et al. 2019)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ KINDS = ("fixed", "adaptive")
 
 @dataclasses.dataclass(frozen=True)
 class FixedKL:
-    """Constant coefficient."""
+    """The same coefficient throughout."""
 
     coefficient: float
 
     def observe(self, kl: float) -> Self:
-        """Returns the controller unchanged."""
+        """Nothing changes."""
         return self
 
 
@@ -30,17 +30,17 @@ class AdaptiveKL:
     k_beta: float
 
     def observe(self, kl: float) -> Self:
-        """Returns the controller after a step whose responses had `kl` nats on average."""
+        """The controller after a step whose responses had `kl` nats on average."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         return dataclasses.replace(self, coefficient=self.coefficient * (1 + self.k_beta * error))
 
 
 @dataclasses.dataclass(frozen=True)
 class KLSettings:
-    """Kind of the controller, with target and rate of the adaptive one (`config.kl`).
+    """Which controller, and where the adaptive one steers (`config.kl`).
 
     Raises:
-      ValueError: an unknown kind, or a number out of range.
+      ValueError: an unknown kind, or a number that cannot be.
     """
 
     kind: str  # one of KINDS
@@ -52,7 +52,7 @@ class KLSettings:
 
 
 def make(kind: str, coefficient: float, target: float, k_beta: float) -> FixedKL | AdaptiveKL:
-    """Makes a controller by name.
+    """A controller by name.
 
     Raises:
       ValueError: as for KLSettings.
