@@ -1,4 +1,4 @@
-"""How much a unit of KL from the reference costs: fixed (published) or adapted to a target (Ziegler et al. 2019)."""
+"""The KL coefficient: fixed (published) or adapted to a target (Ziegler et al. 2019)."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ class AdaptiveKL:
         return dataclasses.replace(self, coefficient=self.coefficient * (1 + self.k_beta * error))
 
 
+Controller = FixedKL | AdaptiveKL
+
+
 @dataclasses.dataclass(frozen=True)
 class KLSettings:
     """Which controller, and where the adaptive one steers (`config.kl`).
@@ -51,8 +54,8 @@ class KLSettings:
         check_settings("kl", self, kind=KINDS, target=POSITIVE, k_beta=NON_NEGATIVE)
 
 
-def make(kind: str, coefficient: float, target: float, k_beta: float) -> FixedKL | AdaptiveKL:
-    """A controller by name.
+def make(kind: str, coefficient: float, target: float, k_beta: float) -> Controller:
+    """Returns a controller by name.
 
     Raises:
       ValueError: as for KLSettings.

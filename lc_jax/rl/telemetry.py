@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from lc_jax.data.jsonl import append_jsonl, read_jsonl, write_jsonl
 from lc_jax.preflight import NON_NEGATIVE, POSITIVE, PROBABILITY, check_settings
@@ -93,6 +94,21 @@ class Alarms:
     def __post_init__(self) -> None:
         shares = dict.fromkeys(("min_stop_rate", "max_same_confidence", "max_no_answer_rate"), PROBABILITY)
         check_settings("alarms", self, max_kl=POSITIVE, min_entropy=NON_NEGATIVE, **shares)
+
+    def check(self, step: int, stats: Mapping[str, Any], run: Path) -> None:
+        """Logs a warning for each statistic of a step that is beyond its limit.
+
+        Args:
+          run: the folder of the run, for the message.
+
+        Raises:
+          FloatingPointError: there is one, and `stop` is set.
+        """
+        alarms = self.of(stats)
+        for words in alarms:
+            logging.warning("Step %d: %s (alarms in the config)", step, words)
+        if alarms and self.stop:
+            raise FloatingPointError(f"Stopped at step {step}: {'; '.join(alarms)}. Checkpoints: {run}/checkpoints.")
 
     def of(self, stats: Mapping[str, Any]) -> list[str]:
         """Returns a message for each limit that is exceeded."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from absl import logging
+
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference.finite import check_finite
@@ -54,6 +56,23 @@ class Writer:
             for q in questions
         ]
         return [self.tokenizer.encode_prompt(text) for text in texts]
+
+    def fitting(self, questions: Sequence[Question], query_length: int) -> list[Question]:
+        """Returns the questions whose prompts have at most `query_length` tokens, and logs how many have more.
+
+        Raises:
+          ValueError: all prompts are longer.
+        """
+        lengths = [len(self.encode(q)) for q in questions]
+        fitting = [q for q, length in zip(questions, lengths, strict=True) if length <= query_length]
+        if not fitting:
+            raise ValueError(
+                f"Every training prompt is longer than --config.ppo.query_length={query_length} tokens: give "
+                f"{max(lengths)}, the length of the longest, or at least {min(lengths)}, that of the shortest."
+            )
+        num_longer = len(questions) - len(fitting)
+        logging.info("%d training questions; %d prompts are over %d tokens", len(fitting), num_longer, query_length)
+        return fitting
 
     def write(
         self, policy: Model, questions: Sequence[Question], prompts: Sequence[list[int]], seed: int

@@ -1,9 +1,10 @@
-"""Three PPO steps from text to parameters, as the published trainer took them: on its responses and extracted answers.
+"""Three PPO steps (lc_jax/rl/step.py) as the published trainer took them: on its responses and extracted answers.
 
 Nothing recorded is fed in but what was fixed there too: the texts, the models, and the tokens that policy and extractor
 "generate". Everything later is computed here from what was computed here before.
 """
 
+import contextlib
 import dataclasses
 
 import jax
@@ -19,6 +20,9 @@ from lc_jax.models import hf
 from lc_jax.models.transformer import trainable
 from lc_jax.prompts import Prompt
 from lc_jax.rl import advantage, batch, kl, loss, reader, reward, rollout, update
+from lc_jax.rl.settings import PPOSettings
+from lc_jax.rl.step import Trainer, step
+from lc_jax.rl.writer import Writer
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
@@ -61,7 +65,7 @@ class Step:
     episodes: batch.Episodes
     shaped: np.ndarray
     last: dict  # statistics of the last two rows: the published code keeps those of its last micro-batch
-    updated: dict  # statistics of the whole update
+    updated: dict  # statistics of the whole step
     parameters: dict  # after the step, by recorded name
 
 
@@ -102,40 +106,61 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
-def reading(folders, text, mesh):
-    """What the reader makes of the recorded paragraphs, its extractor writing the recorded extractions."""
+def surrogate(folders, text, mesh):
+    """The recorded reader."""
 
     def part(path, kind, template):
         model = hf.load(path, mesh, kind=kind, **PRECISION)
         return reader.ReaderModel(model, text.tokenizer, text.templates[template], max_length=256, batch_size=4)
 
-    def extract(model, prompts, sampling, *, seed, batch_size):
+    args = text.case["answer_extractor_generate_kwargs"]
+    sampling = generate.Sampling(args["max_new_tokens"], args["temperature"], eos_ids=(args["eos_token_id"],))
+    # Any language model will do as an extractor that does not get to write.
+    extractor = reader.Extractor(part(folders["policy"], "causal", "extract"), sampling, max_answers=4)
+    return reader.Reader(extractor, part(folders["forecaster"], "scalar", "reward"))
+
+
+@contextlib.contextmanager
+def recorded_texts(text):
+    """Policy and extractor write what was recorded; everything that they are asked is checked."""
+
+    def write(model, prompts, sampling, *, seed, batch_size):
+        if prompts == text.prompts:
+            return text.completions
         pairs = zip(text.questions, text.paragraphs, strict=True)
         texts = [text.templates["extract"].render(question=q.question, generated_paragraph=z) for q, z in pairs]
         assert prompts == [text.tokenizer.encode_prompt(t) for t in texts]
         written = [text.tokenizer.encode_prompt(t)[1:] + list(sampling.eos_ids) for t in text.extractions]
         return [generate.Completion(tokens, [], finished=True) for tokens in written]
 
-    args = text.case["answer_extractor_generate_kwargs"]
-    sampling = generate.Sampling(args["max_new_tokens"], args["temperature"], eos_ids=(args["eos_token_id"],))
-    # Any language model will do as an extractor that does not get to write.
-    extractor = reader.Extractor(part(folders["policy"], "causal", "extract"), sampling, max_answers=4)
+    pack = batch.pack
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "generate", extract)
-        whole = reader.Reader(extractor, part(folders["forecaster"], "scalar", "reward"))
-        return whole.read(text.questions, text.paragraphs, seed=0)
+        patch.setattr(generate, "generate", write)
+        patch.setattr(batch, "pack", lambda *args: with_pads(pack(*args), text.case["pad_token_id"]))
+        yield
 
 
 @pytest.fixture(scope="module")
-def rewards(text, reading):
+def reading(surrogate, text):
+    """What the reader makes of the recorded paragraphs."""
+    with recorded_texts(text):
+        return surrogate.read(text.questions, text.paragraphs, seed=0)
+
+
+@pytest.fixture(scope="module")
+def reward_settings(text):
     args = text.case["args"]
-    settings = reward.RewardSettings(
+    return reward.RewardSettings(
         "decision_based",
         args["answer_extractor_normalization_lambda"],
         args["reward_offset"],
         args["cross_entropy_epsilon"],
     )
-    return reward.compute(reading.forecasts, settings)
+
+
+@pytest.fixture(scope="module")
+def rewards(reading, reward_settings):
+    return reward.compute(reading.forecasts, reward_settings)
 
 
 @pytest.fixture(scope="module")
@@ -161,45 +186,62 @@ def with_pads(episodes, pad):
 
 
 @pytest.fixture(scope="module")
-def steps(folders, text, mesh, rewards, optimizer):
-    """The state goes through the three steps as in tasks/ppo.py, in the published arithmetic."""
+def trainer(folders, text, mesh, surrogate, reward_settings, optimizer):
+    """The published settings around the recorded models, and a fresh state."""
     args = text.case["args"]
     policy, reference = (hf.load(folders["policy"], mesh, **PRECISION) for _ in range(2))
     critic = hf.load(folders["critic"], mesh, kind="scalar", fresh_head=True, **PRECISION)
     actor_critic = update.ActorCritic(policy, critic)
-    tx = make_optimizer(optimizer, trainable(actor_critic.params()))
-    state, actor_critic = states.create(actor_critic.params(), tx), actor_critic.with_params(None)
-    estimator = advantage.AdvantageSettings(
-        args["gamma"], args["lam"], args["whiten_rewards"], clamp_kl=True, masked=False
-    )
-    losses = loss.LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
-    sizes = update.UpdateSettings(
-        args["noptepochs"], args["step_batch_size"], args["step_per_device_batch_size"], args["temperature"], losses
-    )
-    controller = kl.make("fixed", args["kl_coef"], target=6.0, k_beta=0.1)
-    packed = batch.pack(text.prompts, text.completions, args["response_len"])
-    done = []
+    tx, sampling = make_optimizer(optimizer, trainable(actor_critic.params())), generate.Sampling(args["response_len"])
+    ppo = PPOSettings(
+        num_steps=NUM_STEPS, rollout_batch_size=len(text.questions), num_samples=1, num_epochs=args["noptepochs"],
+        minibatch_size=args["step_batch_size"], microbatch_size=args["step_per_device_batch_size"],
+        decode_batch_size=8, frozen_on_host=False, query_length=512, response_length=args["response_len"],
+        temperature=args["temperature"], kl_coef=args["kl_coef"], baseline="critic", stop_penalty=False, eval_every=0,
+        save_every=0, keep=1, num_validation=0, num_candidates=0, first_candidate=0, max_ratio_deviation=0.0,
+        max_sampling_gap=0.0, clean_up=True,
+    )  # fmt: skip
+    return Trainer(
+        writer=Writer(text.tokenizer, text.templates["policy"], None, sampling, 8),
+        reader=surrogate,
+        reference=reference,
+        structure=actor_critic.with_params(None),
+        optimizer=optimizer,
+        tx=tx,
+        ppo=ppo,
+        reward=reward_settings,
+        advantage=advantage.AdvantageSettings(
+            args["gamma"], args["lam"], args["whiten_rewards"], clamp_kl=True, masked=False
+        ),
+        loss=loss.LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False),
+        seed=0,
+    ), states.create(actor_critic.params(), tx)
+
+
+@pytest.fixture(scope="module")
+def steps(folders, text, mesh, rewards, trainer):
+    """The state goes through three steps of PPO, in the published arithmetic."""
+    (trainer, state), done = trainer, []
+    controller = kl.make("fixed", trainer.ppo.kl_coef, target=6.0, k_beta=0.1)
+    temperature = jnp.float32(trainer.ppo.temperature)
     for number in range(NUM_STEPS):
-        models = actor_critic.with_params(state.params)
-        episodes = rollout.score_rollout(
-            models.policy, reference, models.critic, with_pads(packed, text.case["pad_token_id"]),
-            temperature=args["temperature"], groups=packed.groups(args["rollout_per_device_batch_size"]),
-        )  # fmt: skip
+        models = trainer.structure.with_params(jax.tree.map(jnp.copy, state.params))  # the step donates its own
+        with recorded_texts(text):
+            result = step(trainer, state, controller, text.questions, number)
+        state, controller, episodes = result.state, result.controller, result.episodes
         shaped = advantage.shape_rewards(
-            rewards.total, episodes.old_logprobs, episodes.ref_logprobs, episodes.lengths, args["kl_coef"], clamp=True
+            rewards.total, episodes.old_logprobs, episodes.ref_logprobs, episodes.lengths, trainer.ppo.kl_coef, True
         )
-        episodes, _ = advantage.estimate(episodes, rewards.total, controller.coefficient, estimator)
-        tail = jax.tree.map(lambda x: x[-sizes.microbatch_size :], episodes)
-        count, temperature = loss.num_positions(tail.mask, losses), jnp.float32(sizes.temperature)
+        tail = jax.tree.map(lambda x: x[-trainer.ppo.microbatch_size :], episodes)
+        count = loss.num_positions(tail.mask, trainer.loss)
         parts = [
-            update.OBJECTIVES[name](model, tail, count, temperature, losses) for name, model in models.models().items()
+            update.OBJECTIVES[name](model, tail, count, temperature, trainer.loss)
+            for name, model in models.models().items()
         ]
         last = {key: value for _, stats in parts for key, value in stats.items()}
         last["loss"] = sum(loss for loss, _ in parts)
-        del models  # the update donates the parameters
-        state, (updated,) = update.update(state, actor_critic, episodes, tx=tx, settings=sizes, seed=number)
         named = hf_names(state.params, folders, mesh)
-        done.append(Step(episodes, shaped, jax.device_get(last), updated, named))
+        done.append(Step(episodes, shaped, jax.device_get(last), result.stats, named))
     return done
 
 
@@ -289,8 +331,8 @@ def test_statistics(text, optimizer, steps, number):
 def test_parameters(folders, text, steps):
     """After each step by their norms and by how far they moved, after the last one tensor by tensor."""
     before, tolerance = starting_parameters(folders), 0.0
-    for step, published in zip(steps, text.case["steps"], strict=True):
-        after, rate = step.parameters, published["lr_used"]
+    for done, published in zip(steps, text.case["steps"], strict=True):
+        after, rate = done.parameters, published["lr_used"]
         assert after.keys() == before.keys()
         changes = {name: after[name] - before[name] for name in after}
         norm = np.sqrt(sum(np.square(value, dtype=np.float64).sum() for value in after.values()))

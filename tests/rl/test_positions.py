@@ -15,7 +15,8 @@ from lc_jax.inference.generate import Completion
 from lc_jax.rl import batch, loss, reward, rollout, update
 from lc_jax.rl.reader import Reading
 from lc_jax.rl.reward import AnswerForecasts, RewardSettings
-from lc_jax.tasks.ppo import Trainer, queries
+from lc_jax.rl.settings import queries
+from lc_jax.rl.step import evaluate
 from lc_jax.types import Question
 from tests.models.conftest import PRESETS, random_model
 
@@ -207,17 +208,15 @@ def test_the_validation_reward_is_without_the_offset():
         return [Completion([5], [0.0], True), Completion([5], [0.0], False)]
 
     trainer = types.SimpleNamespace(
-        state=types.SimpleNamespace(params="params"),
-        actor_critic=types.SimpleNamespace(with_params=lambda params: types.SimpleNamespace(policy=params)),
+        policy=lambda state: state,
         writer=types.SimpleNamespace(
             encode=lambda q: q.question_id, write=write, decode=lambda completions: ["z"] * len(completions)
         ),
-        reader=types.SimpleNamespace(with_sampling=with_sampling),
-        validation=questions(2),
+        with_frozen_in=lambda kind: types.SimpleNamespace(reader=types.SimpleNamespace(with_sampling=with_sampling)),
         reward=RewardSettings(),
-        config=types.SimpleNamespace(seed=11, reader=types.SimpleNamespace(validation_top_p=0.9)),
+        seed=11,
     )
-    found, _ = Trainer.evaluate(trainer)
+    found, _ = evaluate(trainer, "params", questions(2), top_p=0.9)
     # log 1/2 each; the forecasts are 1/2 and sigmoid(9), so that 1/2 and next to nothing is missing to 1.
     missing = 0.5 + 1 - reward.probability(9.0)
     assert found["eval_reward"] == pytest.approx(np.log(0.5) - 5 * missing / 2, abs=1e-5)

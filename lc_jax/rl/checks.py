@@ -1,0 +1,57 @@
+"""What the settings, folders and files of PPO tell before anything is loaded or compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lc_jax.data.questions import load_train_and_validation
+from lc_jax.preflight import check_all
+from lc_jax.prompts import load_templates
+from lc_jax.rl import advantage, kl, reader, reward, telemetry
+from lc_jax.rl.loss import LossSettings
+from lc_jax.rl.settings import PPOSettings
+from lc_jax.training import checks
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Refuses settings, folders and files that PPO cannot be run from, all of them at once.
+
+    Raises:
+      Problems: a line for each.
+    """
+    ppo, readers, is_dry_run = settings["ppo"], settings["reader"], settings["dry_run"]
+    uses_critic = str(ppo["baseline"]).startswith("critic")
+
+    def model(name: str, path: str, kind: str = "causal") -> None:
+        checks.check_model(name, path, kind, dry_run=is_dry_run)
+
+    def questions() -> None:
+        train, _ = load_train_and_validation(
+            settings["questions"], settings["validation"], ppo["num_validation"], settings["seed"]
+        )
+        PPOSettings(**ppo).check_questions(len(train))
+
+    def templates() -> None:
+        names = [f.name for f in dataclasses.fields(load_templates(settings["templates"], settings["prompt_dir"]))]
+        if readers["template"] not in names:
+            raise ValueError(f"--config.reader.template={readers['template']}: give one of {', '.join(names)}.")
+
+    check_all(
+        lambda: PPOSettings(**ppo),
+        *checks.run_checks(settings),
+        lambda: reward.RewardSettings(**settings["reward"]),
+        lambda: advantage.AdvantageSettings(**settings["advantage"]).check(ppo["rollout_batch_size"]),
+        lambda: LossSettings(**settings["loss"]),
+        lambda: kl.KLSettings(**settings["kl"]),
+        lambda: telemetry.Alarms(**settings["alarms"]),
+        lambda: reader.check(readers, readers["extractor"]),
+        templates,
+        lambda: model("policy", settings["policy"]),
+        lambda: model("critic", settings["critic"], "scalar") if uses_critic else None,
+        lambda: model("reader.forecaster", readers["forecaster"], "scalar"),
+        lambda: model("reader.extractor", readers["extractor"]) if readers["extractor"] else None,
+        lambda: checks.check_same_tokens(settings["policy"], settings["critic"]) if uses_critic else None,
+        *([] if is_dry_run else [questions]),
+    )
