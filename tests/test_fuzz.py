@@ -29,9 +29,9 @@ from lc_jax import main, parallel, prompts
 from lc_jax import settings as command_line
 from lc_jax.data import examples, questions, rows
 from lc_jax.evaluation import biography, qa
-from lc_jax.llm import anthropic, openai
-from lc_jax.llm.asking import Fatal, Transient
-from lc_jax.llm.data_steps import data_steps
+from lc_jax.llm import AnnotatorError, anthropic, openai
+from lc_jax.llm.data_tasks import data_tasks
+from lc_jax.llm.failures import Transient
 from lc_jax.models import folders, hf
 from lc_jax.prompts import Invalid, confidence, equivalence, summarize
 
@@ -211,13 +211,13 @@ def test_files_of_rows(content, ending, squeezed, recipe):
 
 # --- replies ----------------------------------------------------------------------------------------------------------
 
-STEPS = {
-    "qa": qa.STEPS,
-    "biography": biography.STEPS,
-    "generate_data": data_steps(False, False),
-    "generate_data published": data_steps(True, True),
+TASKS = {
+    "qa": qa.TASKS,
+    "biography": biography.TASKS,
+    "generate_data": data_tasks(False, False),
+    "generate_data published": data_tasks(True, True),
 }
-PARSED = {f"{part}.{name}": step.prompt for part, steps in STEPS.items() for name, step in steps.items()}
+PARSED = {f"{part}.{name}": task.prompt for part, tasks in TASKS.items() for name, task in tasks.items()}
 BATCHES = {
     "comparisons": equivalence.join_comparisons([equivalence.Comparison("What?", "Paris", "Lyon")] * 2),
     "statements": confidence.join_statements(["One.", "Two."]),
@@ -279,14 +279,16 @@ def _changed(data, value, depth=4):
 def test_bodies_of_servers(provider, data):
     body = _changed(data, _body(provider, "It is Paris."))
     annotator = provider.load("m", base_url="http://localhost:9/v1")
-    client = type("Client", (), {"api_key": "k", "base_url": "http://localhost:9/v1"})()
+    annotator.client = type("Client", (), {"api_key": "k"})()
     try:
         reply = provider.read(body)
     except Exception as error:
         try:
-            reply = annotator.fault(client, error)
-        except (Transient, Fatal):  # asked again, or the run ends with its line
+            reply = annotator.explain(error, 1.0)
+        except AnnotatorError:  # the run ends with its line
             return
+    if isinstance(reply, Transient):  # asked again
+        return
     assert isinstance(reply.text, str)
     assert reply.usage is None or all(
         isinstance(n, int) and n >= 0 for n in (reply.usage.input_tokens, reply.usage.output_tokens)

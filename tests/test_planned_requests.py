@@ -23,9 +23,9 @@ def test_a_biography_is_taken_apart_once_and_each_claim_is_checked():
     config = planned("evaluate_biography", model="m", uses_confidence=True)
     claims, confidence, support = requests.estimates(config, 500)
     assert [one.calls for one in (claims, confidence, support)] == [500, 500, 7500]
-    step = biography.STEPS["claims"]
-    prompt = step.prompt.render(entity="an answer", generated_paragraph="x" * 900)
-    tokens = cost.tokens(prompt) + cost.tokens(step.prompt.schema) + cost.OVERHEAD
+    task = biography.TASKS["claims"]
+    prompt = task.prompt.render(entity="an answer", generated_paragraph="x" * 900)
+    tokens = cost.tokens(prompt) + cost.tokens(task.prompt.schema) + cost.OVERHEAD
     assert (claims.usage.input_tokens, claims.usage.output_tokens) == (500 * tokens, 500 * 4096)
     assert claims.dollars() == pytest.approx((500 * tokens * 1 + 500 * 4096 * 5) / 1e6)
     assert support.usage.input_tokens > 7500 * 5 * 1100 / 3  # five passages

@@ -13,7 +13,7 @@ import pytest
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.evaluation import biography, qa
-from lc_jax.llm.data_steps import data_steps
+from lc_jax.llm.data_tasks import data_tasks
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
 from lc_jax.prompts import load_templates
@@ -112,11 +112,11 @@ def test_eight_paragraphs_at_temperature_0_7_and_summaries_at_0_3_make_the_data(
     config = config_of("generate_data")
     config.published = published
     assert values(config, "num_samples", "temperature") == (8, 0.7)
-    steps = data_steps(**config.wording)
-    temperatures = {name: step.temperature for name, step in steps.items()}
+    tasks = data_tasks(**config.wording)
+    temperatures = {name: task.temperature for name, task in tasks.items()}
     assert temperatures["summarize"] == 0.3
     assert {temperatures[name] for name in ("extract", "forecast", "correctness")} == {0.2}
-    assert ["Reasoning:" in step.prompt.template for step in steps.values()] == [False] * 4 + [published] * 3
+    assert ["Reasoning:" in task.prompt.template for task in tasks.values()] == [False] * 4 + [published] * 3
 
 
 @pytest.mark.parametrize("in_context", [False, True])
@@ -132,13 +132,13 @@ def test_paragraphs_are_sampled_at_temperature_0_3_and_read_at_0_2(published):
     config = config_of("evaluate_qa")
     config.published = published
     assert config.temperature == 0.3
-    steps = qa.Protocol.from_settings(config).steps()
-    temperatures = {name: step.temperature for name, step in steps.items()}
+    tasks = qa.Protocol.from_settings(config).tasks()
+    temperatures = {name: task.temperature for name, task in tasks.items()}
     assert temperatures == {"eval_extract": 0.2, "eval_forecast": 0.2, "equivalence": 0.2 if published else 0.0}
     config = config_of("evaluate_biography")
     config.published = published
     assert config.temperature == 0.3
-    temperatures = {name: step.temperature for name, step in biography.steps(config.judge_temperature).items()}
+    temperatures = {name: task.temperature for name, task in biography.tasks(config.judge_temperature).items()}
     assert temperatures == {
         "claims": 0.2, "plain_claims": 0.2, "confidence": 0.2, "support": 0.2 if published else 0.0,
     }  # fmt: skip
@@ -179,6 +179,6 @@ def test_reward_models_read_2000_characters_of_a_paragraph():
     assert text == prompt.render(**fields, generated_paragraph="z" * 1999 + "a")
 
 
-@pytest.mark.parametrize(("name", "steps"), [("evaluate_qa", qa.STEPS), ("evaluate_biography", biography.STEPS)])
-def test_every_part_of_an_evaluation_can_have_an_annotator_of_its_own(name, steps):
-    assert set(config_of(name).annotators) == {step.role for step in steps.values()}
+@pytest.mark.parametrize(("name", "tasks"), [("evaluate_qa", qa.TASKS), ("evaluate_biography", biography.TASKS)])
+def test_every_part_of_an_evaluation_can_have_an_annotator_of_its_own(name, tasks):
+    assert set(config_of(name).annotators) == {task.role for task in tasks.values()}

@@ -11,11 +11,11 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from lc_jax.llm.annotate import Annotation
-from lc_jax.llm.steps import Ask, Fields, Step
+from lc_jax.llm.annotate import Annotation, AnnotationTask, AskTask
+from lc_jax.llm.concurrency import gather
 from lc_jax.prompts import claims, confidence, support
 from lc_jax.prompts.claims import OBJECTIVE, Claim, Group
 from lc_jax.prompts.confidence import Stated
@@ -27,28 +27,28 @@ LONG_ENOUGH = 10  # claims; biographies with fewer are penalised (FActScore's ga
 _EXPECTED = [[Claim("a claim of about so many words", OBJECTIVE)] for _ in range(15)]
 
 
-def steps(judge_temperature: float = 0.0) -> dict[str, Step]:
+def tasks(judge_temperature: float = 0.0) -> dict[str, AnnotationTask]:
     """Returns the questions to annotators.
 
-    They stand under their published names, so that a folder of wordings can replace them; of "support" no wording was
+    They have their published names, so that a folder of wordings can replace them; of "support" no wording was
     published.
     """
-    decomposition = Step(claims.PROMPT, 0.2, 4096, lambda fields: _EXPECTED, "claims")
+    decomposition = AnnotationTask(claims.PROMPT, 0.2, 4096, lambda fields: _EXPECTED, "claims")
     return {
         "claims": decomposition,
         "plain_claims": decomposition,  # of methods without confidence, whose published wording is another
-        "confidence": Step(
+        "confidence": AnnotationTask(
             confidence.PROMPT,
             0.2,
             4096,
             lambda fields: [Stated(text, 0.5) for text in confidence.split_statements(fields["statements"])],
             "confidence",
         ),
-        "support": Step(support.PROMPT, judge_temperature, 100, lambda fields: True, "judge"),
+        "support": AnnotationTask(support.PROMPT, judge_temperature, 100, lambda fields: True, "judge"),
     }
 
 
-STEPS = steps()
+TASKS = tasks()
 
 Find = Callable[[str, Sequence[str]], list[list[str]]]  # from an entity and claims to the passages for each claim
 Status = ReplyStatus | Literal["unverifiable", "no_claims", "not_objective"]
@@ -90,96 +90,74 @@ class Record:
 
 
 def whole(biography: Biography, status: Status, detail: str = "") -> Record:
-    """The record of a biography of which no claim can be judged."""
+    """Returns the record of a biography of which no claim can be judged."""
     b, name = biography, biography.name or biography.entity
     return Record(
         name, b.entity, b.prompt, b.prompt, "", b.paragraph, (), (), (), "", math.nan, False, status, detail, name
     )
 
 
-def _record(biography: Biography, number: int, group: Group, stated: Sequence[Stated] | Annotation) -> Record:
-    """A group's record before it is checked; `stated`: of its objective claims, or why that is not known."""
-    found = [] if isinstance(stated, Annotation) else stated
-    objective = [claim.text for claim in group if claim.label == OBJECTIVE]
-    probs = tuple(item.confidence for item in found)
-    best = probs.index(max(probs)) if probs else 0
-    status: Status = "ok" if objective else "not_objective"
-    if objective and isinstance(stated, Annotation):
-        status = stated.status
-    return dataclasses.replace(
-        whole(biography, status, stated.detail if isinstance(stated, Annotation) else ""),
-        question_id=f"{biography.name or biography.entity}/{number}",
-        question=(objective or [group[0].text])[best],
-        claims=group,
-        answers=tuple(item.claim for item in found),
-        probs=probs,
-        chosen=found[best].claim if found else "",
-        confidence=probs[best] if found else math.nan,
-    )
-
-
-def _confidences(
-    groups: Sequence[Sequence[Group]], ask: Ask, uses_confidence: bool
-) -> list[list[Stated] | Annotation | None]:
-    """For each biography what it says of its objective claims, one after the other; None where it makes none."""
-    objective = [[c.text for group in found for c in group if c.label == OBJECTIVE] for found in groups]
-    if not uses_confidence:
-        return [[Stated(text, 1.0) for text in texts] or None for texts in objective]
-    rows: list[Fields] = [{"statements": confidence.join_statements(texts)} for texts in objective if texts]
-    replies = iter(list(ask("confidence", rows)))
-    found: list[list[Stated] | Annotation | None] = []
-    for texts in objective:
-        reply = next(replies) if texts else None
-        found.append(list(reply.value) if reply and reply.status == "ok" else reply)
-    return found
-
-
-def _split(biography: Biography, groups: Sequence[Group], stated: list[Stated] | Annotation | None) -> Iterator[Record]:
-    """The records of one biography before they are checked."""
-    if not groups:
-        yield whole(biography, "no_claims", "the biography makes no claim")
-    rest = iter(stated if isinstance(stated, list) else ())
-    for number, group in enumerate(groups, 1):
-        count = sum(claim.label == OBJECTIVE for claim in group)
-        own = stated if isinstance(stated, Annotation) else list(itertools.islice(rest, count))
-        yield _record(biography, number, group, own if count else [])
-
-
-def _checked(record: Record, verdict: Annotation) -> Record:
-    """The record with the annotator's verdict on the claim that counts."""
-    if verdict.status != "ok":
-        return dataclasses.replace(record, confidence=math.nan, status=verdict.status, detail=verdict.detail)
-    return dataclasses.replace(record, correct=verdict.value, answer="supported" if verdict.value else "not supported")
-
-
-def evaluate(biographies: Sequence[Biography], find: Find, ask: Ask, *, uses_confidence: bool) -> list[Record]:
-    """Records of every biography, in order: one for each claim or group of alternatives, or one for the whole.
+async def evaluate_one(biography: Biography, find: Find, ask: AskTask, *, uses_confidence: bool) -> list[Record]:
+    """Returns the records of a biography: one for each claim or group of alternatives, or one for the whole.
 
     Args:
       find: the passages that each claim about an entity is held against.
-      ask: asks the steps of STEPS.
+      ask: asks the annotation tasks of `tasks`.
       uses_confidence: False for methods that state no confidence: the first of alternatives counts, with confidence 1.
     """
-    rows: list[Fields] = [{"entity": b.entity, "generated_paragraph": b.paragraph} for b in biographies]
-    found = list(ask("claims" if uses_confidence else "plain_claims", rows))
-    stated = _confidences([reply.value or () for reply in found], ask, uses_confidence)
-    records: list[Record] = []
-    for biography, reply, own in zip(biographies, found, stated, strict=True):
-        if reply.status == "ok":
-            records += _split(biography, reply.value, own)
-        else:
-            records.append(whole(biography, reply.status, reply.detail))
-    open_ones = [i for i, record in enumerate(records) if record.chosen]
-    passages: list[list[str]] = []
-    for entity, places in itertools.groupby(open_ones, lambda i: records[i].entity):
-        passages += find(entity, [records[i].chosen for i in places])
-    questions: list[Fields] = [
-        {"entity": records[i].entity, "passages": join_paragraphs(texts), "claim": records[i].chosen}
-        for i, texts in zip(open_ones, passages, strict=True)
-    ]
-    for i, verdict in zip(open_ones, ask("support", questions), strict=True):
-        records[i] = _checked(records[i], verdict)
-    return records
+    task = "claims" if uses_confidence else "plain_claims"
+    reply = await ask(task, {"entity": biography.entity, "generated_paragraph": biography.paragraph})
+    if reply.status != "ok":
+        return [whole(biography, reply.status, reply.detail)]
+    groups: Sequence[Group] = reply.value
+    if not groups:
+        return [whole(biography, "no_claims", "the biography makes no claim")]
+    objective = [claim.text for group in groups for claim in group if claim.label == OBJECTIVE]
+    stated = Annotation("ok", [Stated(text, 1.0) for text in objective])
+    if uses_confidence and objective:
+        stated = await ask("confidence", {"statements": confidence.join_statements(objective)})
+    rest = iter(stated.value or ())
+    records = []
+    for number, group in enumerate(groups, 1):
+        own = list(itertools.islice(rest, sum(claim.label == OBJECTIVE for claim in group)))
+        records.append(_choose(biography, number, group, own, stated))
+    chosen = [record for record in records if record.chosen]
+    passages = find(biography.entity, [record.chosen for record in chosen]) if chosen else []
+    verdicts = iter(await gather(*(
+        ask("support", {"entity": record.entity, "passages": join_paragraphs(texts), "claim": record.chosen})
+        for record, texts in zip(chosen, passages, strict=True)
+    )))  # fmt: skip
+    return [_with_verdict(record, next(verdicts)) if record.chosen else record for record in records]
+
+
+def _choose(biography: Biography, number: int, group: Group, own: Sequence[Stated], stated: Annotation) -> Record:
+    """Returns the record of the most confident of a group's alternatives, before it is checked.
+
+    Args:
+      own: of the objective claims of the group.
+      stated: of all objective claims; its status says why `own` is empty.
+    """
+    objective = [claim.text for claim in group if claim.label == OBJECTIVE]
+    probs = tuple(item.confidence for item in own)
+    best = probs.index(max(probs)) if probs else 0
+    record = whole(biography, stated.status, stated.detail) if objective else whole(biography, "not_objective")
+    return dataclasses.replace(
+        record,
+        question_id=f"{biography.name or biography.entity}/{number}",
+        question=(objective or [group[0].text])[best],
+        claims=group,
+        answers=tuple(item.claim for item in own),
+        probs=probs,
+        chosen=own[best].claim if own else "",
+        confidence=probs[best] if own else math.nan,
+    )
+
+
+def _with_verdict(record: Record, verdict: Annotation) -> Record:
+    """Returns the record with the annotator's verdict on the claim that counts."""
+    if verdict.status != "ok":
+        return dataclasses.replace(record, confidence=math.nan, status=verdict.status, detail=verdict.detail)
+    return dataclasses.replace(record, correct=verdict.value, answer="supported" if verdict.value else "not supported")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,18 +1,19 @@
 """Reads paragraphs as a person would who must answer a question from them, and judges the answers (paper section 6).
 
-extract the answers that a paragraph offers -> forecast each -> choose the most probable -> hold it against the truth.
-Whatever could not be annotated keeps that status: it is counted, and is no score.
+extract the answers that a paragraph offers -> forecast each -> choose the most probable -> judge it by the truth.
+What could not be annotated keeps that status: it is counted, and is no score.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from lc_jax.llm.annotate import Annotation, judge
-from lc_jax.llm.steps import REASONING, Ask, Fields, Step
+from lc_jax.llm.annotate import REASONING, Annotation, AnnotationTask, AskTask
+from lc_jax.llm.concurrency import gather
 from lc_jax.prompts import equivalence, extract, forecast
 from lc_jax.prompts.equivalence import Comparison
 from lc_jax.types import Generation, Question, ReplyStatus
@@ -33,15 +34,17 @@ class Protocol:
         fields = {name: settings[name] for name in ("judge_matches", "judge_temperature")}
         return cls(**settings["wording"], **fields)
 
-    def steps(self) -> dict[str, Step]:
+    def tasks(self) -> dict[str, AnnotationTask]:
         """The questions to annotators under their published names, so that a folder of wordings can replace them."""
         extraction = extract.prompt(reasoning=self.reasoning, text_order=self.text_order)
         probability = forecast.prompt(reasoning=self.reasoning)
         most = max(300, REASONING * self.reasoning)
         return {
-            "eval_extract": Step(extraction, 0.2, most, lambda fields: ["an answer", "another answer"], "extract"),
-            "eval_forecast": Step(probability, 0.2, most, lambda fields: 0.5, "forecast"),
-            "equivalence": Step(
+            "eval_extract": AnnotationTask(
+                extraction, 0.2, most, lambda fields: ["an answer", "another answer"], "extract"
+            ),
+            "eval_forecast": AnnotationTask(probability, 0.2, most, lambda fields: 0.5, "forecast"),
+            "equivalence": AnnotationTask(
                 equivalence.PROMPT,
                 self.judge_temperature,
                 200,
@@ -51,7 +54,9 @@ class Protocol:
         }
 
 
-STEPS = Protocol().steps()
+TASKS = Protocol().tasks()
+
+MapItems = Callable[..., AsyncIterator[Any]]  # Session.map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,25 +90,50 @@ def _matches(question: Question, answer: str) -> bool:
     return bool(_plain(answer)) and _plain(answer) in map(_plain, (question.answer, *question.aliases))
 
 
-def _forecasts(generations: Sequence[Generation], answers: Sequence[Sequence[str]], ask: Ask) -> list[list[Annotation]]:
-    """Returns a forecast for every answer of every paragraph, each from a request of its own."""
-    pairs = [(i, answer) for i, listed in enumerate(answers) for answer in listed]
-    rows: list[Fields] = [
-        {
-            "generated_paragraph": generations[i].paragraph,
-            "question": generations[i].question.question,
-            "answer": answer,
-        }
-        for i, answer in pairs
-    ]
-    forecasts: list[list[Annotation]] = [[] for _ in generations]
-    for (i, _), reply in zip(pairs, ask("eval_forecast", rows), strict=True):
-        forecasts[i].append(reply)
-    return forecasts
+async def evaluate_one(
+    generation: Generation,
+    ask: AskTask,
+    *,
+    uses_confidence: bool,
+    forecast_truth: bool = False,
+    judge_matches: bool = False,
+) -> Record:
+    """Returns the record of one paragraph; an answer in the words of the truth is correct, others are yet to be judged.
+
+    Args:
+      ask: asks the annotation tasks of a Protocol.
+      uses_confidence: False for methods that state no confidence: the first extracted answer counts, with confidence 1.
+      forecast_truth: forecast the true answer as well, which no metric uses.
+      judge_matches: see Protocol.
+    """
+    fields = {"generated_paragraph": generation.paragraph, "question": generation.question.question}
+    extraction = await ask("eval_extract", fields)
+    answers = list(extraction.value or ()) if uses_confidence else []
+    answers += [generation.question.answer] if forecast_truth else []
+    forecasts = await gather(*(ask("eval_forecast", fields | {"answer": answer}) for answer in answers))
+    truth = forecasts.pop().value if forecast_truth else None
+    record = choose(generation, extraction, forecasts if uses_confidence else None)
+    is_match = record.status == "ok" and not judge_matches and _matches(generation.question, record.chosen)
+    return dataclasses.replace(record, truth_prob=truth, correct=is_match)
 
 
-def _choose(generation: Generation, extraction: Annotation, forecasts: Sequence[Annotation] | None) -> Record:
-    """The record of the answer with the highest forecast (the first wins ties), or of the first without forecasts.
+async def judge(records: Sequence[Record], ask: AskTask) -> list[Record]:
+    """Returns up to ten records with a verdict on the chosen answer of each, from one request.
+
+    Where its reply is of no use, each answer gets a request of its own.
+    """
+    comparisons = [Comparison(record.question, record.answer, record.chosen) for record in records]
+    verdicts = await ask("equivalence", {"comparisons": equivalence.join_comparisons(comparisons)})
+    if verdicts.status == "ok":
+        return [dataclasses.replace(r, correct=v) for r, v in zip(records, verdicts.value, strict=True)]
+    if len(records) > 1 and verdicts.status != "failed":
+        return [judged for (judged,) in await gather(*(judge([record], ask) for record in records))]
+    nan, status, detail = float("nan"), verdicts.status, verdicts.detail
+    return [dataclasses.replace(record, confidence=nan, status=status, detail=detail) for record in records]
+
+
+def choose(generation: Generation, extraction: Annotation, forecasts: Sequence[Annotation] | None) -> Record:
+    """Returns the record of the answer with the highest forecast (the first of equals), or of the first without any.
 
     A paragraph without an answer is wrong with confidence 1, as published.
     """
@@ -133,53 +163,28 @@ def _choose(generation: Generation, extraction: Annotation, forecasts: Sequence[
 
 def without_paragraph(question: Question, paragraph: Annotation) -> Record:
     """Returns the record of a question without a paragraph."""
-    return _choose(Generation(question, ""), dataclasses.replace(paragraph, value=None), None)
+    return choose(Generation(question, ""), dataclasses.replace(paragraph, value=None), None)
 
 
-def _with_verdict(record: Record, verdict: Annotation) -> Record:
-    """Returns the record with an annotator's verdict on the chosen answer."""
-    if verdict.status == "ok":
-        return dataclasses.replace(record, correct=verdict.value)
-    return dataclasses.replace(record, confidence=float("nan"), status=verdict.status, detail=verdict.detail)
-
-
-def evaluate(
-    generations: Sequence[Generation],
-    ask: Ask,
-    *,
-    uses_confidence: bool,
-    forecast_truth: bool = False,
-    judge_matches: bool = False,
+async def evaluate(
+    generations: Sequence[Generation], ask: AskTask, map_items: MapItems, **options: Any
 ) -> list[Record]:
-    """Returns one record a paragraph, in order. Ten answers at a time are judged.
+    """Returns one record a paragraph, in order. Ten answers at a time are judged, as published.
 
     Args:
-      ask: asks the steps of a Protocol.
-      uses_confidence: False for methods that state no confidence: the first extracted answer counts, with confidence 1.
-      forecast_truth: forecast the true answer as well, which no metric uses.
-      judge_matches: see Protocol.
+      ask: asks the annotation tasks of a Protocol.
+      map_items: maps an async function over items, in order; Session.map.
+      options: of `evaluate_one`.
     """
-    rows: list[Fields] = [{"generated_paragraph": g.paragraph, "question": g.question.question} for g in generations]
-    extractions = list(ask("eval_extract", rows))
-    answers = [extraction.value or () for extraction in extractions]
-    forecasts = _forecasts(generations, answers, ask) if uses_confidence else [None] * len(generations)
-    records = [_choose(g, e, f) for g, e, f in zip(generations, extractions, forecasts, strict=True)]
-    if forecast_truth:
-        truths = _forecasts(generations, [(g.question.answer,) for g in generations], ask)
-        records = [
-            dataclasses.replace(record, truth_prob=truth.value)
-            for record, (truth,) in zip(records, truths, strict=True)
-        ]
-    unclear = []
-    for i, (generation, record) in enumerate(zip(generations, records, strict=True)):
-        if record.status != "ok" or not record.chosen:
-            continue
-        if not judge_matches and _matches(generation.question, record.chosen):
-            records[i] = dataclasses.replace(record, correct=True)
-        else:
-            unclear.append(i)
-    comparisons = [Comparison(records[i].question, records[i].answer, records[i].chosen) for i in unclear]
-    verdicts = judge(lambda batches: ask("equivalence", batches), comparisons)
-    for i, verdict in zip(unclear, verdicts, strict=True):
-        records[i] = _with_verdict(records[i], verdict)
+    read = functools.partial(evaluate_one, ask=ask, **options)
+    records: list[Record] = [record async for record in map_items(read, generations, "paragraph")]
+    unclear = [i for i, record in enumerate(records) if record.status == "ok" and record.chosen and not record.correct]
+    tens = [unclear[i : i + equivalence.BATCH] for i in range(0, len(unclear), equivalence.BATCH)]
+
+    async def judge_ten(places: list[int]) -> list[tuple[int, Record]]:
+        return list(zip(places, await judge([records[i] for i in places], ask), strict=True))
+
+    async for verdicts in map_items(judge_ten, tens, "request"):
+        for i, record in verdicts:
+            records[i] = record
     return records

@@ -10,18 +10,15 @@ from typing import Any
 from lc_jax.data import jsonl
 from lc_jax.data.columns import column, names_of
 from lc_jax.data.rows import Row, optional
-from lc_jax.llm import cost
-from lc_jax.llm.annotate import Annotation, read_reply
+from lc_jax.llm.annotate import Annotation, AnnotationTask, AnnotationTasks, read_reply
+from lc_jax.llm.cost import Costs
 from lc_jax.llm.session import Session
-from lc_jax.llm.steps import Step, Steps
 from lc_jax.prompts import Prompt, strategies
 from lc_jax.provenance import fingerprint
 from lc_jax.types import Reply
 
 EXPECTED = "word " * 150  # a paragraph, for the estimate of what reading it costs
 MAX_TOKENS = 512  # of a paragraph that a provider's model writes
-
-Costs = list[tuple[str, cost.Estimate, cost.Meter | None]]  # by step
 
 
 def paragraphs_of(rows: Sequence[Row], path: str, name: str) -> list[Annotation | None]:
@@ -93,7 +90,7 @@ class Writer:
         return {"top_p": self.top_p, "max_new_tokens": self.max_new_tokens} if self.model else {}
 
     def write(self, prompts: Mapping[str, str], session: Session, mesh: Any) -> tuple[dict[str, Annotation], Costs]:
-        """A paragraph for every id of a model or provider (see `paragraphs_of` for files), and what they cost.
+        """Returns a paragraph for every id of a model or provider (see `paragraphs_of` for files), and what they cost.
 
         Args:
           prompts: what is asked for, by id.
@@ -105,11 +102,15 @@ class Writer:
             return {name: Annotation("ok", EXPECTED) for name in prompts}, []
         if self.model:
             return self._write_from_checkpoint(prompts, prompt, mesh), []
-        step = Step(prompt, self.temperature, MAX_TOKENS, lambda fields: EXPECTED)
+        task = AnnotationTask(prompt, self.temperature, MAX_TOKENS, lambda fields: EXPECTED)
         provider = session.with_annotator(self.writer, "writer", self.dry_run)
-        steps = Steps({"paragraph": step}, provider, dry_run=self.dry_run)
-        paragraphs = steps.ask("paragraph", [{"paragraph_generation_prompt": text} for text in prompts.values()])
-        return dict(zip(prompts, paragraphs, strict=True)), steps.costs
+        tasks = AnnotationTasks({"paragraph": task}, provider, dry_run=self.dry_run)
+
+        async def write_one(text: str) -> Annotation:
+            return await tasks.ask("paragraph", {"paragraph_generation_prompt": text})
+
+        paragraphs = provider.map_all(write_one, list(prompts.values()), "paragraph")
+        return dict(zip(prompts, paragraphs, strict=True)), tasks.costs()
 
     def _write_from_checkpoint(self, prompts: Mapping[str, str], prompt: Prompt, mesh: Any) -> dict[str, Annotation]:
         """Paragraphs by id, kept in `<output>/paragraphs.jsonl` as they are written.

@@ -1,13 +1,14 @@
 """Language models that are asked in text: data generation and evaluation (paper sections 4.1, 4.2 and 5).
 
-`load("provider/model")` gives an Annotator; `annotate` renders, asks, parses and asks again.
+An annotator is `async ask(request) -> reply`. `load("provider/model")` returns one of a provider; `cached` and
+`within_budget` wrap its `ask`, `map_ordered` asks about many items; session.py puts them together for a task.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from lc_jax.types import Reply, Request
@@ -21,27 +22,30 @@ PROVIDERS = {
 }
 
 
+Ask = Callable[[Request], Awaitable[Reply]]
+
+
 class AnnotatorError(ValueError):
-    """What no retry can mend: a bad key, an unknown model, a spent budget. Replies that came before it are kept."""
+    """An error that no retry corrects: a bad key, an unknown model, a spent budget. Earlier replies are stored."""
 
 
 class Annotator(Protocol):
-    """Whoever answers requests in text."""
+    """A provider's model that answers requests in text."""
+
+    name: str  # "provider/model", as written into records
+    concurrency: int  # how many items are to be under way at a time
 
     @property
-    def name(self) -> str:
-        """ "provider/model", as written into records."""
-        ...
-
-    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        """(index of the request, reply) as replies arrive: in any order, each index once.
-
-        `requests` is read lazily, in the thread of the caller, so that memory does not grow with their number. A
-        request that cannot be answered is a reply's status, not an exception.
+    def ask(self) -> Ask:
+        """Returns the reply to a request. A request that cannot be answered is a reply's status, not an exception.
 
         Raises:
           AnnotatorError: no request can be answered.
         """
+        ...
+
+    async def close(self) -> None:
+        """Closes connections of the running event loop; `ask` opens new ones."""
         ...
 
 
@@ -69,7 +73,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def load(name: str, **options: Any) -> Annotator:
-    """The annotator called "provider/model"; `options` are the provider's own.
+    """Returns the annotator called "provider/model"; `options` are the provider's own.
 
     Raises:
       ValueError: the name is not of that form, or no such provider or model is known.

@@ -1,23 +1,28 @@
-"""Asks an annotator one prompt about many rows: render, ask, parse, ask again. Failures are counted, never scored."""
+"""What a task asks annotators: render a prompt, ask, parse, ask again. Failures are counted, never scored."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
-from lc_jax.llm import Annotator
-from lc_jax.llm.progress import Progress
-from lc_jax.prompts import Invalid, Prompt, Truncated, equivalence, retry
-from lc_jax.prompts.equivalence import Comparison
+from lc_jax import prompts
+from lc_jax.llm import cost
+from lc_jax.llm.session import Session
+from lc_jax.llm.store import key
+from lc_jax.prompts import Invalid, Prompt, Truncated, published, retry
+from lc_jax.provenance import fingerprint
 from lc_jax.types import Reply, ReplyStatus, Request
+
+RETRIES = 2  # of a reply that cannot be parsed: it is asked for again, as another sample and with its error
+REASONING = 512  # tokens of a reply that may reason first
+
+Fields = Mapping[str, str]  # of a prompt
 
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """What came of one row."""
+    """The outcome of one annotation task for one row."""
 
     status: ReplyStatus
     value: Any = None  # what the prompt's parser returned; None unless status is "ok"
@@ -25,98 +30,99 @@ class Annotation:
     detail: str = ""  # why the status is not "ok"
 
 
-class _Row(NamedTuple):
-    number: int  # of the caller's row
-    fields: Mapping[str, str]
-    request: Request
+AskTask = Callable[[str, Fields], Awaitable[Annotation]]  # AnnotationTasks.ask: (task, fields of its prompt)
 
 
-class _Asking:
-    """The rows of one call: which wait to be asked for the first time or again, and which replies are awaited."""
+@dataclasses.dataclass(frozen=True)
+class AnnotationTask:
+    """One question to an annotator."""
 
-    def __init__(self, prompt: Prompt, rows: Iterable[Mapping[str, str]], retries: int, **settings: Any) -> None:
-        self.prompt, self.retries, self.settings = prompt, retries, settings
-        self.fresh = enumerate(rows)
-        self.waiting: collections.deque[_Row] = collections.deque()
-        self.awaited: dict[int, _Row] = {}  # by the index that the annotator knows
-        self.refill()
-
-    def refill(self) -> None:
-        """Looks one row ahead, so that it is known whether there is another request."""
-        if not self.waiting and (row := next(self.fresh, None)) is not None:
-            text = self.prompt.render(**row[1])
-            self.waiting.append(_Row(*row, Request(text, schema=self.prompt.schema, **self.settings)))
-
-    def requests(self) -> Iterator[Request]:
-        """What is still to be asked. Rows that are to be asked again come before new ones."""
-        for index in itertools.count():
-            if not self.waiting:
-                return
-            self.awaited[index] = row = self.waiting.popleft()
-            self.refill()
-            yield row.request
-
-    def answer(self, index: int, reply: Reply) -> tuple[int, Annotation] | None:
-        """The row's number and its annotation; None if it will be asked again."""
-        row = self.awaited.pop(index)
-        annotation = read_reply(self.prompt, row.fields, reply)
-        if annotation.status != "invalid" or row.request.sample >= self.retries:
-            return row.number, annotation
-        text = retry.PROMPT.render(request=self.prompt.render(**row.fields), error=annotation.detail)
-        again = dataclasses.replace(row.request, prompt=text, sample=row.request.sample + 1)
-        self.waiting.appendleft(row._replace(request=again))
-        return None
+    prompt: prompts.Prompt
+    temperature: float
+    max_tokens: int  # of a reply
+    expected: Callable[[Fields], Any]  # from a request's fields to a value, for the estimate of what follows
+    role: str = ""  # what its annotator does; a config may name another annotator for each role
 
 
-def first_requests(
-    prompt: Prompt, rows: Iterable[Mapping[str, str]], *, temperature: float, max_tokens: int
-) -> Iterator[Request]:
-    """The request that `annotate` sends first for each row: what an estimate of its cost is made from."""
-    return (Request(prompt.render(**row), temperature, max_tokens, schema=prompt.schema) for row in rows)
+class AnnotationTasks:
+    """The questions that one run asks, each of the annotator of its role."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, AnnotationTask],
+        session: Session,
+        prompt_dir: str = "",
+        *,
+        dry_run: bool = False,
+        sessions: Mapping[str, Session] | None = None,
+    ) -> None:
+        """Args:
+        prompt_dir: a folder of wordings in place of ours; see prompts.published.
+        dry_run: send nothing: estimate, and continue with stored or expected values.
+        sessions: by role; `session` does all others.
+        """
+        self.tasks, self.session, self.dry_run = tasks, session, dry_run
+        self.sessions = sessions or {}
+        self.prompts = {name: published.override(prompt_dir, name, task.prompt) for name, task in tasks.items()}
+        self._costs: dict[str, cost.TaskCost] = {}
+
+    def session_of(self, task: str) -> Session:
+        """Returns the session with the annotator of a task."""
+        return self.sessions.get(self.tasks[task].role, self.session)
+
+    def annotators(self) -> str:
+        """Returns the annotators of all roles: one name, or "extract, forecast: A; judge: B" where they differ."""
+        roles: dict[str, dict[str, None]] = {}
+        for name, task in self.tasks.items():
+            roles.setdefault(self.session_of(name).name, {})[task.role] = None
+        if len(roles) == 1:
+            return next(iter(roles))
+        return "; ".join(f"{', '.join(names)}: {annotator}" for annotator, names in roles.items())
+
+    def prompt_hashes(self) -> dict[str, str]:
+        """Returns a short fingerprint of every task's wording; equal ones make results comparable."""
+        return {name: fingerprint(prompt.template)[:8] for name, prompt in self.prompts.items()}
+
+    async def ask(self, task: str, fields: Fields) -> Annotation:
+        """Returns the annotation of one row.
+
+        Raises:
+          AnnotatorError: no request can be answered, or the budget is spent.
+        """
+        settings, prompt, session = self.tasks[task], self.prompts[task], self.session_of(task)
+        max_tokens = settings.max_tokens if prompt is settings.prompt else max(settings.max_tokens, REASONING)
+        text = prompt.render(**fields)
+        request = Request(text, settings.temperature, max_tokens, schema=prompt.schema)
+        spent = self._costs.setdefault(task, cost.TaskCost(session.name, session.store, session.price))
+        spent.add(request)
+        if self.dry_run:
+            return self._expected(task, request, fields)
+        while True:
+            reply = await session.ask(request)
+            spent.dollars += session.dollars(reply.usage)
+            annotation = read_reply(prompt, fields, reply)
+            if annotation.status != "invalid" or request.sample >= RETRIES:
+                return annotation
+            again = retry.PROMPT.render(request=text, error=annotation.detail)
+            request = dataclasses.replace(request, prompt=again, sample=request.sample + 1)
+
+    def _expected(self, task: str, request: Request, fields: Fields) -> Annotation:
+        """Returns the stored annotation, or the expected one."""
+        session = self.session_of(task)
+        reply = session.store.get(key(session.name, request)) if session.store else None
+        annotation = read_reply(self.prompts[task], fields, reply) if reply else None
+        if annotation and annotation.status == "ok":
+            return annotation
+        return Annotation("ok", self.tasks[task].expected(fields))
+
+    def costs(self) -> cost.Costs:
+        """Returns the estimate of each task and, but for a dry run, the dollars that it cost."""
+        return [
+            (name, spent.estimate(), None if self.dry_run else spent.dollars) for name, spent in self._costs.items()
+        ]
 
 
-def annotate(
-    annotator: Annotator,
-    prompt: Prompt,
-    rows: Iterable[Mapping[str, str]],
-    *,
-    temperature: float,
-    max_tokens: int,
-    retries: int = 2,
-) -> Iterator[Annotation]:
-    """One Annotation per row, in order, each as soon as it and those before it are there.
-
-    Args:
-      rows: the prompt's fields, by name; read lazily.
-      temperature: 0 = greedy.
-      retries: how often a reply that cannot be parsed is asked for again, as another sample and with the error shown.
-
-    Raises:
-      AnnotatorError: no request can be answered, or the budget is spent.
-      RuntimeError: the annotator returned too few or too many replies.
-    """
-    asking = _Asking(prompt, rows, retries, temperature=temperature, max_tokens=max_tokens)
-    done: dict[int, Annotation] = {}
-    due = 0
-    with Progress(annotator, rows) as progress:
-        while asking.waiting:
-            for index, reply in annotator.complete(asking.requests()):
-                if index not in asking.awaited:
-                    raise RuntimeError(
-                        f"{annotator.name} gave a reply to request {index}, which does not wait for one."
-                    )
-                answered = asking.answer(index, reply)
-                progress.count(reply, answered is not None)
-                if answered is not None:
-                    done[answered[0]] = answered[1]
-                while due in done:
-                    yield done.pop(due)
-                    due += 1
-            if asking.awaited:
-                raise RuntimeError(f"{annotator.name} left {len(asking.awaited)} requests without a reply.")
-
-
-def read_reply(prompt: Prompt, fields: Mapping[str, str], reply: Reply) -> Annotation:
+def read_reply(prompt: Prompt, fields: Fields, reply: Reply) -> Annotation:
     """Returns what a prompt's parser makes of one reply."""
     if reply.status != "ok":
         return Annotation(reply.status, None, reply.text, reply.detail)
@@ -126,36 +132,3 @@ def read_reply(prompt: Prompt, fields: Mapping[str, str], reply: Reply) -> Annot
         return Annotation("truncated", None, reply.text, str(error))
     except Invalid as error:
         return Annotation("invalid", None, reply.text, str(error))
-
-
-def judge(
-    ask: Callable[[Sequence[Mapping[str, str]]], Iterable[Annotation]], comparisons: Sequence[Comparison]
-) -> list[Annotation]:
-    """Whether each candidate means the same as the true answer: one Annotation with a bool per comparison.
-
-    Ten comparisons go into a request. A batch whose reply is of no use is asked again one comparison at a time.
-
-    Args:
-      ask: annotates rows of the fields of equivalence.PROMPT.
-    """
-    batches = [comparisons[i : i + equivalence.BATCH] for i in range(0, len(comparisons), equivalence.BATCH)]
-    rows = [{"comparisons": equivalence.join_comparisons(batch)} for batch in batches]
-    verdicts: list[Annotation | None] = []
-    for batch, whole in zip(batches, ask(rows), strict=True):
-        if whole.status == "ok":
-            verdicts += [dataclasses.replace(whole, value=value) for value in whole.value]
-        elif len(batch) == 1 or whole.status == "failed":
-            verdicts += [whole] * len(batch)
-        else:
-            verdicts += [None] * len(batch)
-    again = [i for i, verdict in enumerate(verdicts) if verdict is None]
-    if again:
-        rows = [{"comparisons": equivalence.join_comparisons([comparisons[i]])} for i in again]
-        for i, single in zip(again, ask(rows), strict=True):
-            verdicts[i] = dataclasses.replace(single, value=single.value[0]) if single.status == "ok" else single
-    return [verdict for verdict in verdicts if verdict is not None]
-
-
-def counts(annotations: Sequence[Annotation]) -> dict[str, int]:
-    """How many annotations ended with which status, for the report of a run."""
-    return dict(collections.Counter(annotation.status for annotation in annotations))

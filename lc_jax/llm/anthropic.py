@@ -7,12 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lc_jax.llm import asking, capabilities
-from lc_jax.llm.api import API
-from lc_jax.llm.asking import Fatal, Policy, Transient
+from lc_jax.llm import AnnotatorError, capabilities
+from lc_jax.llm.api import API, Policy
 from lc_jax.llm.capabilities import HIDDEN, Capabilities
-from lc_jax.llm.replies import Malformed, count, finished, one_line, read_line, text_of, tolerant
-from lc_jax.llm.transport import http_client, send, without
+from lc_jax.llm.replies import count, finished, one_line, read_line, text_of, tolerant
 from lc_jax.types import Reply, Request, Usage
 
 _LEAST_REASONING = ("disabled", "between_tools")  # the first that the model takes
@@ -20,7 +18,7 @@ _CUT_OFF = ("max_tokens", "model_context_window_exceeded")
 
 
 def parameters(model: str, able: Capabilities, request: Request) -> dict[str, Any]:
-    """The body of POST /v1/messages; holds nothing that the model does not take."""
+    """Returns the body of POST /v1/messages; holds nothing that the model does not take."""
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": request.max_tokens + able.hidden_tokens,
@@ -40,7 +38,7 @@ def parameters(model: str, able: Capabilities, request: Request) -> dict[str, An
 
 @tolerant
 def read(message: Mapping[str, Any]) -> Reply:
-    """The reply that a Message in JSON holds.
+    """Returns the reply that a Message in JSON holds.
 
     Raises:
       Malformed: the JSON is no message.
@@ -58,7 +56,7 @@ def read(message: Mapping[str, Any]) -> Reply:
 class Anthropic(API):
     """One Claude model."""
 
-    provider, path = "anthropic", "/v1/messages"
+    provider, home, path = "anthropic", "https://api.anthropic.com", "/v1/messages"
     endpoints, root, variable = ("/messages", "/v1"), "", "ANTHROPIC_API_KEY"
     read = staticmethod(read)
 
@@ -66,44 +64,22 @@ class Anthropic(API):
         """See the function of that name."""
         return parameters(self.model, able, request)
 
-    def open(self) -> Any:
-        """A client of the SDK, which says only when it is used that there is no key."""
-        import anthropic
-
-        options: dict[str, Any] = {"base_url": self.base_url} if self.base_url else {}
-        return self.client(anthropic.AsyncAnthropic, **options)
+    def open(self, **options: Any) -> Any:
+        """Returns a client of the SDK, which says only when it is used that there is no key."""
+        return self.sdk.AsyncAnthropic(**options | ({"base_url": self.base_url} if self.base_url else {}))
 
     def can_do_without_key(self) -> bool:
         """Whether the SDK finds a token, a profile or another identity."""
-        import anthropic
-
         try:
-            client = anthropic.AsyncAnthropic(http_client=http_client(self.policy.deadline, "http://localhost"))
-        except anthropic.AnthropicError as error:
+            client = self.open(http_client=self.http_client())
+        except self.sdk.AnthropicError as error:
             raise ValueError(f"{self.name}: {one_line(error)} Or set {self.variable}.") from None
         return bool(client.api_key or client.auth_token or client.credentials)
 
-    async def look_up(self, client: Any) -> Capabilities:
-        """The table's, mended by the model's record."""
-        record = await send(client, f"/v1/models/{self.model}")
+    async def look_up(self) -> Capabilities:
+        """Returns the capabilities of the table, corrected by the model's record."""
+        record = await self.fetch(f"/v1/models/{self.model}")
         return _merge(self.name, capabilities.of(self.name) or Capabilities(), record)
-
-    def fault(self, client: Any, error: Exception) -> Reply:
-        """See lc_jax.llm.api.API."""
-        import anthropic
-
-        detail = without(client.api_key, one_line(f"{self.name}: {error}", 500))
-        if isinstance(error, anthropic.APIStatusError):
-            return asking.refusal(error.status_code, error.response.headers, detail)
-        if isinstance(error, TypeError) and "authentication" in str(error):
-            raise Fatal(f"{detail} Set ANTHROPIC_API_KEY.") from None
-        if isinstance(error, Malformed) and error.status:
-            return asking.refusal(error.status, {}, detail)
-        if failure := self.failure(client, error):
-            raise failure from None
-        if isinstance(error, anthropic.AnthropicError):
-            raise Transient(detail) from None
-        raise error
 
     # --- batch jobs (lc_jax.llm.batch.Endpoint) ---
 
@@ -115,22 +91,22 @@ class Anthropic(API):
         return (await client.messages.batches.create(requests=items)).id
 
     async def candidates(self, client: Any, job: str, size: int, since: float) -> list[str]:
-        """Batches of that size made since then."""
-        found = []
+        """Returns the batches of that size made since then."""
+        ids = []
         async for batch in client.messages.batches.list(limit=100):
             if batch.created_at.timestamp() < since - 60:
                 break  # the list begins with the newest
             counts = batch.request_counts
             if counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired == size:
-                found.append(batch.id)
-        return found
+                ids.append(batch.id)
+        return ids
 
     async def ended(self, client: Any, job_id: str) -> bool:
         """Whether a batch is done."""
         return (await client.messages.batches.retrieve(job_id)).processing_status == "ended"
 
     async def results(self, client: Any, job_id: str) -> dict[str, Reply | None]:
-        """Replies by custom id; None for what has to be asked again."""
+        """Returns replies by custom id; None for what has to be asked again."""
         replies: dict[str, Reply | None] = {}
         async for item in await client.messages.batches.results(job_id):
             result = item.result.model_dump()
@@ -148,7 +124,7 @@ class Anthropic(API):
 
 def _merge(name: str, known: Capabilities, record: Mapping[str, Any]) -> Capabilities:
     if record.get("lifecycle") == "retired":
-        raise Fatal(f"{name} is retired: choose another model.")
+        raise AnnotatorError(f"{name} is retired: choose another model.")
     found = record.get("capabilities") or {}
     kinds = (found.get("thinking") or {}).get("types") or {}
 
@@ -167,7 +143,7 @@ def _merge(name: str, known: Capabilities, record: Mapping[str, Any]) -> Capabil
 
 
 def load(model: str, *, base_url: str | None = None, **policy: Any) -> Anthropic:
-    """The annotator "anthropic/<model>".
+    """Returns the annotator "anthropic/<model>".
 
     Args:
       base_url: another server that speaks Anthropic's protocol.

@@ -1,156 +1,312 @@
-"""A model behind a vendor's SDK: what the providers anthropic and openai have in common."""
+"""A model behind a vendor's SDK: what the providers anthropic and openai have in common.
+
+The SDKs bring the transport (aiohttp, https, proxies). Attempts are counted here and not by the SDKs, because a 429
+pauses all requests, a server that asks for a long wait ends the run, and no money or no key is no reason to try again.
+"""
 
 from __future__ import annotations
 
 import abc
 import asyncio
-import contextlib
 import dataclasses
+import functools
+import importlib
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
+import aiohttp
 import httpx2
+from absl import logging
 
-from lc_jax.llm import asking
+from lc_jax.llm import AnnotatorError
 from lc_jax.llm.addresses import FLAG, normalise, proxy_of, without_credentials
-from lc_jax.llm.asking import Ask, Fatal, Keep, Policy, Transient
 from lc_jax.llm.capabilities import Capabilities
-from lc_jax.llm.replies import Malformed, one_line
-from lc_jax.llm.transport import http_client, send
+from lc_jax.llm.failures import Transient, client_error, connection_failure, refusal
+from lc_jax.llm.replies import Malformed, one_line, read_json
 from lc_jax.types import Reply, Request, Usage
 
+Result = TypeVar("Result")
+
+CONNECT_TIMEOUT = 5.0  # seconds
 START_DEADLINE = 60.0  # seconds: a server has said by then which models it has, or written a probe's 16 tokens
+LOG_EVERY = 5.0  # seconds between log lines about requests that are sent again
+TIMEOUT_ATTEMPTS = 3  # of a request that gets no reply in time: each attempt costs the whole deadline
 MALFORMED_ATTEMPTS = 3  # a gateway's error page passes; another kind of server does not
 
 
-class API(abc.ABC):
-    """One model at one server. `client` is the SDK's; waits and further attempts are ours."""
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """How hard to try."""
 
-    provider: str  # the first half of the annotator's name
+    concurrency: int = 64  # requests under way at a time
+    attempts: int = 10  # per request
+    first_wait: float = 1.0  # seconds; the longest first wait, which doubles with each attempt
+    longest_wait: float = 60.0  # seconds of one back-off
+    max_retry_after: float = 600.0  # seconds; a server that asks for a longer wait ends the run, which can be resumed
+    # Seconds that one reply may take. Replies come whole, not token by token, so this covers the wait in the server's
+    # queue and all tokens: 4,608 of them, hidden reasoning included, at 16 a second.
+    deadline: float = 300.0
+    max_unreachable: float = 8.0  # seconds; a server that cannot be reached for so long at the start ends the run
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.attempts < 1 or self.deadline <= 0:
+            raise ValueError(f"An annotator needs concurrency >= 1, attempts >= 1, deadline > 0; got {self}.")
+
+    def back_off(self, attempt: int) -> float:
+        """Returns seconds to wait after an attempt; at random, so that what failed together is not sent together."""
+        return random.uniform(0, min(self.longest_wait, self.first_wait * 2**attempt))
+
+
+class API(abc.ABC):
+    """One model at one server."""
+
+    provider: str  # the first half of the annotator's name, and the SDK's package
+    home: str  # the vendor's own address
     path: str  # of the endpoint that gives a reply
     endpoints: tuple[str, ...]  # endings of an address that are no part of its base
     root: str  # the path of a base address that has none
     variable: str  # of the environment, with the key
-    keep: Keep | None = None  # is called with replies as they arrive; a store puts itself here
 
     def __init__(self, model: str, base_url: str | None, policy: Policy) -> None:
         self.model, self.policy = model, policy
         self.base_url = normalise(base_url, self.endpoints, self.root) if base_url else None
-        self.name = f"{self.provider}/{model}"
-        self._able: Capabilities | None = None
+        self.name, self.concurrency = f"{self.provider}/{model}", policy.concurrency
+        self.capabilities: Capabilities | None = None  # None: not yet looked up
+        self.client: Any = None  # the SDK's, of the running event loop
+        self._start: asyncio.Future[None] | None = None
+        self._places = asyncio.Semaphore(policy.concurrency)
+        self._resume_at = self._quiet_until = 0.0  # monotonic seconds
+        self._fatal: AnnotatorError | None = None  # why no request is sent any more
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        """Replies as they arrive; see lc_jax.llm.Annotator."""
-        return asking.stream(self._connect, requests, self.policy, self.keep)
+    @property
+    def sdk(self) -> Any:
+        """The vendor's package."""
+        return importlib.import_module(self.provider)
 
-    @contextlib.asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Ask]:
-        async with self.open() as client:
-            await self.able(client)
+    async def ask(self, request: Request) -> Reply:
+        """Returns the reply; see lc_jax.llm.Annotator."""
+        await self.start()
+        paid, attempt = Usage(), 0
+        async with self._places:
+            while True:
+                await self._pause()
+                able, answer, reply = self.able, None, None
+                body = self.parameters(able, request)
+                try:
+                    async with asyncio.timeout(self.policy.deadline):
+                        # The SDKs' records are not built: that would cost as much as the call.
+                        answer = read_json(await self.client.post(self.path, body=body, cast_to=httpx2.Response))
+                    reply = self.read(answer)
+                    paid += reply.usage
+                    correction = self.correct(able, request, answer) if reply.status == "truncated" else {}
+                except Exception as error:
+                    correction = self.correct(able, request, error)
+                    if not correction:
+                        reply = await self._recover(error, attempt)
+                        attempt += 1
+                if correction:
+                    self.capabilities = dataclasses.replace(self.able, **correction)
+                elif reply is not None:
+                    return dataclasses.replace(reply, usage=paid)
 
-            async def ask(request: Request) -> Reply:
-                async with self.within(client, self.policy.deadline):
-                    return await self._ask(client, request)
+    @property
+    def able(self) -> Capabilities:
+        """What the model takes, looked up by `start`."""
+        assert self.capabilities is not None
+        return self.capabilities
 
-            yield ask
-
-    @contextlib.asynccontextmanager
-    async def within(self, client: Any, seconds: float) -> AsyncIterator[None]:
-        """Ends what takes longer than `seconds`.
-
-        Raises:
-          Transient: it did; the message has the address.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except TimeoutError:
-            detail = f"{self.name} at {without_credentials(str(client.base_url))}: no reply within {seconds:g} s"
-            raise Transient(detail, attempts=asking.TIMEOUT_ATTEMPTS) from None
-
-    async def _ask(self, client: Any, request: Request) -> Reply:
-        able = self._able
-        assert able is not None
-        reply: Reply | None = None
-        try:
-            answer = await send(client, self.path, self.parameters(able, request))
-            reply = self.read(answer)
-            correction = self.correct(able, request, answer) if reply.status == "truncated" else {}
-        except Exception as error:
-            correction = self.correct(able, request, error)
-            if not correction:
-                return self.fault(client, error)
-        if correction:
-            self._able = dataclasses.replace(self._able or able, **correction)
-            paid = reply.usage if reply else Usage()
-            reply = await self._ask(client, request)
-            return dataclasses.replace(reply, usage=paid + reply.usage)
-        assert reply is not None
-        return reply
-
-    async def able(self, client: Any) -> Capabilities:
-        """What the model takes; found out once, which also says whether key and model are good.
+    async def _pause(self) -> None:
+        """Waits as long as the server asked of all requests.
 
         Raises:
-          Fatal: they are not.
+          AnnotatorError: another request showed that none will be answered.
         """
+        while (wait := self._resume_at - time.monotonic()) > 0 and not self._fatal:
+            await asyncio.sleep(wait + random.uniform(0, min(wait, 1.0)))
+        if self._fatal:
+            raise self._fatal
 
-        async def look_up() -> Capabilities:
+    async def _recover(self, error: Exception, attempt: int) -> Reply | None:
+        """Waits before another attempt and returns None; or returns the failed reply, where another is of no use.
+
+        Raises:
+          AnnotatorError: no request of this run will be answered.
+        """
+        try:
+            failure = self.explain(error, self.policy.deadline)
+            if isinstance(failure, Reply):
+                return failure
+            asked, most = failure.retry_after, min(self.policy.attempts, failure.attempts or self.policy.attempts)
+            if asked is not None and asked > self.policy.max_retry_after:
+                raise AnnotatorError(f"the server asks to wait {asked:.0f} s: run again then ({failure})")
+        except AnnotatorError as fatal:
+            self._fatal = fatal
+            raise
+        wait = self.policy.back_off(attempt)
+        wait = 0.0 if failure.stale else wait if asked is None else asked + min(wait, 1.0)
+        now = time.monotonic()
+        if failure.shared:
+            self._resume_at = max(self._resume_at, now + (asked or wait))
+        if attempt + 1 >= most:
+            return Reply("failed", detail=f"{attempt + 1} attempts, the last: {failure}")
+        # With many requests under way not every retry is logged.
+        if now >= self._quiet_until and not self._fatal and not failure.stale:
+            log_retry(failure, attempt + 1, most, wait)
+            self._quiet_until = now + LOG_EVERY
+        await asyncio.sleep(0.0 if self._fatal else wait)
+        return None
+
+    async def fetch(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Returns the JSON of a GET, or of a POST of `body`, at the start.
+
+        It is sent again where the server had closed the last request's connection; lets the SDK's errors through.
+        """
+        for is_last in (False, True):
             try:
-                async with self.within(client, min(START_DEADLINE, self.policy.deadline)):
-                    return await self.look_up(client)
-            except Transient:
-                raise
+                if body is None:
+                    return read_json(await self.client.get(path, cast_to=httpx2.Response))
+                return read_json(await self.client.post(path, body=body, cast_to=httpx2.Response))
+            except self.sdk.APIConnectionError as error:
+                if is_last or not isinstance(client_error(error), aiohttp.ClientConnectionResetError):
+                    raise
+        raise AssertionError
+
+    async def start(self) -> Any:
+        """Returns the SDK's client, opened by the first call, which looks up whether key and model are good.
+
+        Raises:
+          AnnotatorError: they are not.
+        """
+        if self._start is None:
+            self._start = asyncio.ensure_future(self._open())
+        if not self._start.done():
+            await asyncio.shield(self._start)
+        self._start.result()
+        return self.client
+
+    async def _open(self) -> None:
+        self.client = self._make_client()
+        if self.capabilities is not None:
+            return
+        try:
+            deadline = min(START_DEADLINE, self.policy.deadline)
+            self.capabilities = await self._retry(self.look_up, deadline, self.policy.max_unreachable)
+        except AnnotatorError as error:
+            advice = f" Is {self.address} the right server? Another is named with {FLAG}=URL." if self.base_url else ""
+            raise AnnotatorError(f"{error}{advice}") from None
+
+    async def close(self) -> None:
+        """Closes the connections; see lc_jax.llm.Annotator."""
+        client, self.client, self._start = self.client, None, None
+        self._places = asyncio.Semaphore(self.policy.concurrency)  # the old one belongs to this event loop
+        if client is not None:
+            await client.close()
+
+    async def call(self, work: Callable[[Any], Awaitable[Result]], *, once: bool = False) -> Result:
+        """Returns work(client), tried again while that may help; `once`: it is not, as it could start a second job.
+
+        Raises:
+          Transient: the only attempt failed.
+          AnnotatorError: the last one did, or no attempt will succeed.
+        """
+        client = await self.start()
+        return await self._retry(functools.partial(work, client), self.policy.deadline, once=once)
+
+    async def _retry(
+        self,
+        work: Callable[[], Awaitable[Result]],
+        deadline: float,
+        max_unreachable: float = float("inf"),
+        *,
+        once: bool = False,
+    ) -> Result:
+        """Does `call` with `deadline` seconds for each attempt; the server may be unreachable for `max_unreachable`."""
+        attempt, started = 0, time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(deadline):
+                    return await work()
             except Exception as error:
-                raise Fatal(self.fault(client, error).detail) from None
+                failure = self.explain(error, deadline)
+            if isinstance(failure, Reply):
+                raise AnnotatorError(failure.detail)
+            if once:
+                raise failure
+            wait = min(failure.retry_after or 0.0, self.policy.max_retry_after) + self.policy.back_off(attempt)
+            attempt, most = attempt + 1, min(self.policy.attempts, failure.attempts or self.policy.attempts)
+            too_late = failure.unreachable and time.monotonic() - started + wait > max_unreachable
+            if attempt >= most or too_late:
+                raise AnnotatorError(f"{failure} ({attempt} attempts)")
+            log_retry(failure, attempt, most, wait)
+            await asyncio.sleep(wait)
 
-        if self._able is None:
-            try:
-                self._able = await asking.persist(look_up, self.policy, self.policy.connect_patience)
-            except Fatal as error:
-                raise Fatal(f"{error}{self._advice(client)}") from None
-        return self._able
+    @property
+    def address(self) -> str:
+        """The server's, for messages."""
+        default = os.environ.get(f"{self.provider.upper()}_BASE_URL") or self.home
+        return without_credentials(self.base_url or default)
 
-    def _advice(self, client: Any) -> str:
-        """What to do about a server that refuses; "" where it is the vendor's own."""
-        if not self.base_url:
-            return ""
-        return f" Is {without_credentials(str(client.base_url))} the right server? Another is named with {FLAG}=URL."
-
-    def client(self, make: Any, **options: Any) -> Any:
-        """Returns a client of the SDK that uses this project's transport.
+    def http_client(self) -> Any:
+        """Returns the SDK's own transport over aiohttp, with the proxy of the environment.
 
         Raises:
-          Fatal: the environment names a proxy that cannot be used.
+          AnnotatorError: the proxy is of a kind that cannot be used.
         """
-        address = self.base_url or os.environ.get(f"{self.provider.upper()}_BASE_URL", "")
-        try:
-            transport = http_client(self.policy.deadline, address)
-        except (ImportError, ValueError) as error:
-            raise Fatal(
-                f"{self.name}: the proxy of HTTPS_PROXY or ALL_PROXY cannot be used: {one_line(error)}"
-            ) from None
-        return make(max_retries=0, http_client=transport, **options)
+        proxy = proxy_of(self.address)
+        if proxy and not proxy.startswith(("http://", "https://")):
+            scheme = proxy.partition("://")[0]
+            raise AnnotatorError(f"{self.name}: the proxy of HTTPS_PROXY or ALL_PROXY cannot be used: it is {scheme}.")
+        # Proxies that are not used are not read, since one of an unknown kind would be an error: no trust_env.
+        return self.sdk.DefaultAioHttpClient(
+            proxy=proxy or None,
+            trust_env=False,
+            verify=httpx2.create_ssl_context(),
+            limits=httpx2.Limits(max_connections=1000, max_keepalive_connections=1000),
+            timeout=httpx2.Timeout(self.policy.deadline, connect=CONNECT_TIMEOUT),
+        )
 
-    def failure(self, client: Any, error: Exception) -> Transient | None:
-        """Returns what a failed connection or a malformed reply means; None for any other error."""
-        address = without_credentials(str(client.base_url))
-        cause = error.__cause__ or error
-        if isinstance(error, (ValueError, LookupError, AttributeError, TypeError)):  # the SDKs' own readers, too
+    def explain(self, error: Exception, seconds: float) -> Reply | Transient:
+        """Returns what an error means: a failed reply, if only this request is at fault, or that it may pass.
+
+        Args:
+          seconds: the deadline of the attempt.
+
+        Raises:
+          AnnotatorError: no request will be answered.
+          Exception: `error`, if it is none of the SDK's.
+        """
+        if isinstance(error, AnnotatorError):
+            raise error
+        if isinstance(error, TimeoutError):
+            late = f"{self.name} at {self.address}: no reply within {seconds:g} s"
+            return Transient(late, attempts=TIMEOUT_ATTEMPTS)
+        secret = getattr(self.client, "api_key", None)
+        detail = one_line(f"{self.name}: {error}", 500)
+        detail = detail.replace(secret, "[key]") if secret else detail  # a server may repeat it in an error
+        if isinstance(error, self.sdk.APIStatusError):
+            return refusal(error.status_code, error.response.headers, detail)
+        if isinstance(error, TypeError) and "authentication" in str(error):
+            raise AnnotatorError(f"{detail} Set {self.variable}.") from None
+        if isinstance(error, Malformed) and error.status:
+            return refusal(error.status, {}, detail)
+        if isinstance(error, self.sdk.APIConnectionError):
+            return connection_failure(error, self.name, self.address, proxy_of(self.address), CONNECT_TIMEOUT)
+        if isinstance(error, (ValueError, LookupError, AttributeError, TypeError)):  # the SDKs' own readers raise them
             words = str(error) if isinstance(error, Malformed) else f"what came is no reply: {one_line(error)}"
-            return Transient(f"{self.name} at {address}: {words}", attempts=MALFORMED_ATTEMPTS)
-        if isinstance(cause, httpx2.TimeoutException) and not isinstance(cause, httpx2.ConnectTimeout):
-            return Transient(f"{self.name} at {address}: no reply in time", attempts=asking.TIMEOUT_ATTEMPTS)
-        if not isinstance(cause, httpx2.TransportError):
-            return None
-        proxy = proxy_of(address)
-        through = f" through the proxy {without_credentials(proxy)}" if proxy else ""
-        words = one_line(cause) or type(cause).__name__
-        failed = isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout))
-        what = "no connection to" if failed else "no reply from"
-        detail = f"{self.name}: {what} {address}{through}: {words}{_tls_advice(address, words)}"
-        return Transient(detail, unreachable=True)
+            return Transient(f"{self.name} at {self.address}: {words}", attempts=MALFORMED_ATTEMPTS)
+        if isinstance(error, self.sdk.APIError):
+            return Transient(detail)
+        raise error
+
+    def _make_client(self) -> Any:
+        transport = self.http_client()
+        try:
+            return self.open(max_retries=0, http_client=transport)
+        except Exception as error:  # both SDKs have a base class of their own for a key that is not set
+            raise AnnotatorError(f"{self.name}: {one_line(error)} Set {self.variable}.") from None
 
     def correct(self, able: Capabilities, request: Request, outcome: Any) -> dict[str, Any]:
         """Returns fields of Capabilities that an outcome shows to be otherwise; the request is then sent again.
@@ -160,14 +316,6 @@ class API(abc.ABC):
           outcome: the server's JSON, if it is a reply that was cut off, or the SDK's error.
         """
         return {}
-
-    @abc.abstractmethod
-    def open(self) -> Any:
-        """A client of the SDK.
-
-        Raises:
-          Fatal: there is no key, and the SDK says so here.
-        """
 
     def check_key(self) -> None:
         """Checks that the environment holds a key that can be sent; nothing is sent.
@@ -182,38 +330,27 @@ class API(abc.ABC):
             raise ValueError(f"{self.name} needs a key: set {self.variable}.")
 
     @abc.abstractmethod
+    def open(self, **options: Any) -> Any:
+        """Returns a client of the SDK."""
+
+    @abc.abstractmethod
     def can_do_without_key(self) -> bool:
         """Whether requests are let in otherwise: by a server of one's own, or other credentials of the environment."""
 
     @abc.abstractmethod
-    async def look_up(self, client: Any) -> Capabilities:
-        """What the model takes; lets the SDK's errors through."""
+    async def look_up(self) -> Capabilities:
+        """Returns what the model takes; lets the SDK's errors through."""
 
     @abc.abstractmethod
     def parameters(self, able: Capabilities, request: Request) -> dict[str, Any]:
-        """The body of a POST to `path`; holds nothing that the model does not take."""
+        """Returns the body of a POST to `path`; it holds nothing that the model does not take."""
 
     @staticmethod
     @abc.abstractmethod
     def read(answer: Mapping[str, Any], /) -> Reply:
-        """The reply that the server's JSON holds."""
-
-    @abc.abstractmethod
-    def fault(self, client: Any, error: Exception) -> Reply:
-        """The failed reply that an error of the SDK means.
-
-        Raises:
-          Transient, Fatal: it concerns more than one request.
-          Exception: it is none of the SDK's.
-        """
+        """Returns the reply that the server's JSON holds."""
 
 
-def _tls_advice(address: str, words: str) -> str:
-    """What to do about a connection that failed for its encryption."""
-    if "CERTIFICATE_VERIFY_FAILED" in words:
-        return " (SSL_CERT_FILE names a file of certificates to trust)"
-    if address.startswith("https://") and ("SSL" in words or "TLS" in words):
-        return " (a server without TLS has an address with http://)"
-    if address.startswith("http://") and ("does not speak HTTP" in words or "closed the connection" in words):
-        return " (a server with TLS has an address with https://)"
-    return ""
+def log_retry(failure: Transient, attempt: int, most: int, wait: float) -> None:
+    """Logs that a request failed and will be sent again, `most` times in all."""
+    logging.warning("%s; attempt %d of %d, the next in %.1f s", failure, attempt, most, wait)

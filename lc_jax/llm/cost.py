@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
 
-from lc_jax.llm import Annotator, AnnotatorError, capabilities
+from lc_jax.llm import AnnotatorError, Ask, capabilities
 from lc_jax.llm.capabilities import PRICED, Capabilities, Price
 from lc_jax.llm.store import Store, key
 from lc_jax.text_table import table
@@ -22,12 +21,12 @@ class BudgetError(AnnotatorError):
 
 
 def tokens(text: str) -> int:
-    """An upper estimate for ordinary text."""
+    """Returns an upper estimate for ordinary text."""
     return int(len(text.encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN) + 1
 
 
-def beginning(one: str, other: str) -> str:
-    """What two texts have in common from their start."""
+def shared_prefix(one: str, other: str) -> str:
+    """Returns the longest prefix of both texts."""
     least, most = 0, min(len(one), len(other))
     while least < most:
         middle = (least + most + 1) // 2
@@ -35,10 +34,10 @@ def beginning(one: str, other: str) -> str:
     return one[:least]
 
 
-def most(request: Request, able: Capabilities) -> Usage:
-    """The tokens that a request may be charged for: its prompt by the rule above, its reply at full length."""
-    given = tokens(request.prompt) + (tokens(request.schema) if able.json_schema else 0) + OVERHEAD
-    return Usage(given, request.max_tokens + able.hidden_tokens)
+def max_usage(request: Request, able: Capabilities) -> Usage:
+    """Returns the most tokens that a request may be charged for: of its prompt, and of a reply at full length."""
+    prompt = tokens(request.prompt) + (tokens(request.schema) if able.json_schema else 0) + OVERHEAD
+    return Usage(prompt, request.max_tokens + able.hidden_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,37 +47,51 @@ class Estimate:
     name: str  # of the annotator
     calls: int  # requests that will be sent
     stored: int  # requests that are not paid again: the store has their replies, or they repeat one of `calls`
-    usage: Usage  # at most; cached_tokens = those of the prompts' common beginning, where a cache takes it
+    usage: Usage  # at most; cached_tokens = those of the prompts' shared prefix, where a cache takes it
     price: Price | None  # None = unknown
     too_long: int = 0  # requests that may exceed the model's context
 
     def dollars(self, *, batch: bool = False, cache: bool = True) -> float | None:
-        """At most; None where the price is unknown."""
+        """Returns the most that the requests cost; None where the price is unknown."""
         usage = self.usage if cache else dataclasses.replace(self.usage, cached_tokens=0)
         return self.price.of(usage, batch) if self.price else None
 
 
-def estimate(
-    name: str, requests: Iterable[Request], store: Store | None = None, price: Price | None = None
-) -> Estimate:
-    """What the annotator `name` will cost for `requests`, read one at a time; at its list price unless told another."""
-    able = capabilities.of(name) or Capabilities()
-    calls = stored = given = made = too_long = 0
-    shared: str | None = None
-    seen: set[str] = set()
-    for request in requests:
-        hashed = key(name, request)
-        if hashed in seen or (store is not None and store.get(hashed)):
-            stored += 1
-            continue
-        seen.add(hashed)
-        usage = most(request, able)
-        too_long += 0 < able.context < usage.input_tokens + usage.output_tokens
-        calls, given, made = calls + 1, given + usage.input_tokens, made + usage.output_tokens
-        shared = request.prompt if shared is None else beginning(shared, request.prompt)
-    start = int(len((shared or "").encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN)
-    cached = start * (calls - 1) if able.cache_floor and start >= able.cache_floor else 0
-    return Estimate(name, calls, stored, Usage(given, made, max(cached, 0)), price or able.price, too_long)
+class TaskCost:
+    """Estimates what requests will cost, added one at a time, and sums what they have cost."""
+
+    def __init__(self, name: str, store: Store | None = None, price: Price | None = None) -> None:
+        """Args:
+        name: of the annotator.
+        store: whose replies are not paid for again.
+        price: None = the list price.
+        """
+        self.dollars = 0.0  # paid so far
+        self._name, self._store, self._able = name, store, capabilities.of(name) or Capabilities()
+        self._price = price or self._able.price
+        self._usage, self._num_stored, self._num_too_long = Usage(), 0, 0
+        self._prefix: str | None = None  # shared by all prompts
+        self._keys: set[str] = set()
+
+    def add(self, request: Request) -> None:
+        """Adds a request to the estimate."""
+        hashed = key(self._name, request)
+        if hashed in self._keys or (self._store is not None and self._store.get(hashed)):
+            self._num_stored += 1
+            return
+        self._keys.add(hashed)
+        usage = max_usage(request, self._able)
+        self._usage += usage
+        self._num_too_long += 0 < self._able.context < usage.input_tokens + usage.output_tokens
+        self._prefix = request.prompt if self._prefix is None else shared_prefix(self._prefix, request.prompt)
+
+    def estimate(self) -> Estimate:
+        """Returns the estimate of the requests added so far."""
+        calls, floor = len(self._keys), self._able.cache_floor
+        prefix = int(len((self._prefix or "").encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN)
+        cached = prefix * (calls - 1) if calls and floor and prefix >= floor else 0
+        usage = dataclasses.replace(self._usage, cached_tokens=cached)
+        return Estimate(self._name, calls, self._num_stored, usage, self._price, self._num_too_long)
 
 
 class Meter:
@@ -88,8 +101,44 @@ class Meter:
         self.budget = budget  # dollars
         self.dollars = 0.0  # spent in this run
         self.usage = Usage()
-        self.statuses: collections.Counter[str] = collections.Counter()  # of the replies that were asked for
+        self.statuses: collections.Counter[str] = collections.Counter()  # of the replies that were requested
         self.reserved = 0.0  # dollars that requests under way may cost
+        self.num_under_way = 0
+        self.is_exhausted = False  # a request was refused: no other one is sent
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def calls(self) -> int:
+        """Replies that were requested in this run."""
+        return self.statuses.total()
+
+    async def reserve(self, dollars: float, name: str) -> None:
+        """Waits until the budget covers a request to the annotator `name` that costs at most `dollars`.
+
+        Raises:
+          BudgetError: the request might pass the budget, even after all that were under way are paid.
+        """
+        while self.dollars + self.reserved + dollars > self.budget or self.is_exhausted:
+            if self.is_exhausted or not self.num_under_way:
+                self.is_exhausted = True
+                rest = self.budget - self.dollars
+                raise BudgetError(
+                    f"The next request to {name} may cost more than the ${rest:.4f} that are left of the budget of "
+                    f"${self.budget:.2f}. What was answered is stored: a larger budget goes on from there."
+                )
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            await self._waiting[-1]
+        self.reserved += dollars
+        self.num_under_way += 1
+
+    def release(self, dollars: float) -> None:
+        """Ends a reservation."""
+        self.num_under_way -= 1
+        self.reserved = self.reserved - dollars if self.num_under_way else 0.0
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     def count(self, reply: Reply, dollars: float) -> None:
         """Adds a reply that was paid for."""
@@ -97,80 +146,46 @@ class Meter:
         self.dollars += dollars
         self.statuses[reply.status] += 1
 
-    @property
-    def calls(self) -> int:
-        """Replies that were asked for in this run."""
-        return self.statuses.total()
 
+def within_budget(ask: Ask, name: str, meter: Meter, price: Price | None, *, batch: bool = False) -> Ask:
+    """Returns an `ask` that stops before it passes the meter's budget: requests under way count at their most.
 
-class Metered:
-    """An annotator that stops before it passes the meter's budget: every request under way is counted at its most.
+    Args:
+      name: of the annotator.
+      batch: whether requests are charged at the price of the batch endpoint.
 
     Raises:
       ValueError: there is a budget, but the model's price is unknown.
     """
+    if price is None and meter.budget != float("inf"):
+        raise ValueError(
+            f"No price of {name} is known, so no budget can be kept: give its price in dollars per million tokens of "
+            "input, output and cached input, or no budget."
+        )
+    rate, able = price or capabilities.FREE, capabilities.of(name) or Capabilities(hidden_tokens=capabilities.HIDDEN)
 
-    def __init__(self, annotator: Annotator, meter: Meter, *, price: Price | None, batch: bool = False) -> None:
-        self.annotator, self.meter, self.name, self.batch = annotator, meter, annotator.name, batch
-        if price is None and meter.budget != float("inf"):
-            raise ValueError(
-                f"No price of {self.name} is known, so no budget can be kept: give its price in dollars per million "
-                "tokens of input, output and cached input, or no budget."
-            )
-        self.price = price or capabilities.FREE
-        self.able = capabilities.of(self.name) or Capabilities(hidden_tokens=capabilities.HIDDEN)
+    async def ask_within_budget(request: Request) -> Reply:
+        dollars = rate.of(max_usage(request, able), batch)
+        await meter.reserve(dollars, name)
+        try:
+            reply = await ask(request)
+            meter.count(reply, rate.of(reply.usage, batch))
+        finally:
+            meter.release(dollars)
+        return reply
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        """Replies as they arrive; see lc_jax.llm.Annotator.
-
-        Raises:
-          BudgetError: the next request might pass the budget, even after all that were under way are paid.
-        """
-        fresh = enumerate(requests)
-        waiting: collections.deque[tuple[int, Request]] = collections.deque()
-        sent: dict[int, tuple[int, float]] = {}  # index of the inner annotator -> (ours, dollars reserved)
-
-        def affordable() -> Iterator[Request]:
-            for number in itertools.count():
-                if not waiting:
-                    waiting.extend([item] if (item := next(fresh, None)) else [])
-                if not waiting:
-                    return
-                most_dollars = self.price.of(most(waiting[0][1], self.able), self.batch)
-                if self.meter.dollars + self.meter.reserved + most_dollars > self.meter.budget:
-                    return
-                index, request = waiting.popleft()
-                self.meter.reserved += most_dollars
-                sent[number] = (index, most_dollars)
-                yield request
-
-        while True:
-            before = self.meter.calls
-            try:
-                for number, reply in self.annotator.complete(affordable()):
-                    index, reserved = sent.pop(number)
-                    self.meter.reserved -= reserved
-                    self.meter.count(reply, self.price.of(reply.usage, self.batch))
-                    yield index, reply
-            finally:
-                self.meter.reserved -= sum(reserved for _, reserved in sent.values())
-                sent.clear()
-            if not waiting:
-                return
-            if self.meter.calls == before:
-                left = self.meter.budget - self.meter.dollars
-                raise BudgetError(
-                    f"The next request to {self.name} may cost more than the ${left:.4f} that are left of the budget "
-                    f"of ${self.meter.budget:.2f}. What was answered is stored: a larger budget goes on from there."
-                )
+    return ask_within_budget
 
 
 def _money(dollars: float | None) -> str:
     return "unknown" if dollars is None else f"${dollars:,.4f}" if dollars < 1 else f"${dollars:,.2f}"
 
 
-def render(rows: Sequence[tuple[str, Estimate, Meter | None]]) -> str:
-    """A table with a line for each (label, estimate, meter of what it has cost; None before it ran)."""
+Costs = list[tuple[str, Estimate, float | None]]  # (label, estimate, dollars that it has cost; None before it ran)
+
+
+def render(rows: Costs) -> str:
+    """Returns a table with a line for each row."""
     titles = [
         "",
         "annotator",
@@ -184,11 +199,11 @@ def render(rows: Sequence[tuple[str, Estimate, Meter | None]]) -> str:
         "real",
     ]
     lines = [titles]
-    for label, guess, meter in rows:
+    for label, guess, real in rows:
         lines.append([
             label, guess.name, f"{guess.calls:,}", f"{guess.stored:,}", f"{guess.usage.input_tokens:,}",
             f"{guess.usage.output_tokens:,}", _money(guess.dollars()), _money(guess.dollars(batch=True)),
-            _money(guess.dollars(cache=False)), _money(meter.dollars) if meter else "-",
+            _money(guess.dollars(cache=False)), "-" if real is None else _money(real),
         ])  # fmt: skip
     text = table(lines, align="r")
     too_long = sum(guess.too_long for _, guess, _ in rows)

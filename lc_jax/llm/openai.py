@@ -12,13 +12,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lc_jax.llm import asking, capabilities
-from lc_jax.llm.api import API
-from lc_jax.llm.asking import Fatal, Policy, Transient
+from lc_jax.llm import AnnotatorError, capabilities
+from lc_jax.llm.api import API, Policy
 from lc_jax.llm.capabilities import HIDDEN, Capabilities
-from lc_jax.llm.replies import Malformed, count, finished, is_reasoning, one_line, read_line, text_of, tolerant
+from lc_jax.llm.failures import BROKEN, BUSY
+from lc_jax.llm.replies import count, finished, is_reasoning, one_line, read_line, text_of, tolerant
 from lc_jax.llm.store import Store
-from lc_jax.llm.transport import send, without
 from lc_jax.prompts.parsing import strip_reasoning
 from lc_jax.types import Reply, Request, Usage
 
@@ -33,7 +32,7 @@ _REFUSALS = (400, 404, 415, 422, 500, 501)
 
 
 def parameters(model: str, able: Capabilities, request: Request, old_server: bool = False) -> dict[str, Any]:
-    """The body of POST /chat/completions; holds nothing that the model does not take."""
+    """Returns the body of POST /chat/completions; holds nothing that the model does not take."""
     body: dict[str, Any] = {
         "model": model,
         # OpenAI's reasoning models refuse the old name, older servers do not know the new one.
@@ -52,7 +51,7 @@ def parameters(model: str, able: Capabilities, request: Request, old_server: boo
 
 @tolerant
 def read(completion: Mapping[str, Any]) -> Reply:
-    """The reply that a chat completion in JSON holds.
+    """Returns the reply that a chat completion in JSON holds.
 
     Raises:
       Malformed: the JSON is no chat completion.
@@ -87,7 +86,7 @@ def reasons(completion: Any) -> bool:
 class OpenAI(API):
     """One model at one server."""
 
-    provider, path = "openai", "/chat/completions"
+    provider, home, path = "openai", "https://api.openai.com/v1", "/chat/completions"
     endpoints, root, variable = ("/completions", "/chat", "/models"), "/v1", "OPENAI_API_KEY"
     read = staticmethod(read)
     notes: Store | None = None  # remembers what an unknown model took
@@ -97,73 +96,53 @@ class OpenAI(API):
         old_server = bool(self.base_url) and capabilities.of(self.name) is None
         return parameters(self.model, able, request, old_server)
 
-    def open(self) -> Any:
-        """A client of the SDK.
-
-        Raises:
-          Fatal: there is no key.
-        """
-        import openai
-
-        options: dict[str, Any] = {}
+    def open(self, **options: Any) -> Any:
+        """Returns a client of the SDK; a server of one's own may do without a key."""
         if self.base_url:
-            options = {"base_url": self.base_url, "api_key": os.environ.get("OPENAI_API_KEY") or "none"}
-        try:
-            return self.client(openai.AsyncOpenAI, **options)
-        except openai.OpenAIError as error:
-            raise Fatal(f"{self.name}: {error} Set OPENAI_API_KEY.") from None
+            options |= {"base_url": self.base_url, "api_key": os.environ.get("OPENAI_API_KEY") or "none"}
+        return self.sdk.AsyncOpenAI(**options)
 
     def can_do_without_key(self) -> bool:
         """Whether a server of one's own is asked."""
         return bool(self.base_url)
 
-    async def look_up(self, client: Any) -> Capabilities:
-        """The table's; an unknown model gets a tiny request. The server is asked whether key and model are good."""
-        if not self.base_url:
-            await send(client, f"/models/{self.model}")
-        else:
-            await self._greet(client)
-        return capabilities.of(self.name) or await self._remembered(client)
+    async def look_up(self) -> Capabilities:
+        """Returns the capabilities of the table; an unknown model gets a tiny request.
 
-    async def _greet(self, client: Any) -> None:
-        """Asks a server of one's own for its models: whether it is there. It need not know this endpoint."""
-        import openai
-
+        The vendor is asked whether key and model are good, a server of one's own for its models: it need not know them.
+        """
         try:
-            await send(client, "/models")
-        except openai.AuthenticationError:
-            raise
-        except openai.APIStatusError as error:
-            if error.status_code in asking.BUSY or error.status_code in asking.BROKEN:
+            path = "/models" if self.base_url else f"/models/{self.model}"
+            await self.fetch(path)
+        except self.sdk.APIStatusError as error:
+            if not self.base_url or error.status_code in (401, *BUSY, *BROKEN):
                 raise
+        return capabilities.of(self.name) or await self._remembered()
 
-    async def _remembered(self, client: Any) -> Capabilities:
-        place = f"{self.name} at {client.base_url}"
+    async def _remembered(self) -> Capabilities:
+        place = f"{self.name} at {self.client.base_url}"
         if self.notes is not None and (note := self.notes.note(place)):
             return Capabilities(**note)
-        found = await self._probe(client)
+        able = await self._probe()
         if self.notes is not None:
             names = ("sampling", "json_schema", "hidden_tokens")
-            self.notes.remember(place, {name: getattr(found, name) for name in names})
-        return found
+            self.notes.remember(place, {name: getattr(able, name) for name in names})
+        return able
 
-    async def _probe(self, client: Any) -> Capabilities:
-        """The most that the server takes of a schema and a temperature."""
-        import openai
-
+    async def _probe(self) -> Capabilities:
+        """Returns the most that the server takes of a schema and a temperature."""
         for wished in (
             Capabilities(sampling=True, json_schema=True),
             Capabilities(sampling=True),
             Capabilities(json_schema=True),
         ):
             try:
-                answer = await send(client, self.path, self.parameters(wished, PROBE))
-            except (openai.BadRequestError, openai.UnprocessableEntityError):
-                continue
-            except openai.APIStatusError as error:
-                if not (wished.json_schema and _refuses_schema(error)):
-                    raise
-                continue
+                body = self.parameters(wished, PROBE)
+                answer = await self.fetch(self.path, body)
+            except self.sdk.APIStatusError as error:
+                if error.status_code in (400, 422) or (wished.json_schema and _refuses_schema(error)):
+                    continue
+                raise
             self.read(answer)  # another kind of server is found out here
             return dataclasses.replace(wished, hidden_tokens=HIDDEN if reasons(answer) else 0)
         return Capabilities()
@@ -174,21 +153,6 @@ class OpenAI(API):
             refused = able.json_schema and bool(request.schema) and _refuses_schema(outcome)
             return {"json_schema": False} if refused else {}
         return {"hidden_tokens": HIDDEN} if not able.hidden_tokens and reasons(outcome) else {}
-
-    def fault(self, client: Any, error: Exception) -> Reply:
-        """See lc_jax.llm.api.API."""
-        import openai
-
-        detail = without(client.api_key, one_line(f"{self.name}: {error}", 500))
-        if isinstance(error, openai.APIStatusError):
-            return asking.refusal(error.status_code, error.response.headers, detail)
-        if isinstance(error, Malformed) and error.status:
-            return asking.refusal(error.status, {}, detail)
-        if failure := self.failure(client, error):
-            raise failure from None
-        if isinstance(error, openai.APIError):
-            raise Transient(detail) from None
-        raise error
 
     # --- batch jobs (lc_jax.llm.batch.Endpoint) ---
 
@@ -207,7 +171,7 @@ class OpenAI(API):
         return batch.id
 
     async def candidates(self, client: Any, job: str, size: int, since: float) -> list[str]:
-        """The batch that carries the job's name, if there is one."""
+        """Returns the batch that carries the job's name, if there is one."""
         async for batch in client.batches.list(limit=100):
             if (batch.metadata or {}).get("job") == job:
                 return [batch.id]
@@ -220,15 +184,15 @@ class OpenAI(API):
         return (await client.batches.retrieve(job_id)).status in ("completed", "failed", "expired", "cancelled")
 
     async def results(self, client: Any, job_id: str) -> dict[str, Reply | None]:
-        """Replies by custom id; None for what has to be asked again.
+        """Returns replies by custom id; None for what has to be asked again.
 
         Raises:
-          Fatal: the vendor refused the batch as a whole.
+          AnnotatorError: the vendor refused the batch as a whole.
         """
         batch = await client.batches.retrieve(job_id)
         if batch.status == "failed":
             errors = batch.errors.data if batch.errors and batch.errors.data else []
-            raise Fatal(f"{self.name} refused batch job {job_id}: {'; '.join(str(e.message) for e in errors)}")
+            raise AnnotatorError(f"{self.name} refused batch job {job_id}: {'; '.join(str(e.message) for e in errors)}")
         replies: dict[str, Reply | None] = {}
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
             for line in (await client.files.content(file_id)).text.split("\n"):
@@ -248,7 +212,7 @@ def _refuses_schema(error: Exception) -> bool:
 
 
 def _batched(row: Mapping[str, Any]) -> Reply | None:
-    """The reply in a line of a batch's files; None if it has to be asked again."""
+    """Returns the reply in a line of a batch's files; None if it has to be asked again."""
     response = row.get("response") or {}
     if response.get("status_code") == 200:
         return read_line(read, response.get("body"))
@@ -258,7 +222,7 @@ def _batched(row: Mapping[str, Any]) -> Reply | None:
 
 
 def load(model: str, *, base_url: str | None = None, **policy: Any) -> OpenAI:
-    """The annotator "openai/<model>".
+    """Returns the annotator "openai/<model>".
 
     Args:
       base_url: another server that speaks the protocol (vLLM, llama.cpp, Ollama ...), as in "http://localhost:8000/v1".

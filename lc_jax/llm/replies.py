@@ -88,3 +88,16 @@ def finished(text: str, usage: Usage, cut_off: str, detail: str = "") -> Reply:
     if not text.strip():
         return Reply("invalid", text, detail or "the reply is empty", usage)
     return Reply("ok", text, "", usage)
+
+
+def read_json(response: Any) -> Any:
+    """Returns the JSON of an HTTP response.
+
+    Raises:
+      Malformed: what came is not JSON.
+    """
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        text = one_line(response.content[:300].decode("utf-8", "replace"), 100)
+        raise Malformed(f"{response.url} sent no JSON but {text!r}") from None

@@ -1,43 +1,62 @@
 """An annotator as tasks use it: replies are read from a store, what is missing is paid for within a budget.
 
 with session.open_annotator("anthropic/claude-haiku-4-5", store="replies.sqlite", budget=20.0) as annotator:
-    rows = annotate(annotator, ...)
+    reply = annotator.run(annotator.ask(request))
     print(annotator.meter.dollars)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from lc_jax import llm
-from lc_jax.llm import capabilities
+from lc_jax.llm import capabilities, concurrency
 from lc_jax.llm.anthropic import Anthropic
 from lc_jax.llm.batch import Batched
-from lc_jax.llm.cached import Stored
-from lc_jax.llm.capabilities import Price
+from lc_jax.llm.cached import cached
+from lc_jax.llm.capabilities import FREE, Price
 from lc_jax.llm.checks import check_annotator, check_budget
-from lc_jax.llm.cost import Estimate, Meter, Metered, estimate
+from lc_jax.llm.cost import Meter, within_budget
 from lc_jax.llm.openai import OpenAI
 from lc_jax.llm.store import Store
-from lc_jax.types import Reply, Request
+from lc_jax.types import Usage
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Session:
-    """An Annotator with its store and its meter; closes the store when it is left."""
+    """One annotator with a store and a meter, which other sessions may share."""
 
-    def __init__(self, annotator: llm.Annotator, store: Store | None, meter: Meter, price: Price | None) -> None:
-        self.annotator, self.store, self.meter, self.price = annotator, store, meter, price
+    def __init__(
+        self,
+        annotator: llm.Annotator,
+        store: Store | None = None,
+        meter: Meter | None = None,
+        price: Price | None = None,
+        *,
+        batch: bool = False,
+    ) -> None:
+        self.annotator, self.store, self.meter, self.price, self.batch = (
+            annotator,
+            store,
+            meter or Meter(),
+            price,
+            batch,
+        )
         self.name = annotator.name
+        self.annotators = [annotator]  # of this session and of those that share its store
+        within = within_budget(annotator.ask, annotator.name, self.meter, price, batch=batch)
+        self.ask = cached(within, annotator.name, store) if store else within
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        """Replies as they arrive; see lc_jax.llm.Annotator."""
-        return self.annotator.complete(requests)
-
-    def estimate(self, requests: Iterable[Request]) -> Estimate:
-        """What `requests` will cost at most; nothing is sent."""
-        return estimate(self.name, requests, self.store, self.price)
+    def dollars(self, usage: Usage) -> float:
+        """Returns what tokens cost; 0 where the price is unknown."""
+        return (self.price or FREE).of(usage, self.batch)
 
     def with_annotator(self, settings: Mapping[str, Any], part: str, dry_run: bool = False) -> Session:
         """Returns another annotator with the same store and budget; not to be entered.
@@ -50,7 +69,10 @@ class Session:
         options = _without_empty(settings)
         if dry_run:
             options.pop("batch", None)  # as in `open_configured`
-        return _session(self.store, self.meter, options.pop("name"), **options)
+        other = _session(self.store, self.meter, options.pop("name"), **options)
+        self.annotators.append(other.annotator)
+        other.annotators = self.annotators
+        return other
 
     def with_roles(self, annotators: Mapping[str, Mapping[str, Any]], dry_run: bool = False) -> dict[str, Session]:
         """Returns by role the annotators that have a name in `annotators` (settings by role)."""
@@ -60,12 +82,55 @@ class Session:
             if settings["name"]
         }
 
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Returns the result of `work`, run in a new event loop, at whose end all connections are closed."""
+
+        async def run_and_close() -> Result:
+            try:
+                return await work
+            finally:
+                others = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in others:
+                    task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+                for annotator in self.annotators:
+                    await annotator.close()
+
+        return concurrency.run(run_and_close())
+
+    async def map(
+        self, f: Callable[[Item], Coroutine[Any, Any, Result]], items: Iterable[Item], unit: str = "item"
+    ) -> AsyncGenerator[Result]:
+        """Yields f(item) for every item, in order and with as many under way as the annotators take; shows progress."""
+        total = len(items) if isinstance(items, Sized) else None
+        most = max(annotator.concurrency for annotator in self.annotators)
+        with tqdm(total=total, desc=self.name, unit=unit, disable=None) as bar:
+            async for result in concurrency.map_ordered(f, items, most):
+                bar.set_postfix_str(progress(self.meter), refresh=False)
+                bar.update()
+                yield result
+
+    def map_all(
+        self, f: Callable[[Item], Coroutine[Any, Any, Result]], items: Iterable[Item], unit: str = "item"
+    ) -> list[Result]:
+        """Returns the results of `map`, which runs in an event loop of its own."""
+
+        async def collect() -> list[Result]:
+            return [result async for result in self.map(f, items, unit)]
+
+        return self.run(collect())
+
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.store is not None:
             self.store.close()
+
+
+def progress(meter: Meter) -> str:
+    """Returns what was paid for in this run, for a progress bar: stored replies have no usage."""
+    return f"{meter.usage.input_tokens + meter.usage.output_tokens:,} tokens, ${meter.dollars:.2f}"
 
 
 def open_annotator(
@@ -77,7 +142,7 @@ def open_annotator(
     batch: bool = False,
     **options: Any,
 ) -> Session:
-    """The annotator "provider/model" with a store, a meter and, if asked for, the vendor's batch endpoint.
+    """Returns the annotator "provider/model" with a store, a meter and, if asked for, the vendor's batch endpoint.
 
     Args:
       store: file of replies; "" keeps none.
@@ -96,7 +161,7 @@ def open_annotator(
 def open_configured(
     settings: Mapping[str, Any], store: str | Path, *, budget: float = 0.0, dry_run: bool = False
 ) -> Session:
-    """The annotator that a config names.
+    """Returns the annotator that a config names.
 
     Args:
       settings: name, base_url, batch, concurrency, price; what is empty is left to the provider.
@@ -128,9 +193,8 @@ def _session(
     listed = Price(*price) if price else able.price if able else None
     if isinstance(annotator, OpenAI):
         annotator.notes = store
-    if batch:
-        if store is None or not isinstance(annotator, (Anthropic, OpenAI)):
-            raise ValueError(f"{name}: batch jobs need a store, and a provider that has them (anthropic, openai).")
-        annotator = Batched(annotator, store)
-    metered = Metered(annotator, meter, price=listed, batch=batch)
-    return Session(Stored(metered, store) if store else metered, store, meter, listed)
+    if not batch:
+        return Session(annotator, store, meter, listed)
+    if store is None or not isinstance(annotator, (Anthropic, OpenAI)):
+        raise ValueError(f"{name}: batch jobs need a store, and a provider that has them (anthropic, openai).")
+    return Session(Batched(annotator, store), store, meter, listed, batch=True)

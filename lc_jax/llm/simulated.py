@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lc_jax.llm import AnnotatorError
+from lc_jax.llm.concurrency import in_batches
 from lc_jax.miniature import reader
 from lc_jax.prompts import (
     NO_ANSWER,
@@ -25,7 +24,7 @@ from lc_jax.prompts import (
 )
 from lc_jax.types import Reply, Request
 
-SAMPLE = 20  # requests that are looked at before the first is answered
+SAMPLE = 20  # first requests, which tell whether texts are of the miniature world
 
 
 class _Unanswerable(Exception):
@@ -103,22 +102,31 @@ _RULES: tuple[tuple[Prompt, Callable[[Mapping[str, str]], str]], ...] = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
 class Simulated:
-    """Recognises which prompt a request holds and answers in the text form that the prompt asks for."""
+    """Recognises which prompt a request holds and answers in the text form that the prompt asks for.
 
-    name: str = "simulated/miniature"
+    Temperature and sample change nothing: the rules know no chance.
+    """
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[int, Reply]]:
-        """Replies in the order of the requests. Temperature and sample change nothing: the rules know no chance.
+    name, concurrency = "simulated/miniature", 64
+
+    def __init__(self) -> None:
+        self.ask = in_batches(self._answer, self.concurrency)
+        self._first: list[Request] = []  # SAMPLE of them at most
+
+    async def close(self) -> None:
+        """Does nothing: there are no connections."""
+
+    async def _answer(self, requests: Sequence[Request]) -> list[Reply]:
+        """Returns the replies.
 
         Raises:
           AnnotatorError: nearly none of the first requests is about the miniature world.
         """
-        remaining = iter(requests)
-        first = list(itertools.islice(remaining, SAMPLE))
-        _check_world(first)
-        return ((index, answer(request)) for index, request in enumerate(itertools.chain(first, remaining)))
+        if len(self._first) < SAMPLE:
+            self._first += requests[: SAMPLE - len(self._first)]
+            _check_world(self._first)
+        return [answer(request) for request in requests]
 
 
 def _in_world(prompt: Prompt, fields: Mapping[str, str]) -> bool:
@@ -163,7 +171,7 @@ def answer(request: Request) -> Reply:
 
 
 def load(model: str) -> Simulated:
-    """The annotator "simulated/miniature".
+    """Returns the annotator "simulated/miniature".
 
     Raises:
       ValueError: another model.

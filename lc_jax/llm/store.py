@@ -81,7 +81,7 @@ class Store:
             ) from error
         self._finalizer = weakref.finalize(self, _close, self.database, alive, self._lock_file(self.owner), self.owner)
         for path in self.path.parent.glob(f"{glob.escape(self.path.name)}.*.lock"):
-            self._lives(path.suffixes[-2].lstrip("."))  # tidies up after the dead
+            self.is_alive(path.suffixes[-2].lstrip("."))  # tidies up after the dead
 
     def _open(self) -> sqlite3.Connection:
         """The database with its tables.
@@ -179,7 +179,7 @@ class Store:
             if database.execute("select 1 from replies where key = ?", (key,)).fetchone():
                 return "stored"
             owner = database.execute("select owner from claims where key = ?", (key,)).fetchone()[0]
-            if self._lives(owner):
+            if self.is_alive(owner):
                 return "elsewhere"
             database.execute("update claims set owner = ? where key = ?", (self.owner, key))
         return "mine"
@@ -189,7 +189,7 @@ class Store:
         with self._writing() as database:
             database.executemany("delete from claims where key = ? and owner = ?", [(k, self.owner) for k in keys])
 
-    def _lives(self, owner: str) -> bool:
+    def is_alive(self, owner: str) -> bool:
         if owner == self.owner:
             return True
         path = self._lock_file(owner)
@@ -230,14 +230,14 @@ class Store:
         with self._writing() as database:
             database.execute("delete from jobs where name = ?", (name,))
 
-    def orphans(self, model: str) -> list[Job]:
-        """The jobs whose owners no longer live; from now on they are this store's."""
+    def abandoned_jobs(self, model: str) -> list[Job]:
+        """Returns the jobs whose owners no longer live; from now on they are this store's."""
         jobs = []
         with self._writing() as database:
             for name, requests, job_id, created, owner in database.execute(
                 "select name, requests, id, created, owner from jobs where model = ?", (model,)
             ).fetchall():
-                if not self._lives(owner):
+                if not self.is_alive(owner):
                     database.execute("update jobs set owner = ? where name = ?", (self.owner, name))
                     by_key = {key: Request(**fields) for key, fields in json.loads(requests).items()}
                     jobs.append(Job(name, model, by_key, job_id, created))

@@ -1,4 +1,4 @@
-"""What a stage asks of vendors' models: requests by step, and what they cost at list prices, at most."""
+"""What a stage asks of vendors' models: requests by annotation task, and what they cost at list prices, at most."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from lc_jax.evaluation import biography, qa
 from lc_jax.evaluation.writers import MAX_TOKENS
 from lc_jax.llm import capabilities, cost
+from lc_jax.llm.annotate import AnnotationTask
 from lc_jax.llm.capabilities import Capabilities, Price
 from lc_jax.llm.cost import Estimate
-from lc_jax.llm.data_steps import data_steps
-from lc_jax.llm.steps import Step
+from lc_jax.llm.data_tasks import data_tasks
 from lc_jax.prompts import strategies
 from lc_jax.types import Request, Usage
 
@@ -46,26 +46,26 @@ _DATA = {
 
 
 @dataclasses.dataclass(frozen=True)
-class StepRequests:
-    """The requests of one step to an annotator."""
+class TaskRequests:
+    """The requests of one annotation task."""
 
     settings: Mapping[str, Any]  # of the annotator, as in `session.open_configured`
-    step: Step
+    task: AnnotationTask
     per_row: float  # requests for each question, entity or row
 
 
-def requests_of(config: ConfigDict) -> list[StepRequests]:
-    """Returns the requests of a stage for each of its rows, by step; [] where it makes none."""
+def requests_of(config: ConfigDict) -> list[TaskRequests]:
+    """Returns the requests of a stage for each of its rows, by annotation task; [] where it makes none."""
     sure = float(config.get("uses_confidence", True))
     counts: Mapping[str, float]
     if config.task == "generate_data":
-        steps = data_steps(**config.wording)
+        tasks = data_tasks(**config.wording)
         counts = _DATA.get(config.what, {})
     elif config.task == "evaluate_qa":
-        steps = qa.Protocol.from_settings(config).steps()
+        tasks = qa.Protocol.from_settings(config).tasks()
         counts = {"eval_extract": 1.0, "eval_forecast": NUM_ANSWERS * sure, "equivalence": 0.1}
     elif config.task == "evaluate_biography":
-        steps = biography.steps(config.judge_temperature)
+        tasks = biography.tasks(config.judge_temperature)
         counts = {"claims": 1.0, "confidence": sure, "support": float(NUM_CLAIMS)}
     else:
         return []
@@ -73,26 +73,26 @@ def requests_of(config: ConfigDict) -> list[StepRequests]:
     requests = []
     if config.get("writer") and config.writer.name:
         prompt = strategies.load(config.strategy, config.templates, checkpoint=False)
-        step = Step(prompt, config.temperature, MAX_TOKENS, lambda fields: "")
-        requests.append(StepRequests(config.writer, step, 1.0))
+        task = AnnotationTask(prompt, config.temperature, MAX_TOKENS, lambda fields: "")
+        requests.append(TaskRequests(config.writer, task, 1.0))
     for name, count in counts.items():
-        own = roles.get(steps[name].role) or {}
+        own = roles.get(tasks[name].role) or {}
         if count:
-            requests.append(StepRequests(own if own.get("name") else config.annotator, steps[name], count))
+            requests.append(TaskRequests(own if own.get("name") else config.annotator, tasks[name], count))
     return requests
 
 
 def estimates(config: ConfigDict, num_rows: int) -> list[Estimate]:
-    """Returns an estimate for each step of a stage that works through `num_rows` questions, entities or rows."""
+    """Returns an estimate for each annotation task of a stage that works through `num_rows` rows."""
     return [_estimate(item, num_rows) for item in requests_of(config)]
 
 
-def _estimate(item: StepRequests, num_rows: int) -> Estimate:
-    name, step = item.settings["name"], item.step
+def _estimate(item: TaskRequests, num_rows: int) -> Estimate:
+    name, task = item.settings["name"], item.task
     able = capabilities.of(name) or Capabilities()
-    fields = {field: _TEXTS.get(field, _ANSWER) for field in step.prompt.fields}
-    request = Request(step.prompt.render(**fields), step.temperature, step.max_tokens, schema=step.prompt.schema)
-    each, calls = cost.most(request, able), round(item.per_row * num_rows)
+    fields = {field: _TEXTS.get(field, _ANSWER) for field in task.prompt.fields}
+    request = Request(task.prompt.render(**fields), task.temperature, task.max_tokens, schema=task.prompt.schema)
+    each, calls = cost.max_usage(request, able), round(item.per_row * num_rows)
     price = Price(*item.settings["price"]) if item.settings.get("price") else able.price
     return Estimate(name, calls, 0, Usage(calls * each.input_tokens, calls * each.output_tokens), price)
 

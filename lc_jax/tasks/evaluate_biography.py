@@ -10,6 +10,7 @@ of questions. Replies are kept in a store, so that a rerun goes on. An entity wi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,12 +30,11 @@ from lc_jax.evaluation import biography, retrieval, table
 from lc_jax.evaluation.biography import Biography, Record
 from lc_jax.evaluation.retrieval import Retriever
 from lc_jax.evaluation.summary import judged, summarize
-from lc_jax.evaluation.writers import Costs, Writer, paragraphs_of
+from lc_jax.evaluation.writers import Writer, paragraphs_of
 from lc_jax.llm import cost
-from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.annotate import Annotation, AnnotationTasks
 from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
-from lc_jax.llm.steps import Steps
 from lc_jax.preflight import (
     NATURAL,
     NON_NEGATIVE,
@@ -119,7 +119,7 @@ class Work:
     prompts: Mapping[str, str]  # what is asked for, by entity
     pages: Mapping[str, Page]  # by entity
     missing: Mapping[str, str]  # entities without a page, and why
-    steps: Steps  # the questions to the annotator
+    tasks: AnnotationTasks  # the questions to the annotator
     retriever: Retriever | None  # None in a dry run
 
     def passages(self, entity: str, claims: Sequence[str]) -> list[list[str]]:
@@ -130,17 +130,20 @@ class Work:
         return retrieval.top(self.retriever, page, [f"{entity} {claim}" for claim in claims], number)
 
     def records(self, written: Sequence[Written]) -> list[Record]:
-        """Those of all entities in order; of `written` those that have a text and a page are read."""
+        """Returns the records of all entities, in order; of `written` those that have a text and a page are read."""
         good = [
             Biography(item.entity, self.prompts[item.entity], item.text.value, item.name)
             for item in written
             if item.text.status == "ok" and item.entity in self.pages
         ]
-        read: dict[str, list[Record]] = {}
-        for record in biography.evaluate(
-            good, self.passages, self.steps.ask, uses_confidence=self.config.uses_confidence
-        ):
-            read.setdefault(record.biography, []).append(record)
+        evaluate_one = functools.partial(
+            biography.evaluate_one,
+            find=self.passages,
+            ask=self.tasks.ask,
+            uses_confidence=self.config.uses_confidence,
+        )
+        by_biography = self.tasks.session.map_all(evaluate_one, good, "biography")
+        read = {records[0].biography: records for records in by_biography}
         names = {entity: [item for item in written if item.entity == entity] for entity in self.prompts}
         records: list[Record] = []
         for entity, prompt in self.prompts.items():
@@ -158,7 +161,7 @@ class Work:
         names = ["entities", "knowledge", "retriever", "num_passages", "query", "strategy", "temperature"]
         names += ["uses_confidence", "limit", "prompt_dir", "templates", "judge_temperature"]
         settings = {"writer": writer.name, **writer.sampling(), **{name: self.config[name] for name in names}}
-        return settings | {"prompts": self.steps.wordings(), "code": code_version()}
+        return settings | {"prompts": self.tasks.prompt_hashes(), "code": code_version()}
 
 
 def _unread(records: Sequence[Record], reader: str) -> tuple[str, ...]:
@@ -181,7 +184,7 @@ def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
     Raises:
       ValueError: nothing could be judged, or requests failed.
     """
-    config, session = work.config, work.steps.session
+    config, session = work.config, work.tasks.session
     statuses = Counter(str(record.status) for record in records)
     absent = len(work.prompts) - len({record.entity for record in records})
     if absent:
@@ -198,10 +201,10 @@ def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
         num_bins=biography.NUM_BINS,
         seed=config.seed,
     )
-    row = {"method": config.method, "seed": config.seed, "judge": work.steps.annotators(), "data": config.data}
+    row = {"method": config.method, "seed": config.seed, "judge": work.tasks.annotators(), "data": config.data}
     spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
     figures = biography.factscore(records)
-    unread = _unread(records, work.steps.annotators())
+    unread = _unread(records, work.tasks.annotators())
     summary = dataclasses.replace(summary, notes=(*summary.notes, *unread, figures.sentence()))
     row |= dataclasses.asdict(summary) | {"factscore": dataclasses.asdict(figures)}
     return row | {"statuses": dict(statuses), "cost": spent}
@@ -262,15 +265,15 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         if pages and not config.dry_run:
             retriever = retrieval.load(config.retriever, _vectors(config))
         sessions = session.with_roles(config.annotators, config.dry_run)
-        questions = biography.steps(config.judge_temperature)
-        steps = Steps(questions, session, config.prompt_dir, config.dry_run, sessions)
-        work = Work(config, prompts, pages, missing, steps, retriever)
-        costs: Costs = []
+        questions = biography.tasks(config.judge_temperature)
+        tasks = AnnotationTasks(questions, session, config.prompt_dir, dry_run=config.dry_run, sessions=sessions)
+        work = Work(config, prompts, pages, missing, tasks, retriever)
+        costs: cost.Costs = []
         if biographies is None:
             texts, costs = writer.write({entity: prompts[entity] for entity in pages}, session, mesh)
             biographies = [Written(entity, entity, text) for entity, text in texts.items()]
         records = work.records(biographies)
-        costs += steps.costs
+        costs += tasks.costs()
         if config.dry_run:
             print(cost.render(costs))
             return

@@ -26,12 +26,11 @@ from lc_jax.data.questions import check_answers, load_joined_rows, plain_query, 
 from lc_jax.data.rows import load_rows, optional
 from lc_jax.evaluation import qa, table
 from lc_jax.evaluation.summary import judged, summarize
-from lc_jax.evaluation.writers import Costs, Writer, paragraphs_of
+from lc_jax.evaluation.writers import Writer, paragraphs_of
 from lc_jax.llm import cost
-from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.annotate import Annotation, AnnotationTasks
 from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
-from lc_jax.llm.steps import Steps
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, check_all, check_sampling, check_settings
 from lc_jax.provenance import code_version, command_line
 from lc_jax.types import Generation, Question
@@ -153,19 +152,15 @@ class Work:
     config: ConfigDict
     items: Items
     writer: Writer
-    steps: Steps  # the questions to the reader and judge
+    tasks: AnnotationTasks  # the questions to the reader and judge
 
     def records(self) -> list[qa.Record]:
-        """One for each paragraph, in order."""
+        """Returns one for each paragraph, in order."""
         pairs = list(zip(self.items.questions, self.items.paragraphs, strict=True))
         generations = [Generation(q, paragraph.value) for q, paragraph in pairs if paragraph.status == "ok"]
-        records = qa.evaluate(
-            generations,
-            self.steps.ask,
-            uses_confidence=self.config.uses_confidence,
-            forecast_truth=self.config.forecast_truth,
-            judge_matches=self.config.judge_matches,
-        )
+        session, names = self.tasks.session, ("uses_confidence", "forecast_truth", "judge_matches")
+        options = {name: self.config[name] for name in names}
+        records = session.run(qa.evaluate(generations, self.tasks.ask, session.map, **options))
         by_id = {record.question_id: record for record in records}
         return [by_id.get(q.question_id) or qa.without_paragraph(q, paragraph) for q, paragraph in pairs]
 
@@ -177,7 +172,7 @@ class Work:
         settings = {"writer": self.writer.name, **self.writer.sampling(), **{name: config[name] for name in names}}
         settings["wording"] = dict(config.wording)
         questions = {name: value for name, value in config.questions.items() if optional(value) is not None}
-        return settings | {"questions": questions, "prompts": self.steps.wordings(), "code": code_version()}
+        return settings | {"questions": questions, "prompts": self.tasks.prompt_hashes(), "code": code_version()}
 
 
 def _data_name(config: ConfigDict) -> str:
@@ -191,7 +186,7 @@ def _result(work: Work, records: Sequence[qa.Record]) -> dict[str, Any]:
     Raises:
       ValueError: nothing could be judged, or requests failed.
     """
-    config, session = work.config, work.steps.session
+    config, session = work.config, work.tasks.session
     statuses = Counter(str(record.status) for record in records)
     missing = work.items.num_missing
     if missing:
@@ -208,10 +203,10 @@ def _result(work: Work, records: Sequence[qa.Record]) -> dict[str, Any]:
         seed=config.seed,
     )
     summary = dataclasses.replace(
-        summary, notes=(*summary.notes, *_unread(scored, work.steps.session_of("eval_extract").name))
+        summary, notes=(*summary.notes, *_unread(scored, work.tasks.session_of("eval_extract").name))
     )
     row = {"method": config.method, "seed": config.seed, "data": _data_name(config)}
-    row["judge"] = work.steps.annotators()
+    row["judge"] = work.tasks.annotators()
     spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
     return row | dataclasses.asdict(summary) | {"statuses": dict(statuses), "cost": spent, "settings": work.settings()}
 
@@ -271,15 +266,16 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     items = load_items(config) if writer.paragraphs else None
     questions = [] if items else with_distinct_ids(load_questions(config), config.questions.source)
     with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
-        costs: Costs = []
+        costs: cost.Costs = []
         if items is None:
             paragraphs, costs = writer.write({q.question_id: q.prompt for q in questions}, session, mesh)
             items = Items(questions, list(paragraphs.values()), list(paragraphs))
         sessions = session.with_roles(config.annotators, config.dry_run)
-        steps = Steps(qa.Protocol.from_settings(config).steps(), session, config.prompt_dir, config.dry_run, sessions)
-        work = Work(config, items, writer, steps)
+        protocol = qa.Protocol.from_settings(config).tasks()
+        tasks = AnnotationTasks(protocol, session, config.prompt_dir, dry_run=config.dry_run, sessions=sessions)
+        work = Work(config, items, writer, tasks)
         records = work.records()
-        costs += work.steps.costs
+        costs += tasks.costs()
         if config.dry_run:
             print(cost.render(costs))
             return

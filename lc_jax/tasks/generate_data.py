@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ from lc_jax.data.questions import load_joined_rows, load_raw_questions, raw_ques
 from lc_jax.data.rows import load_rows, optional
 from lc_jax.inference import writing
 from lc_jax.llm import cost
-from lc_jax.llm.annotate import Annotation
+from lc_jax.llm.annotate import Annotation, AnnotationTasks, Fields
 from lc_jax.llm.checks import check_asking
-from lc_jax.llm.data_steps import data_steps
+from lc_jax.llm.concurrency import gather
+from lc_jax.llm.data_tasks import data_tasks
 from lc_jax.llm.session import open_configured
-from lc_jax.llm.steps import Steps
 from lc_jax.models import released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import in_context, published, query, summarize
@@ -49,8 +49,8 @@ RECORD = "{output}.run.json"
 Row = dict[str, Any]
 
 
-Outcome = tuple[str, Annotation]  # of a step
-Result = tuple[int, Row, list[Outcome]]  # a row's number, its new columns, and what they were made from
+Outcome = tuple[str, Annotation]  # (name of the annotation task, what came of it)
+Result = tuple[Row, list[Outcome]]  # the new columns of a row, and what they were made from
 
 
 @dataclasses.dataclass
@@ -62,48 +62,34 @@ class Work:
     questions: Sequence[Question]  # of the rows, in order
     rows: Sequence[Row]
     todo: Sequence[int]  # numbers of the rows that are not done yet
-    steps: Steps | None  # None: no annotator is needed
+    tasks: AnnotationTasks | None  # None: no annotator is needed
 
-    def ask(self, step: str, requests: Sequence[tuple[int, Mapping[str, str]]]) -> Iterator[tuple[int, Outcome]]:
-        """Yields, for every (row, fields) of `requests`, the row and what the annotator made of it, in order."""
-        assert self.steps is not None
-        annotations = self.steps.ask(step, [fields for _, fields in requests])
-        for (row, _), annotation in zip(requests, annotations, strict=True):
-            yield row, (step, annotation)
+    async def ask(self, task: str, fields: Fields) -> Annotation:
+        """Returns the annotation of one row."""
+        assert self.tasks is not None
+        return await self.tasks.ask(task, fields)
 
-    def inputs(self, name: str, read: Callable[[Any], Any] = str) -> dict[int, Any]:
-        """Returns the values of a column that a stage before this one made, by row; rows without are left out."""
-        values = {}
-        for row in self.todo:
-            value = column(self.rows[row], name)
-            if not is_missing(value):
-                values[row] = read(value)
-        return values
+    def input(self, row: int, name: str) -> Any:
+        """Returns the value of a column that a stage before this one made; None where it is missing."""
+        value = column(self.rows[row], name)
+        return None if is_missing(value) else value
 
 
-def queries(work: Work) -> Iterator[Result]:
+async def queries(work: Work, row: int) -> Result:
     """An open-ended query that does not give the answer away; with `config.clues` of the clue made a question."""
-    questions = {row: work.questions[row] for row in work.todo}
-    fields = {row: query.request_fields(q.question, [q.answer, *q.aliases]) for row, q in questions.items()}
-    clues: dict[int, list[Outcome]] = {row: [] for row in fields}
+    q = work.questions[row]
+    fields = query.request_fields(q.question, [q.answer, *q.aliases])
+    outcomes: list[Outcome] = []
+    columns: Row = {}
     if work.config.clues:
-        categories = {row: {"category": str(work.rows[row].get("category") or "")} for row in fields}
-        for row, outcome in work.ask("clue", [(row, categories[row] | fields[row]) for row in fields]):
-            clues[row] = [outcome]
-            fields[row] = {**fields[row], "question": outcome[1].value or ""}
-    failures = [row for row, outcomes in clues.items() if outcomes and outcomes[0][1].status != "ok"]
-    for row in failures:
-        yield row, {"paragraph_generation_prompt": None}, clues[row]
-    for row, outcome in work.ask("query", [(row, fields[row]) for row in fields if row not in failures]):
-        columns = {"paragraph_generation_prompt": outcome[1].value}
-        if work.config.clues:
-            columns["rephrased_question"] = fields[row]["question"]
-        yield row, columns, [*clues[row], outcome]
-
-
-def _with_query(work: Work) -> list[tuple[int, Question]]:
-    """Returns (row, question) where there is a query to write about."""
-    return [(row, q) for row in work.todo if (q := work.questions[row]).prompt]
+        clue = await work.ask("clue", {"category": str(work.rows[row].get("category") or ""), **fields})
+        outcomes.append(("clue", clue))
+        if clue.status != "ok":
+            return {"paragraph_generation_prompt": None}, outcomes
+        columns["rephrased_question"] = clue.value or ""
+        fields = {**fields, "question": columns["rephrased_question"]}
+    annotation = await work.ask("query", fields)
+    return {"paragraph_generation_prompt": annotation.value} | columns, [*outcomes, ("query", annotation)]
 
 
 def _template(config: ConfigDict) -> prompts.Prompt:
@@ -113,13 +99,14 @@ def _template(config: ConfigDict) -> prompts.Prompt:
     return prompts.load_templates(config.templates, config.prompt_dir).paragraph
 
 
-def paragraphs(work: Work) -> Iterator[Result]:
+def paragraphs(work: Work) -> Iterator[tuple[int, Result]]:
     """Samples `num_samples` paragraphs a question from `config.model`, cut at the first blank line of base models.
 
     Goes into `config.column`: a list, or the one paragraph when num_samples is 1.
     """
     config, num_samples = work.config, work.config.num_samples
-    template, questions = _template(config), _with_query(work)
+    template = _template(config)
+    questions = [(row, q) for row in work.todo if (q := work.questions[row]).prompt]
     released.warn_of_wording(config.model, template)
     texts = [
         template.prompt_text(paragraph_generation_prompt=q.prompt) for _, q in questions for _ in range(num_samples)
@@ -140,89 +127,78 @@ def paragraphs(work: Work) -> Iterator[Result]:
             annotations = [samples[row][number] for number in range(num_samples)]
             values = [annotation.value for annotation in annotations]
             columns = {config.column: values if num_samples > 1 else values[0]}
-            yield row, columns, [("sample", annotation) for annotation in annotations]
+            yield row, (columns, [("sample", annotation) for annotation in annotations])
             del samples[row]
 
 
-def summaries(work: Work) -> Iterator[Result]:
+async def _one_column(work: Work, task: str, fields: Fields, column: str) -> Result:
+    annotation = await work.ask(task, fields)
+    return {column: annotation.value}, [(task, annotation)]
+
+
+async def summaries(work: Work, row: int) -> Result | None:
     """Summary distillation: the consensus of the sampled paragraphs, with percentages."""
-    assert work.steps is not None
-    drafts = work.inputs("icl_generated_paragraphs", _texts)
-    fields = [
-        (row, {"paragraph_generation_prompt": query_text, "paragraphs": summarize.join_paragraphs(texts)})
-        for row, texts in drafts.items()
-        if (query_text := work.questions[row].prompt)
-    ]
-    yield from _one_column(work, "summarize", fields, "claude_summary")
+    value, q = work.input(row, "icl_generated_paragraphs"), work.questions[row]
+    if value is None or not q.prompt:
+        return None
+    texts = [str(text) for text in (parse_list(value) if isinstance(value, str) else value) if text is not None]
+    fields = {"paragraph_generation_prompt": q.prompt, "paragraphs": summarize.join_paragraphs(texts)}
+    return await _one_column(work, "summarize", fields, "claude_summary")
 
 
-def _texts(value: Any) -> list[str]:
-    return [str(text) for text in (parse_list(value) if isinstance(value, str) else value) if text is not None]
-
-
-def _one_column(
-    work: Work, step: str, fields: Sequence[tuple[int, Mapping[str, str]]], column: str
-) -> Iterator[Result]:
-    for row, outcome in work.ask(step, fields):
-        yield row, {column: outcome[1].value}, [outcome]
-
-
-def distilled(work: Work) -> Iterator[Result]:
+async def distilled(work: Work, row: int) -> Result | None:
     """The annotator's own paragraph."""
-    fields = [(row, {"paragraph_generation_prompt": q.prompt}) for row, q in _with_query(work)]
-    yield from _one_column(work, "claude_distill", fields, "claude_generated_paragraph")
+    q = work.questions[row]
+    if not q.prompt:
+        return None
+    fields = {"paragraph_generation_prompt": q.prompt}
+    return await _one_column(work, "claude_distill", fields, "claude_generated_paragraph")
 
 
 ANSWERS, PROBS = "lc_sft_ground_truth_and_extracted_answers", "lc_sft_forecasted_probs"
 
 
-def forecasts(work: Work) -> Iterator[Result]:
+async def forecasts(work: Work, row: int) -> Result | None:
     """Every answer that a paragraph offers, then a probability for the true answer (first) and for each of them."""
-    fields = {
-        row: {"generated_paragraph": text, "question": work.questions[row].question}
-        for row, text in work.inputs("lc_sft_generated_paragraph").items()
-    }
-    extractions = dict(work.ask("extract", list(fields.items())))
-    answers: dict[int, list[str]] = {}
-    for row, outcome in extractions.items():
-        if outcome[1].status == "ok":
-            answers[row] = [work.questions[row].answer, *outcome[1].value]
-        else:
-            yield row, {ANSWERS: None, PROBS: None}, [outcome]
-    requests = [(row, fields[row] | {"answer": answer}) for row in answers for answer in answers[row]]
-    probs: dict[int, list[Outcome]] = {}
-    for row, outcome in work.ask("forecast", requests):
-        probs.setdefault(row, []).append(outcome)
-        if len(probs[row]) == len(answers[row]):
-            values = [annotation.value for _, annotation in probs[row]]
-            yield row, {ANSWERS: answers[row], PROBS: values}, [extractions[row], *probs.pop(row)]
+    text, q = work.input(row, "lc_sft_generated_paragraph"), work.questions[row]
+    if text is None:
+        return None
+    fields = {"generated_paragraph": str(text), "question": q.question}
+    extraction = await work.ask("extract", fields)
+    if extraction.status != "ok":
+        return {ANSWERS: None, PROBS: None}, [("extract", extraction)]
+    answers = [q.answer, *extraction.value]
+    probs = await gather(*(work.ask("forecast", fields | {"answer": answer}) for answer in answers))
+    columns = {ANSWERS: answers, PROBS: [annotation.value for annotation in probs]}
+    return columns, [("extract", extraction), *(("forecast", annotation) for annotation in probs)]
 
 
-def correctnesses(work: Work) -> Iterator[Result]:
+async def correctnesses(work: Work, row: int) -> Result | None:
     """Whether a reader of the paragraph would give the true answer: 1 or 0."""
-    fields = []
-    for row, text in work.inputs("factuality_sft_generated_paragraph").items():
-        q = work.questions[row]
-        fields.append((row, {"generated_paragraph": text, "question": q.question, "answer": q.answer}))
-    yield from _one_column(work, "correctness", fields, "factuality_sft_binary_correctness")
+    text, q = work.input(row, "factuality_sft_generated_paragraph"), work.questions[row]
+    if text is None:
+        return None
+    fields = {"generated_paragraph": str(text), "question": q.question, "answer": q.answer}
+    return await _one_column(work, "correctness", fields, "factuality_sft_binary_correctness")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One thing to make."""
 
-    make: Callable[[Work], Iterator[Result]]
     columns: tuple[str, ...]  # that it adds; a row that it could not do has them without a value
-    steps: tuple[str, ...] = ()  # questions to the annotator; (): a checkpoint writes
+    tasks: tuple[str, ...] = ()  # questions to the annotator; (): a checkpoint writes
+    # Makes the columns of one row of a stage with an annotator; None: the row lacks what they are made from.
+    make: Callable[[Work, int], Coroutine[Any, Any, Result | None]] | None = None
 
 
 STAGES = {
-    "queries": Stage(queries, ("paragraph_generation_prompt",), ("clue", "query")),
-    "paragraphs": Stage(paragraphs, ()),
-    "summaries": Stage(summaries, ("claude_summary",), ("summarize",)),
-    "claude_distill": Stage(distilled, ("claude_generated_paragraph",), ("claude_distill",)),
-    "forecasts": Stage(forecasts, (ANSWERS, PROBS), ("extract", "forecast")),
-    "correctness": Stage(correctnesses, ("factuality_sft_binary_correctness",), ("correctness",)),
+    "queries": Stage(("paragraph_generation_prompt",), ("clue", "query"), queries),
+    "paragraphs": Stage(()),
+    "summaries": Stage(("claude_summary",), ("summarize",), summaries),
+    "claude_distill": Stage(("claude_generated_paragraph",), ("claude_distill",), distilled),
+    "forecasts": Stage((ANSWERS, PROBS), ("extract", "forecast"), forecasts),
+    "correctness": Stage(("factuality_sft_binary_correctness",), ("correctness",), correctnesses),
 }
 
 
@@ -274,42 +250,65 @@ def _partners(rows: Sequence[Row], questions: Sequence[Question], config: Config
 
 def _recipe(work: Work) -> Row:
     """What the rows depend on."""
-    config, steps = work.config, STAGES[work.config.what].steps
+    config = work.config
     recipe: Row = {"what": config.what, "input": config.input, "questions": dict(config.questions)}
     recipe |= {"num_rows": len(work.rows), "data": fingerprint([*map(dataclasses.asdict, work.questions), *work.rows])}
-    if work.steps is None:
+    if work.tasks is None:
         names = ("model", "column", "num_samples", "temperature", "top_p", "max_new_tokens", "first_paragraph", "seed")
         templates = {"paragraph": fingerprint(_template(config).template)}
         return recipe | {name: config[name] for name in names} | {"prompts": templates}
-    prompts_by_step = {step: work.steps.prompt(step) for step in steps}
-    recipe["prompts"] = {step: fingerprint([p.template, p.schema]) for step, p in prompts_by_step.items()}
-    return recipe | {"annotator": work.steps.session.name, "clues": config.clues}
+    prompts_by_task = {task: work.tasks.prompts[task] for task in STAGES[config.what].tasks}
+    recipe["prompts"] = {task: fingerprint([p.template, p.schema]) for task, p in prompts_by_task.items()}
+    return recipe | {"annotator": work.tasks.session.name, "clues": config.clues}
 
 
-def _grow(work: Work, growing: Growing) -> Counter[str]:
-    """Makes the missing rows; returns how many requests failed, by reason. Rows of failed requests are not stored."""
-    stage, rest, failures = STAGES[work.config.what], set(work.todo), Counter[str]()
-    for row, columns, outcomes in stage.make(work):
-        rest.discard(row)
-        reasons = [annotation.detail for _, annotation in outcomes if annotation.status == "failed"]
-        if reasons and not work.config.accept_failed:
-            failures.update(reasons)
-            continue
-        notes: dict[str, Counter[str]] = {}
-        for step, annotation in outcomes:
-            notes.setdefault(step, Counter())[annotation.status] += 1
-        problems = [
-            {"question_id": work.questions[row].question_id, "step": step, "status": a.status, "detail": a.detail}
-            | {"reply": a.text}
-            for step, a in outcomes
-            if a.status != "ok" and step != "sample"
-        ]
-        growing.add(row, columns, notes, problems)
-    for row in sorted(rest):
-        problem = {"question_id": work.questions[row].question_id, "step": "input", "status": "missing"}
-        columns = dict.fromkeys(stage.columns or (work.config.column,))
+def _make_rows(work: Work, each: Callable[[int, Result | None], None]) -> None:
+    """Calls `each` with the number of every row that is to be made and its result, as soon as it is there.
+
+    The result is None where the row lacks what it is made from.
+    """
+    make, tasks = STAGES[work.config.what].make, work.tasks
+    if make is None or tasks is None:
+        rest = set(work.todo)
+        for row, result in paragraphs(work):
+            rest.discard(row)
+            each(row, result)
+        for row in sorted(rest):
+            each(row, None)
+        return
+
+    async def make_one(row: int) -> tuple[int, Result | None]:
+        return row, await make(work, row)
+
+    async def make_all() -> None:
+        async for row, result in tasks.session.map(make_one, work.todo, "row"):
+            each(row, result)
+
+    tasks.session.run(make_all())
+
+
+def _add(work: Work, growing: Growing, row: int, result: Result | None) -> list[str]:
+    """Stores a row and returns []; or returns why requests failed, in which case it is not stored."""
+    question_id, columns_of_stage = work.questions[row].question_id, STAGES[work.config.what].columns
+    if result is None:
+        problem = {"question_id": question_id, "step": "input", "status": "missing"}
+        columns = dict.fromkeys(columns_of_stage or (work.config.column,))
         growing.add(row, columns, {"input": {"missing": 1}}, [problem])
-    return failures
+        return []
+    columns, outcomes = result
+    reasons = [annotation.detail for _, annotation in outcomes if annotation.status == "failed"]
+    if reasons and not work.config.accept_failed:
+        return reasons
+    notes: dict[str, Counter[str]] = {}
+    for task, annotation in outcomes:
+        notes.setdefault(task, Counter())[annotation.status] += 1
+    problems = [
+        {"question_id": question_id, "step": task, "status": a.status, "detail": a.detail, "reply": a.text}
+        for task, a in outcomes
+        if a.status != "ok" and task != "sample"
+    ]
+    growing.add(row, columns, notes, problems)
+    return []
 
 
 def _store(config: ConfigDict) -> Path:
@@ -330,7 +329,7 @@ def check(config: ConfigDict) -> None:
         lambda: check_sampling(config),
         lambda: check_settings("", config, num_samples=POSITIVE_INT, limit=NATURAL),
     ]
-    if STAGES[config.what].steps and not Path(config.output).exists():
+    if STAGES[config.what].tasks and not Path(config.output).exists():
         checks.append(lambda: check_asking(config, _store(config)))
     check_all(*checks)
 
@@ -349,29 +348,31 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         return
     questions, rows = _questions(config)
     with contextlib.ExitStack() as stack:
-        steps = None
-        if STAGES[config.what].steps:
+        tasks = None
+        if STAGES[config.what].tasks:
             options: dict[str, Any] = {"budget": config.budget, "dry_run": config.dry_run}
             session = stack.enter_context(open_configured(config.annotator, _store(config), **options))
-            steps = Steps(data_steps(**config.wording), session, config.prompt_dir, config.dry_run)
-        work = Work(config, mesh, questions, rows, range(len(rows)), steps)
+            questions_to_annotator = data_tasks(**config.wording)
+            tasks = AnnotationTasks(questions_to_annotator, session, config.prompt_dir, dry_run=config.dry_run)
+        work = Work(config, mesh, questions, rows, range(len(rows)), tasks)
         if config.dry_run:
-            for _ in STAGES[config.what].make(work) if steps else ():
-                pass
-            print(cost.render(steps.costs) if steps else "No annotator is asked: nothing to pay.")
+            if tasks:
+                _make_rows(work, lambda row, result: None)
+            print(cost.render(tasks.costs()) if tasks else "No annotator is asked: nothing to pay.")
             return
         growing = Growing(output, _recipe(work))
         work.todo = [row for row in work.todo if row not in growing.added]
         logging.info("%d rows to make, %d are there already", len(work.todo), len(growing.added))
         try:
-            failures = _grow(work, growing)
+            failures = Counter[str]()
+            _make_rows(work, lambda row, result: failures.update(_add(work, growing, row, result)))
         finally:
-            if steps:
-                session = steps.session
+            if tasks:
+                session = tasks.session
                 usage = dataclasses.asdict(session.meter.usage)
                 growing.note_cost(session.meter.dollars, calls=session.meter.calls, **usage)
-    if steps and steps.costs:
-        logging.info("\n%s", cost.render(steps.costs))
+    if tasks and (costs := tasks.costs()):
+        logging.info("\n%s", cost.render(costs))
     if failures:
         raise ValueError(
             f"{failures.total()} requests failed, most often: {failures.most_common(1)[0][0]} Nothing is lost: run "

@@ -1,5 +1,6 @@
 """Records of biographies by hand, and the frames of the published evaluation through them."""
 
+import asyncio
 import dataclasses
 import math
 
@@ -47,11 +48,10 @@ class Answers:
         self.found += [(entity, claim) for claim in wanted]
         return [[f"Page of {entity}.", claim] for claim in wanted]
 
-    def ask(self, step, rows):
-        for fields in rows:
-            self.asked.append((step, dict(fields)))
-            bad = next((v for (s, part), v in self.bad.items() if s == step and part in str(fields)), None)
-            yield bad or Annotation("ok", self.value(step, fields))
+    async def ask(self, step, fields):
+        self.asked.append((step, dict(fields)))
+        bad = next((v for (s, part), v in self.bad.items() if s == step and part in str(fields)), None)
+        return bad or Annotation("ok", self.value(step, fields))
 
     def value(self, step, fields):
         if step in ("claims", "plain_claims"):
@@ -65,7 +65,8 @@ class Answers:
 
     def records(self, uses_confidence=True):
         written = [Biography(name, f"Write about {name}.", f"Text on {name}.") for name in self.decomposed]
-        return biography.evaluate(written, self.find, self.ask, uses_confidence=uses_confidence)
+        options = {"find": self.find, "ask": self.ask, "uses_confidence": uses_confidence}
+        return [r for one in written for r in asyncio.run(biography.evaluate_one(one, **options))]
 
 
 def test_of_alternatives_the_most_confident_one_counts():

@@ -26,7 +26,7 @@ def read(frame):
         kept = [(answer, float("nan") if prob is None else prob) for answer, prob in extracted if answer is not None]
         found = Annotation("ok", [answer for answer, _ in kept])
         forecasts = [Annotation("ok", prob) for _, prob in kept]
-        records.append(qa._choose(Generation(Question(question_id, "", "", truth), ""), found, forecasts))
+        records.append(qa.choose(Generation(Question(question_id, "", "", truth), ""), found, forecasts))
     return records
 
 

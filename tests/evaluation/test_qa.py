@@ -1,37 +1,37 @@
+import asyncio
 import dataclasses
+import inspect
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from lc_jax import llm
 from lc_jax.evaluation import metrics, qa
-from lc_jax.llm.annotate import Annotation, annotate
+from lc_jax.llm.annotate import Annotation, AnnotationTasks
+from lc_jax.llm.api import API
+from lc_jax.llm.session import open_annotator
 from lc_jax.prompts import equivalence, extract, forecast, retry
 from lc_jax.types import Generation, Question, Reply
+from tests.llm.asking import Scripted, session_of
 
 FORECASTS = {"Paris": "40%", "Lyon": "40%", "Rome": "0.9", "Milan": "0.05", "Bern": "about half", "berne": "0.6"}
 
 
 def evaluate(generations, annotator, **options):
-    def ask(step, rows):
-        form = qa.STEPS[step]
-        return annotate(annotator, form.prompt, rows, temperature=form.temperature, max_tokens=form.max_tokens)
-
-    return qa.evaluate(generations, ask, **options)
+    session = session_of(annotator)
+    tasks = AnnotationTasks(qa.TASKS, session)
+    return session.run(qa.evaluate(generations, tasks.ask, session.map, **options))
 
 
-class Fake:
+class Fake(Scripted):
     """Reads a paragraph as its own list of answers; knows the forecasts above; judges by the first letter."""
 
-    name = "fake/test"
-
     def __init__(self):
+        super().__init__(self.answer_one, "fake/test", concurrency=1)
         self.calls = []  # (prompt, its fields) of every request
 
-    def complete(self, requests):
-        return enumerate([self.answer(request) for request in requests])
-
-    def answer(self, request):
+    def answer_one(self, request):
         for prompt in (extract.PROMPT, forecast.PROMPT, equivalence.PROMPT):
             again = retry.PROMPT.match(request.prompt)
             fields = prompt.match(again["request"] if again else request.prompt)
@@ -140,6 +140,56 @@ def test_verdicts_are_asked_for_ten_at_a_time():
     sizes = [len(equivalence.split_comparisons(f["comparisons"])) for f in annotator.asked(equivalence.PROMPT)]
     assert sizes == [10, 10, 4]
     assert evaluate([], annotator, uses_confidence=True) == []
+
+
+@pytest.mark.parametrize("status", ["invalid", "failed"])
+def test_a_spoilt_batch_of_verdicts_is_judged_singly_and_a_failed_one_is_not(status):
+    asked = []
+
+    async def ask(task, fields):
+        (items, size) = (equivalence.split_comparisons(fields["comparisons"]), len(asked))
+        asked.append(len(items))
+        if status == "failed" or not size or items[0].candidate == "C1":
+            return Annotation(status, detail="nine verdicts")
+        return Annotation("ok", [item.candidate == "C2" for item in items])
+
+    extraction = [Annotation("ok", [f"C{i}"]) for i in range(3)]
+    records = [qa.choose(generation("x", number=i), extraction[i], None) for i in range(3)]
+    judged = asyncio.run(qa.judge(records, ask))
+    if status == "failed":
+        assert (asked, [record.status for record in judged]) == ([3], ["failed"] * 3)
+        return
+    assert asked == [3, 1, 1, 1]
+    assert [(record.status, record.correct) for record in judged] == [("ok", False), ("invalid", False), ("ok", True)]
+    assert (judged[1].detail, math.isnan(judged[1].confidence)) == ("nine verdicts", True)
+
+
+def test_five_frames_lie_between_an_evaluation_and_the_sdk(tmp_path, monkeypatch):
+    import openai
+
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    stacks = []
+
+    async def post(client, path, **options):
+        frames = [frame for frame in inspect.stack() if "/lc_jax/" in frame.filename]
+        stacks.append([frame.function for frame in frames][::-1])
+        message = {"role": "assistant", "content": '{"answers": ["Rome"]}' if len(stacks) == 1 else "0.5"}
+        return SimpleNamespace(json=lambda: {"choices": [{"message": message, "finish_reason": "stop"}]})
+
+    monkeypatch.setattr(openai.AsyncOpenAI, "post", post)
+    monkeypatch.setattr(API, "fetch", lambda self, path: asyncio.sleep(0))
+    with open_annotator("openai/gpt-4.1", store=tmp_path / "s", budget=1.0) as session:
+        tasks = AnnotationTasks(qa.TASKS, session)
+        (record,) = session.map_all(
+            lambda item: qa.evaluate_one(item, tasks.ask, uses_confidence=True), [generation("Rome (50%).")]
+        )
+    assert (record.chosen, record.confidence) == ("Rome", 0.5)
+    extraction, forecast = stacks
+    assert extraction[extraction.index("evaluate_one") :] == [
+        "evaluate_one", "ask", "ask_cached", "ask_within_budget", "ask",
+    ]  # fmt: skip
+    assert forecast[-4:] == extraction[-4:]  # side by side, so in asyncio tasks of their own
+    assert "evaluate_one" not in forecast
 
 
 def test_the_true_answer_is_forecast_only_on_demand_and_changes_nothing():

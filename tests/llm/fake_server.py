@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -102,11 +104,11 @@ class FakeServer:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    async def serve(self, port: int, ready: Callable[[], object]) -> None:
+    async def serve(self, port: int, ready: Callable[[], object], tls: ssl.SSLContext | None = None) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._tasks: set[asyncio.Task] = set()
         self._connections: set[Connection] = set()
-        server = await self._loop.create_server(lambda: Connection(self), "127.0.0.1", port, backlog=1024)
+        server = await self._loop.create_server(lambda: Connection(self), "127.0.0.1", port, backlog=1024, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         ready()
         await self._stop.wait()
@@ -262,14 +264,19 @@ class Connection(asyncio.Protocol):
 
 
 def main() -> None:
-    """For measurements: prints the port, answers every request with its own last word after 50 ms, prints counts."""
+    """For measurements over https: prints the port, answers every request with its own last word after 50 ms.
+
+    The arguments of the command are the files of a certificate and its key.
+    """
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*sys.argv[1:])
     server = FakeServer(lambda r: Reply("ok", r.prompt.rsplit(" ", 1)[-1]), latency=0.05, keep=False)
 
     def ready() -> None:
         print(server.port, flush=True)
 
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(server.serve(0, ready))
+        asyncio.run(server.serve(0, ready, tls))
 
 
 if __name__ == "__main__":

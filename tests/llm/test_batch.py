@@ -10,6 +10,7 @@ from lc_jax.llm import batch
 from lc_jax.llm import session as sessions
 from lc_jax.llm.store import key
 from lc_jax.types import Reply, Request
+from tests.llm.asking import ask
 from tests.llm.fake_server import KEY, FakeServer
 
 MODELS = {"anthropic": "anthropic/claude-haiku-4-5", "openai": "openai/gpt-4.1"}
@@ -18,7 +19,6 @@ MODELS = {"anthropic": "anthropic/claude-haiku-4-5", "openai": "openai/gpt-4.1"}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(batch, "POLL", 0.05)
-    monkeypatch.setattr(batch.Batched.__init__, "__defaults__", (0.05,))
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
@@ -51,9 +51,7 @@ def custom_id(vendor, number):
 
 
 def texts(annotator, count):
-    replies = dict(annotator.complete(iter(requests(count))))
-    assert sorted(replies) == list(range(count))
-    return [replies[i].text for i in range(count)]
+    return [reply.text for reply in ask(annotator, requests(count))]
 
 
 def test_replies_come_in_any_order_at_half_the_price(vendor, tmp_path):
@@ -81,7 +79,7 @@ def test_only_what_expired_or_broke_is_submitted_again(vendor, tmp_path):
 
         endpoint(server, vendor).submit = submit
         with opened(server, vendor, tmp_path) as annotator:
-            replies = dict(annotator.complete(requests(8)))
+            replies = ask(annotator, requests(8))
         sizes = [len(job["requests"]) for job in endpoint(server, vendor).jobs.values()]
         assert sizes == [8, 2, 1]
         assert replies[3].text == "echo r3"
@@ -126,17 +124,17 @@ def saving(self, job, owner=None):
 store.Store.save_job = saving
 if moment == "results": store.Store.put = crash
 with session.open_annotator({MODELS[vendor]!r}, store=sys.argv[1], batch=True, base_url=sys.argv[2]) as annotator:
-    list(annotator.complete(Request(f"r{{i}}", 0.2, 9) for i in range(10)))
+    annotator.map_all(annotator.ask, [Request(f"r{{i}}", 0.2, 9) for i in range(10)])
 """
     with FakeServer(echo, batch_delay=0.1 if moment == "results" else 0.6) as server:
         url = server.anthropic_url if vendor == "anthropic" else server.openai_url
         code = code.replace("import os, sys", "import os, sys; from lc_jax.llm import batch; "
-                            "batch.Batched.__init__.__defaults__ = (0.05,)")  # fmt: skip
+                            "batch.POLL = 0.05")  # fmt: skip
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s"), url], check=False)
         assert done.returncode == 9
         with opened(server, vendor, tmp_path) as annotator:
             assert texts(annotator, 12) == [f"echo r{i}" for i in range(12)]
-            assert annotator.store.orphans(MODELS[vendor]) == []
+            assert annotator.store.abandoned_jobs(MODELS[vendor]) == []
         assert endpoint(server, vendor).num_billed == {custom_id(vendor, i): 1 for i in range(12)}
         jobs = [len(job["requests"]) for job in endpoint(server, vendor).jobs.values()]
         assert jobs == ([12] if moment == "before" else [10, 2])
@@ -145,11 +143,11 @@ with session.open_annotator({MODELS[vendor]!r}, store=sys.argv[1], batch=True, b
 def test_jobs_can_be_cancelled_and_abandoned_ones_are_taken_over(vendor, tmp_path):
     with FakeServer(echo, batch_delay=3600) as server, opened(server, vendor, tmp_path) as annotator:
         name = MODELS[vendor]
-        batched = annotator.annotator.annotator.annotator
+        vendors = annotator.annotator.endpoint
         job = batch.Job("lc-jax-1", name, {custom_id(vendor, 0): requests(1)[0]}, "", time.time())
         annotator.store.save_job(job)
-        batched._submit(job)
-        assert batched.cancel() == ["batch_0"]
+        annotator.run(batch.submit(annotator.store, vendors, job))
+        assert annotator.run(batch.cancel(annotator.store, vendors)) == ["batch_0"]
         assert endpoint(server, vendor).jobs["batch_0"]["cancelled"]
 
 

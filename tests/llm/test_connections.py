@@ -11,13 +11,14 @@ import time
 import pytest
 
 from lc_jax import llm
-from lc_jax.llm import AnnotatorError
+from lc_jax.llm import AnnotatorError, api
 from lc_jax.llm.addresses import normalise, proxy_of
 from lc_jax.types import Request
+from tests.llm import asking
 from tests.llm.raw_server import RawServer, http
 from tests.llm.test_replies import completion
 
-QUICK = {"first_wait": 0.01, "longest_wait": 0.02, "connect_patience": 1.0}
+QUICK = {"first_wait": 0.01, "longest_wait": 0.02, "max_unreachable": 1.0}
 SCHEMA = '{"type": "object", "properties": {"answer": {"type": "string"}}}'
 REPLY = json.dumps(completion("Danube")).encode()
 CHUNKED = (
@@ -50,7 +51,7 @@ def key(monkeypatch):
 
 def ask(url, number=3, name="openai/llama", **policy):
     requests = [Request(f"Which river? {i}", 0.0, 9, schema=SCHEMA) for i in range(number)]
-    return [reply for _, reply in llm.load(name, base_url=url, concurrency=1, **QUICK | policy).complete(requests)]
+    return asking.ask(llm.load(name, base_url=url, concurrency=1, **QUICK | policy), requests)
 
 
 @pytest.mark.parametrize("kind", REPLIES)
@@ -133,18 +134,18 @@ def test_a_wrong_port_is_told_within_seconds_with_every_retry(caplog):
 
 
 def test_hosts_that_do_not_exist_or_do_not_answer(monkeypatch):
-    message = refused("http://no-such-host.invalid:8000/v1", connect_patience=0.1)
+    message = refused("http://no-such-host.invalid:8000/v1", max_unreachable=0.1)
     assert "no connection to http://no-such-host.invalid:8000/v1: [Errno" in message
-    monkeypatch.setattr(llm.transport, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(api, "CONNECT_TIMEOUT", 0.2)
     with RawServer(lambda head, body: None) as server:
         server.socket.listen(0)
 
-    async def never(*args):
+    async def never(*args, **options):
         import asyncio
 
         await asyncio.sleep(60)
 
-    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.create_connection", never)
+    monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", never)
     assert "it did not answer within 0.2 s" in refused("http://10.255.255.1:8000/v1")
 
 

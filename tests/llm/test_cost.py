@@ -1,18 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
 
 from lc_jax.llm import capabilities, cost
-from lc_jax.llm.annotate import annotate, first_requests
 from lc_jax.llm.capabilities import Price
-from lc_jax.llm.cost import BudgetError, Meter, Metered
-from lc_jax.llm.progress import Progress
-from lc_jax.llm.session import open_annotator
+from lc_jax.llm.cost import BudgetError, Meter, TaskCost
+from lc_jax.llm.session import Session, open_annotator, progress
 from lc_jax.llm.store import Store
 from lc_jax.prompts import Prompt
 from lc_jax.types import Reply, Request, Usage
+from tests.llm.asking import Scripted, annotate, ask
 from tests.llm.fake_server import KEY, FakeServer
 
 HAIKU = "anthropic/claude-haiku-4-5"  # $1 and $5 per million tokens
@@ -23,6 +23,13 @@ PROMPT = Prompt("Say {x}")
 def keys(monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def estimate(name, requests, store=None):
+    total = TaskCost(name, store)
+    for request in requests:
+        total.add(request)
+    return total.estimate()
 
 
 def test_prices():
@@ -42,62 +49,56 @@ def test_a_dated_name_is_its_family_and_a_longer_name_is_not():
 
 def test_an_estimate_counts_what_is_not_stored_and_is_an_upper_one(tmp_path):
     rows = [{"x": "y" * 300} for _ in range(2)] + [{"x": f"{i} " * 50} for i in range(8)]
-    requests = list(first_requests(PROMPT, rows, temperature=0.0, max_tokens=100))
-    assert cost.estimate(HAIKU, requests).calls == 9
+    requests = [Request(PROMPT.render(**row), 0.0, 100) for row in rows]
+    assert estimate(HAIKU, requests).calls == 9
     with FakeServer(lambda r: Reply("ok", "a b c")) as server:
         options = {"base_url": server.anthropic_url, "store": tmp_path / "s"}
         with open_annotator(HAIKU, **options) as annotator:
-            guess = annotator.estimate(requests)
+            guess = estimate(HAIKU, requests, annotator.store)
             assert (guess.calls, guess.stored, server.num_asked) == (9, 1, 0)
-            found = list(annotate(annotator, PROMPT, rows, temperature=0.0, max_tokens=100))
+            found = annotate(annotator, PROMPT, rows, max_tokens=100)
             assert [a.value for a in found] == ["a b c"] * 10
             assert annotator.meter.calls == 9
             assert 0 < annotator.meter.dollars < guess.dollars()
             assert annotator.meter.usage.output_tokens == 9 * 2
-            table = cost.render([("test", guess, annotator.meter), ("next", cost.estimate("openai/x", requests), None)])
+            table = cost.render(
+                [("test", guess, annotator.meter.dollars), ("next", estimate("openai/x", requests), None)]
+            )
             assert re.search(r"test .*haiku.* 9 +1 .*\$0\.00", table)
             assert "unknown" in table
-            after = annotator.estimate(requests)
+            after = estimate(HAIKU, requests, annotator.store)
             assert (after.calls, after.stored, after.dollars()) == (0, 10, 0.0)
         with open_annotator(HAIKU, **options) as annotator:  # a rerun costs nothing
-            assert [a.value for a in annotate(annotator, PROMPT, rows, temperature=0.0, max_tokens=100)] == [
-                "a b c"
-            ] * 10
+            assert [a.value for a in annotate(annotator, PROMPT, rows, max_tokens=100)] == ["a b c"] * 10
             assert (annotator.meter.calls, annotator.meter.dollars) == (0, 0.0)
 
 
 def test_batch_and_cache_make_an_estimate_lower():
     shots = "An example. " * 500
     requests = [Request(f"{shots}{i}", 0.0, 10) for i in range(10)]
-    assert cost.estimate(HAIKU, requests).usage.cached_tokens == 0  # Claude models cache only what is marked
-    guess = cost.estimate("openai/gpt-4.1", requests)
+    assert estimate(HAIKU, requests).usage.cached_tokens == 0  # Claude models cache only what is marked
+    guess = estimate("openai/gpt-4.1", requests)
     assert guess.usage.cached_tokens == 9 * (len(shots) // 3)
     assert guess.dollars(batch=True) == pytest.approx(guess.dollars() / 2)
     assert guess.dollars(cache=False) == pytest.approx(guess.dollars() + guess.usage.cached_tokens * 1.5e-6)
-    assert (
-        cost.estimate("openai/gpt-4.1", [Request(f"{i} {shots}", 0.0, 10) for i in range(10)]).usage.cached_tokens == 0
-    )
+    assert estimate("openai/gpt-4.1", [Request(f"{i} {shots}", 0.0, 10) for i in range(10)]).usage.cached_tokens == 0
     for one, other in (("", "a"), ("abc", "abd"), ("abc", "abcdef"), ("x", "y"), ("same", "same")):
-        shared = cost.beginning(one, other)
+        shared = cost.shared_prefix(one, other)
         assert one.startswith(shared)
         assert other.startswith(shared)
         assert one[len(shared) : len(shared) + 1] != other[len(shared) : len(shared) + 1] or one == other
 
 
 def test_requests_that_may_not_fit_are_counted():
-    guess = cost.estimate(HAIKU, [Request("short", 0.0, 9), Request("long" * 200_000, 0.0, 9)])
+    guess = estimate(HAIKU, [Request("short", 0.0, 9), Request("long" * 200_000, 0.0, 9)])
     assert (guess.calls, guess.too_long) == (2, 1)
     assert "1 requests may be longer" in cost.render([("x", guess, None)])
 
 
 def test_progress_shows_tokens_and_money():
-    class Session:
-        name, meter = "x/y", Meter()
-
-    Session.meter.dollars = 1.239
-    with Progress(Session(), [1, 2]) as progress:
-        progress.count(Reply("ok", "x", usage=Usage(1000, 200)), False)
-        assert progress.bar.postfix == "1,200 tokens, $1.24"
+    meter = Meter()
+    meter.count(Reply("ok", "x", usage=Usage(1000, 200)), 1.239)
+    assert progress(meter) == "1,200 tokens, $1.24"
 
 
 def test_a_budget_is_never_passed_and_a_larger_one_goes_on(tmp_path):
@@ -107,12 +108,12 @@ def test_a_budget_is_never_passed_and_a_larger_one_goes_on(tmp_path):
         options = {"base_url": server.anthropic_url, "store": tmp_path / "s", "concurrency": 16}
         with open_annotator(HAIKU, budget=0.05, **options) as annotator:
             with pytest.raises(BudgetError, match=r"left of the budget of \$0\.05"):
-                got.extend(annotate(annotator, PROMPT, rows, temperature=0.0, max_tokens=100))
+                annotate(annotator, PROMPT, rows, max_tokens=100, each=got.append)
             assert 0.05 - 0.0006 <= annotator.meter.dollars <= 0.05  # all but one reply's worth
             spent, calls = annotator.meter.dollars, annotator.meter.calls
         assert server.num_answered == calls
         with open_annotator(HAIKU, budget=1.0, **options) as annotator:
-            found = list(annotate(annotator, PROMPT, rows, temperature=0.0, max_tokens=100))
+            found = annotate(annotator, PROMPT, rows, max_tokens=100)
             assert {a.status for a in found} == {"ok"}
             assert annotator.meter.calls == 300 - calls
             assert annotator.meter.dollars + spent == pytest.approx(300 * (Price(1, 5, 0.1).of(Usage(2, 76))), rel=0.02)
@@ -128,7 +129,7 @@ def test_a_budget_needs_a_price():
 
 def test_the_simulated_annotator_goes_the_same_way_for_nothing(tmp_path):
     with open_annotator("simulated/miniature", store=tmp_path / "s", budget=0.0) as annotator:
-        reply = dict(annotator.complete([Request("Hi!", 0.0, 9)]))[0]
+        (reply,) = ask(annotator, [Request("Hi!", 0.0, 9)])
         assert reply.status == "failed"
         assert annotator.meter.statuses == {"failed": 1}
         assert annotator.meter.dollars == 0.0
@@ -139,7 +140,7 @@ def test_what_an_unknown_model_takes_is_asked_once(tmp_path):
         for number in range(3):
             options = {"base_url": server.openai_url, "store": tmp_path / "s"}
             with open_annotator("openai/plain-llama", **options) as annotator:
-                assert dict(annotator.complete([Request(str(number), 0.0, 9)]))[0].text == "fine"
+                assert ask(annotator, [Request(str(number), 0.0, 9)])[0].text == "fine"
         assert server.num_asked == 3 + 2  # the probe's two attempts
     assert Store(tmp_path / "s").note(f"openai/plain-llama at {server.openai_url}/") == {
         "sampling": True,
@@ -148,20 +149,28 @@ def test_what_an_unknown_model_takes_is_asked_once(tmp_path):
     }
 
 
-def test_reservations_are_given_back_when_a_stream_is_left():
-    class Slow:
-        name = "slow/test"
+def test_reservations_are_given_back_when_a_request_fails():
+    def broken(request):
+        raise RuntimeError("a mistake")
 
-        def complete(self, requests):
-            for index, _ in enumerate(list(requests)):
-                yield index, Reply("ok", "x", usage=Usage(1, 1))
+    session = Session(Scripted(broken), meter=Meter(1.0), price=Price(1, 1, 1))
+    with pytest.raises(RuntimeError, match="a mistake"):
+        ask(session, [Request("a", 0.0, 9)] * 5)
+    assert (session.meter.reserved, session.meter.num_under_way) == (0.0, 0)
 
-    meter = Meter(1.0)
-    stream = Metered(Slow(), meter, price=Price(1, 1, 1)).complete([Request("a", 0.0, 9)] * 5)
-    next(stream)
-    assert meter.reserved > 0
-    stream.close()
-    assert meter.reserved == pytest.approx(0.0)
+
+def test_a_request_waits_for_the_money_that_those_under_way_do_not_need():
+    """Two at their most pass the budget, three as they turn out do not."""
+
+    class Slow(Scripted):
+        async def ask(self, request):
+            await asyncio.sleep(0.01)
+            return await super().ask(request)
+
+    annotator = Slow(lambda request: Reply("ok", "x", usage=Usage(1, 1)))
+    session = Session(annotator, meter=Meter(0.06), price=Price(0, 10, 0))  # a reply: $0.042 at most, $0.00001 here
+    assert [reply.text for reply in ask(session, [Request(str(i), 0.0, 100) for i in range(3)])] == ["x"] * 3
+    assert session.meter.dollars == pytest.approx(3e-5)
 
 
 def test_a_planted_key_is_in_no_file(tmp_path):
@@ -169,8 +178,8 @@ def test_a_planted_key_is_in_no_file(tmp_path):
         FakeServer(lambda r: Reply("ok", "fine")) as server,
         open_annotator(HAIKU, base_url=server.anthropic_url, store=tmp_path / "s") as annotator,
     ):
-        found = list(annotate(annotator, PROMPT, [{"x": str(i)} for i in range(5)], temperature=0, max_tokens=9))
-        table = cost.render([("x", annotator.estimate([Request("a", 0.0, 9)]), annotator.meter)])
+        found = annotate(annotator, PROMPT, [{"x": str(i)} for i in range(5)])
+        table = cost.render([("x", estimate(HAIKU, [Request("a", 0.0, 9)]), annotator.meter.dollars)])
         files = [path.read_bytes() for path in tmp_path.iterdir()]
         rows = list(annotator.store.rows())
     assert len(files) >= 2

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from email.utils import formatdate
 
 import pytest
 
 from lc_jax import llm
-from lc_jax.llm import AnnotatorError, asking, transport
+from lc_jax.llm import AnnotatorError, api
+from lc_jax.llm.concurrency import gather
+from lc_jax.llm.session import Session
+from lc_jax.llm.store import Store
 from lc_jax.types import Reply, Request, Usage
+from tests.llm import asking
 from tests.llm.fake_server import KEY, FakeServer, Fault
 
 FAST = {"first_wait": 0.01, "longest_wait": 0.05, "attempts": 6}
@@ -42,9 +45,7 @@ def echo(request):
 
 def ask(annotator, *prompts, **settings):
     requests = [Request(prompt, settings.get("temperature", 0.3), 40, schema=SCHEMA) for prompt in prompts]
-    replies = dict(annotator.complete(iter(requests)))
-    assert sorted(replies) == list(range(len(prompts)))
-    return [replies[i] for i in range(len(prompts))]
+    return asking.ask(annotator, requests)
 
 
 def only(*kinds):
@@ -129,10 +130,7 @@ TRANSIENT = [Fault("status", s) for s in (500, 502, 503, 504, 529, 408)] + [
 ]
 
 
-@pytest.mark.parametrize("own_transport", [True, False], ids=["plain", "sdk"])
-def test_transient_faults_are_asked_again(vendor, own_transport, monkeypatch):
-    if not own_transport:
-        monkeypatch.setattr(transport, "PlainHTTP", lambda: None)
+def test_transient_faults_are_asked_again(vendor):
     with FakeServer(echo, fault=only(*TRANSIENT)) as server:
         prompts = [str(i) for i in range(20)]
         replies = ask(load(server, MODELS[vendor], deadline=0.6, concurrency=20), *prompts)
@@ -177,16 +175,16 @@ def test_all_wait_as_long_as_the_server_asks(vendor, is_date):
     assert times[1] >= (date - time.time() + time.monotonic() - 0.05 if is_date else times[0] + 0.5)
 
 
-def test_a_long_wait_or_an_empty_account_ends_the_run_but_keeps_what_came(vendor):
+def test_a_long_wait_or_an_empty_account_ends_the_run_but_keeps_what_came(vendor, tmp_path):
     for fault in (Fault("status", 429, "7200"), Fault("status", 400, error="Your credit balance is too low"),
                   Fault("status", 429, error="You exceeded your current quota: insufficient_quota")):  # fmt: skip
         with FakeServer(echo, latency=0.02, fault=lambda n, p, fault=fault: fault if n == 30 else None) as server:
-            got = []
-            requests = (Request(str(i), 0.0, 9) for i in range(100_000))
+            store = Store(tmp_path / f"{fault.status}{fault.error[:5]}")
+            session = Session(load(server, MODELS[vendor], concurrency=8), store)
             with pytest.raises(AnnotatorError, match=r"7200 s: run again|credit balance|insufficient_quota"):
-                got.extend(load(server, MODELS[vendor], concurrency=8).complete(requests))
-            assert len(got) == server.num_answered < 60
-            assert all(reply.status == "ok" for _, reply in got)
+                asking.ask(session, (Request(str(i), 0.0, 9) for i in range(100_000)))
+            assert len(list(store.rows())) == server.num_answered < 60
+            store.close()
 
 
 def test_requests_are_drawn_lazily_and_run_side_by_side(vendor):
@@ -199,21 +197,42 @@ def test_requests_are_drawn_lazily_and_run_side_by_side(vendor):
             yield Request(f"r{i}", 0.0, 9)
 
     with FakeServer(echo, latency=0.02) as server:
-        seen = 0
-        for _, reply in load(server, MODELS[vendor], concurrency=16).complete(requests()):
-            assert reply.status == "ok"
-            seen += 1
-            assert drawn - seen <= 2 * 16
+        seen, session = 0, Session(load(server, MODELS[vendor], concurrency=16))
+
+        async def consume():
+            nonlocal seen
+            async for reply in session.map(session.ask, requests()):
+                assert reply.status == "ok"
+                seen += 1
+                assert drawn - seen <= 8 * 16
+
+        session.run(consume())
         assert server.max_in_flight == 16
     assert seen == 2000
 
 
+def test_several_requests_of_an_item_share_the_places(vendor):
+    with FakeServer(echo, latency=0.01) as server:
+        session = Session(load(server, MODELS[vendor], concurrency=4))
+
+        async def item(number):
+            return await gather(*(session.ask(Request(f"{number}/{i}", 0.0, 9)) for i in range(5)))
+
+        assert len(session.map_all(item, range(8))) == 8
+        assert server.max_in_flight == 4
+
+
 def test_a_stream_may_be_left_at_any_time(vendor):
     with FakeServer(echo, latency=0.01) as server:
-        for _ in load(server, MODELS[vendor]).complete(Request(str(i), 0.0, 9) for i in range(1000)):
-            break
-        assert "asking" not in {thread.name for thread in threading.enumerate()}
-    assert list(load(server, MODELS[vendor]).complete([])) == []
+        session = Session(load(server, MODELS[vendor]))
+
+        async def leave():
+            async for _ in session.map(session.ask, (Request(str(i), 0.0, 9) for i in range(1000))):
+                return
+
+        session.run(leave())
+        assert asking.ask(session, [Request("again", 0.0, 9)])[0].text == "echo again"
+    assert ask(load(server, MODELS[vendor])) == []
 
 
 def test_a_preflight_is_tried_again_as_well():
@@ -227,7 +246,7 @@ def test_a_server_that_is_not_there(vendor, caplog):
     with FakeServer() as server:
         pass
     started = time.monotonic()
-    annotator = load(server, MODELS[vendor], first_wait=1.0, longest_wait=60.0, connect_patience=1.0)
+    annotator = load(server, MODELS[vendor], first_wait=1.0, longest_wait=60.0, max_unreachable=1.0)
     with pytest.raises(
         AnnotatorError, match=f"no connection to http://127.0.0.1:{server.port}.*Connect call"
     ) as caught:
@@ -253,23 +272,24 @@ def test_keys_are_never_shown(vendor, caplog):
 
 
 def test_back_off_is_jittered_and_grows():
-    policy = asking.Policy(first_wait=1.0, longest_wait=60.0)
+    policy = api.Policy(first_wait=1.0, longest_wait=60.0)
     for attempt, most in ((0, 1), (3, 8), (9, 60), (40, 60)):
-        waits = [asking.back_off(policy, attempt) for _ in range(500)]
+        waits = [policy.back_off(attempt) for _ in range(500)]
         assert max(waits) <= most
         assert min(waits) < 0.1 * most
         assert max(waits) > 0.9 * most
     with pytest.raises(ValueError, match="concurrency >= 1"):
-        asking.Policy(concurrency=0)
+        api.Policy(concurrency=0)
 
 
-def test_a_store_that_cannot_be_written_ends_the_run(vendor):
-    def full(replies):
+def test_a_store_that_cannot_be_written_ends_the_run(vendor, tmp_path, monkeypatch):
+    def full(*args):
         raise OSError("no space left on device")
 
+    store = Store(tmp_path / "s")
+    monkeypatch.setattr(store, "put", full)
     with FakeServer(echo) as server:
         annotator = load(server, MODELS[vendor], concurrency=8)
-        annotator.keep = full
         with pytest.raises(OSError, match="no space left"):
-            list(annotator.complete(Request(str(i), 0.0, 9) for i in range(100)))
+            asking.ask(Session(annotator, store), (Request(str(i), 0.0, 9) for i in range(100)))
         assert server.num_answered <= 16

@@ -12,6 +12,7 @@ from lc_jax.llm import anthropic, openai
 from lc_jax.llm.replies import Malformed
 from lc_jax.prompts import equivalence, extract, forecast
 from lc_jax.types import Reply, Request, Usage
+from tests.llm.asking import ask
 from tests.llm.raw_server import RawServer, http
 
 CASES = Path(__file__).resolve().parents[1] / "cases" / "23"
@@ -178,7 +179,7 @@ def test_a_malformed_body_is_a_failed_reply_with_one_line(kind, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     with RawServer(answer) as server:
         annotator = llm.load("openai/gpt-4.1", base_url=server.url, **FAST)
-        ((_, reply),) = annotator.complete([Request("Which river?", 0.0, 9)])
+        (reply,) = ask(annotator, [Request("Which river?", 0.0, 9)])
     assert reply.status == "failed"
     assert "\n" not in reply.detail
     assert reply.detail.startswith("3 attempts, the last: openai/gpt-4.1 at http://127.0.0.1:")
@@ -198,11 +199,11 @@ def test_an_error_under_status_200_keeps_its_meaning(monkeypatch):
 
     with RawServer(answer) as server:
         annotator = llm.load("openai/gpt-4.1", base_url=server.url, **FAST)
-        assert [reply.text for _, reply in annotator.complete([Request("Which river?", 0.0, 9)])] == ["Danube"]
+        assert [reply.text for reply in ask(annotator, [Request("Which river?", 0.0, 9)])] == ["Danube"]
         bad = lambda head, body: http(b'{"error": {"message": "no such model", "code": 404}}')  # noqa: E731
         server.answer = bad
         with pytest.raises(llm.AnnotatorError, match="no such model"):
-            list(annotator.complete([Request("Which river?", 0.0, 9)]))
+            ask(annotator, [Request("Which river?", 0.0, 9)])
 
 
 def test_room_for_reasoning_is_found_out(monkeypatch):
@@ -230,7 +231,7 @@ def test_room_for_reasoning_is_found_out(monkeypatch):
         asked.clear()
         with RawServer(answer) as server:
             annotator = llm.load("openai/qwq", base_url=server.url, **FAST)
-            ((_, reply),) = annotator.complete([Request("How probable?", 0.0, 9)])
+            (reply,) = ask(annotator, [Request("How probable?", 0.0, 9)])
         assert (reply.status, forecast.PROMPT.parse(reply.text)) == ("ok", 0.8)
         assert asked == sent
         assert reply.usage == (Usage(6, 8) if probe_is_terse else Usage(3, 4))  # both replies were paid for

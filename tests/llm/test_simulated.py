@@ -2,12 +2,12 @@ import pytest
 
 from lc_jax import llm
 from lc_jax.llm import simulated
-from lc_jax.llm.annotate import annotate, judge
 from lc_jax.miniature import reader
-from lc_jax.prompts import correctness, extract, forecast, paragraph, retry, summarize
+from lc_jax.prompts import correctness, equivalence, extract, forecast, paragraph, retry, summarize
 from lc_jax.prompts.equivalence import Comparison
 from lc_jax.types import Forecasts, Reply, Request
-from tests.llm.test_annotate import judging
+from tests.llm.asking import annotate
+from tests.llm.asking import ask as replies_of
 
 
 class Reader:
@@ -44,7 +44,7 @@ def annotator(monkeypatch):
 
 
 def ask(annotator, prompt, **fields):
-    return next(annotate(annotator, prompt, [fields], temperature=0.3, max_tokens=300)).value
+    return annotate(annotator, prompt, [fields], temperature=0.3, max_tokens=300)[0].value
 
 
 def test_every_prompt_is_answered_through_text(annotator):
@@ -61,19 +61,19 @@ def test_every_prompt_is_answered_through_text(annotator):
     assert ask(annotator, correctness.prompt(reasoning=True), answer="bern", **fields) == 1
     drafts = summarize.join_paragraphs(["a\n\nb"] * 8)
     assert ask(annotator, summarize.PROMPT, paragraph_generation_prompt="Write.", paragraphs=drafts) == "8 drafts"
-    verdicts = judge(judging(annotator), [Comparison("Where?", "Bern", "bern"), Comparison("Where?", "Bern", "Oslo")])
-    assert [v.value for v in verdicts] == [True, False]
+    pairs = equivalence.join_comparisons([Comparison("Where?", "Bern", name) for name in ("bern", "Oslo")])
+    assert ask(annotator, equivalence.PROMPT, comparisons=pairs) == [True, False]
 
 
 def test_a_request_with_the_error_of_its_last_reply_is_recognised(annotator):
     rendered = forecast.PROMPT.render(generated_paragraph="Bern=0.75", question="Where?", answer="Bern")
     again = retry.PROMPT.render(request=rendered, error="not a probability")
-    assert list(annotator.complete([Request(again, 0.2, 9, 1)])) == [(0, Reply("ok", "0.75"))]
+    assert replies_of(annotator, [Request(again, 0.2, 9, 1)]) == [Reply("ok", "0.75")]
 
 
 def test_what_no_rule_answers_is_a_failure(annotator):
     requests = [Request(paragraph.PROMPT.render(paragraph_generation_prompt="Write."), 1.0, 9), Request("Hi!", 1.0, 9)]
-    replies = [reply for _, reply in annotator.complete(requests)]
+    replies = replies_of(annotator, requests)
     assert [reply.status for reply in replies] == ["failed", "failed"]
     assert "knows no facts" in replies[0].detail
     assert replies[1] == Reply("failed", detail="the simulated annotator knows only the prompts of lc_jax.prompts")
@@ -92,17 +92,16 @@ WORLD, OTHER = "Which country does Kofu lie in?", "Which river flows through Lin
 
 def test_texts_of_another_world_stop_the_run():
     """They would all be read as "No Answer", an accuracy of 0 without a word."""
-    annotator = llm.load("simulated/miniature")
     assert reader.kind_of(WORLD) == "country"
     for questions in ([OTHER], [OTHER] * 100, [OTHER] * 19 + [WORLD]):
         with pytest.raises(llm.AnnotatorError, match="reads only the sentences of the miniature world") as caught:
-            annotator.complete(requests_about(questions))
+            replies_of(llm.load("simulated/miniature"), requests_about(questions))
         assert "--config.annotator.name=provider/model" in str(caught.value)
         assert "\n" not in str(caught.value)
     for questions in ([WORLD], [OTHER] * 15 + [WORLD] * 5 + [OTHER] * 10, []):
-        assert len(list(annotator.complete(requests_about(questions)))) == len(questions)
+        assert len(replies_of(llm.load("simulated/miniature"), requests_about(questions))) == len(questions)
     texts = summarize.PROMPT.render(
         paragraph_generation_prompt="Write.", paragraphs=summarize.join_paragraphs(["The Danube."])
     )
     with pytest.raises(llm.AnnotatorError, match="reads only the sentences"):
-        annotator.complete([Request(texts, 0.0, 9)])
+        replies_of(llm.load("simulated/miniature"), [Request(texts, 0.0, 9)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import collections
 import json
 import os
@@ -12,40 +13,37 @@ import time
 
 import pytest
 
-from lc_jax.llm import cached, store
-from lc_jax.llm.cached import Stored
+from lc_jax.llm import store
+from lc_jax.llm.session import Session
 from lc_jax.llm.store import Store
 from lc_jax.types import Reply, Request, Usage
+from tests.llm.asking import Scripted, ask
 from tests.llm.fake_server import KEY, FakeServer, Fault
 from tests.llm.worker import CONCURRENCY
 
 
-class Echo:
-    """Answers its requests in a strange order; "bad" fails."""
-
-    name = "echo/test"
+class Echo(Scripted):
+    """Answers in capitals; "bad" fails."""
 
     def __init__(self):
-        self.asked = []
+        super().__init__(self.reply, "echo/test", concurrency=8)
 
-    def complete(self, requests):
-        for index, request in reversed(list(enumerate(requests))):
-            self.asked.append(request.prompt)
-            ok = request.prompt != "bad"
-            yield (
-                index,
-                Reply("ok", request.prompt.upper(), usage=Usage(3, 2)) if ok else Reply("failed", detail="down"),
-            )
+    def reply(self, request):
+        if request.prompt == "bad":
+            return Reply("failed", detail="down")
+        return Reply("ok", request.prompt.upper(), usage=Usage(3, 2))
+
+    @property
+    def asked(self):
+        return [request.prompt for request in self.requests]
 
 
 def requests(*prompts):
     return [Request(prompt, 0.2, 9) for prompt in prompts]
 
 
-def texts(stored, *prompts):
-    replies = dict(stored.complete(iter(requests(*prompts))))
-    assert sorted(replies) == list(range(len(prompts)))
-    return [replies[i].text for i in range(len(prompts))]
+def texts(session, *prompts):
+    return [reply.text for reply in ask(session, requests(*prompts))]
 
 
 def test_half_a_surrogate_pair_is_a_replacement_character_in_requests_replies_and_the_store(tmp_path):
@@ -56,8 +54,8 @@ def test_half_a_surrogate_pair_is_a_replacement_character_in_requests_replies_an
     assert Reply("ok", half) == Reply("ok", "half \ufffd.")
     assert Reply("failed", detail=half).detail == "half \ufffd."
     annotator = Echo()
-    assert texts(Stored(annotator, Store(tmp_path / "s")), half) == ["HALF \ufffd."]
-    assert texts(Stored(annotator, Store(tmp_path / "s")), half) == ["HALF \ufffd."]
+    assert texts(Session(annotator, Store(tmp_path / "s")), half) == ["HALF \ufffd."]
+    assert texts(Session(annotator, Store(tmp_path / "s")), half) == ["HALF \ufffd."]
     assert annotator.asked == ["half \ufffd."]  # once
     (row,) = Store(tmp_path / "s").rows()
     assert (row["prompt"], row["reply"]) == ("half \ufffd.", "HALF \ufffd.")
@@ -65,10 +63,10 @@ def test_half_a_surrogate_pair_is_a_replacement_character_in_requests_replies_an
 
 def test_only_what_is_missing_is_asked(tmp_path):
     first, second = Echo(), Echo()
-    assert texts(Stored(first, Store(tmp_path / "s")), "a", "b", "bad", "a") == ["A", "B", "", "A"]
+    assert texts(Session(first, Store(tmp_path / "s")), "a", "b", "bad", "a") == ["A", "B", "", "A"]
     assert sorted(first.asked) == ["a", "b", "bad"]
-    replies = dict(Stored(second, Store(tmp_path / "s")).complete(requests("c", "b", "bad", "d", "a")))
-    assert [replies[i].text for i in range(5)] == ["C", "B", "", "D", "A"]
+    replies = ask(Session(second, Store(tmp_path / "s")), requests("c", "b", "bad", "d", "a"))
+    assert [reply.text for reply in replies] == ["C", "B", "", "D", "A"]
     assert sorted(second.asked) == ["bad", "c", "d"]  # a failure is asked again
     assert replies[1].usage == Usage()  # not paid for again
     assert replies[0].usage == Usage(3, 2)
@@ -84,11 +82,10 @@ def test_everything_that_shapes_a_reply_is_in_its_key():
     assert store.key("m", Request("p", 0, 9)) == store.key("m", base)  # 0 and 0.0
 
 
-def test_stored_replies_stream_with_little_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(cached, "MAX_READY", 8)
+def test_stored_replies_stream_with_little_memory(tmp_path):
     prompts = [str(i) for i in range(200)]
-    texts(Stored(Echo(), Store(tmp_path / "s")), *prompts[::3])
-    echo, drawn = Echo(), 0
+    texts(Session(Echo(), Store(tmp_path / "s")), *prompts[::3])
+    echo, drawn, seen = Echo(), 0, []
 
     def drawing():
         nonlocal drawn
@@ -96,11 +93,15 @@ def test_stored_replies_stream_with_little_memory(tmp_path, monkeypatch):
             drawn += 1
             yield request
 
-    seen = {}
-    for index, reply in Stored(echo, Store(tmp_path / "s")).complete(drawing()):
-        seen[index] = reply.text
-        assert drawn - len(seen) < 40
-    assert seen == dict(enumerate(prompts))
+    session = Session(echo, Store(tmp_path / "s"))
+
+    async def consume():
+        async for reply in session.map(session.ask, drawing()):
+            seen.append(reply.text)
+            assert drawn - len(seen) <= 8 * echo.concurrency
+
+    session.run(consume())
+    assert seen == prompts
     assert len(echo.asked) == 200 - len(prompts[::3])
 
 
@@ -108,7 +109,7 @@ def test_list_export_and_prune(tmp_path, capsys):
     from lc_jax.llm import __main__ as command
 
     kept = Store(tmp_path / "s")
-    texts(Stored(Echo(), kept), "a", 'b "\u2028')
+    texts(Session(Echo(), kept), "a", 'b "\u2028')
     assert kept.usage() == {"echo/test": (2, Usage(6, 4))}
     command.main(["list", str(tmp_path / "s")])
     assert "echo/test" in capsys.readouterr().out
@@ -148,15 +149,19 @@ def test_claims(tmp_path):
 
 
 def test_leaving_a_stream_gives_up_its_claims(tmp_path):
-    kept = Store(tmp_path / "s")
-
     class Slow(Echo):
-        def complete(self, requests):
-            yield from enumerate(Reply("ok", "x") for _ in requests)
+        async def ask(self, request):
+            if request.prompt == "b":
+                await asyncio.sleep(60)
+            return await super().ask(request)
 
-    stream = Stored(Slow(), kept).complete(requests("a", "b"))
-    next(stream)
-    stream.close()
+    session = Session(Slow(), Store(tmp_path / "s"))
+
+    async def leave():
+        async for _ in session.map(session.ask, requests("a", "b")):
+            return
+
+    session.run(leave())
     with sqlite3.connect(tmp_path / "s") as database:
         assert database.execute("select count(*) from claims").fetchone() == (0,)
     database.close()
@@ -259,7 +264,7 @@ s = Store({str(tmp_path / "s")!r}); print(s.claim(key("echo/test", Request("a", 
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "mine\n"
     echo, got = Echo(), []
-    thread = threading.Thread(target=lambda: got.extend(texts(Stored(echo, Store(tmp_path / "s")), "a", "b")))
+    thread = threading.Thread(target=lambda: got.extend(texts(Session(echo, Store(tmp_path / "s")), "a", "b")))
     thread.start()
     time.sleep(0.6)
     assert echo.asked == ["b"]
@@ -268,3 +273,16 @@ s = Store({str(tmp_path / "s")!r}); print(s.claim(key("echo/test", Request("a", 
     thread.join(timeout=10)
     assert got == ["A", "B"]
     assert echo.asked == ["b", "a"]
+
+
+def test_equal_requests_side_by_side_are_paid_once_and_a_failure_is_asked_again(tmp_path):
+    class Slow(Echo):
+        async def ask(self, request):
+            await asyncio.sleep(0.01)
+            return await super().ask(request)
+
+    echo = Slow()
+    started = time.monotonic()
+    assert texts(Session(echo, Store(tmp_path / "s")), *["a", "bad"] * 3) == ["A", ""] * 3
+    assert time.monotonic() - started < 0.5
+    assert sorted(echo.asked) == ["a", "bad", "bad", "bad"]

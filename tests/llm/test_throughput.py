@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory in use from /proc")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
 def test_memory_does_not_grow_and_requests_overlap():
     """The rate itself belongs to the machine: `python -m tests.llm.throughput` states it."""
     done = subprocess.run(

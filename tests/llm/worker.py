@@ -10,10 +10,10 @@ from pathlib import Path
 
 from lc_jax import llm
 from lc_jax.data import jsonl
-from lc_jax.llm.annotate import annotate
-from lc_jax.llm.cached import Stored
+from lc_jax.llm.session import Session
 from lc_jax.llm.store import Store
 from lc_jax.prompts import Prompt
+from tests.llm.asking import annotate
 
 CONCURRENCY = 16
 
@@ -22,12 +22,13 @@ def main(url: str, store: str, output: str, first: str, last: str) -> None:
     path = Path(output)
     done = len(jsonl.truncate_partial_line(path))
     provider = llm.load("openai/gpt-4.1", base_url=url, concurrency=CONCURRENCY, first_wait=0.01, longest_wait=0.05)
-    annotator = Stored(provider, Store(store))
     rows = [{"x": str(i)} for i in range(int(first) + done, int(last))]
-    for row, found in zip(
-        rows, annotate(annotator, Prompt("Row {x}"), rows, temperature=0.0, max_tokens=9), strict=True
-    ):
-        jsonl.append_jsonl(path, [{"x": row["x"], "status": found.status, "value": found.value}])
+    remaining = iter(rows)
+
+    def write(annotation):
+        jsonl.append_jsonl(path, [{"x": next(remaining)["x"], "status": annotation.status, "value": annotation.value}])
+
+    annotate(Session(provider, Store(store)), Prompt("Row {x}"), rows, each=write)
 
 
 if __name__ == "__main__":

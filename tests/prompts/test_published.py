@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lc_jax.evaluation import biography, qa
-from lc_jax.llm.data_steps import data_steps
+from lc_jax.llm.data_tasks import data_tasks
 from lc_jax.prompts import (
     Invalid,
     correctness,
@@ -126,7 +126,7 @@ FORMS = {
     ),
 }  # fmt: skip
 # Our prompt for each name; of the fine-tuned models the templates.
-OURS = {name: step.prompt for name, step in (qa.STEPS | biography.STEPS | data_steps(False, False)).items()}
+OURS = {name: task.prompt for name, task in (qa.TASKS | biography.TASKS | data_tasks(False, False)).items()}
 OURS |= {name: prompt for prompt, name in strategies._PROMPTED.values()}
 OURS |= {"vendor_confident_in_context": in_context.CONFIDENT}
 FULL = load_templates("full")

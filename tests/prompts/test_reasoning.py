@@ -2,11 +2,11 @@
 
 import pytest
 
-from lc_jax.llm.annotate import annotate
 from lc_jax.prompts import Invalid, Prompt, Truncated, confidence, correctness, equivalence, extract, forecast, support
 from lc_jax.prompts import paragraph as paragraphs
 from lc_jax.prompts.parsing import strip_reasoning
 from lc_jax.types import Reply
+from tests.llm.asking import Scripted, annotate
 
 THOUGHTS = "Okay, the user wants the answers. The paragraph says Danube; maybe others.\n\nLet me count.\n"
 ONE = {"comparisons": equivalence.join_comparisons([equivalence.Comparison("Which river?", "Danube", "the Danube")])}
@@ -58,14 +58,8 @@ def test_reasoning_without_an_end_is_truncated_and_not_asked_again(reply):
     with pytest.raises(Truncated):
         forecast.PROMPT.parse(reply)
 
-    class Scripted:
-        name = "scripted/test"
-
-        def complete(self, requests):
-            return [(index, Reply("ok", reply)) for index, _ in enumerate(requests)]
-
     rows = [{"generated_paragraph": "p", "question": "q", "answer": "a"}]
-    (annotation,) = annotate(Scripted(), forecast.PROMPT, rows, temperature=0.0, max_tokens=9)
+    (annotation,) = annotate(Scripted(lambda request: Reply("ok", reply)), forecast.PROMPT, rows)
     assert (annotation.status, annotation.value) == ("truncated", None)
 
 

@@ -1,6 +1,5 @@
 """Every data set, made from a file of questions by annotators behind HTTP: the real SDKs talk to a local server."""
 
-import functools
 import importlib
 import json
 
@@ -8,7 +7,7 @@ import jax
 import pytest
 
 from lc_jax import parallel
-from lc_jax.llm import AnnotatorError, session
+from lc_jax.llm import AnnotatorError, batch
 from lc_jax.prompts import correctness, extract, forecast, paragraph, query, retry, summarize
 from lc_jax.tasks import generate_data
 from lc_jax.types import Reply
@@ -210,7 +209,7 @@ def test_a_budget_stops_the_run_resumably(run, tmp_path):
 
 
 def test_batch_jobs_make_the_same_rows(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "Batched", functools.partial(session.Batched, poll=0.01))
+    monkeypatch.setattr(batch, "POLL", 0.01)
     rows = [{**row, "lc_sft_generated_paragraph": f"Author {i} or Nobody"} for i, row in enumerate(QUESTIONS)]
     write(tmp_path / "in.jsonl", rows)
     settings = {"input": str(tmp_path / "in.jsonl"), "annotator__batch": True}
@@ -218,7 +217,7 @@ def test_batch_jobs_make_the_same_rows(run, tmp_path, monkeypatch):
         run("forecasts", server, dry_run=True, **settings)
         run("forecasts", server, **settings)
         assert server.num_asked == 0
-        assert server.calls.count("POST /v1/batches") == 2  # a job a step
+        assert server.calls.count("POST /v1/batches") == 2  # a job a task
         run("forecasts", server, output="single.jsonl", input=settings["input"], store=str(tmp_path / "other.sqlite"))
     assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "single.jsonl").read_text()
     costs = [
