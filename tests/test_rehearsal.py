@@ -102,7 +102,7 @@ def world(tmp_path_factory):
     variables |= {"LC_JEOPARDY": str(folder / data.JEOPARDY), "LC_BIOASQ": str(folder / data.BIOASQ)}
     pages = [(page["title"], f"<s>{page['text']}</s>") for page in miniature.build().pages()]
     variables |= {"LC_KNOWLEDGE": str(make_store(folder / "enwiki.db", pages)), "LC_RETRIEVER": "bm25"}
-    (folder / "people.txt").write_text("".join(f"{person.described}\n" for person in PEOPLE))
+    (folder / "people.txt").write_text("".join(f"{person.description}\n" for person in PEOPLE))
     variables |= {"LC_ENTITIES": str(folder / "people.txt")}
     variables |= {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
     with HubServer(folder / "hub") as hub, FakeServer(judge_of(world)) as vendor:

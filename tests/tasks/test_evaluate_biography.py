@@ -216,7 +216,7 @@ def test_the_miniature_world(tmp_path, monkeypatch):
     build_knowledge.run(config_of("build_knowledge", "mini"), None)
     subjects = world.build().split("test")[:40]
     said = [{f.kind: [(f.candidates[0], 70), (f.candidates[1], 30)] for f in s.facts} for s in subjects]
-    rows = [{"entity": s.described, "generated_paragraph": text.hedged(x)} for s, x in zip(subjects, said, strict=True)]
+    rows = [{"entity": s.description, "generated_paragraph": text.hedged(x)} for s, x in zip(subjects, said, strict=True)]
     config = config_of("evaluate_biography", "mini")
     config.paragraphs, config.output = write(tmp_path / "p.jsonl", rows), str(tmp_path / "out")
     config.method, config.limit = "writers", 40
@@ -226,7 +226,7 @@ def test_the_miniature_world(tmp_path, monkeypatch):
     assert (result["accuracy"], result["num_questions"]) == (pytest.approx(sum(right) / len(right)), 120)
     assert result["ece"] == pytest.approx(abs(sum(right) / len(right) - 0.7))
     config.uses_confidence, config.output = False, str(tmp_path / "plain")
-    plain = [{"entity": s.described, "generated_paragraph": text.plain({f.kind: f.candidates[0] for f in s.facts})}
+    plain = [{"entity": s.description, "generated_paragraph": text.plain({f.kind: f.candidates[0] for f in s.facts})}
              for s in subjects]  # fmt: skip
     for written in (rows, plain):  # with percentages, which count as 1 then, and without
         write(tmp_path / "p.jsonl", written)
