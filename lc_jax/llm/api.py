@@ -17,14 +17,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-import aiohttp
 import httpx2
 from absl import logging
 
 from lc_jax.llm import AnnotatorError
 from lc_jax.llm.addresses import FLAG, normalise, proxy_of, without_credentials
 from lc_jax.llm.capabilities import Capabilities
-from lc_jax.llm.failures import Transient, client_error, connection_failure, refusal
+from lc_jax.llm.failures import Transient, client_error, connection_failure, is_broken_off, refusal
 from lc_jax.llm.replies import Malformed, one_line, read_json
 from lc_jax.types import Reply, Request, Usage
 
@@ -170,7 +169,7 @@ class API(abc.ABC):
                     return read_json(await self.client.get(path, cast_to=httpx2.Response))
                 return read_json(await self.client.post(path, body=body, cast_to=httpx2.Response))
             except self.sdk.APIConnectionError as error:
-                if is_last or not isinstance(client_error(error), aiohttp.ClientConnectionResetError):
+                if is_last or not is_broken_off(client_error(error)):
                     raise
         raise AssertionError
 

@@ -99,14 +99,18 @@ def client_error(error: BaseException) -> BaseException:
     return next((cause for cause in reversed(chain) if isinstance(cause, aiohttp.ClientError)), chain[-1])
 
 
+def is_broken_off(cause: BaseException) -> bool:
+    """Whether an error of aiohttp says that the server closed a connection in place of a reply."""
+    kinds = (aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionResetError, aiohttp.ClientOSError)
+    return isinstance(cause, kinds) and not isinstance(cause, aiohttp.ClientConnectorError)
+
+
 def _tls_advice(address: str, cause: BaseException, words: str) -> str:
     """Returns what to do about a connection that failed for its encryption."""
     if "CERTIFICATE_VERIFY_FAILED" in words:
         return " (SSL_CERT_FILE names a file of certificates to trust)"
     if address.startswith("https://") and ("SSL" in words or "TLS" in words):
         return " (a server without TLS has an address with http://)"
-    broken_off = (aiohttp.ServerDisconnectedError, aiohttp.ClientResponseError, aiohttp.ClientOSError)
-    not_http = isinstance(cause, broken_off) and not isinstance(cause, aiohttp.ClientConnectorError)
-    if address.startswith("http://") and not_http:
+    if address.startswith("http://") and (is_broken_off(cause) or isinstance(cause, aiohttp.ClientResponseError)):
         return " (a server with TLS has an address with https://)"
     return ""

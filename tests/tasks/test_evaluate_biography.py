@@ -216,7 +216,9 @@ def test_the_miniature_world(tmp_path, monkeypatch):
     build_knowledge.run(config_of("build_knowledge", "mini"), None)
     subjects = world.build().split("test")[:40]
     said = [{f.kind: [(f.candidates[0], 70), (f.candidates[1], 30)] for f in s.facts} for s in subjects]
-    rows = [{"entity": s.description, "generated_paragraph": text.hedged(x)} for s, x in zip(subjects, said, strict=True)]
+    rows = [
+        {"entity": s.description, "generated_paragraph": text.hedged(x)} for s, x in zip(subjects, said, strict=True)
+    ]
     config = config_of("evaluate_biography", "mini")
     config.paragraphs, config.output = write(tmp_path / "p.jsonl", rows), str(tmp_path / "out")
     config.method, config.limit = "writers", 40
