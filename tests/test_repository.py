@@ -54,7 +54,6 @@ NO_OPENINGS = {
 UNCHECKED_WORDS = (
     "benchmarks/optimizer.py",
     "benchmarks/ppo_step.py",
-    "lc_jax/data/growing.py",
     "lc_jax/evaluation/biography.py",
     "lc_jax/evaluation/qa.py",
     "lc_jax/evaluation/writers.py",

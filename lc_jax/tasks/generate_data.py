@@ -27,8 +27,8 @@ from ml_collections import ConfigDict
 
 from lc_jax import prompts
 from lc_jax.data.columns import column, is_missing, pair, rename, row_id
-from lc_jax.data.growing import Growing
 from lc_jax.data.questions import load_joined_rows, load_raw_questions, raw_questions
+from lc_jax.data.resumable import ResumableDataset
 from lc_jax.data.rows import load_rows, optional
 from lc_jax.inference import writing
 from lc_jax.llm import cost
@@ -248,18 +248,18 @@ def _partners(rows: Sequence[Row], questions: Sequence[Question], config: Config
     return [places[0] for places in partners]
 
 
-def _recipe(work: Work) -> Row:
-    """What the rows depend on."""
+def _spec(work: Work) -> Row:
+    """Returns everything that determines the rows."""
     config = work.config
-    recipe: Row = {"what": config.what, "input": config.input, "questions": dict(config.questions)}
-    recipe |= {"num_rows": len(work.rows), "data": fingerprint([*map(dataclasses.asdict, work.questions), *work.rows])}
+    spec: Row = {"what": config.what, "input": config.input, "questions": dict(config.questions)}
+    spec |= {"num_rows": len(work.rows), "data": fingerprint([*map(dataclasses.asdict, work.questions), *work.rows])}
     if work.tasks is None:
         names = ("model", "column", "num_samples", "temperature", "top_p", "max_new_tokens", "first_paragraph", "seed")
         templates = {"paragraph": fingerprint(_template(config).template)}
-        return recipe | {name: config[name] for name in names} | {"prompts": templates}
+        return spec | {name: config[name] for name in names} | {"prompts": templates}
     prompts_by_task = {task: work.tasks.prompts[task] for task in STAGES[config.what].tasks}
-    recipe["prompts"] = {task: fingerprint([p.template, p.schema]) for task, p in prompts_by_task.items()}
-    return recipe | {"annotator": work.tasks.session.name, "clues": config.clues}
+    spec["prompts"] = {task: fingerprint([p.template, p.schema]) for task, p in prompts_by_task.items()}
+    return spec | {"annotator": work.tasks.session.name, "clues": config.clues}
 
 
 def _make_rows(work: Work, each: Callable[[int, Result | None], None]) -> None:
@@ -287,27 +287,27 @@ def _make_rows(work: Work, each: Callable[[int, Result | None], None]) -> None:
     tasks.session.run(make_all())
 
 
-def _add(work: Work, growing: Growing, row: int, result: Result | None) -> list[str]:
+def _add(work: Work, dataset: ResumableDataset, row: int, result: Result | None) -> list[str]:
     """Stores a row and returns []; or returns why requests failed, in which case it is not stored."""
     question_id, columns_of_stage = work.questions[row].question_id, STAGES[work.config.what].columns
     if result is None:
         problem = {"question_id": question_id, "step": "input", "status": "missing"}
         columns = dict.fromkeys(columns_of_stage or (work.config.column,))
-        growing.add(row, columns, {"input": {"missing": 1}}, [problem])
+        dataset.add(row, columns, {"input": {"missing": 1}}, [problem])
         return []
     columns, outcomes = result
     reasons = [annotation.detail for _, annotation in outcomes if annotation.status == "failed"]
     if reasons and not work.config.accept_failed:
         return reasons
-    notes: dict[str, Counter[str]] = {}
+    counts: dict[str, Counter[str]] = {}
     for task, annotation in outcomes:
-        notes.setdefault(task, Counter())[annotation.status] += 1
+        counts.setdefault(task, Counter())[annotation.status] += 1
     problems = [
         {"question_id": question_id, "step": task, "status": a.status, "detail": a.detail, "reply": a.text}
         for task, a in outcomes
         if a.status != "ok" and task != "sample"
     ]
-    growing.add(row, columns, notes, problems)
+    dataset.add(row, columns, counts, problems)
     return []
 
 
@@ -360,17 +360,17 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
                 _make_rows(work, lambda row, result: None)
             print(cost.render(tasks.costs()) if tasks else "No annotator is asked: nothing to pay.")
             return
-        growing = Growing(output, _recipe(work))
-        work.todo = [row for row in work.todo if row not in growing.added]
-        logging.info("%d rows to make, %d are there already", len(work.todo), len(growing.added))
+        dataset = ResumableDataset(output, _spec(work))
+        work.todo = [row for row in work.todo if row not in dataset.completed]
+        logging.info("%d rows to make, %d are there already", len(work.todo), len(dataset.completed))
         try:
             failures = Counter[str]()
-            _make_rows(work, lambda row, result: failures.update(_add(work, growing, row, result)))
+            _make_rows(work, lambda row, result: failures.update(_add(work, dataset, row, result)))
         finally:
             if tasks:
                 session = tasks.session
                 usage = dataclasses.asdict(session.meter.usage)
-                growing.note_cost(session.meter.dollars, calls=session.meter.calls, **usage)
+                dataset.record_cost(session.meter.dollars, calls=session.meter.calls, **usage)
     if tasks and (costs := tasks.costs()):
         logging.info("\n%s", cost.render(costs))
     if failures:
@@ -378,11 +378,11 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             f"{failures.total()} requests failed, most often: {failures.most_common(1)[0][0]} Nothing is lost: run "
             "again to ask only for these, or take their rows without a value with --config.accept_failed=true."
         )
-    table = growing.finish(rows)
+    table = dataset.finish(rows)
     logging.info(
         "%d rows, columns %s, %s: %s",
         len(table),
         dict(Counter(name for row in table for name in row if row[name] is not None)),
-        growing.statuses(),
+        dataset.count_statuses(),
         output,
     )
