@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import models, report
-from lc_jax.kernels.attention import attention, decode_attention
-from lc_jax.kernels.forms import attention_form
+from lc_jax.kernels.attention import RowMask, attention, decode_attention
+from lc_jax.kernels.dispatch import attention_implementation
 
 
 def exact(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
@@ -75,20 +75,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape = (batch, length, config.num_heads, config.head_dim)
     q, k, v = (jax.random.normal(jax.random.key(i), shape, size.dtype) for i in range(3))
     scale = config.head_dim**-0.5
-    spans = jnp.tile(jnp.array([[0, length]], jnp.int32), (batch, 1))
+    mask = RowMask(ends=jnp.full(batch, length, jnp.int32))
     # The cache as generation keeps it, the query the last token's.
     keys, values, starts = k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.zeros(batch, jnp.int32)
     decode = jax.jit(lambda q, keys, values: decode_attention(q, keys, values, starts, jnp.int32(length), scale))
     expected = exact(*(np.asarray(x[:1], np.float64) for x in (q, k, v)), scale)
     ours: dict[tuple[str, str], Callable[[], Any]] = {}
     errors: dict[tuple[str, str], float] = {}
-    # The form that is chosen here and the plain one, so that the choice can be judged.
-    for form in dict.fromkeys((attention_form("auto", q.dtype, config.head_dim), "portable")):
-        forward = jax.jit(lambda q, k, v, form=form: attention(q, k, v, spans, scale, form))
+    # The implementation that is chosen here and the plain one, so that the choice can be judged.
+    for name in dict.fromkeys((attention_implementation("auto", q.dtype, config.head_dim), "portable")):
+        forward = jax.jit(lambda q, k, v, name=name: attention(q, k, v, mask, scale, name))
         backward = jax.jit(jax.grad(lambda *x, f=forward: f(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
-        ours[form, "forward"] = lambda f=forward: jax.block_until_ready(f(q, k, v))
-        ours[form, "backward"] = lambda f=backward: jax.block_until_ready(f(q, k, v))
-        errors[form, "forward"] = check(np.asarray(forward(q, k, v))[:1], expected, size.dtype)
+        ours[name, "forward"] = lambda f=forward: jax.block_until_ready(f(q, k, v))
+        ours[name, "backward"] = lambda f=backward: jax.block_until_ready(f(q, k, v))
+        errors[name, "forward"] = check(np.asarray(forward(q, k, v))[:1], expected, size.dtype)
     ours["portable", "decode"] = lambda: jax.block_until_ready(decode(q[:, -1], keys, values))
     last = np.asarray(decode(q[:, -1], keys, values))[:1]
     errors["portable", "decode"] = check(last, expected[:, -1], size.dtype)
@@ -101,10 +101,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "decode": machine.floor(4.0 * batch * config.num_heads * config.head_dim * length, num_bytes / 2),
     }
     rows = []
-    for (form, name), call in ours.items():
+    for (implementation, name), call in ours.items():
         seconds: Any = report.measure({"ours": call, "peer": theirs[name]}, size.repeats)
-        notes = {"largest error against float64": errors[form, name]} if (form, name) in errors else {}
-        rows.append(report.Row(f"{name} ({form})", seconds["ours"], "torch", seconds["peer"], floors[name], notes))
+        notes = (
+            {"largest error against float64": errors[implementation, name]} if (implementation, name) in errors else {}
+        )
+        rows.append(
+            report.Row(f"{name} ({implementation})", seconds["ours"], "torch", seconds["peer"], floors[name], notes)
+        )
     report.finish("attention", args, machine, rows)
 
 

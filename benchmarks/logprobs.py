@@ -71,18 +71,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     compiled: dict[tuple[str, str], Any] = {}
     errors: dict[str, float] = {}
     # The kernel is interpreted on a CPU, which says nothing of its speed.
-    for form in ("analytic", "portable", *(() if jax.default_backend() == "cpu" else ("pallas",))):
+    for implementation in ("analytic", "portable", *(() if jax.default_backend() == "cpu" else ("pallas",))):
 
         @jax.jit
-        def forward(hidden: jax.Array, head: jax.Array, form: str = form) -> tuple[jax.Array, jax.Array]:
-            return token_logprobs(hidden, head, targets, jnp.float32(TEMPERATURE), form)
+        def forward(
+            hidden: jax.Array, head: jax.Array, implementation: str = implementation
+        ) -> tuple[jax.Array, jax.Array]:
+            return token_logprobs(hidden, head, targets, jnp.float32(TEMPERATURE), implementation)
 
         gradients = jax.jit(jax.grad(lambda *x, f=forward: f(*x)[0].sum(), argnums=(0, 1)))
-        errors[form] = float(np.max(np.abs(np.asarray(forward(hidden, head)[0])[0, few] - expected)))
-        if not errors[form] <= TOLERANCE[size.dtype]:
-            raise ArithmeticError(f"{form} log-probabilities are off by {errors[form]:.3g} nats from float64.")
-        compiled[form, "forward"] = forward.lower(hidden, head).compile()
-        compiled[form, "with gradients"] = gradients.lower(hidden, head).compile()
+        errors[implementation] = float(np.max(np.abs(np.asarray(forward(hidden, head)[0])[0, few] - expected)))
+        if not errors[implementation] <= TOLERANCE[size.dtype]:
+            raise ArithmeticError(
+                f"{implementation} log-probabilities are off by {errors[implementation]:.3g} nats from float64."
+            )
+        compiled[implementation, "forward"] = forward.lower(hidden, head).compile()
+        compiled[implementation, "with gradients"] = gradients.lower(hidden, head).compile()
     machine, theirs = report.Machine.measured(size), peers(hidden, head, targets)
     products = 2.0 * count * width * config.vocab_size
     num_bytes = float(hidden.nbytes + head.nbytes)
@@ -91,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "with gradients": machine.floor(3 * products, 2 * num_bytes),
     }
     rows = []
-    for (form, name), call in compiled.items():
+    for (implementation, name), call in compiled.items():
         seconds: Any = report.measure(
             {"ours": lambda call=call: jax.block_until_ready(call(hidden, head)), "peer": theirs[name]}, size.repeats
         )
@@ -99,8 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "MiB of work space": call.memory_analysis().temp_size_in_bytes / 2**20,
             "MiB of all logits in float32": 4 * count * config.vocab_size / 2**20,
         }
-        notes |= {"largest error against float64": errors[form]} if name == "forward" else {}
-        rows.append(report.Row(f"{name} ({form})", seconds["ours"], "torch", seconds["peer"], floors[name], notes))
+        notes |= {"largest error against float64": errors[implementation]} if name == "forward" else {}
+        rows.append(
+            report.Row(f"{name} ({implementation})", seconds["ours"], "torch", seconds["peer"], floors[name], notes)
+        )
     report.finish("logprobs", args, machine, rows)
 
 

@@ -50,9 +50,11 @@ def example(task: str, vocabulary: int, most: int, rng: np.random.Generator) -> 
 def share_right(model: Model, batch: dict[str, jax.Array], first_counted: jax.Array) -> jax.Array:
     """Computes accuracy on targets from token id `first_counted` on."""
     module, targets = model.bind(), batch["tokens"][:, 1:]
-    guesses = jnp.argmax(module.logits(module(batch["tokens"], batch["spans"])[:, :-1]), axis=-1)
+    guesses = jnp.argmax(module.logits(module(batch["tokens"], batch["lengths"])[:, :-1]), axis=-1)
     slots = jnp.arange(1, batch["tokens"].shape[1])
-    counted = (slots >= batch["first_targets"][:, None]) & (slots < batch["spans"][:, 1:]) & (targets >= first_counted)
+    counted = (
+        (slots >= batch["first_targets"][:, None]) & (slots < batch["lengths"][:, None]) & (targets >= first_counted)
+    )
     return jnp.sum(counted & (guesses == targets)) / jnp.sum(counted)
 
 

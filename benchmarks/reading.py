@@ -47,10 +47,10 @@ def task_of(prompt: str, answer: str) -> str:
 
 
 @jax.jit
-def logits(model: Model, tokens: jax.Array, spans: jax.Array) -> jax.Array:
+def logits(model: Model, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
     """[B, T, V]; small models only."""
     module = model.bind()
-    return module.logits(module(tokens, spans))
+    return module.logits(module(tokens, lengths))
 
 
 def main(path: str) -> None:
@@ -78,7 +78,7 @@ def main(path: str) -> None:
         for first in range(0, len(examples), BATCH):
             part = examples[first : first + BATCH]
             padded = batches.pad([e.tokens for _, e in part], LENGTH)
-            outputs = np.asarray(logits(model, jnp.asarray(padded.tokens), jnp.asarray(padded.spans)))
+            outputs = np.asarray(logits(model, jnp.asarray(padded.tokens), jnp.asarray(padded.lengths)))
             for row, ((prompt, text), e) in enumerate(part):
                 task, place = task_of(prompt, text), slice(e.num_source - 1, len(e.tokens) - 2)
                 if not task.startswith("forecast"):

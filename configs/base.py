@@ -99,7 +99,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
                 "remat": "none" if mini else "full",
             },
             "compilation_cache": compilation_cache(),  # folder of compiled programs, at most 5 GB; "" keeps none
-            "kernels": "auto",  # "portable": every fast path off; or a form's name (lc_jax/kernels/forms.py)
+            "kernels": "auto",  # "portable": every fast path off; or an implementation (lc_jax/kernels/dispatch.py)
             "templates": "short" if mini else "full",  # "chat": paragraphs through the chat template; or a folder
             "dry_run": False,  # training: says how much memory the run would take, and stops
             "prompt_dir": "",  # a folder of wordings under the published names, in place of any of ours

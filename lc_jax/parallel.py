@@ -226,9 +226,8 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def per_device(function: Callable[..., jax.Array], sizes: tuple[int, int]) -> Callable[..., jax.Array]:
-    """Wraps `function` in `jax.shard_map` over rows and heads, for kernels that the compiler cannot partition.
-
-    Its arguments are arrays [B T H K], and spans [B 2] or None last.
+    """Returns `function` of arrays [B T H K] and, last, a tree of arrays [B ...], run by each device of the mesh on its
+    own rows and heads: for kernels that the compiler cannot divide.
 
     Args:
       sizes: number of rows, and of the heads of keys and values.
@@ -237,11 +236,11 @@ def per_device(function: Callable[..., jax.Array], sizes: tuple[int, int]) -> Ca
     if mesh.empty or mesh.size == 1:
         return function
     rows, heads = partition_spec(sizes, ("batch", "heads"), mesh)
-    by_head = PartitionSpec(rows, None, heads, None)
+    split = PartitionSpec(rows, None, heads, None)
 
-    def call(*args: jax.Array | None) -> jax.Array:
-        specs = tuple(None if x is None else by_head if x.ndim == 4 else PartitionSpec(rows) for x in args)
-        return jax.shard_map(function, in_specs=specs, out_specs=by_head, check_vma=False)(*args)
+    def call(*args: Any) -> jax.Array:
+        specs = (*(split,) * (len(args) - 1), PartitionSpec(rows))
+        return jax.shard_map(function, in_specs=specs, out_specs=split, check_vma=False)(*args)
 
     return call
 

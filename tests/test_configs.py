@@ -79,7 +79,7 @@ def test_supervised_step_at_full_size(name):
         sharding = jax.NamedSharding(mesh, parallel.partition_spec((batch, length), ("batch", None), mesh))
         arrays = {
             "tokens": jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=sharding),
-            "spans": jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+            "lengths": jax.ShapeDtypeStruct((batch,), jnp.int32),
         }
         if kind == "scalar":
             loss_fn = reward_model.loss_fn

@@ -17,7 +17,8 @@ class Padded:
     """Sequences padded to one length."""
 
     tokens: Int[np.ndarray, "N T"]  # int32
-    spans: Int[np.ndarray, "N 2"]  # int32, row n's real tokens are at positions spans[n, 0] <= t < spans[n, 1]
+    starts: Int[np.ndarray, " N"]  # int32, position of each row's first real token
+    lengths: Int[np.ndarray, " N"]  # int32, real tokens of each row
 
 
 def pad(sequences: Sequence[Tokens], length: int, *, pad_id: int = 0, side: str = "right") -> Padded:
@@ -27,14 +28,13 @@ def pad(sequences: Sequence[Tokens], length: int, *, pad_id: int = 0, side: str 
       ValueError: a sequence is longer than `length`.
     """
     tokens = np.full((len(sequences), length), pad_id, np.int32)
-    spans = np.zeros((len(sequences), 2), np.int32)
+    lengths = np.asarray([len(sequence) for sequence in sequences], np.int32)
+    starts = np.zeros_like(lengths) if side == "right" else length - lengths
     for row, sequence in enumerate(sequences):
         if len(sequence) > length:
             raise ValueError(f"Sequence {row} has {len(sequence)} tokens; the batch is {length} wide.")
-        start = 0 if side == "right" else length - len(sequence)
-        tokens[row, start : start + len(sequence)] = sequence
-        spans[row] = start, start + len(sequence)
-    return Padded(tokens, spans)
+        tokens[row, starts[row] : starts[row] + len(sequence)] = sequence
+    return Padded(tokens, starts, lengths)
 
 
 def shared_prefix_length(sequences: Sequence[Tokens]) -> int:

@@ -23,9 +23,9 @@ from lc_jax.data import batches
 from lc_jax.models.cache import Cache
 from lc_jax.models.transformer import Model
 
-MIN_SEGMENT = 64  # new cache slots below which growing the cache costs more than it saves
+MIN_SEGMENT = 64  # new cache positions below which growing the cache costs more than it saves
 MAX_SEGMENTS = 4
-COMMON = 32  # tokens that prompts must begin with in common at the least to be computed and kept once
+MIN_PREFIX = 32  # a shared prefix of fewer tokens is computed with each prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,16 +108,17 @@ def _unfinished(end: int, loop: _Loop) -> Bool[Array, ""]:
 def _generate(
     model: Model,
     tokens: Int[Array, "B P"],
-    spans: Int[Array, "B 2"],
+    starts: Int[Array, " B"],
     keys: jax.Array,
     numbers: tuple[Float[Array, ""], Float[Array, ""]],
-    common: Cache | None,
+    prefix_cache: Cache | None,
     sampling: Sampling,
 ) -> tuple[Int[Array, "B T"], Float[Array, "B T"], Int[Array, " B"], Bool[Array, " B"]]:
     """Returns tokens, logprobs, lengths and whether each row reached an end-of-sequence token.
 
     Only shapes and switches of `sampling` are read here (see `_static`): temperature and top-p come as arrays in
-    `numbers`. `common` is of what stands before all `tokens`.
+    `numbers`. Prompts are padded on the left; a row that starts at P has none. `prefix_cache` is of what precedes all
+    rows.
     """
     module = model.bind()
     (batch, width), limit, (temperature, top_p) = tokens.shape, sampling.max_new_tokens, numbers
@@ -145,8 +146,7 @@ def _generate(
         logprob = jnp.where(loop.done, 0.0, logprob)
         lengths = loop.lengths + ~loop.done
         done = loop.done | jnp.isin(token, eos)
-        slot = width + loop.index
-        hidden, cache = module.decode(token, spans[:, 0], slot, loop.cache)
+        hidden, cache = module.decode(token, starts, width + loop.index, loop.cache)
         return _Loop(
             loop.index + 1,
             module.logits(hidden),
@@ -160,8 +160,8 @@ def _generate(
     # A short cache makes early tokens cheap: it grows a few times instead of being full-size from the start.
     segments = max(1, min(MAX_SEGMENTS, limit // MIN_SEGMENT))
     ends = [limit * (i + 1) // segments for i in range(segments)]
-    cache = dataclasses.replace(module.init_cache(batch, width + ends[0]), common=common)
-    hidden, cache = module.prefill(tokens, spans, cache)
+    cache = dataclasses.replace(module.init_cache(batch, width + ends[0]), prefix=prefix_cache)
+    hidden, cache = module.prefill(tokens, starts, cache)
     loop = _Loop(
         jnp.int32(0),
         module.logits(hidden[:, -1]),
@@ -169,7 +169,7 @@ def _generate(
         jnp.full((batch, limit), sampling.pad_id or 0, jnp.int32),
         jnp.zeros((batch, limit), jnp.float32),
         jnp.zeros(batch, jnp.int32),
-        spans[:, 1] <= spans[:, 0],  # dummy rows are done from the start
+        starts >= width,  # dummy rows are done from the start
     )
     for end in ends:
         loop = dataclasses.replace(loop, cache=loop.cache.grow(width + end))
@@ -178,10 +178,10 @@ def _generate(
 
 
 @jax.jit
-def _common(model: Model, tokens: Int[Array, "1 C"]) -> Cache:
-    """Keys and values of what all prompts begin with."""
-    module, length = model.bind(), tokens.shape[1]
-    return module.prefill(tokens, jnp.asarray([[0, length]]), module.init_cache(1, length))[1]
+def _compute_prefix(model: Model, tokens: Int[Array, "1 C"]) -> Cache:
+    """Returns keys and values of the shared prefix."""
+    module = model.bind()
+    return module.prefill(tokens, jnp.zeros(1, jnp.int32), module.init_cache(1, tokens.shape[1]))[1]
 
 
 def _static(sampling: Sampling) -> Sampling:
@@ -194,7 +194,8 @@ def _static(sampling: Sampling) -> Sampling:
 def for_decoding(model: Model) -> Model:
     """The copy of `model` (abstract or not) that the decode loop reads; `model` itself on a mesh without fsdp.
 
-    Its matrices are in the compute dtype and whole on the fsdp axis: split, they would be gathered for every token.
+    Its matrices are in the compute dtype and replicated over the fsdp axis: split, they would be gathered for every
+    token.
     """
     mesh = jax.sharding.get_mesh()
     if mesh.empty or mesh.shape["fsdp"] == 1:
@@ -223,7 +224,7 @@ def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.
     return _generate.trace(
         for_decoding(model),
         array(batch_size, width),
-        array(batch_size, 2),
+        array(batch_size),
         keys,
         (number, number),
         None,
@@ -231,13 +232,13 @@ def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.
     )
 
 
-def _cut(prompts: Sequence[batches.Tokens]) -> int:
-    """How many tokens of all prompts to compute once: a bucket, and no less than what is left of any; 0 for none."""
+def _prefix_length(prompts: Sequence[batches.Tokens]) -> int:
+    """Returns how many tokens of all prompts to compute once: a bucket boundary, at least half of each; 0 for none."""
     if len(prompts) < 2:
         return 0
-    same = batches.shared_prefix_length(prompts)
-    cut = max(itertools.takewhile(lambda width: width <= same, batches.bucket_lengths()), default=0)
-    return cut if cut >= max(COMMON, max(map(len, prompts)) - cut) else 0
+    shared = batches.shared_prefix_length(prompts)
+    length = max(itertools.takewhile(lambda boundary: boundary <= shared, batches.bucket_lengths()), default=0)
+    return length if length >= max(MIN_PREFIX, max(map(len, prompts)) - length) else 0
 
 
 def stream(
@@ -251,8 +252,8 @@ def stream(
 ) -> Iterator[tuple[int, Completion]]:
     """Yields (index into `prompts`, completion), batch by batch, prompts of similar length together.
 
-    What all prompts begin with, instructions or examples, is computed and held once where it is the longer part of
-    each. While the caller works on the completions of a batch, the next one is under way.
+    The prefix that all prompts share, instructions or examples, is computed and stored once where it is the longer part
+    of each. While the caller works on the completions of a batch, the next one is under way.
 
     Args:
       prompts: token ids, each at least one.
@@ -269,17 +270,18 @@ def stream(
     model, key = for_decoding(model), jax.random.key(seed)
     # Greedy logprobs are reported at temperature 1.
     numbers = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
-    cut = _cut(prompts)
-    common = _common(model, parallel.put_batch(np.asarray([prompts[0][:cut]], np.int32))) if cut else None
+    shared = _prefix_length(prompts)
+    prefix = parallel.put_batch(np.asarray([prompts[0][:shared]], np.int32))
+    prefix_cache = _compute_prefix(model, prefix) if shared else None
 
     def dispatch() -> Iterator[tuple[np.ndarray, tuple[jax.Array, ...]]]:
         for rows in batches.group_by_length([len(p) for p in prompts], batch_size):
-            chosen = [prompts[i][cut:] for i in rows] + [[]] * (batch_size - len(rows))
+            chosen = [prompts[i][shared:] for i in rows] + [[]] * (batch_size - len(rows))
             padded = batches.pad(chosen, batches.bucket_length(max(map(len, chosen))), side="left")
             names = jnp.asarray(np.resize(ids[rows], batch_size), jnp.uint32)
             row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, names)
-            arrays = parallel.put_batch((padded.tokens, padded.spans, row_keys))
-            yield rows, _generate(model, *arrays, numbers, common, _static(sampling))
+            arrays = parallel.put_batch((padded.tokens, padded.starts, row_keys))
+            yield rows, _generate(model, *arrays, numbers, prefix_cache, _static(sampling))
 
     for rows, out in parallel.prefetch(dispatch()):
         tokens, logprobs, lengths, finished = map(parallel.to_host, out)

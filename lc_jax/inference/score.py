@@ -13,12 +13,13 @@ from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
 from lc_jax.data import batches
+from lc_jax.kernels.attention import PADDING, SHARED_PREFIX
 from lc_jax.models.transformer import Model
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenScores:
-    """What a causal model thinks of one sequence; entry t is about token t + 1 given the tokens up to t."""
+    """Scores of one sequence by a causal model; entry t is about token t + 1, conditioned on the tokens up to t."""
 
     logprobs: list[float]  # nats, length = number of tokens - 1
     entropies: list[float]  # nats, of the whole next-token distribution
@@ -26,27 +27,27 @@ class TokenScores:
 
 @jax.jit
 def sequence_logprobs(
-    model: Model, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"], temperature: Float[Array, ""]
+    model: Model, tokens: Int[Array, "B T"], lengths: Int[Array, " B"], temperature: Float[Array, ""]
 ) -> tuple[Float[Array, "B T-1"], Float[Array, "B T-1"]]:
-    """Log-probability (nats) of each token after the first, and the entropy there; right-padded rows."""
+    """Computes the log-probability (nats) of each token after the first, and the entropy there; right-padded rows."""
     module = model.bind()
-    hidden = module(tokens, spans)
+    hidden = module(tokens, lengths)
     return module.logprobs(hidden[:, :-1], tokens[:, 1:], temperature)
 
 
 @jax.jit
-def sequence_rewards(model: Model, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"]) -> Float[Array, " B"]:
-    """The scalar head at each row's last real token, float32."""
-    values = model.bind()(tokens, spans)
-    return jnp.take_along_axis(values, jnp.maximum(spans[:, 1:] - 1, 0), axis=1)[:, 0]
+def sequence_rewards(model: Model, tokens: Int[Array, "B T"], lengths: Int[Array, " B"]) -> Float[Array, " B"]:
+    """Reads the scalar head at each row's last real token, float32."""
+    values = model.bind()(tokens, lengths)
+    return jnp.take_along_axis(values, jnp.maximum(lengths[:, None] - 1, 0), axis=1)[:, 0]
 
 
 def _in_batches(sequences: Sequence[batches.Tokens], batch_size: int) -> Iterator[tuple[np.ndarray, tuple]]:
-    """Yields (rows, (tokens, spans)) of right-padded batches, filled with one-token dummy rows."""
+    """Yields (rows, (tokens, lengths)) of right-padded batches, filled with one-token dummy rows."""
     for rows in batches.group_by_length([len(s) for s in sequences], batch_size):
         chosen = [sequences[i] for i in rows] + [[0]] * (batch_size - len(rows))
         padded = batches.pad(chosen, batches.bucket_length(max(map(len, chosen))))
-        yield rows, parallel.put_batch((padded.tokens, padded.spans))
+        yield rows, parallel.put_batch((padded.tokens, padded.lengths))
 
 
 def stream_logprobs(
@@ -73,60 +74,68 @@ def stream_rewards(
 
 
 @jax.jit
-def branch_rewards(
-    model: Model,
-    tokens: Int[Array, "B W"],
-    spans: Int[Array, "B 2"],
-    tails: Int[Array, "B U"],
-    branches: Int[Array, "B U"],
-) -> Float[Array, "B U"]:
-    """The scalar head at every token of the continuations of each row, float32; see `CausalLM.branch`."""
-    module = model.bind()
-    return module.reward_head(module.backbone_model.branch(tokens, spans, tails, branches))
+def packed_rewards(model: Model, tokens: Int[Array, "B T"], segment_ids: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    """Computes the scalar head at every token of rows with packed suffixes, float32; see `CausalLM`."""
+    return model.bind()(tokens, segment_ids=segment_ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PackedRow:
+    """Sequences in one row: the prefix they share, then the rest of each."""
+
+    prefix: batches.Tokens
+    suffixes: list[batches.Tokens]
+
+    def tokens(self) -> list[int]:
+        return [*self.prefix, *itertools.chain(*self.suffixes)]
+
+    def segment_ids(self) -> list[int]:
+        ids = [[number] * len(suffix) for number, suffix in enumerate(self.suffixes, 1)]
+        return [*[SHARED_PREFIX] * len(self.prefix), *itertools.chain(*ids)]
+
+    def last_tokens(self) -> Int[np.ndarray, " K"]:
+        """Positions of the last token of each sequence."""
+        return len(self.prefix) + np.cumsum([len(suffix) for suffix in self.suffixes]) - 1
+
+
+def _pack(group: Sequence[batches.Tokens]) -> list[_PackedRow]:
+    """Packs sequences into one row, or each into a row of its own where they differ in more than they share."""
+    shared = batches.shared_prefix_length(group)
+    suffixes = [sequence[shared:] for sequence in group]
+    if sum(map(len, suffixes)) <= max(shared, batches.bucket_length(1)):
+        return [_PackedRow(group[0][:shared], suffixes)]
+    return [_PackedRow([], [sequence]) for sequence in group]
 
 
 def group_rewards(
     model: Model, groups: Sequence[Sequence[batches.Tokens]], *, batch_size: int
 ) -> list[Float[np.ndarray, " K"]]:
-    """Reward logits of sequences in groups, float32; what all sequences of a group begin with is computed once.
+    """Computes reward logits of sequences in groups, float32; the prefix that a group shares is computed once.
 
     Args:
       groups: for example one paragraph with one answer after the other; each sequence has at least one token.
-      batch_size: groups at once.
+      batch_size: rows at once; a row holds a group, or one sequence of a group that shares little.
     """
-    parts = [(index, part) for index, group in enumerate(groups) for part in _together(group)]
-    cuts = [batches.shared_prefix_length(part) for _, part in parts]
-    lengths = [cut + _tail(part, cut) for (_, part), cut in zip(parts, cuts, strict=True)]
+    group_numbers, rows = [], []
+    for number, group in enumerate(groups):
+        packed = _pack(group)
+        group_numbers += [number] * len(packed)
+        rows += packed
 
-    def dispatch() -> Iterator[tuple[np.ndarray, list[np.ndarray], jax.Array]]:
-        for rows in batches.group_by_length(lengths, batch_size):
-            dummies = batch_size - len(rows)
-            beginnings = [parts[i][1][0][: cuts[i]] for i in rows] + [[0]] * dummies
-            tails = [[s[cuts[i] :] for s in parts[i][1]] for i in rows] + [[]] * dummies
-            joined = [list(itertools.chain(*several)) for several in tails]
-            ids = [np.repeat(np.arange(len(several)), list(map(len, several))).tolist() for several in tails]
-            common = batches.pad(beginnings, batches.bucket_length(max(map(len, beginnings))))
-            width = batches.round_up_to_multiple(max(map(len, joined)))
-            branches = batches.pad(joined, width).tokens, batches.pad(ids, width, pad_id=-1).tokens
-            arrays = parallel.put_batch((common.tokens, common.spans, *branches))
-            yield rows, [np.cumsum(list(map(len, several))) - 1 for several in tails], branch_rewards(model, *arrays)
+    def dispatch() -> Iterator[tuple[np.ndarray, jax.Array]]:
+        for chosen in batches.group_by_length([len(row.tokens()) for row in rows], batch_size):
+            dummies = [_PackedRow([], [[0]])] * (batch_size - len(chosen))
+            batch = [*(rows[i] for i in chosen), *dummies]
+            width = batches.round_up_to_multiple(max(len(row.tokens()) for row in batch))
+            tokens = batches.pad([row.tokens() for row in batch], width).tokens
+            segment_ids = batches.pad([row.segment_ids() for row in batch], width, pad_id=PADDING).tokens
+            yield chosen, packed_rewards(model, *parallel.put_batch((tokens, segment_ids)))
 
-    found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(parts)
-    for rows, ends, out in parallel.prefetch(dispatch()):
+    rewards: list[list[np.ndarray]] = [[] for _ in groups]
+    by_row: dict[int, np.ndarray] = {}
+    for chosen, out in parallel.prefetch(dispatch()):
         values = parallel.to_host(out)
-        for place, index in enumerate(rows):
-            found[index] = values[place, ends[place]]
-    result: list[list[np.ndarray]] = [[] for _ in groups]
-    for (index, _), values in zip(parts, found, strict=True):
-        result[index].append(values)
-    return [np.concatenate(values) for values in result]
-
-
-def _tail(group: Sequence[batches.Tokens], cut: int) -> int:
-    return sum(len(sequence) - cut for sequence in group)
-
-
-def _together(group: Sequence[batches.Tokens]) -> list[Sequence[batches.Tokens]]:
-    """The group, or each sequence for itself where they have less in common than they differ in."""
-    cut = batches.shared_prefix_length(group)
-    return [group] if _tail(group, cut) <= max(cut, batches.bucket_length(1)) else [[sequence] for sequence in group]
+        by_row |= {int(i): values[place, rows[i].last_tokens()] for place, i in enumerate(chosen)}
+    for i, number in enumerate(group_numbers):
+        rewards[number].append(by_row[i])
+    return [np.concatenate(parts) for parts in rewards]

@@ -1,7 +1,7 @@
-"""Attention over rows whose real tokens are one contiguous span: the whole sequence, or one new token over a cache.
+"""Causal attention over padded rows: of the whole sequence, or of one new token over a cache.
 
-The whole sequence's has several forms behind one function; forms.py says which runs where. Any other mask, and rows
-that all stand behind the same tokens, go through plain XLA.
+The first has several implementations behind one function; dispatch.py chooses among them. Rows with segment ids, and
+rows behind a shared prefix, go through plain XLA.
 """
 
 from __future__ import annotations
@@ -9,16 +9,52 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Bool, Float, Int
 
-Common = tuple[Float[Array, "1 G C K"], Float[Array, "1 G C K"]]  # keys and values
+KeysValues = tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]
 
 MASKED = -1e30  # finite, so that a row without any key has no NaN
 BLOCK, MAX_BLOCKS = 32, 8  # queries of a block at the least, and blocks of a sequence at the most: they are unrolled
 LANES = 128  # of a TPU: splash attention's blocks
+SHARED_PREFIX, PADDING = 0, -1  # segment ids of tokens that all segments see, and of tokens that none sees
+
+
+@flax.struct.dataclass
+class RowMask:
+    """Which keys the queries of a row see, besides causality: real tokens, and those of their own segment."""
+
+    starts: Int[Array, " B"] | None = None  # first real position; None: 0
+    ends: Int[Array, " B"] | None = None  # past the last real position; None: the row has no padding behind
+    # Packed suffixes: a query sees the keys of its own segment and those of SHARED_PREFIX.
+    segment_ids: Int[Array, "B T"] | None = None
+
+    def visible(self, first: int, end: int) -> Bool[Array, "#B t s"]:
+        """Which of the keys 0 <= s < end the queries first <= t < end see."""
+        keys = jnp.arange(end)
+        visible = (keys[None, :] <= jnp.arange(first, end)[:, None])[None]
+        if self.starts is not None:
+            visible = visible & (keys >= self.starts[:, None])[:, None]
+        if self.ends is not None:
+            visible = visible & (keys < self.ends[:, None])[:, None]
+        if self.segment_ids is not None:
+            of_keys, of_queries = self.segment_ids[:, None, :end], self.segment_ids[:, first:end, None]
+            visible = visible & ((of_keys == SHARED_PREFIX) | (of_keys == of_queries))
+        return visible
+
+    def positions(self, length: int) -> Int[Array, "#B T"]:
+        """Position of each token in its sequence, and 1 for padding, as transformers numbers it in generation."""
+        if self.segment_ids is not None:
+            seen = jnp.sum(self.visible(0, length), axis=2)
+            return jnp.where(self.segment_ids == PADDING, 1, seen - 1)
+        columns = jnp.arange(length)[None]
+        starts = jnp.zeros(1, jnp.int32) if self.starts is None else self.starts
+        ends = jnp.full(1, length) if self.ends is None else self.ends
+        real = (columns >= starts[:, None]) & (columns < ends[:, None])
+        return jnp.where(real, columns - starts[:, None], 1)
 
 
 def _weigh(scores: Float[Array, "*A S"], mask: Bool[Array, "*#A S"], dtype: jnp.dtype) -> Float[Array, "*A S"]:
@@ -27,49 +63,30 @@ def _weigh(scores: Float[Array, "*A S"], mask: Bool[Array, "*#A S"], dtype: jnp.
     return jnp.where(mask, probs, 0.0).astype(dtype)
 
 
-def _over(
+def _masked(
     q: Float[Array, "B T G R K"],
     keys: Float[Array, "B G S K"],
     values: Float[Array, "B G S K"],
     mask: Bool[Array, "#B T S"],
     scale: float,
-    common: Common | None,
+    prefix: KeysValues | None = None,
 ) -> Float[Array, "B T G R K"]:
-    """Over the keys that `mask` allows, and everything that is `common`: what all rows stand behind, held once."""
+    """Attends to the keys that `mask` allows, and to those of a shared prefix [1 G C K], which is stored once."""
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     scores, mask = product("btgrk,bgsk->bgrts", q, keys) * scale, mask[:, None, None]
-    if common is None:
+    if prefix is None:
         return jnp.einsum("bgrts,bgsk->btgrk", _weigh(scores, mask, values.dtype), values)
-    before = product("btgrk,gck->bgrtc", q, common[0][0]) * scale
+    before = product("btgrk,gck->bgrtc", q, prefix[0][0]) * scale
     count = before.shape[-1]
     mask = jnp.pad(mask, [(0, 0)] * 4 + [(count, 0)], constant_values=True)
     probs = _weigh(jnp.concatenate([before, scores], axis=-1), mask, values.dtype)
     # Not with a float32 result: XLA's CPU compiler has no such product of bfloat16.
-    out = jnp.einsum("bgrtc,gck->btgrk", probs[..., :count], common[1][0])
+    out = jnp.einsum("bgrtc,gck->btgrk", probs[..., :count], prefix[1][0])
     return out + jnp.einsum("bgrts,bgsk->btgrk", probs[..., count:], values)
 
 
-def _mask(spans: Int[Array, "B 2"] | None, start: int, end: int) -> Bool[Array, "#B t s"]:
-    """Which of the keys 0 <= s < end the queries start <= t < end see."""
-    keys = jnp.arange(end)
-    causal = (keys[None, :] <= jnp.arange(start, end)[:, None])[None]
-    return causal if spans is None else causal & ((keys >= spans[:, :1]) & (keys < spans[:, 1:]))[:, None, :]
-
-
-def masked_attention(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G K"],
-    mask: Bool[Array, "#B T S"],
-    scale: float,
-) -> Float[Array, "B T H K"]:
-    """Attention with grouped heads over the keys that `mask` allows; plain XLA on every platform."""
-    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
-    return _over(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale, None).reshape(q.shape)
-
-
-def _portable(q: jax.Array, k: jax.Array, v: jax.Array, spans: jax.Array | None, scale: float) -> jax.Array:
-    return masked_attention(q, k, v, _mask(spans, 0, q.shape[1]), scale)
+def _portable(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float) -> jax.Array:
+    return prefill_attention(q, k, v, mask, scale, None)
 
 
 # --- by blocks of queries: scores above the diagonal are not computed, and none is kept for the backward pass ---
@@ -96,19 +113,19 @@ def _by_blocks(
     q: Float[Array, "B G R T K"],
     k: Float[Array, "B G T K"],
     v: Float[Array, "B G T K"],
-    spans: Int[Array, "B 2"] | None,
+    mask: RowMask,
     scale: float,
 ) -> Float[Array, "B G R T K"]:
-    return _by_blocks_forward(q, k, v, spans, scale)[0]
+    return _by_blocks_forward(q, k, v, mask, scale)[0]
 
 
 def _by_blocks_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, spans: jax.Array | None, scale: float
-) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
-    """Keeps the logarithm of each query's normaliser, from which the backward pass makes the weights again."""
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float
+) -> tuple[jax.Array, tuple]:
+    """Saves the logarithm of each query's normaliser, from which the backward pass computes the weights again."""
     outs, normalizers = [], []
     for start, end in _blocks(q.shape[3]):
-        scores = _scores(q[:, :, :, start:end], k[:, :, :end], _mask(spans, start, end), scale)
+        scores = _scores(q[:, :, :, start:end], k[:, :, :end], mask.visible(start, end), scale)
         top = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -118,18 +135,18 @@ def _by_blocks_forward(
         outs.append(jnp.where(sees, out / total, 0.0).astype(q.dtype))
         normalizers.append(jnp.where(sees, top + jnp.log(total), -MASKED))
     out, normalizer = jnp.concatenate(outs, axis=3), jnp.concatenate(normalizers, axis=3)
-    return out, (q, k, v, spans, out, normalizer)
+    return out, (q, k, v, mask, out, normalizer)
 
 
-def _by_blocks_backward(scale: float, saved: tuple, given: jax.Array) -> tuple[jax.Array | None, ...]:
-    q, k, v, spans, out, normalizer = saved
+def _by_blocks_backward(scale: float, saved: tuple, by_out: jax.Array) -> tuple[jax.Array | None, ...]:
+    q, k, v, mask, out, normalizer = saved
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     # Softmax takes the mean of its gradient away, which is the same as the output's product with its own.
-    mean = product("bgrtk,bgrtk->bgrt", given, out)[..., None]
+    mean = product("bgrtk,bgrtk->bgrt", by_out, out)[..., None]
     by_q, by_k, by_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
     for start, end in _blocks(q.shape[3]):
-        queries, back = q[:, :, :, start:end], given[:, :, :, start:end]
-        scores = _scores(queries, k[:, :, :end], _mask(spans, start, end), scale)
+        queries, back = q[:, :, :, start:end], by_out[:, :, :, start:end]
+        scores = _scores(queries, k[:, :, :end], mask.visible(start, end), scale)
         weights = jnp.exp(scores - normalizer[:, :, :, start:end])
         by_weights = product("bgrtk,bgsk->bgrts", back, v[:, :, :end])
         by_scores = (weights * (by_weights - mean[:, :, :, start:end]) * scale).astype(k.dtype)
@@ -142,25 +159,25 @@ def _by_blocks_backward(scale: float, saved: tuple, given: jax.Array) -> tuple[j
 _by_blocks.defvjp(_by_blocks_forward, _by_blocks_backward)
 
 
-def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, spans: jax.Array | None, scale: float) -> jax.Array:
+def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float) -> jax.Array:
     (batch, length, heads, size), groups = q.shape, k.shape[2]
     q = q.reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
-    out = _by_blocks(q, k.swapaxes(1, 2), v.swapaxes(1, 2), spans, scale)
+    out = _by_blocks(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
 
 
-# --- fused kernels, for rows that begin at slot 0: the causal mask alone keeps padding away from real tokens ---
+# --- fused kernels, for rows that begin at position 0: the causal mask alone hides padding from real tokens ---
 
 
-def _without_padding(out: Float[Array, "B T H K"], spans: Int[Array, "B 2"] | None) -> Float[Array, "B T H K"]:
-    """Zeros past each row's end: what kernels leave there is not promised."""
-    if spans is None:
+def _without_padding(out: Float[Array, "B T H K"], mask: RowMask) -> Float[Array, "B T H K"]:
+    """Sets what is past each row's end to zero: what kernels write there is not promised."""
+    if mask.ends is None:
         return out
-    return jnp.where((jnp.arange(out.shape[1]) < spans[:, 1:])[..., None, None], out, 0)
+    return jnp.where((jnp.arange(out.shape[1]) < mask.ends[:, None])[..., None, None], out, 0)
 
 
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, spans: jax.Array | None, scale: float) -> jax.Array:
-    lengths = None if spans is None else jnp.maximum(spans[:, 1], 1)  # a row without keys would have no softmax
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float) -> jax.Array:
+    lengths = None if mask.ends is None else jnp.maximum(mask.ends, 1)  # a row without keys would have no softmax
     out = jax.nn.dot_product_attention(
         q,
         k,
@@ -171,19 +188,19 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, spans: jax.Array | None, sc
         key_value_seq_lengths=lengths,
         implementation="cudnn",
     )
-    return _without_padding(out, spans)
+    return _without_padding(out, mask)
 
 
-def _splash(q: jax.Array, k: jax.Array, v: jax.Array, spans: jax.Array | None, scale: float) -> jax.Array:
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float) -> jax.Array:
     length, size = q.shape[1], q.shape[3]
     padding = ((0, 0), (0, 0), (0, -length % LANES), (0, -size % LANES))
     q, k, v = (jnp.pad(x.swapaxes(1, 2), padding) for x in (q * jnp.asarray(scale, q.dtype), k, v))
-    mask = splash_attention.MultiHeadMask([splash_attention.CausalMask((q.shape[2],) * 2)] * q.shape[1])
-    kernel = splash_attention.make_splash_mha_single_device(mask, interpret=jax.default_backend() == "cpu")
-    return _without_padding(jax.vmap(kernel)(q, k, v).swapaxes(1, 2)[:, :length, :, :size], spans)
+    causal = splash_attention.MultiHeadMask([splash_attention.CausalMask((q.shape[2],) * 2)] * q.shape[1])
+    kernel = splash_attention.make_splash_mha_single_device(causal, interpret=jax.default_backend() == "cpu")
+    return _without_padding(jax.vmap(kernel)(q, k, v).swapaxes(1, 2)[:, :length, :, :size], mask)
 
 
-FORMS: dict[str, Callable[..., jax.Array]] = {
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "portable": _portable,
     "blocked": _blocked,
     "cudnn": _cudnn,
@@ -195,19 +212,19 @@ def attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G K"],
-    spans: Int[Array, "B 2"] | None,
+    mask: RowMask,
     scale: float,
-    form: str = "portable",
+    implementation: str = "portable",
 ) -> Float[Array, "B T H K"]:
-    """Causal attention with grouped heads: query i sees key j when j <= i and j lies in its row's span.
+    """Computes causal attention with grouped heads: query i sees the keys j <= i that `mask` allows.
 
     Query head h reads key/value head h // (H // G). Scores and softmax are float32. Rows of queries that see no key
     are zero.
 
     Args:
-      form: as `forms.attention_form` gives it. "cudnn" and "splash" need spans that begin at slot 0.
+      implementation: as dispatch.py gives it. "cudnn" and "splash" need rows that begin at position 0, no segments.
     """
-    return FORMS[form](q, k, v, spans, scale)
+    return IMPLEMENTATIONS[implementation](q, k, v, mask, scale)
 
 
 # --- over a cache ---
@@ -217,13 +234,14 @@ def prefill_attention(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G K"],
-    spans: Int[Array, "B 2"],
+    mask: RowMask,
     scale: float,
-    common: Common,
+    prefix: KeysValues | None,
 ) -> Float[Array, "B T H K"]:
-    """`attention` of rows that all stand behind the same tokens."""
-    grouped, mask = q.reshape(*k.shape[:3], -1, k.shape[3]), _mask(spans, 0, q.shape[1])
-    return _over(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale, common).reshape(q.shape)
+    """Computes `attention` of rows behind a shared prefix, whose keys and values are [1 G C K]."""
+    grouped = q.reshape(*k.shape[:3], -1, k.shape[3])
+    visible = mask.visible(0, q.shape[1])
+    return _masked(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, scale, prefix).reshape(q.shape)
 
 
 def decode_attention(
@@ -233,10 +251,10 @@ def decode_attention(
     starts: Int[Array, " B"],
     end: Int[Array, ""],
     scale: float,
-    common: Common | None = None,
+    prefix: KeysValues | None = None,
 ) -> Float[Array, "B H K"]:
-    """One query a row over the cache slots starts[b] <= s < end, and over everything that is `common`."""
-    slots = jnp.arange(keys.shape[2])
-    mask = ((slots >= starts[:, None]) & (slots < end))[:, None]
+    """Computes attention of one query a row over the positions starts[b] <= s < end of a cache and a shared prefix."""
+    positions = jnp.arange(keys.shape[2])
+    mask = ((positions >= starts[:, None]) & (positions < end))[:, None]
     grouped = q.reshape(len(q), 1, keys.shape[1], -1, q.shape[2])
-    return _over(grouped, keys, values, mask, scale, common).reshape(q.shape)
+    return _masked(grouped, keys, values, mask, scale, prefix).reshape(q.shape)

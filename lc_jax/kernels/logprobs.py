@@ -50,9 +50,11 @@ def _portable(
 # --- with a gradient of its own: one pass over the logits in place of several, the head's summed in float32 ---
 
 
-def _read_all(hidden: jax.Array, targets: jax.Array, head: jax.Array, temperature: jax.Array, form: str) -> Read:
+def _read_all(
+    hidden: jax.Array, targets: jax.Array, head: jax.Array, temperature: jax.Array, implementation: str
+) -> Read:
     def part(_: None, xs: tuple[jax.Array, jax.Array]) -> tuple[None, Read]:
-        if form == "pallas":
+        if implementation == "pallas":
             platform = "gpu" if jax.default_backend() == "gpu" else "tpu"
             return None, logprobs_pallas.read(*xs, head, temperature, platform)
         return None, _read(_logits(xs[0], head, temperature), xs[1])
@@ -66,24 +68,26 @@ def _analytic(
     targets: Int[Array, "C N"],
     head: Float[Array, "D V"],
     temperature: Float[Array, ""],
-    form: str,
+    implementation: str,
 ) -> tuple[Float[Array, "C N"], Float[Array, "C N"]]:
-    return _read_all(hidden, targets, head, temperature, form)[:2]
+    return _read_all(hidden, targets, head, temperature, implementation)[:2]
 
 
-def _analytic_forward(hidden: Any, targets: Any, head: Any, temperature: Any, form: str) -> tuple[tuple, tuple]:
+def _analytic_forward(
+    hidden: Any, targets: Any, head: Any, temperature: Any, implementation: str
+) -> tuple[tuple, tuple]:
     """What is kept: two numbers a token, and the logits where there is one chunk alone."""
     hidden, targets, head, temperature = (x.value for x in (hidden, targets, head, temperature))
     kept = None
-    if form == "analytic" and len(hidden) == 1:
+    if implementation == "analytic" and len(hidden) == 1:
         kept = _logits(hidden[0], head, temperature)
         logprobs, entropies, normalizers = (x[None] for x in _read(kept, targets[0]))
     else:
-        logprobs, entropies, normalizers = _read_all(hidden, targets, head, temperature, form)
+        logprobs, entropies, normalizers = _read_all(hidden, targets, head, temperature, implementation)
     return (logprobs, entropies), (hidden, targets, head, temperature, entropies, normalizers, kept)
 
 
-def _analytic_backward(form: str, saved: tuple, given: tuple[Any, Any]) -> tuple[jax.Array | None, ...]:
+def _analytic_backward(implementation: str, saved: tuple, given: tuple[Any, Any]) -> tuple[jax.Array | None, ...]:
     """d log p[y] / dz = 1[v = y] - p and d entropy / dz = -p (z - E z), chunk by chunk."""
     hidden, targets, head, temperature, entropies, normalizers, kept = saved
     without_entropy = isinstance(given[1], SymbolicZero)  # the usual case in training
@@ -120,7 +124,7 @@ def token_logprobs(
     head: Float[Array, "D V"],
     targets: Int[Array | np.ndarray, "B T"],
     temperature: Float[Array, ""],
-    form: str = "analytic",
+    implementation: str = "analytic",
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """log softmax(hidden @ head / temperature)[target] and the entropy of that distribution, both float32 nats.
 
@@ -128,13 +132,13 @@ def token_logprobs(
     about CHUNK_LOGITS of them on each device, forward and backward (each chunk is computed again for its gradient).
 
     Args:
-      form: as `forms.logprobs_form` gives it. The gradient of "pallas" is that of "analytic".
+      implementation: as `dispatch.logprobs_implementation` gives it. The gradient of "pallas" is that of "analytic".
 
     Raises:
       ValueError: "pallas" on a mesh of several devices, over which its kernel cannot be divided.
     """
     devices = max(1, math.prod(jax.sharding.get_abstract_mesh().axis_sizes))
-    if form == "pallas" and devices > 1:
+    if implementation == "pallas" and devices > 1:
         raise ValueError("kernels='pallas' runs on one device; set config.kernels=auto on a mesh of several.")
     batch, length, width = hidden.shape
     count = min(length, -(-batch * length * head.shape[1] // (CHUNK_LOGITS * devices)))
@@ -145,9 +149,9 @@ def token_logprobs(
     ids = jnp.pad(jnp.asarray(targets), padding).reshape(batch, count, size).swapaxes(0, 1)
     # Token by token as one matrix: on CPUs the backward pass is much faster.
     parts, ids = parts.reshape(count, batch * size, width), ids.reshape(count, batch * size)
-    if form == "portable":
+    if implementation == "portable":
         outs = _portable(parts, ids, head, temperature)
     else:
-        outs = _analytic(parts, ids, head, temperature, form)
+        outs = _analytic(parts, ids, head, temperature, implementation)
     logprobs, entropies = (x.reshape(count, batch, size).swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in outs)
     return logprobs, entropies

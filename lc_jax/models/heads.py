@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -23,13 +25,19 @@ class RewardHead(nnx.Module):
 
 
 class ScalarModel(nnx.Module):
-    """A decoder with a scalar head; its language-model head is kept as it came and never used."""
+    """A decoder with a scalar head; its language-model head is stored and never used."""
 
     def __init__(self, config: Config, key: jax.Array) -> None:
         self.config = config
         self.backbone_model: CausalLM = config.build(key)
         self.reward_head = RewardHead(config)
 
-    def __call__(self, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"] | None = None) -> Float[Array, "B T"]:
-        """The scalar at every position, float32. A sequence's reward is the one at its last real token."""
-        return self.reward_head(self.backbone_model(tokens, spans))
+    def __call__(
+        self, tokens: Int[Array, "B T"], lengths: Int[Array, " B"] | None = None, **rows: Any
+    ) -> Float[Array, "B T"]:
+        """Computes the scalar at every position, float32. A sequence's reward is the one at its last real token.
+
+        Args:
+          lengths, rows: as in `CausalLM`.
+        """
+        return self.reward_head(self.backbone_model(tokens, lengths, **rows))

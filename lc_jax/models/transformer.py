@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -18,10 +17,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
-from lc_jax.kernels import forms
-from lc_jax.kernels.attention import attention, decode_attention, masked_attention, prefill_attention
+from lc_jax.kernels import dispatch
+from lc_jax.kernels.attention import RowMask, attention, decode_attention, prefill_attention
 from lc_jax.kernels.logprobs import token_logprobs
-from lc_jax.models.cache import Cache
+from lc_jax.models.cache import Cache, LayerCache
 from lc_jax.preflight import check_all, check_settings
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
@@ -55,13 +54,13 @@ class Config:
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     remat: str = "none"  # "none", "full" (keep block inputs only) or "dots" (keep matmul outputs too)
-    kernels: str = "auto"  # kernels/forms.py
+    kernels: str = "auto"  # kernels/dispatch.py
 
     def __post_init__(self) -> None:
         names = dict(param_dtype=DTYPES, compute_dtype=DTYPES, remat=("none", *REMAT))
         check_all(
             lambda: check_settings("precision", self, **names),
-            lambda: check_settings("", self, kernels=forms.KERNELS),
+            lambda: check_settings("", self, kernels=dispatch.KERNELS),
         )
 
     @property
@@ -147,15 +146,8 @@ rotate.defvjp(
 )
 
 
-def positions_of(spans: Int[Array, "B 2"], length: int) -> Int[Array, "B T"]:
-    """Place of each slot in its row's span, and 1 outside it, as transformers numbers masked slots in generation."""
-    slots = jnp.arange(length)
-    inside = (slots >= spans[:, :1]) & (slots < spans[:, 1:])
-    return jnp.where(inside, slots - spans[:, :1], 1)
-
-
 class CausalLM(nnx.Module):
-    """A decoder. `spans` says which slots start <= t < end of row b hold real tokens (None: all slots do)."""
+    """A decoder."""
 
     def __init__(self, config: Config, key: jax.Array, block: Callable[..., nnx.Module], *, norm_bias: bool) -> None:
         embed_key, block_key, head_key = jax.random.split(key, 3)
@@ -184,9 +176,9 @@ class CausalLM(nnx.Module):
     def logprobs(
         self, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], temperature: Float[Array, ""]
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-        """Log-probability of each target and the entropy where it stands; see `token_logprobs`."""
-        form = forms.logprobs_form(self.config.kernels)
-        return token_logprobs(hidden, self.head_matrix(), targets, temperature, form)
+        """Log-probability of each target and the entropy at its position; see `token_logprobs`."""
+        implementation = dispatch.logprobs_implementation(self.config.kernels)
+        return token_logprobs(hidden, self.head_matrix(), targets, temperature, implementation)
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
@@ -194,57 +186,34 @@ class CausalLM(nnx.Module):
     def _angles(self, positions: Int[Array, "B T"], length: int) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
         """Cosine and sine of each plane's angle, read from a table of the positions below `length`.
 
-        Of angles made from the positions themselves XLA on CPUs computes both anew in every rotation, for each head.
+        Of angles made from the positions themselves XLA on CPUs computes both again in every rotation, for each head.
         """
-        table = jnp.arange(max(length, 2))[:, None] * self.config.inverse_frequencies()  # masked slots stand at 1
+        table = jnp.arange(max(length, 2))[:, None] * self.config.inverse_frequencies()  # padding is at position 1
         return jnp.take(jnp.cos(table), positions, axis=0), jnp.take(jnp.sin(table), positions, axis=0)
 
-    def __call__(self, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"] | None = None) -> Float[Array, "B T D"]:
-        """Hidden states after the final norm, compute dtype. Slots outside a span never influence slots inside.
-
-        Fused kernels (forms.FUSED) need spans that begin at slot 0.
-        """
-        everything = jnp.array([[0, tokens.shape[1]]], jnp.int32)
-        positions = positions_of(everything if spans is None else spans, tokens.shape[1])
-        positions = jnp.broadcast_to(positions, tokens.shape)
-        form = forms.attention_form(self.config.kernels, self.config.dtype, self.config.head_dim)
-        return self._through(tokens, positions, lambda q, k, v: self._attention(q, k, v, spans, form))
-
-    def branch(
+    def __call__(
         self,
-        tokens: Int[Array, "B W"],
-        spans: Int[Array, "B 2"],
-        tails: Int[Array, "B U"],
-        branches: Int[Array, "B U"],
-    ) -> Float[Array, "B U D"]:
-        """Hidden states of several continuations of each row, as if each stood behind it alone.
+        tokens: Int[Array, "B T"],
+        lengths: Int[Array, " B"] | None = None,
+        *,
+        starts: Int[Array, " B"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Computes hidden states after the final norm, compute dtype. Padding never influences real tokens.
 
         Args:
-          tokens, spans: what the continuations of a row have in common, from slot 0 on; it is computed once.
-          tails, branches: their tokens, one continuation after the other, and which one each token belongs to; what is
-            behind the last one is padding and has a number of its own.
+          lengths: real tokens of each row; None: rows have no padding.
+          starts: first real position of rows that are padded on the left; None: 0.
+          segment_ids: of packed suffixes, in place of `lengths`: SHARED_PREFIX for the tokens that a row begins with,
+            1, 2, ... for suffixes, each computed as if it alone followed the prefix, and PADDING at the end.
         """
-        width, length = tokens.shape[1], tails.shape[1]
-        own = (branches[:, :, None] == branches[:, None, :]) & jnp.tri(length, dtype=bool)
-        before = (jnp.arange(width) >= spans[:, :1]) & (jnp.arange(width) < spans[:, 1:])
-        mask = jnp.concatenate([jnp.broadcast_to(before[:, None], (*own.shape[:2], width)), own], axis=2)
-        positions = jnp.concatenate([positions_of(spans, width), jnp.sum(mask, axis=2) - 1], axis=1)
-        form = forms.attention_form(self.config.kernels, self.config.dtype, self.config.head_dim)
-
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            common = self._attention(q[:, :width], k[:, :width], v[:, :width], spans, form)
-            tail = masked_attention(q[:, width:], k, v, mask, self.config.head_dim**-0.5)
-            return jnp.concatenate([common, tail], axis=1)
-
-        return self._through(jnp.concatenate([tokens, tails], axis=1), positions, attend)[:, width:]
-
-    def _through(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], over: Attend) -> Float[Array, "B T D"]:
-        """Runs embedding, blocks and final norm; `over` attends with rotated queries and keys."""
-        cos, sin = self._angles(positions, tokens.shape[1])
+        ends = lengths if starts is None or lengths is None else starts + lengths
+        mask = RowMask(starts, ends, segment_ids)
+        cos, sin = self._angles(jnp.broadcast_to(mask.positions(tokens.shape[1]), tokens.shape), tokens.shape[1])
         graphdef, stacked = nnx.split(self.layers)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return over(rotate(q, cos, sin), rotate(k, cos, sin), v)
+            return self._attention(rotate(q, cos, sin), rotate(k, cos, sin), v, mask)
 
         def body(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
             return parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None), None
@@ -257,104 +226,93 @@ class CausalLM(nnx.Module):
         x, _ = jax.lax.scan(body, x, stacked, unroll=self._unroll())
         return self.norm(x)
 
-    def _attention(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, spans: Int[Array, "B 2"] | None, form: str
-    ) -> Float[Array, "B T H K"]:
-        call: Callable[..., jax.Array] = functools.partial(attention, scale=self.config.head_dim**-0.5, form=form)
+    def _attention(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask) -> Float[Array, "B T H K"]:
+        config = self.config
+        implementation = dispatch.attention_implementation(config.kernels, config.dtype, config.head_dim)
+        if implementation in dispatch.FUSED and mask.starts is not None:
+            implementation = "portable"
+        if implementation in dispatch.FUSED and mask.segment_ids is not None:
+            implementation = "blocked"
+        call: Callable[..., jax.Array] = functools.partial(
+            attention, scale=config.head_dim**-0.5, implementation=implementation
+        )
         # The compiler divides the others over the mesh by itself.
-        if form == "splash":
-            call = parallel.per_device(call, (q.shape[0], self.config.num_kv_heads))
-        return call(q, k, v, spans)
+        if implementation == "splash":
+            call = parallel.per_device(call, (q.shape[0], config.num_kv_heads))
+        return call(q, k, v, mask)
 
     def _unroll(self) -> int:
         return self.config.num_layers if self.config.num_layers <= UNROLL else 1
 
+    # --- generation ---
+
     def init_cache(self, batch: int, length: int) -> Cache:
-        """An empty cache of `length` slots a row."""
-        config, shallow = self.config, self._unroll() > 1
-        shape = (batch, config.num_kv_heads, length, config.head_dim)
-        axes, lead = ("batch", "heads", None, None), () if shallow else (config.num_layers,)
-        empty = parallel.constrain(jnp.zeros(lead + shape, config.dtype), *(None,) * len(lead), *axes)
-        arrays = (empty,) * (config.num_layers if shallow else 1)
-        return Cache(arrays, arrays)
+        """Returns an empty cache of `length` positions a row."""
+        config = self.config
+        shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
+        return Cache.empty(shape, config.dtype, per_layer=self._unroll() > 1)
+
+    def prefill(
+        self, tokens: Int[Array, "B T"], starts: Int[Array, " B"], cache: Cache
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """Computes hidden states of left-padded prompts, and writes their keys and values to positions 0 to T.
+
+        Args:
+          starts: first real position of each row; T for a row without tokens.
+        """
+        mask = RowMask(starts)
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, layer: LayerCache) -> jax.Array:
+            if layer.prefix is None:
+                return self._attention(q, k, v, mask)
+            return prefill_attention(q, k, v, mask, self.config.head_dim**-0.5, layer.prefix)
+
+        positions = mask.positions(tokens.shape[1]) + cache.prefix_length
+        return self._through_cache(tokens, positions, cache, 0, attend)
+
+    def decode(
+        self,
+        token: Int[Array, " B"],
+        starts: Int[Array, " B"],
+        position: Int[Array, ""],
+        cache: Cache,
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """Computes the hidden state of one more token a row at `position`; it sees starts[b] <= s <= position."""
+        scale, in_sequence = self.config.head_dim**-0.5, position - starts + cache.prefix_length
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, layer: LayerCache) -> jax.Array:
+            keys, values = layer.read()
+            return decode_attention(q[:, 0], keys, values, starts, position + 1, scale, layer.prefix)[:, None]
+
+        hidden, cache = self._through_cache(token[:, None], in_sequence[:, None], cache, position, attend)
+        return hidden[:, 0], cache
 
     def _through_cache(
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
         cache: Cache,
-        slot: Any,
-        read: Callable[..., jax.Array],
+        position: Any,
+        attend: Callable[..., jax.Array],
     ) -> tuple[Float[Array, "B T D"], Cache]:
-        """Runs the blocks; each stores keys and values from `slot` on, then attends by read(q, k, v, keys, values,
-        common), the last one a pair or None.
-
-        The cache is carried and updated in place: as inputs and outputs of the scan it would be copied for every token.
-        """
-        cos, sin = self._angles(positions, cache.num_common + cache.length)
+        """Runs the blocks; each writes keys and values at `position` of its cache, then attends by attend(q, k, v,
+        cache of the layer)."""
+        cos, sin = self._angles(positions, cache.prefix_length + cache.length)
         graphdef, stacked = nnx.split(self.layers)
 
-        def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
-            (x, kept), (layer, index, common) = carry, inputs
-
-            def store(whole: jax.Array, part: Float[Array, "B T G K"]) -> jax.Array:
-                part, place = part.swapaxes(1, 2).astype(whole.dtype), (0, 0, slot, 0)
-                if index is None:
-                    return jax.lax.dynamic_update_slice(whole, part, place)
-                return jax.lax.dynamic_update_slice(whole, part[None], (index, *place))
-
-            def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-                nonlocal kept
+        def step(x: jax.Array, params: Any, layer: LayerCache) -> tuple[jax.Array, LayerCache]:
+            def write_and_attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+                nonlocal layer
                 q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-                kept = store(kept[0], k), store(kept[1], v)
-                return read(q, k, v, *(kept if index is None else (kept[0][index], kept[1][index])), common)
+                layer = layer.write(k, v, position)
+                return attend(q, k, v, layer)
 
-            x = parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None)
-            return (x, kept), None
+            x = nnx.merge(graphdef, params)(x, write_and_attend)
+            return parallel.constrain(x, "batch", None, None), layer
 
-        x = parallel.constrain(self._embed(tokens), "batch", None, None)  # from a table that is whole on the fsdp axis
-        arrays, common = list(zip(cache.keys, cache.values, strict=True)), cache.common
-        before = list(zip(common.keys, common.values, strict=True)) if common else [None] * len(arrays)
-        if len(arrays) == 1:
-            layers = (stacked, jnp.arange(self.config.num_layers), before[0])
-            (x, arrays[0]), _ = jax.lax.scan(body, (x, arrays[0]), layers)
-        else:
-            for i, kept in enumerate(arrays):
-                layer = jax.tree.map(operator.itemgetter(i), stacked)
-                (x, arrays[i]), _ = body((x, kept), (layer, None, before[i]))
-        keys, values = zip(*arrays, strict=True)
-        return self.norm(x), Cache(keys, values, common)
-
-    def prefill(
-        self, tokens: Int[Array, "B T"], spans: Int[Array, "B 2"], cache: Cache
-    ) -> tuple[Float[Array, "B T D"], Cache]:
-        """Hidden states of prompts, and the cache with their keys and values in slots 0 to T."""
-        form = forms.attention_form(self.config.kernels, self.config.dtype, self.config.head_dim)
-        form = "portable" if form in forms.FUSED else form  # prompts are padded on the left
-
-        def read(q: jax.Array, k: jax.Array, v: jax.Array, _: Any, __: Any, common: Any) -> jax.Array:
-            if common is None:
-                return self._attention(q, k, v, spans, form)
-            return prefill_attention(q, k, v, spans, self.config.head_dim**-0.5, common)
-
-        positions = positions_of(spans, tokens.shape[1]) + cache.num_common
-        return self._through_cache(tokens, positions, cache, 0, read)
-
-    def decode(
-        self,
-        token: Int[Array, " B"],
-        starts: Int[Array, " B"],
-        slot: Int[Array, ""],
-        cache: Cache,
-    ) -> tuple[Float[Array, "B D"], Cache]:
-        """Hidden state of one more token a row, written to `slot`; it sees the slots starts[b] <= s <= slot."""
-        scale, positions = self.config.head_dim**-0.5, slot - starts + cache.num_common
-
-        def read(q: jax.Array, k: Any, v: Any, keys: jax.Array, values: jax.Array, common: Any) -> jax.Array:
-            return decode_attention(q[:, 0], keys, values, starts, slot + 1, scale, common)[:, None]
-
-        hidden, cache = self._through_cache(token[:, None], positions[:, None], cache, slot, read)
-        return hidden[:, 0], cache
+        x = parallel.constrain(self._embed(tokens), "batch", None, None)  # from a table that fsdp does not split
+        x, cache = cache.scan(step, x, stacked)
+        return self.norm(x), cache
 
 
 @flax.struct.dataclass

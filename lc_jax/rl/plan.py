@@ -136,9 +136,10 @@ class _Phases:
         count, width = sizes.reader_batch_size, sizes.reader_length
         if self.models.extractor is not None and sizes.extracting is not None:
             phases.append(self._generation("extract", self.models.extractor, count, width, sizes.extracting))
-        tails = batches.bucket_length(width // TAIL)
-        rows = [jax.ShapeDtypeStruct((count, n), jnp.int32) for n in (batches.bucket_length(width), 2, tails, tails)]
-        traced = score.branch_rewards.trace(self.models.forecaster, *rows)
+        row = jax.ShapeDtypeStruct(
+            (count, batches.bucket_length(width) + batches.bucket_length(width // TAIL)), jnp.int32
+        )
+        traced = score.packed_rewards.trace(self.models.forecaster, row, row)
         return [*phases, self.phase("forecast", traced, "lower reader.batch_size")]
 
     def _episodes(self, count: int) -> batch.Episodes:

@@ -18,7 +18,7 @@ from lc_jax.training.losses import soft_label_loss
 
 def loss_fn(model: Model, batch: Mapping[str, Array]) -> loop.Sums:
     """Returns sums over real rows: binary cross-entropy, number of rows, squared error of the probability."""
-    logits = sequence_rewards(model, batch["tokens"], batch["spans"])
+    logits = sequence_rewards(model, batch["tokens"], batch["lengths"])
     loss, weight = soft_label_loss(logits, batch["labels"], batch["weights"] > 0)
     squared = jnp.sum(jnp.where(batch["weights"] > 0, (jax.nn.sigmoid(logits) - batch["labels"]) ** 2, 0.0))
     return {"loss": loss, "weight": weight, "squared_error": squared}
@@ -33,6 +33,6 @@ def dataset(sequences: Sequence[Sequence[int]], labels: Sequence[float]) -> loop
         batch = [sequences[i] if i >= 0 else [0] for i in rows]
         padded = batches.pad(batch, boundaries[np.searchsorted(boundaries, max(map(len, batch)))])
         weights = (rows >= 0).astype(np.float32)
-        return {"tokens": padded.tokens, "spans": padded.spans, "labels": probs[rows] * weights, "weights": weights}
+        return {"tokens": padded.tokens, "lengths": padded.lengths, "labels": probs[rows] * weights, "weights": weights}
 
     return loop.Dataset(lengths, collate)

@@ -21,7 +21,7 @@ def policy_outputs(
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Returns each response token's log-probability (0 past the end) and the entropy at its position, nats."""
     module, num_positions = policy.bind(), episodes.responses.shape[1]
-    hidden = module(episodes.tokens, _spans(episodes.prompt_lengths + episodes.lengths))
+    hidden = module(episodes.tokens, episodes.prompt_lengths + episodes.lengths)
     hidden = gather_response_positions(hidden, episodes.prompt_lengths, num_positions)
     logprobs, entropies = module.logprobs(hidden, episodes.responses, temperature)
     return jnp.where(episodes.mask, logprobs, 0.0), entropies
@@ -30,13 +30,8 @@ def policy_outputs(
 def critic_values(critic: Model, episodes: Episodes) -> Float[Array, "B T"]:
     """Returns V_t, the scalar head before response token t."""
     starts = episodes.critic_prompt_lengths
-    values = critic.bind()(episodes.critic_tokens, _spans(starts + episodes.lengths))
+    values = critic.bind()(episodes.critic_tokens, starts + episodes.lengths)
     return gather_response_positions(values, starts, episodes.responses.shape[1])
-
-
-def _spans(lengths: Int[Array, " B"]) -> Int[Array, "B 2"]:
-    """Returns the positions of real tokens as the models take them: from 0 to the length."""
-    return jnp.stack([jnp.zeros_like(lengths), lengths], axis=1)
 
 
 @jax.jit

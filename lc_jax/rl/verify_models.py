@@ -279,22 +279,23 @@ def padding(model: Model, prompts: Sequence[Sequence[int]]) -> Measured:
     rng, width = np.random.default_rng(0), max(map(len, prompts)) + 4
     differences: list[np.ndarray] = []
     for side in ("left", "right"):
-        spans = [(width - len(p), width) if side == "left" else (0, len(p)) for p in prompts]
+        real = [slice(width - len(p), width) if side == "left" else slice(0, len(p)) for p in prompts]
+        starts, lengths = np.asarray([s.start for s in real], np.int32), np.asarray(list(map(len, prompts)), np.int32)
         outputs = []
         for fill in (np.zeros((len(prompts), width)), rng.integers(0, model.config.vocab_size, (len(prompts), width))):
             tokens = fill.astype(np.int32)
             for row, prompt in enumerate(prompts):
-                tokens[row, slice(*spans[row])] = prompt
-            out = parallel.to_host(forward(model, *parallel.put_batch((tokens, np.asarray(spans, np.int32)))))
-            outputs.append([out[row, slice(*span)] for row, span in enumerate(spans)])
+                tokens[row, real[row]] = prompt
+            out = parallel.to_host(forward(model, *parallel.put_batch((tokens, lengths, starts))))
+            outputs.append([out[row, part] for row, part in enumerate(real)])
         differences += [np.abs(a - b) for a, b in zip(*outputs, strict=True)]
     return Measured(largest(differences), 0.0)
 
 
 @jax.jit
-def forward(model: Model, tokens: jax.Array, spans: jax.Array) -> jax.Array:
-    """Returns float32 hidden states [B, S, D], or values [B, S] of a scalar model."""
-    return model.bind()(tokens, spans).astype(jnp.float32)
+def forward(model: Model, tokens: jax.Array, lengths: jax.Array, starts: jax.Array | None = None) -> jax.Array:
+    """Returns float32 hidden states [B, S, D], or values [B, S] of a scalar model; arguments as in `CausalLM`."""
+    return model.bind()(tokens, lengths, starts=starts).astype(jnp.float32)
 
 
 def target_loss(

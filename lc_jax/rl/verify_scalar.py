@@ -53,7 +53,7 @@ def head_position(model: Model, prompts: Sequence[Sequence[int]]) -> Measured:
 
 def _values(model: Model, tokens: Sequence[int]) -> np.ndarray:
     """Returns the head at each token of one unpadded row."""
-    return np.asarray(forward(model, jnp.asarray([tokens]), jnp.asarray([[0, len(tokens)]])))[0]
+    return np.asarray(forward(model, jnp.asarray([tokens]), jnp.asarray([len(tokens)])))[0]
 
 
 def _limit(model: Model) -> float:

@@ -27,7 +27,7 @@ def dataset(encoded: Sequence[Encoded]) -> Dataset:
         length = boundaries[np.searchsorted(boundaries, max(len(e.tokens) for e in batch))]
         padded = batches.pad([e.tokens for e in batch], length)
         firsts = np.asarray([e.num_source for e in batch], np.int32)
-        return {"tokens": padded.tokens, "spans": padded.spans, "first_targets": firsts}
+        return {"tokens": padded.tokens, "lengths": padded.lengths, "first_targets": firsts}
 
     return Dataset(lengths, collate)
 
@@ -35,9 +35,9 @@ def dataset(encoded: Sequence[Encoded]) -> Dataset:
 def loss_fn(model: Model, batch: Mapping[str, Array]) -> Sums:
     """Computes cross-entropy (nats) summed over target tokens, end of sequence included, and their number."""
     module = model.bind()
-    hidden = module(batch["tokens"], batch["spans"])
+    hidden = module(batch["tokens"], batch["lengths"])
     logprobs, _ = module.logprobs(hidden[:, :-1], batch["tokens"][:, 1:], jnp.float32(1.0))
     positions = jnp.arange(1, batch["tokens"].shape[1])
-    mask = (positions >= batch["first_targets"][:, None]) & (positions < batch["spans"][:, 1:])
+    mask = (positions >= batch["first_targets"][:, None]) & (positions < batch["lengths"][:, None])
     loss, weight = next_token_loss(logprobs, mask)
     return {"loss": loss, "weight": weight}

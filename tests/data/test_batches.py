@@ -13,21 +13,21 @@ from lc_jax.data import batches
 def test_pad_right():
     padded = batches.pad([[5, 6, 7], [], [8]], 4, pad_id=9)
     assert padded.tokens.tolist() == [[5, 6, 7, 9], [9, 9, 9, 9], [8, 9, 9, 9]]
-    assert padded.spans.tolist() == [[0, 3], [0, 0], [0, 1]]
-    assert padded.tokens.dtype == padded.spans.dtype == np.int32
+    assert (padded.starts.tolist(), padded.lengths.tolist()) == ([0, 0, 0], [3, 0, 1])
+    assert padded.tokens.dtype == padded.starts.dtype == padded.lengths.dtype == np.int32
 
 
 def test_pad_left():
     padded = batches.pad([[5, 6, 7], [], [8]], 4, pad_id=9, side="left")
     assert padded.tokens.tolist() == [[9, 5, 6, 7], [9, 9, 9, 9], [9, 9, 9, 8]]
-    assert padded.spans.tolist() == [[1, 4], [4, 4], [3, 4]]
+    assert (padded.starts.tolist(), padded.lengths.tolist()) == ([1, 4, 3], [3, 0, 1])
 
 
 @given(st.lists(st.lists(st.integers(0, 99), max_size=12), min_size=1, max_size=6), st.sampled_from(["left", "right"]))
-def test_spans_give_the_sequences_back(sequences, side):
+def test_starts_and_lengths_give_the_sequences_back(sequences, side):
     padded = batches.pad(sequences, 12, side=side)
-    rows = zip(padded.tokens, padded.spans, strict=True)
-    assert [row[start:end].tolist() for row, (start, end) in rows] == sequences
+    rows = zip(padded.tokens, padded.starts, padded.lengths, strict=True)
+    assert [row[start : start + length].tolist() for row, start, length in rows] == sequences
 
 
 def test_a_sequence_that_does_not_fit_is_named():

@@ -31,9 +31,9 @@ def model():
 
 
 @jax.jit
-def logits_of(model, tokens, spans):
+def logits_of(model, tokens, lengths=None):
     module = model.bind()
-    return module.logits(module(tokens, spans))
+    return module.logits(module(tokens, lengths))
 
 
 def run(model, prompts=PROMPTS, sampling=SAMPLING, **options):
@@ -62,7 +62,7 @@ def test_logprobs_are_those_of_the_full_forward_pass(model):
     hot = dataclasses.replace(SAMPLING, temperature=0.7, top_k=20, top_p=0.9)
     completions = run(model, sampling=hot)
     padded = batches.pad([prompt + c.tokens for prompt, c in zip(PROMPTS, completions, strict=True)] + [[3]] * 3, 24)
-    logprobs = np.asarray(jax.nn.log_softmax(logits_of(model, padded.tokens, padded.spans) / 0.7))
+    logprobs = np.asarray(jax.nn.log_softmax(logits_of(model, padded.tokens, padded.lengths) / 0.7))
     for row, prompt, completion in zip(logprobs, PROMPTS, completions, strict=False):
         first = len(prompt) - 1  # the position before the first token drawn
         expected = row[np.arange(first, first + len(completion.tokens)), completion.tokens]
@@ -72,7 +72,7 @@ def test_logprobs_are_those_of_the_full_forward_pass(model):
 @pytest.mark.parametrize(
     ("preset", "unrolled"), [pytest.param("tiny-llama", True, marks=pytest.mark.slow), ("tiny-gpt-neox", False)]
 )
-def test_what_all_prompts_begin_with_is_computed_once(preset, unrolled, monkeypatch):
+def test_a_shared_prefix_is_computed_once(preset, unrolled, monkeypatch):
     """Each token drawn behind it has the probability of the full forward pass, on one device and on eight."""
     beginning = np.random.default_rng(0).integers(8, 96, 70).tolist()
     prompts = [beginning + prompt for prompt in [*PROMPTS, [3]]]
@@ -100,7 +100,7 @@ def test_what_all_prompts_begin_with_is_computed_once(preset, unrolled, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("same", "lengths", "cut"),
+    ("same", "lengths", "expected"),
     [
         (100, (101, 180), 96),
         (100, (101, 193), 0),  # more is left of one than all have in common
@@ -110,9 +110,9 @@ def test_what_all_prompts_begin_with_is_computed_once(preset, unrolled, monkeypa
         (0, (), 0),
     ],
 )
-def test_only_a_long_beginning_is_computed_once_and_in_few_lengths(same, lengths, cut):
+def test_only_a_long_shared_prefix_is_computed_once_and_in_few_lengths(same, lengths, expected):
     prompts = [[7] * same + [i + 8] + [9] * (length - same - 1) for i, length in enumerate(lengths)]
-    assert generate._cut(prompts) == cut
+    assert generate._prefix_length(prompts) == expected
 
 
 def test_a_finished_batch_is_not_lost_where_the_next_one_fails():
@@ -157,8 +157,7 @@ def test_top_k_and_top_p_keep_the_likeliest():
 def test_draws_follow_the_distribution(model):
     sampling = generate.Sampling(1, 1.0)
     counts = np.bincount([c.tokens[0] for c in run(model, [PROMPTS[1]] * 4096, sampling, batch_size=1024)])
-    tokens, spans = np.asarray([PROMPTS[1]] * 8), np.asarray([[0, 12]] * 8)
-    probs = np.asarray(jax.nn.softmax(logits_of(model, tokens, spans)[0, -1]))
+    probs = np.asarray(jax.nn.softmax(logits_of(model, np.asarray([PROMPTS[1]] * 8))[0, -1]))
     counts = np.pad(counts, (0, len(probs) - len(counts)))
     expected = probs * 4096
     common = expected > 5

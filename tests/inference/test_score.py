@@ -24,8 +24,8 @@ GROUPS = [
     [COMMON[0] + tail for tail in ([7], [7, 8, 9], tokens(12), [9])],
     [COMMON[1] + [5]],  # one sequence
     [COMMON[2], COMMON[2] + [4, 4], COMMON[2]],  # one is the beginning of the other, and comes twice
-    [[3], [4, 5, 6]],  # nothing in common
-    [COMMON[0] + tokens(30), COMMON[0] + tokens(30)],  # less in common than not
+    [[3], [4, 5, 6]],  # nothing shared
+    [COMMON[0] + tokens(30), COMMON[0] + tokens(30)],  # less shared than not
     [COMMON[3] + tail for tail in (tokens(3), tokens(5))],
 ]
 
@@ -63,6 +63,6 @@ def test_no_groups():
     assert score.group_rewards(None, [], batch_size=4) == []
 
 
-def test_what_is_common_leaves_each_a_token():
+def test_a_shared_prefix_leaves_each_sequence_a_token():
     counts = [batches.shared_prefix_length(group) for group in GROUPS]
     assert counts == [20, 1, 8, 0, 20, 33]

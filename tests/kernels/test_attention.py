@@ -1,4 +1,4 @@
-"""Every form of attention against softmax written out in float64: values, gradients, padding, groups, block edges."""
+"""Every implementation of attention against softmax in float64: values, gradients, padding, groups, block edges."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lc_jax.kernels import attention as kernel
-from lc_jax.kernels import forms
+from lc_jax.kernels import dispatch
 
 SCALE = 0.3
 
@@ -23,6 +23,10 @@ def exact(q, k, v, spans):
     weights = np.where(sees[:, None], np.exp(scores - scores.max(axis=-1, keepdims=True)), 0.0)
     total = weights.sum(axis=-1, keepdims=True)
     return np.einsum("bhts,bshk->bthk", weights / np.where(total > 0, total, 1.0), v)
+
+
+def row_mask(spans):
+    return kernel.RowMask(*(jnp.asarray(side, jnp.int32) for side in np.asarray(spans).T))
 
 
 def inputs(length, heads=4, groups=2, size=16, batch=3):
@@ -53,17 +57,17 @@ def slopes(function, arrays, weights, epsilon=1e-5):
     return found
 
 
-@pytest.mark.parametrize("form", ["portable", "blocked"])
+@pytest.mark.parametrize("implementation", ["portable", "blocked"])
 @pytest.mark.parametrize("length", [1, 31, 33, 70])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_against_float64(form, length, side):
+def test_against_float64(implementation, length, side):
     """Lengths at and across the edges of blocks; one row is empty."""
     q, k, v = inputs(length)
     ends = np.array([[0, length], [0, length // 2], [0, 0]])
     spans = ends if side == "right" else length - ends[:, ::-1]
     weights = np.random.default_rng(1).normal(size=q.shape)
     expected = exact(q, k, v, spans)
-    function = functools.partial(kernel.attention, spans=jnp.asarray(spans, jnp.int32), scale=SCALE, form=form)
+    function = functools.partial(kernel.attention, mask=row_mask(spans), scale=SCALE, implementation=implementation)
     out, back = jax.vjp(jax.jit(lambda *args: function(*args)), *single((q, k, v)))
     np.testing.assert_allclose(out, expected, atol=1e-5)
     grads = back(jnp.asarray(weights, jnp.float32))
@@ -84,9 +88,9 @@ def test_blocked_multiplies_less_than_the_square():
     """Operations the compiler counts: five eighths of the square with four blocks, forward and backward."""
     arrays = single(inputs(128))
 
-    def flops(form):
+    def flops(implementation):
         def total(q, k, v):
-            return kernel.attention(q, k, v, None, SCALE, form).sum()
+            return kernel.attention(q, k, v, kernel.RowMask(), SCALE, implementation).sum()
 
         compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*arrays).compile()
         return compiled.cost_analysis()["flops"]
@@ -95,29 +99,26 @@ def test_blocked_multiplies_less_than_the_square():
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("bfloat16", 3e-2)])
-def test_behind_common_tokens_as_behind_ones_own(dtype, atol):
+def test_behind_a_shared_prefix_as_behind_ones_own(dtype, atol):
     count, length = 40, 70
     q, k, v = (x.astype(dtype) for x in single(inputs(length)))
     k, v = (x.at[:, :count].set(x[0, :count]) for x in (k, v))
     expected = exact(*(np.asarray(x, np.float64) for x in (q, k, v)), np.array([[0, length]] * 3))
-    common = tuple(x[:1, :count].swapaxes(1, 2) for x in (k, v))
-    spans = jnp.array([[0, length - count]] * 3)
+    prefix = tuple(x[:1, :count].swapaxes(1, 2) for x in (k, v))
+    starts = jnp.zeros(3, jnp.int32)
     prefill = jax.jit(functools.partial(kernel.prefill_attention, scale=SCALE))
-    out = prefill(*(x[:, count:] for x in (q, k, v)), spans, common=common)
+    out = prefill(*(x[:, count:] for x in (q, k, v)), kernel.RowMask(starts), prefix=prefix)
     assert out.dtype == dtype
     np.testing.assert_allclose(np.asarray(out, np.float64), expected[:, count:], atol=atol)
     keys, values = (x[:, count:].swapaxes(1, 2) for x in (k, v))
-    last = jax.jit(kernel.decode_attention)(
-        q[:, -1], keys, values, spans[:, 0], jnp.int32(length - count), SCALE, common
-    )
+    last = jax.jit(kernel.decode_attention)(q[:, -1], keys, values, starts, jnp.int32(length - count), SCALE, prefix)
     np.testing.assert_allclose(np.asarray(last, np.float64), expected[:, -1], atol=atol)
 
 
 def test_blocked_in_bfloat16():
     q, k, v = (x.astype(jnp.bfloat16) for x in single(inputs(70)))
-    spans = np.array([[0, 70]] * 3)
-    expected = exact(*(np.asarray(x, np.float64) for x in (q, k, v)), spans)
-    out = kernel.attention(q, k, v, None, SCALE, "blocked")
+    expected = exact(*(np.asarray(x, np.float64) for x in (q, k, v)), np.array([[0, 70]] * 3))
+    out = kernel.attention(q, k, v, kernel.RowMask(), SCALE, "blocked")
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=3e-2)
 
@@ -131,8 +132,13 @@ def test_splash_interpreted(length):
     arrays, mask = single((q, k, v)), inside(spans, length)
     weights = jnp.asarray(np.random.default_rng(1).normal(size=q.shape) * mask, jnp.float32)
 
-    def run(form):
-        function = functools.partial(kernel.attention, spans=jnp.asarray(spans), scale=SCALE, form=form)
+    def run(implementation):
+        function = functools.partial(
+            kernel.attention,
+            mask=kernel.RowMask(ends=jnp.asarray(spans[:, 1])),
+            scale=SCALE,
+            implementation=implementation,
+        )
         out, back = jax.vjp(function, *arrays)
         return out, back(weights)
 
@@ -142,16 +148,16 @@ def test_splash_interpreted(length):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def lowered(form, platform, monkeypatch, dtype, size):
+def lowered(implementation, platform, monkeypatch, dtype, size):
     """What the compiler of another platform would be given, with gradients."""
     monkeypatch.setattr(jax, "default_backend", lambda: {"cuda": "gpu"}.get(platform, platform))
     arrays = [jax.ShapeDtypeStruct((2, 256, heads, size), dtype) for heads in (4, 2, 2)]
-    spans = jax.ShapeDtypeStruct((2, 2), jnp.int32)
+    mask = kernel.RowMask(ends=jax.ShapeDtypeStruct((2,), jnp.int32))
 
-    def total(q, k, v, spans):
-        return kernel.attention(q, k, v, spans, SCALE, form).astype(jnp.float32).sum()
+    def total(q, k, v, mask):
+        return kernel.attention(q, k, v, mask, SCALE, implementation).astype(jnp.float32).sum()
 
-    traced = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(*arrays, spans)
+    traced = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(*arrays, mask)
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -183,10 +189,50 @@ def test_cudnn_lowers_for_gpus(monkeypatch):
 def test_choice(monkeypatch, platform, dtype, head_dim, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     for kernels in ("auto", "pallas", "analytic"):
-        assert forms.attention_form(kernels, jnp.dtype(dtype), head_dim) == expected
-    assert forms.attention_form("portable", jnp.dtype(dtype), head_dim) == "portable"
+        assert dispatch.attention_implementation(kernels, jnp.dtype(dtype), head_dim) == expected
+    assert dispatch.attention_implementation("portable", jnp.dtype(dtype), head_dim) == "portable"
 
 
 def test_cudnn_for_what_it_cannot_do_is_refused():
     with pytest.raises(ValueError, match="here they are of 32 in float32"):
-        forms.attention_form("cudnn", jnp.dtype("float32"), 32)
+        dispatch.attention_implementation("cudnn", jnp.dtype("float32"), 32)
+
+
+# --- which keys a query sees ---
+
+
+def test_packed_suffixes_see_the_shared_prefix_and_themselves():
+    mask = kernel.RowMask(segment_ids=jnp.array([[0, 0, 1, 1, 2, -1]]))
+    expected = [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+    ]
+    assert mask.visible(0, 6)[0, :5].astype(int).tolist() == expected
+    assert mask.visible(2, 5)[0].astype(int).tolist() == [row[:5] for row in expected[2:]]
+    assert mask.positions(6).tolist() == [[0, 1, 2, 3, 2, 1]]
+
+
+def test_padding_on_either_side_is_not_seen():
+    mask = kernel.RowMask(jnp.array([2, 0]), jnp.array([4, 1]))
+    assert mask.visible(0, 4).astype(int).tolist() == [
+        [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]],
+        [[1, 0, 0, 0]] * 4,
+    ]
+    assert mask.positions(4).tolist() == [[1, 1, 0, 1], [0, 1, 1, 1]]
+    assert kernel.RowMask().positions(3).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("implementation", ["portable", "blocked"])
+def test_a_packed_suffix_attends_as_if_it_alone_followed_the_prefix(implementation):
+    prefix, lengths = 30, (7, 5, 20)
+    q, k, v = inputs(prefix + sum(lengths), batch=1)
+    ids = np.repeat(np.arange(4), (prefix, *lengths))
+    mask = kernel.RowMask(segment_ids=jnp.asarray(ids[None]))
+    out = kernel.attention(*single((q, k, v)), mask, SCALE, implementation)
+    for number, length in enumerate(lengths, 1):
+        part = np.flatnonzero((ids == 0) | (ids == number))
+        alone = exact(*(x[:, part] for x in (q, k, v)), np.array([[0, prefix + length]]))
+        np.testing.assert_allclose(out[:, part[prefix:]], alone[:, prefix:], atol=1e-5)

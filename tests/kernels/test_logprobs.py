@@ -53,9 +53,9 @@ def in_float64(hidden, head, targets, temperature, weights):
         return jax.device_get((outs, grads))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("implementation", FORMS)
 @pytest.mark.parametrize("outputs", ["both", "logprobs", "entropies"])
-def test_against_float64(chunk_tokens, form, outputs):
+def test_against_float64(chunk_tokens, implementation, outputs):
     """Values and gradients; a loss of one output alone takes a way of its own through the backward pass."""
     temperature = 0.7
     hidden, head, targets = inputs()
@@ -67,7 +67,7 @@ def test_against_float64(chunk_tokens, form, outputs):
     @jax.jit
     def gradients(hidden, head, temperature):
         def total(*arrays):
-            outs = logprobs.token_logprobs(*arrays[:2], targets, arrays[2], form)
+            outs = logprobs.token_logprobs(*arrays[:2], targets, arrays[2], implementation)
             return sum(jnp.sum(weights[i] * outs[i]) for i in used), outs
 
         return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(hidden, head, temperature)
@@ -90,18 +90,20 @@ def test_padding_of_the_last_chunk_adds_nothing(monkeypatch):
     np.testing.assert_allclose(entropies, np.log(8), rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_certain_and_impossible_tokens_are_finite(form):
+@pytest.mark.parametrize("implementation", FORMS)
+def test_certain_and_impossible_tokens_are_finite(implementation):
     head = jnp.array([[200.0, -200.0, 0.0]])
-    chosen, entropies = logprobs.token_logprobs(jnp.ones((1, 2, 1)), head, jnp.array([[0, 1]]), jnp.float32(1.0), form)
+    chosen, entropies = logprobs.token_logprobs(
+        jnp.ones((1, 2, 1)), head, jnp.array([[0, 1]]), jnp.float32(1.0), implementation
+    )
     np.testing.assert_allclose(chosen, [[0.0, -400.0]], atol=1e-4)
     np.testing.assert_allclose(entropies, 0.0, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_bfloat16_inputs_accumulate_in_float32(form):
+@pytest.mark.parametrize("implementation", FORMS)
+def test_bfloat16_inputs_accumulate_in_float32(implementation):
     hidden, head, targets = (x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x for x in inputs())
-    actual = logprobs.token_logprobs(hidden, head, targets, jnp.float32(1.0), form)
+    actual = logprobs.token_logprobs(hidden, head, targets, jnp.float32(1.0), implementation)
     expected = plain(hidden.astype(jnp.float32), head.astype(jnp.float32), targets, 1.0)
     for a, b in zip(actual, expected, strict=True):
         assert a.dtype == jnp.float32
@@ -117,15 +119,15 @@ def test_the_heads_gradient_is_summed_in_float32(monkeypatch):
     np.testing.assert_allclose(np.asarray(grad, np.float32)[0], 2048 * (np.eye(8)[0] - 1 / 8), rtol=1e-2)
 
 
-@pytest.mark.parametrize("form", ["portable", "analytic"])
+@pytest.mark.parametrize("implementation", ["portable", "analytic"])
 @pytest.mark.parametrize("gradient", [False, True])
-def test_memory_is_far_below_all_logits(monkeypatch, gradient, form):
+def test_memory_is_far_below_all_logits(monkeypatch, gradient, implementation):
     batch, length, vocab = 4, 256, 4096
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 64 * vocab)
     arguments = inputs(batch, length, 8, vocab)
 
     def total(hidden, head, targets):
-        return sum(x.sum() for x in logprobs.token_logprobs(hidden, head, targets, jnp.float32(1.0), form))
+        return sum(x.sum() for x in logprobs.token_logprobs(hidden, head, targets, jnp.float32(1.0), implementation))
 
     function = jax.grad(total, argnums=(0, 1)) if gradient else total
     memory = jax.jit(function).lower(*arguments).compile().memory_analysis()

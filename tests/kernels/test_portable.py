@@ -8,7 +8,7 @@ import pytest
 
 from configs import base
 from lc_jax import parallel
-from lc_jax.kernels import forms
+from lc_jax.kernels import dispatch
 from lc_jax.rl import writer
 from lc_jax.tasks import ppo
 from tests.test_configs import config_of
@@ -40,7 +40,10 @@ def test_the_same_losses_over_twenty_ppo_steps(tmp_path, monkeypatch):
 
     The alarm on log-probabilities while sampling compares the texts' own with what the portable kernels say of them.
     """
-    assert (forms.attention_form("auto", "float32", 32), forms.logprobs_form("auto")) == ("blocked", "analytic")
+    assert (dispatch.attention_implementation("auto", "float32", 32), dispatch.logprobs_implementation("auto")) == (
+        "blocked",
+        "analytic",
+    )
     write, texts = writer.Writer.write, []
 
     def record(self, *args):

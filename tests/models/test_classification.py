@@ -20,8 +20,7 @@ LENGTHS = (9, 5, 1)
 
 
 def logits(model, tokens=TOKENS):
-    spans = jnp.asarray([[0, n] for n in LENGTHS], jnp.int32)
-    return np.asarray(sequence_rewards(model, jnp.asarray(tokens), spans))
+    return np.asarray(sequence_rewards(model, jnp.asarray(tokens), jnp.asarray(LENGTHS, jnp.int32)))
 
 
 @pytest.fixture(params=PRESETS)

@@ -68,9 +68,8 @@ def test_a_recovered_reward_model_gives_the_recorded_rewards(recordings, mesh, t
     difference.recover(recordings / "weight_diff" / "base", folder, tmp_path / "out")
     model = hf.load(tmp_path / "out", mesh, kind="scalar")
     lengths = recorded["attention_mask"].sum(axis=1)
-    width = recorded["input_ids"].shape[1]
-    spans = np.stack([width - lengths, np.full_like(lengths, width)], axis=1)
-    values = model.bind()(recorded["input_ids"].astype(np.int32), spans.astype(np.int32))
+    tokens = recorded["input_ids"].astype(np.int32)
+    values = model.bind()(tokens, lengths, starts=tokens.shape[1] - lengths)
     np.testing.assert_allclose(values[:, -1], recorded["rewards"], atol=2e-5)
 
 

@@ -98,17 +98,17 @@ def pair(request, mesh, tmp_path_factory):
 
 
 @jax.jit
-def hidden_and_logits(model: Model, tokens, spans):
+def hidden_and_logits(model: Model, tokens, lengths=None, starts=None):
     module = model.bind()
-    hidden = module(tokens, spans)
+    hidden = module(tokens, lengths, starts=starts)
     return hidden, module.logits(hidden)
 
 
-def theirs(model, tokens, spans):
+def theirs(model, tokens, lengths, starts):
     """Last hidden state and logits by transformers, positions counted from each row's first real token."""
-    slots = np.arange(tokens.shape[1])
-    mask = (slots >= spans[:, :1]) & (slots < spans[:, 1:])
-    positions = np.where(mask, slots - spans[:, :1], 1)
+    columns = np.arange(tokens.shape[1])
+    mask = (columns >= starts[:, None]) & (columns < (starts + lengths)[:, None])
+    positions = np.where(mask, columns - starts[:, None], 1)
     with torch.no_grad():
         out = model(
             torch.tensor(tokens, dtype=torch.long),
@@ -128,17 +128,16 @@ def ragged(number, longest, seed=0):
 @pytest.mark.parametrize("side", ["right", pytest.param("left", marks=pytest.mark.slow)])
 def test_hidden_states_and_logits(pair, side):
     padded = batches.pad(ragged(5, 40), 44, pad_id=PAD, side=side)
-    hidden, logits = hidden_and_logits(pair.ours, padded.tokens, padded.spans)
-    expected_hidden, expected_logits, real = theirs(pair.torch, padded.tokens, padded.spans)
+    hidden, logits = hidden_and_logits(pair.ours, padded.tokens, padded.lengths, padded.starts)
+    expected_hidden, expected_logits, real = theirs(pair.torch, padded.tokens, padded.lengths, padded.starts)
     np.testing.assert_allclose(np.asarray(hidden)[real], expected_hidden[real], rtol=1e-5, atol=2e-5)
     np.testing.assert_allclose(np.asarray(logits)[real], expected_logits[real], rtol=1e-5, atol=2e-5)
 
 
-def test_without_spans_every_token_is_real(pair):
+def test_without_lengths_every_token_is_real(pair):
     tokens = np.array([row for row in ragged(4, 12) if len(row) == 12], np.int32)
-    everything = np.array([[0, 12]] * len(tokens))
-    hidden, _ = hidden_and_logits(pair.ours, tokens, None)
-    expected, _, _ = theirs(pair.torch, tokens, everything)
+    hidden, _ = hidden_and_logits(pair.ours, tokens)
+    expected, _, _ = theirs(pair.torch, tokens, np.full(len(tokens), 12), np.zeros(len(tokens), np.int32))
     np.testing.assert_allclose(hidden, expected, rtol=1e-5, atol=2e-5)
 
 
@@ -148,8 +147,8 @@ def test_saved_model_opens_in_transformers(pair, tmp_path):
     back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
     assert type(back) is type(pair.torch)
     padded = batches.pad(ragged(4, 20), 20, pad_id=PAD)
-    _, logits, real = theirs(back, padded.tokens, padded.spans)
-    _, expected, _ = theirs(pair.torch, padded.tokens, padded.spans)
+    _, logits, real = theirs(back, padded.tokens, padded.lengths, padded.starts)
+    _, expected, _ = theirs(pair.torch, padded.tokens, padded.lengths, padded.starts)
     np.testing.assert_allclose(logits[real], expected[real], atol=1e-6)
     assert back.generation_config.eos_token_id == pair.torch.generation_config.eos_token_id
 
@@ -193,9 +192,9 @@ def test_greedy_generation_token_for_token(pair):
 RECORDED = ["llama_mha", "llama_gqa", "neox_r025_par", "neox_r025_seq", "neox_r100_seq", "neox_r100_seq_sharded"]
 
 
-def spans_of(mask):
-    """Spans of rows whose mask is one block."""
-    return np.stack([mask.argmax(1), mask.argmax(1) + mask.sum(1)], axis=1).astype(np.int32)
+def layout_of(mask):
+    """Lengths and starts of rows whose mask is one block."""
+    return mask.sum(1).astype(np.int32), mask.argmax(1).astype(np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +213,8 @@ def goldens(folder, name, file):
 def test_recorded_model_outputs(recorded, mesh, name, side):
     model = hf.load(recorded / name, mesh)
     tensors = {k.removeprefix(f"{side}."): v for k, v in goldens(recorded, name, "goldens").items() if side in k}
-    tokens, spans, valid = tensors["input_ids"], spans_of(tensors["attention_mask"]), tensors["valid"] == 1
-    hidden, logits = hidden_and_logits(model, tokens, spans)
+    tokens, valid = tensors["input_ids"], tensors["valid"] == 1
+    hidden, logits = hidden_and_logits(model, tokens, *layout_of(tensors["attention_mask"]))
     tolerance = dict(rtol=1e-5, atol=2e-5)
     np.testing.assert_allclose(np.asarray(hidden)[valid], tensors["hidden_2"][valid], **tolerance)
     np.testing.assert_allclose(np.asarray(logits)[valid], tensors["logits"][valid], **tolerance)
@@ -255,7 +254,7 @@ def test_recorded_policy_and_value_outputs(recorded, mesh, case):
     before = slice(width - 1, tokens.shape[1] - 1)  # the positions that predict the response
 
     policy = hf.load(recorded / name, mesh)
-    hidden, _ = hidden_and_logits(policy, tokens, spans_of(pads))
+    hidden, _ = hidden_and_logits(policy, tokens, *layout_of(pads))
     logprobs, entropies = token_logprobs(
         hidden[:, before], policy.bind().head_matrix(), jnp.asarray(tensors["responses"]), jnp.float32(temperature)
     )
@@ -267,7 +266,7 @@ def test_recorded_policy_and_value_outputs(recorded, mesh, case):
     critic = hf.load(recorded / f"{name}_value_backbone", mesh)
     head = RewardHead(critic.config)
     head.weight[...], head.bias[...] = tensors["value_head.weight"], tensors["value_head.bias"]
-    hidden, _ = hidden_and_logits(critic, tokens, spans_of(pads))
+    hidden, _ = hidden_and_logits(critic, tokens, *layout_of(pads))
     np.testing.assert_allclose(np.asarray(head(hidden))[:, before][real], tensors["values"][real], **tolerance)
 
 
@@ -280,11 +279,12 @@ def test_a_fresh_value_model_says_zero(recorded, mesh):
 
 
 def test_recorded_rewards(recorded, mesh):
-    """Left-padded as recorded, and the same sequences right-padded: the reward sits at the last real token."""
+    """Left-padded as recorded, and the same sequences right-padded: the reward is at the last real token."""
     tensors = load_file(recorded / "reward_llama_mha" / "goldens.safetensors")
     model = hf.load(recorded / "reward_llama_mha", mesh, kind="scalar")
     tokens, mask = tensors["left.input_ids"], tensors["left.attention_mask"] == 1
-    values = score.sequence_rewards(model, tokens, spans_of(mask))
+    lengths, starts = layout_of(mask)
+    values = model.bind()(tokens, lengths, starts=starts)[:, -1]
     np.testing.assert_allclose(values, tensors["left.rewards"], rtol=1e-5, atol=2e-5)
     sequences = [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
     actual = score.group_rewards(model, [sequences], batch_size=4)

@@ -83,8 +83,8 @@ def model(request):
 
 
 @jax.jit
-def hidden_of(model, tokens, spans):
-    return model.bind()(tokens, spans)
+def hidden_of(model, tokens, lengths=None, starts=None):
+    return model.bind()(tokens, lengths, starts=starts)
 
 
 def ragged(number, longest, seed=0):
@@ -95,22 +95,22 @@ def ragged(number, longest, seed=0):
 # --- causality and padding ---
 
 
-@pytest.mark.parametrize("spans", [None, [[2, 8]]])
-def test_no_gradient_from_later_or_padding_slots(model, spans):
-    """d hidden[t] / d embedding[s] is zero for s > t and for s outside the span, not zero for the others inside."""
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_gradient_from_later_or_padding_tokens(model, padded):
+    """d hidden[t] / d embedding[s] is zero for s > t and for padding s, not zero for the other real tokens."""
     length = 9
-    module, spans = model.bind(), None if spans is None else jnp.array(spans)
+    module, rows = model.bind(), {"lengths": jnp.array([6]), "starts": jnp.array([2])} if padded else {}
     graphdef, params = nnx.split(module)
 
     def hidden(embedded):
-        """One embedding row a slot, so that its gradient is that of the slot."""
+        """One embedding row per token, so that its gradient is that of the token."""
         inner = nnx.merge(graphdef, params)
         inner.embedding = nnx.Param(embedded)
-        return inner(jnp.arange(length)[None], spans)[0]
+        return inner(jnp.arange(length)[None], **rows)[0]
 
     jacobian = jax.jit(jax.jacrev(hidden))(module.embedding[...][:length])  # [t, D, s, D]
     reach = np.abs(np.asarray(jacobian)).sum(axis=(1, 3))
-    start, end = (0, length) if spans is None else (2, 8)
+    start, end = (2, 8) if padded else (0, length)
     t, s = np.indices((length, length))
     inside = (start <= t) & (t < end)
     seen = (s <= t) & (start <= s) & (s < end)
@@ -121,10 +121,13 @@ def test_no_gradient_from_later_or_padding_slots(model, spans):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_garbage_in_padding_changes_nothing(model, side):
     padded = batches.pad(ragged(5, 12), 16, side=side)
-    slots = np.arange(16)
-    real = (slots >= padded.spans[:, :1]) & (slots < padded.spans[:, 1:])
+    columns = np.arange(16) - padded.starts[:, None]
+    real = (columns >= 0) & (columns < padded.lengths[:, None])
     garbage = np.where(real, padded.tokens, np.random.default_rng(3).integers(0, VOCAB, padded.tokens.shape))
-    one, other = (np.asarray(hidden_of(model, t.astype(np.int32), padded.spans)) for t in (padded.tokens, garbage))
+    one, other = (
+        np.asarray(hidden_of(model, t.astype(np.int32), padded.lengths, padded.starts))
+        for t in (padded.tokens, garbage)
+    )
     np.testing.assert_array_equal(one[real], other[real])
 
 
@@ -133,26 +136,27 @@ def test_padding_length_and_side_change_nothing(model):
     expected = None
     for width, side in ((12, "right"), (16, "right"), (29, "right"), (16, "left"), (29, "left")):
         padded = batches.pad(sequences, width, side=side)
-        hidden = np.asarray(hidden_of(model, padded.tokens, padded.spans))
-        rows = np.concatenate([h[start:end] for h, (start, end) in zip(hidden, padded.spans, strict=True)])
+        hidden = np.asarray(hidden_of(model, padded.tokens, padded.lengths, padded.starts))
+        real = zip(hidden, padded.starts, padded.lengths, strict=True)
+        rows = np.concatenate([row[start : start + length] for row, start, length in real])
         expected = rows if expected is None else expected
         np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
 def test_rows_do_not_feel_each_other(model):
     padded = batches.pad(ragged(4, 12), 12)
-    together = np.asarray(hidden_of(model, padded.tokens, padded.spans))
+    together = np.asarray(hidden_of(model, padded.tokens, padded.lengths))
     for row in range(4):
-        alone = hidden_of(model, padded.tokens[row : row + 1], padded.spans[row : row + 1])
-        end = padded.spans[row, 1]
+        alone = hidden_of(model, padded.tokens[row : row + 1], padded.lengths[row : row + 1])
+        end = padded.lengths[row]
         np.testing.assert_allclose(together[row, :end], alone[0, :end], atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_rows_without_tokens_are_finite(model, width):
-    """And so are the gradients; a single slot of padding stands at position 1, past its row's end."""
-    tokens, spans = np.zeros((2, width), np.int32), np.array([[0, 0], [width, width]], np.int32)
-    hidden, back = jax.vjp(lambda params: hidden_of(model.with_params(params), tokens, spans), model.params)
+    """And so are the gradients; a single token of padding has position 1, past its row's end."""
+    tokens, lengths, starts = np.zeros((2, width), np.int32), np.zeros(2, np.int32), np.array([0, width], np.int32)
+    hidden, back = jax.vjp(lambda params: hidden_of(model.with_params(params), tokens, lengths, starts), model.params)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((hidden, back(jnp.ones_like(hidden)))))
 
 
@@ -166,11 +170,11 @@ def test_cached_decode_is_the_full_forward_pass(model):
     padded = batches.pad(prompts, 12, side="left")
     full = [[*p, *c] for p, c in zip(prompts, continuation.tolist(), strict=True)]
     expected_rows = batches.pad(full, 24)
-    expected = np.asarray(hidden_of(model, expected_rows.tokens, expected_rows.spans))
+    expected = np.asarray(hidden_of(model, expected_rows.tokens, expected_rows.lengths))
 
-    module, spans = model.bind(), jnp.asarray(padded.spans)
+    module, starts = model.bind(), jnp.asarray(padded.starts)
     hidden, cache = jax.jit(lambda *args: module.prefill(*args))(
-        jnp.asarray(padded.tokens), spans, module.init_cache(4, 16)
+        jnp.asarray(padded.tokens), starts, module.init_cache(4, 16)
     )
     for row, prompt in enumerate(prompts):
         np.testing.assert_allclose(hidden[row, 12 - len(prompt) :], expected[row, : len(prompt)], atol=2e-5)
@@ -178,8 +182,7 @@ def test_cached_decode_is_the_full_forward_pass(model):
     for index in range(new):
         if index == 4:
             cache = cache.grow(12 + new)
-        slot = jnp.int32(12 + index)
-        hidden, cache = decode(jnp.asarray(continuation[:, index]), spans[:, 0], slot, cache)
+        hidden, cache = decode(jnp.asarray(continuation[:, index]), starts, jnp.int32(12 + index), cache)
         for row, prompt in enumerate(prompts):
             np.testing.assert_allclose(hidden[row], expected[row, len(prompt) + index], atol=2e-5)
 
@@ -194,13 +197,13 @@ def on(mesh, model):
 
 def test_logits_on_one_device_and_on_a_mesh(model):
     padded = batches.pad(ragged(8, 14), 16)
-    expected = model.bind().logits(hidden_of(model, padded.tokens, padded.spans))
+    expected = model.bind().logits(hidden_of(model, padded.tokens, padded.lengths))
     mesh = parallel.make_mesh(fsdp=4, tensor=2)
     spread = on(mesh, model)
     assert len(spread.bind().layers.up.kernel[...].sharding.device_set) == 8
     assert not spread.bind().layers.up.kernel[...].is_fully_replicated
     with jax.set_mesh(mesh):
-        hidden = hidden_of(spread, *parallel.put_batch((padded.tokens, padded.spans)))
+        hidden = hidden_of(spread, *parallel.put_batch((padded.tokens, padded.lengths)))
         logits = jax.jit(lambda m, h: m.bind().logits(h))(spread, hidden)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
@@ -208,7 +211,7 @@ def test_logits_on_one_device_and_on_a_mesh(model):
 def batch(step):
     """Eight rows with prompts of two tokens."""
     padded = batches.pad(ragged(8, 14, seed=step), 16)
-    return {"tokens": padded.tokens, "spans": padded.spans, "first_targets": np.full(8, 2, np.int32)}
+    return {"tokens": padded.tokens, "lengths": padded.lengths, "first_targets": np.full(8, 2, np.int32)}
 
 
 def losses_over_five_steps(model, mesh, microbatches=1):
@@ -284,8 +287,8 @@ def test_unknown_remat_is_refused():
 
 def test_layers_in_a_loop_as_unrolled(model, monkeypatch):
     padded = batches.pad(ragged(4, 12), 16)
-    expected = hidden_of(model, padded.tokens, padded.spans)
+    expected = hidden_of(model, padded.tokens, padded.lengths)
     monkeypatch.setattr("lc_jax.models.transformer.UNROLL", 1)
-    actual = model.bind()(padded.tokens, padded.spans)
-    real = np.arange(16) < padded.spans[:, 1:]
+    actual = model.bind()(padded.tokens, padded.lengths)
+    real = np.arange(16) < padded.lengths[:, None]
     np.testing.assert_allclose(np.asarray(actual)[real], np.asarray(expected)[real], atol=1e-5)

@@ -13,6 +13,7 @@ from lc_jax import parallel
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.inference import generate, score, writing
+from lc_jax.kernels.attention import RowMask
 from lc_jax.models import hf, transformer
 from lc_jax.models.transformer import CausalLM
 from lc_jax.rl import reward_model, rollout, verify, verify_models, verify_scalar
@@ -40,7 +41,7 @@ def padding_attended_while_decoding(patch):
 
 def padding_attended_while_scoring(patch):
     attend = transformer.attention
-    patch.setattr(transformer, "attention", lambda q, k, v, spans, **s: attend(q, k, v, None, **s))
+    patch.setattr(transformer, "attention", lambda q, k, v, mask, **s: attend(q, k, v, RowMask(), **s))
 
 
 def another_temperature_in_scoring(patch):
@@ -58,9 +59,9 @@ def loss_mask_shifted_by_one(patch):
 
 
 def reward_head_read_at_another_position(patch):
-    def before_the_last(model, tokens, spans):
-        values = model.bind()(tokens, spans)
-        return jnp.take_along_axis(values, jnp.maximum(spans[:, 1:] - 2, 0), axis=1)[:, 0]
+    def before_the_last(model, tokens, lengths):
+        values = model.bind()(tokens, lengths)
+        return jnp.take_along_axis(values, jnp.maximum(lengths[:, None] - 2, 0), axis=1)[:, 0]
 
     patch.setattr(score, "sequence_rewards", jax.jit(before_the_last))
 

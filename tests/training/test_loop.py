@@ -326,7 +326,7 @@ def test_targets_alone_are_learned():
     batch = language_model.dataset(ENCODED).collate(np.arange(16))
     sums = language_model.loss_fn(model, batch)
     module = model.bind()
-    logits = np.asarray(module.logits(module(batch["tokens"], batch["spans"])))
+    logits = np.asarray(module.logits(module(batch["tokens"], batch["lengths"])))
     labels = np.full_like(batch["tokens"], -100)
     for row, example in enumerate(ENCODED[:16]):
         labels[row, example.num_source : len(example.tokens)] = example.tokens[example.num_source :]
