@@ -25,9 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from lc_jax.models.folders import write_configs
-from lc_jax.models.llama import LlamaConfig
 from lc_jax.models.params import tensor_specs
-from lc_jax.models.registry import abstract_model, from_preset
+from lc_jax.models.registry import abstract_model, config_from_hf, config_to_hf, from_preset
 from lc_jax.models.tensors import Tensors, write
 
 GROUPS = Path("/sys/fs/cgroup/memory")  # control groups, version 1
@@ -36,8 +35,8 @@ SHARD = 1_000_000_000
 
 def make(folder: Path, layers: int, dtype: str, seed: int) -> int:
     """Writes a random checkpoint as wide as Llama 2 7B, with so many layers. Returns its number of parameters."""
-    shape = from_preset("llama-2-7b", param_dtype=dtype).to_hf() | {"num_hidden_layers": layers}
-    model = abstract_model(LlamaConfig.from_hf(shape, param_dtype=dtype))
+    shape = config_to_hf(from_preset("llama-2-7b", param_dtype=dtype)) | {"num_hidden_layers": layers}
+    model = abstract_model(config_from_hf(shape, param_dtype=dtype))
     specs, rng = tensor_specs(model, dtype), np.random.default_rng(seed)
     folder.mkdir()
 

@@ -70,7 +70,7 @@ def main() -> None:
     flags = parser.parse_args()
     rng, config, mesh = np.random.default_rng(flags.seed), pretrain.get_config("llama"), parallel.make_mesh()
     raw = config.shape.to_dict() | {"vocab_size": config.vocab_size, "initializer_range": flags.spread}
-    shape = registry.FAMILIES["llama"][1].from_hf(raw, **config.precision)
+    shape = registry.config_from_hf(raw | {"model_type": "llama"}, **config.precision)
     settings = OptimizerSettings(flags.rate, flags.steps, flags.steps // 20, "constant", 0.9, 0.98, 1e-8, 0.01, 1.0)
     with jax.set_mesh(mesh):
         model = registry.initialize(shape, jax.random.key(flags.seed), mesh)

@@ -21,7 +21,8 @@ import numpy as np
 import lc_jax
 from benchmarks.report import Machine, Size
 from lc_jax.models import folders, hf, registry
-from lc_jax.models.transformer import Config, Model
+from lc_jax.models.config import Config
+from lc_jax.models.transformer import Model
 
 MINIATURE = Path(lc_jax.__file__).parent / "miniature" / "checkpoints" / "llama"
 
@@ -113,7 +114,7 @@ def to_torch(model: Model) -> Any:
     import torch
     import transformers
 
-    config = transformers.AutoConfig.for_model(**model.config.to_hf())
+    config = transformers.AutoConfig.for_model(**registry.config_to_hf(model.config))
     with torch.device(device):
         peer = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, model.config.compute_dtype))
     tensors = {key: tensor(value) for key, value in hf.host_tensors(model)}

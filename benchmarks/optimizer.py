@@ -17,7 +17,8 @@ import optax
 from benchmarks import models, optimizer_curves, report
 from lc_jax import parallel
 from lc_jax.models import registry
-from lc_jax.models.transformer import Config, trainable
+from lc_jax.models.config import Config
+from lc_jax.models.transformer import trainable
 from lc_jax.training import plan
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer

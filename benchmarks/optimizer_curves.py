@@ -56,9 +56,9 @@ SHAPES: dict[str, tuple[dict[str, Any], int, float]] = {
 def config_of(name: str, kind: str) -> Any:
     """The model's config: float32 arithmetic, parameters as the kind of optimiser wants them."""
     tokenizer = load_tokenizer(models.MINIATURE)
-    raw = pretrain.get_config("llama").shape.to_dict() | SHAPES[name][0] | {"vocab_size": len(tokenizer)}
-    family = registry.FAMILIES["llama"][1]
-    return family.from_hf(raw, param_dtype=PARAM_DTYPE[kind], compute_dtype="float32", remat="none")
+    shape = pretrain.get_config("llama").shape.to_dict() | SHAPES[name][0]
+    raw = shape | {"model_type": "llama", "vocab_size": len(tokenizer)}
+    return registry.config_from_hf(raw, param_dtype=PARAM_DTYPE[kind], compute_dtype="float32", remat="none")
 
 
 def sequences(count: int, seed: int) -> list[Encoded]:

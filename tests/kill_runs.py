@@ -40,7 +40,7 @@ def make_inputs(folder: Path) -> None:
     """Writes the models and rows that the runs start from."""
     tokenizer = load_tokenizer(CHECKPOINT)
     shape = SHAPE | {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": tokenizer.eos_id}
-    config = registry.FAMILIES["llama"][1].from_hf(shape)
+    config = registry.config_from_hf(shape)
     mesh = parallel.make_mesh()
     for kind in ("causal", "scalar"):
         hf.save(folder / kind, registry.initialize(config, jax.random.key(0), mesh, kind), tokenizer=tokenizer)

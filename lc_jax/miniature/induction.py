@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from lc_jax.models.config import Config
 from lc_jax.models.params import named_arrays, param_specs, with_arrays
-from lc_jax.models.transformer import Config, Model
+from lc_jax.models.transformer import Model
 
 CONSTANT = 0.7  # length of the embeddings' shared component, relative to the rest; position heads attend to it alone
 POSITION, PLANES = 6.0, 5  # score that each of the fastest rotary planes gives to the position before

@@ -15,7 +15,7 @@ from lc_jax.models import tensors
 from lc_jax.models.folders import write_text_files
 from lc_jax.models.layout import BACKBONE, SCORE, new_folder
 from lc_jax.models.params import NamedArrays, named_arrays, param_specs
-from lc_jax.models.registry import kind_of
+from lc_jax.models.registry import config_to_hf, kind_of
 from lc_jax.models.tensors import TensorSpec
 from lc_jax.models.transformer import Model
 
@@ -101,7 +101,7 @@ def save(
         if jax.process_index() != 0:
             return
         write_text_files(folder, tokenizer)
-        config = model.config.to_hf()
+        config = config_to_hf(model.config)
         name = config["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")
         config |= {"architectures": [name], "dtype": dtype, "pad_token_id": pad_id}
         config |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}

@@ -27,8 +27,8 @@ ENDING = "-wdiff"  # of the published differences' names
 RECOVERED_FROM = "recovered_from"  # key of a recovered config.json: the name of the difference
 SUM_TOLERANCE = 1e-5  # relative; the published sum is a float32 one
 
-_NORMS = tuple(family.KEYS["norm.scale"] for family, _ in FAMILIES.values())  # keys of the last norm
-_EMBEDDINGS = tuple(family.KEYS["embedding"] for family, _ in FAMILIES.values())
+_NORMS = tuple(family.KEYS["norm.scale"] for family in FAMILIES.values())  # keys of the last norm
+_EMBEDDINGS = tuple(family.KEYS["embedding"] for family in FAMILIES.values())
 _MAX_NORM = 0.05  # of a difference: fine-tuning moves the last norm by less, and a model's own is about 1
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lc_jax.models import difference, hub
+from lc_jax.models.config import Config
 from lc_jax.models.config_file import ConfigFile
 from lc_jax.models.layout import (
     ADAPTER,
@@ -19,8 +20,8 @@ from lc_jax.models.layout import (
     copy_text_files,
     read_json,
 )
-from lc_jax.models.registry import FAMILIES, kind_of
-from lc_jax.models.transformer import Config, Model
+from lc_jax.models.registry import FAMILIES, config_from_hf, config_to_hf, kind_of
+from lc_jax.models.transformer import Model
 
 
 def check(*paths: str | Path, allow_difference: bool = False) -> None:
@@ -134,9 +135,8 @@ def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
             f"{path}/config.json: quantization_config: quantised checkpoints are not read. Give the original, or "
             "dequantise it with transformers (model.dequantize(), then save_pretrained)."
         )
-    cls = FAMILIES[raw["model_type"]][1]
     try:
-        return cls.from_hf(raw, **precision), "scalar" if raw.get(REWARD_MODEL) else "causal"
+        return config_from_hf(raw, **precision), "scalar" if raw.get(REWARD_MODEL) else "causal"
     except ValueError as error:
         raise ValueError(f"{path}/{error}" if str(error).startswith("config.json") else str(error)) from error
 
@@ -152,7 +152,7 @@ def write_text_files(folder: Path, tokenizer: Any) -> None:
 def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:
     """config.json, generation_config.json and the tokenizer's files; `tokenizer` as in `hf.save`."""
     write_text_files(folder, tokenizer)
-    config = model.config.to_hf() | {"dtype": dtype}
+    config = config_to_hf(model.config) | {"dtype": dtype}
     if kind_of(model) == "scalar":
         wrapped = {"architectures": ["RewardModel"], "model_type": REWARD_MODEL, "backbone_config": config}
         (folder / "config.json").write_text(json.dumps(wrapped, indent=2))

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lc_jax.models.transformer import CausalLM, Config
+from lc_jax.models.config import Config
+from lc_jax.models.transformer import CausalLM
 
 
 class RewardHead(nnx.Module):
@@ -29,7 +30,7 @@ class ScalarModel(nnx.Module):
 
     def __init__(self, config: Config, key: jax.Array) -> None:
         self.config = config
-        self.backbone_model: CausalLM = config.build(key)
+        self.backbone_model = CausalLM(config, key)
         self.reward_head = RewardHead(config)
 
     def __call__(

@@ -12,12 +12,13 @@ import numpy as np
 from absl import logging
 
 from lc_jax.models import tensors as files
+from lc_jax.models.config import Config
 from lc_jax.models.folders import config_of, read_config, resolve, write_configs
 from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, SCORE, new_folder
 from lc_jax.models.params import NamedArrays, ParamSpec, named_arrays, param_specs, tensor_specs, with_arrays
 from lc_jax.models.registry import FAMILIES, abstract_model, family_of
 from lc_jax.models.tensors import Tensors, check_values
-from lc_jax.models.transformer import Config, Model
+from lc_jax.models.transformer import Model
 
 # Endings of what quantised checkpoints store next to, or in place of, their weights.
 QUANTISED = ("weight_scale", "weight_scale_inv", "qweight", "qzeros", "absmax", "weight_packed", "SCB", "quant_map")
@@ -102,7 +103,7 @@ def read(
 
 def _is_tied(tensors: Tensors, config: Config, kind: str) -> bool:
     """Whether no head is stored, or one that equals the embedding; compared a thousand rows at a time."""
-    family, _ = family_of(config)
+    family = family_of(config)
     prefix = BACKBONE if kind == "scalar" else ""
     keys = prefix + family.KEYS["embedding"], prefix + family.KEYS["head.kernel"]
     if keys[1] not in tensors.names() or keys[0] not in tensors.names():
@@ -125,7 +126,7 @@ def _report(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], vocab_si
     unknown = {k for k in stored - expected if not k.endswith(BUFFERS) and not k.startswith((HEAD, SCORE))}
     if not any(spec.path[-2:] == ("head", "kernel") for spec in specs):  # tied: the embedding may be written twice
         unknown = {
-            k for k in unknown if not k.endswith(tuple(family.KEYS["head.kernel"] for family, _ in FAMILIES.values()))
+            k for k in unknown if not k.endswith(tuple(family.KEYS["head.kernel"] for family in FAMILIES.values()))
         }
     odd = {tensors.slice(key).get_dtype() for key in expected & stored} - set(files.FLOATS)
     if odd or any(key.endswith(QUANTISED) for key in unknown):

@@ -3,176 +3,66 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Any, Self
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float
-
+from lc_jax.models.config import Config, rope_settings
 from lc_jax.models.config_file import ConfigFile
-from lc_jax.models.layout import token_ids
-from lc_jax.models.transformer import Attend, CausalLM, Config, Linear, Norm
 
 MODEL_TYPE = "llama"
 ARCHITECTURE = "LlamaForCausalLM"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-    """Llama 3's stretching of low rotary frequencies (config.json's names)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-    def apply(self, inverse: Float[Array, " R"]) -> Float[Array, " R"]:
-        """Divides slow frequencies by `factor`, keeps fast ones, blends those between."""
-        wavelength = 2 * math.pi / inverse
-        turns = self.original_max_position_embeddings / wavelength
-        blend = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        blend = jnp.clip(blend, 0.0, 1.0)
-        return inverse * (blend + (1 - blend) / self.factor)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LlamaConfig(Config):
-    """Shape of a Llama."""
-
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    rope_scaling: RopeScaling | None = None
-
-    def inverse_frequencies(self) -> Float[Array, " R"]:
-        """With Llama 3's scaling, when configured."""
-        inverse = super().inverse_frequencies()
-        return inverse if self.rope_scaling is None else self.rope_scaling.apply(inverse)
-
-    def build(self, key: jax.Array) -> CausalLM:
-        """A freshly initialised Llama."""
-        return CausalLM(self, key, Block, norm_bias=False)
-
-    @classmethod
-    def from_hf(cls, config: dict[str, Any], **precision: str) -> Self:
-        """From the contents of config.json.
-
-        Raises:
-          ValueError: the config asks for something that is not implemented; the message names the key.
-        """
-        file = ConfigFile(config)
-        activation = file.text("hidden_act", "silu")
-        if activation not in ("silu", "swish"):
-            raise ValueError(f"config.json: hidden_act={activation!r} is not implemented for Llama, only 'silu'.")
-        if config.get("sliding_window") and config.get("use_sliding_window") is not False:
-            raise ValueError("config.json: sliding_window is not implemented.")
-        theta, scaling = rope_settings(file, 10000.0)
-        heads = file.integer("num_attention_heads")
-        head_dim = file.integer("head_dim") if config.get("head_dim") else file.head_size()
-        kv_heads = file.integer("num_key_value_heads", heads)
-        if heads % kv_heads or head_dim % 2:
-            raise ValueError(
-                f"config.json: num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}, and "
-                f"head_dim {head_dim} even."
-            )
-        return cls(
-            vocab_size=file.integer("vocab_size"),
-            hidden_size=file.integer("hidden_size"),
-            intermediate_size=file.integer("intermediate_size"),
-            num_layers=file.integer("num_hidden_layers"),
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
-            rotary_dim=head_dim,
-            rope_theta=theta,
-            norm_eps=file.number("rms_norm_eps", 1e-6),
-            max_length=file.integer("max_position_embeddings", 2048),
-            tied_embeddings=file.flag("tie_word_embeddings", False),
-            bos_id=file.token_id("bos_token_id"),
-            eos_ids=token_ids(config.get("eos_token_id"), "config.json: eos_token_id"),
-            initializer_range=file.number("initializer_range", 0.02),
-            attention_bias=file.flag("attention_bias", False),
-            mlp_bias=file.flag("mlp_bias", False),
-            rope_scaling=RopeScaling(**scaling) if scaling else None,
-            **precision,
-        )
-
-    def to_hf(self) -> dict[str, Any]:
-        """The contents of config.json."""
-        scaling = dataclasses.asdict(self.rope_scaling) | {"rope_type": "llama3"} if self.rope_scaling else None
-        return {
-            "architectures": [ARCHITECTURE],
-            "model_type": MODEL_TYPE,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "hidden_act": "silu",
-            "max_position_embeddings": self.max_length,
-            "rms_norm_eps": self.norm_eps,
-            "rope_theta": self.rope_theta,
-            "rope_scaling": scaling,
-            "attention_bias": self.attention_bias,
-            "mlp_bias": self.mlp_bias,
-            "tie_word_embeddings": self.tied_embeddings,
-            "initializer_range": self.initializer_range,
-            "bos_token_id": self.bos_id,
-            "eos_token_id": list(self.eos_ids) if len(self.eos_ids) > 1 else next(iter(self.eos_ids), None),
-        }
-
-
-def rope_settings(file: ConfigFile, default_theta: float) -> tuple[float, dict[str, Any] | None]:
-    """Rotary base and Llama 3 scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`.
+def from_hf(file: ConfigFile) -> dict[str, Any]:
+    """Returns the family's own fields of `Config` from config.json.
 
     Raises:
-      ValueError: another type of scaling, or one of Llama 3's numbers is missing.
+      ValueError: the config asks for something that is not implemented; the message names the key.
     """
-    rope = ConfigFile(file.group("rope_parameters") or file.group("rope_scaling"))
-    old = file.number("rotary_emb_base", default_theta)
-    theta = rope.number("rope_theta", file.number("rope_theta", old))
-    kind = rope.raw.get("rope_type") or rope.raw.get("type") or "default"
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise ValueError(f"config.json: rope scaling of type {kind!r} is not implemented, only 'llama3'.")
-    names = [field.name for field in dataclasses.fields(RopeScaling)]
-    scaling: dict[str, Any] = {name: rope.number(name) for name in names}
-    return theta, scaling | {names[-1]: rope.integer(names[-1])}
+    activation = file.text("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        raise ValueError(f"config.json: hidden_act={activation!r} is not implemented for Llama, only 'silu'.")
+    if file.raw.get("sliding_window") and file.raw.get("use_sliding_window") is not False:
+        raise ValueError("config.json: sliding_window is not implemented.")
+    theta, scaling = rope_settings(file, 10000.0)
+    heads = file.integer("num_attention_heads")
+    head_dim = file.integer("head_dim") if file.raw.get("head_dim") else file.head_size()
+    kv_heads = file.integer("num_key_value_heads", heads)
+    if heads % kv_heads or head_dim % 2:
+        raise ValueError(
+            f"config.json: num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}, and "
+            f"head_dim {head_dim} even."
+        )
+    return {
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "layer_norm": False,
+        "norm_eps": file.number("rms_norm_eps", 1e-6),
+        "fused_qkv": False,
+        "attention_bias": file.flag("attention_bias", False),
+        "rotary_dim": head_dim,
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "gated_mlp": True,
+        "mlp_bias": file.flag("mlp_bias", False),
+        "activation": "silu",
+        "parallel_residual": False,
+    }
 
 
-class Block(nnx.Module):
-    """All layers' attention and MLP, stacked along the first dimension of each parameter."""
-
-    def __init__(self, config: LlamaConfig, key: jax.Array) -> None:
-        keys = jax.random.split(key, 7)
-        self.config = config
-        hidden, inner, count = config.hidden_size, config.intermediate_size, config.num_layers
-        queries, pairs = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-
-        def linear(place: int, shape: tuple[int, int], axes: tuple[str, str], bias: bool) -> Linear:
-            return Linear(keys[place], shape, axes, config, bias=bias, layers=count)
-
-        self.attention_norm = Norm(config, bias=False, layers=count)
-        self.q = linear(0, (hidden, queries), ("embed", "heads"), config.attention_bias)
-        self.k = linear(1, (hidden, pairs), ("embed", "heads"), config.attention_bias)
-        self.v = linear(2, (hidden, pairs), ("embed", "heads"), config.attention_bias)
-        self.o = linear(3, (queries, hidden), ("heads", "embed"), config.attention_bias)
-        self.mlp_norm = Norm(config, bias=False, layers=count)
-        self.gate = linear(4, (hidden, inner), ("embed", "mlp"), config.mlp_bias)
-        self.up = linear(5, (hidden, inner), ("embed", "mlp"), config.mlp_bias)
-        self.down = linear(6, (inner, hidden), ("mlp", "embed"), config.mlp_bias)
-
-    def __call__(self, x: Float[Array, "B T D"], attend: Attend) -> Float[Array, "B T D"]:
-        """One layer (the parameters' first dimension already taken off)."""
-        y, shape = self.attention_norm(x), x.shape[:2]
-        q, k, v = (f(y).reshape(*shape, -1, self.config.head_dim) for f in (self.q, self.k, self.v))
-        x = x + self.o(attend(q, k, v).reshape(*shape, -1))
-        y = self.mlp_norm(x)
-        return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y))
+def to_hf(config: Config) -> dict[str, Any]:
+    """Returns the family's own keys of config.json."""
+    scaling = dataclasses.asdict(config.rope_scaling) | {"rope_type": "llama3"} if config.rope_scaling else None
+    return {
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_length,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": scaling,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+    }
 
 
 # Parameter path -> Hugging Face key; "{}" is the layer. Kernels are [in, out] here and [out, in] there.

@@ -55,7 +55,7 @@ NamedArrays = Iterable[tuple[ParamSpec, jax.Array]]  # parameters in the order o
 
 def param_specs(model: Model) -> list[ParamSpec]:
     """Returns every parameter of a model, abstract or not, in the order of its tree."""
-    keys, num_layers, is_scalar = family_of(model.config)[0].KEYS, model.config.num_layers, kind_of(model) == "scalar"
+    keys, num_layers, is_scalar = family_of(model.config).KEYS, model.config.num_layers, kind_of(model) == "scalar"
     specs = []
     for path, leaf in named_leaves(model.params):
         if path[0] == "reward_head":

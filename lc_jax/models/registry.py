@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -10,23 +11,66 @@ from flax import nnx
 
 from lc_jax import parallel
 from lc_jax.models import gpt_neox, llama
+from lc_jax.models.config import Config
+from lc_jax.models.config_file import ConfigFile
 from lc_jax.models.heads import ScalarModel
-from lc_jax.models.transformer import Config, Model
+from lc_jax.models.layout import token_ids
+from lc_jax.models.transformer import CausalLM, Model
 
-FAMILIES: dict[str, tuple[ModuleType, type[Config]]] = {
-    llama.MODEL_TYPE: (llama, llama.LlamaConfig),
-    gpt_neox.MODEL_TYPE: (gpt_neox, gpt_neox.GPTNeoXConfig),
-}
+FAMILIES: dict[str, ModuleType] = {module.MODEL_TYPE: module for module in (llama, gpt_neox)}
 
 
-def family_of(config: Config) -> tuple[ModuleType, type[Config]]:
-    """The module and config class that `config` belongs to."""
-    return next(f for f in FAMILIES.values() if isinstance(config, f[1]))
+def family_of(config: Config) -> ModuleType:
+    """Returns the module of the family that `config` belongs to."""
+    return FAMILIES[config.model_type]
+
+
+def config_from_hf(raw: Mapping[str, Any], **precision: Any) -> Config:
+    """Returns the config of a decoder from the contents of config.json, whose `model_type` is one of FAMILIES.
+
+    Raises:
+      ValueError: it asks for something that is not implemented; the message names the key.
+    """
+    file, family = ConfigFile(raw), FAMILIES[raw["model_type"]]
+    return Config(
+        model_type=family.MODEL_TYPE,
+        vocab_size=file.integer("vocab_size"),
+        hidden_size=file.integer("hidden_size"),
+        intermediate_size=file.integer("intermediate_size"),
+        num_layers=file.integer("num_hidden_layers"),
+        num_heads=file.integer("num_attention_heads"),
+        max_length=file.integer("max_position_embeddings", 2048),
+        tied_embeddings=file.flag("tie_word_embeddings", False),
+        bos_id=file.token_id("bos_token_id"),
+        eos_ids=token_ids(raw.get("eos_token_id"), "config.json: eos_token_id"),
+        initializer_range=file.number("initializer_range", 0.02),
+        **family.from_hf(file),
+        **precision,
+    )
+
+
+def config_to_hf(config: Config) -> dict[str, Any]:
+    """Returns the contents of config.json."""
+    family = family_of(config)
+    return {
+        "architectures": [family.ARCHITECTURE],
+        "model_type": family.MODEL_TYPE,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        **family.to_hf(config),
+        "tie_word_embeddings": config.tied_embeddings,
+        "initializer_range": config.initializer_range,
+        "bos_token_id": config.bos_id,
+        "eos_token_id": list(config.eos_ids) if len(config.eos_ids) > 1 else next(iter(config.eos_ids), None),
+    }
 
 
 def build(config: Config, kind: str, key: jax.Array) -> nnx.Module:
     """A CausalLM (kind "causal") or a ScalarModel (kind "scalar")."""
-    return ScalarModel(config, key) if kind == "scalar" else config.build(key)
+    return ScalarModel(config, key) if kind == "scalar" else CausalLM(config, key)
 
 
 def abstract_model(config: Config, kind: str = "causal", mesh: parallel.AnyMesh | None = None) -> Model:
@@ -52,7 +96,7 @@ def initialize(config: Config, key: jax.Array, mesh: jax.sharding.Mesh, kind: st
 
 def is_preset(name: str) -> bool:
     """Whether `from_preset` has a config of this name."""
-    return any(name in module.PRESETS for module, _ in FAMILIES.values())
+    return any(name in module.PRESETS for module in FAMILIES.values())
 
 
 def from_preset(name: str, **precision: str) -> Config:
@@ -61,10 +105,10 @@ def from_preset(name: str, **precision: str) -> Config:
     Raises:
       ValueError: no such preset.
     """
-    for module, cls in FAMILIES.values():
+    for module in FAMILIES.values():
         if name in module.PRESETS:
-            return cls.from_hf(module.PRESETS[name], **precision)
-    raise ValueError(f"No preset {name!r}; there are {sorted(n for m, _ in FAMILIES.values() for n in m.PRESETS)}.")
+            return config_from_hf({"model_type": module.MODEL_TYPE} | module.PRESETS[name], **precision)
+    raise ValueError(f"No preset {name!r}; there are {sorted(n for m in FAMILIES.values() for n in m.PRESETS)}.")
 
 
 def kind_of(model: Model) -> str:

@@ -1,6 +1,6 @@
-"""What decoder families share: embedding, a scan over stacked blocks, final norm, head, and generation over a cache.
+"""The decoder of all families: embedding, a scan over stacked blocks, final norm, head, and generation over a cache.
 
-A family (llama.py, gpt_neox.py) brings a config, a block and a table of its Hugging Face keys.
+What differs between families is a field of the config; llama.py and gpt_neox.py map config.json and keys to it.
 """
 
 from __future__ import annotations
@@ -21,70 +21,10 @@ from lc_jax.kernels import dispatch
 from lc_jax.kernels.attention import RowMask, attention, decode_attention, prefill_attention
 from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.models.cache import Cache, LayerCache
-from lc_jax.preflight import check_all, check_settings
+from lc_jax.models.config import ACTIVATIONS, REMAT, Config
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
 UNROLL = 8  # up to this many layers the loop over layers is unrolled: faster, and still quick to compile
-DTYPES = ("float32", "bfloat16", "float16")
-REMAT = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """What every family needs to know; a family's config adds its own."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rotary_dim: int  # leading part of each head that is rotated
-    rope_theta: float
-    norm_eps: float
-    max_length: int  # positions seen in training
-    tied_embeddings: bool
-    bos_id: int | None = None
-    eos_ids: tuple[int, ...] = ()
-    initializer_range: float = 0.02  # standard deviation of fresh matrices
-    param_dtype: str = "float32"
-    compute_dtype: str = "float32"
-    remat: str = "none"  # "none", "full" (keep block inputs only) or "dots" (keep matmul outputs too)
-    kernels: str = "auto"  # kernels/dispatch.py
-
-    def __post_init__(self) -> None:
-        names = dict(param_dtype=DTYPES, compute_dtype=DTYPES, remat=("none", *REMAT))
-        check_all(
-            lambda: check_settings("precision", self, **names),
-            lambda: check_settings("", self, kernels=dispatch.KERNELS),
-        )
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Of activations and matmuls."""
-        return jnp.dtype(self.compute_dtype)
-
-    def inverse_frequencies(self) -> Float[Array, " R"]:
-        """Rotary angle per position of each of rotary_dim / 2 planes, radians."""
-        exponents = jnp.arange(0, self.rotary_dim, 2, dtype=jnp.float32) / self.rotary_dim
-        return 1.0 / self.rope_theta**exponents
-
-    def build(self, key: jax.Array) -> CausalLM:
-        """A freshly initialised model of this family."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_hf(cls, config: dict[str, Any], **precision: str) -> Self:
-        """From the contents of config.json. Raises ValueError, naming the key, at what is not implemented."""
-        raise NotImplementedError
-
-    def to_hf(self) -> dict[str, Any]:
-        """The contents of config.json."""
-        raise NotImplementedError
 
 
 class Linear(nnx.Module):
@@ -107,14 +47,14 @@ class Linear(nnx.Module):
 
 
 class Norm(nnx.Module):
-    """RMSNorm, or LayerNorm when `bias`; computed in float32, given back in the input's dtype."""
+    """RMSNorm or LayerNorm; computed in float32, returned in the dtype of the input."""
 
-    def __init__(self, config: Config, *, bias: bool, layers: int = 0) -> None:
+    def __init__(self, config: Config, *, layers: int = 0) -> None:
         lead, names = ((layers,), ("layers",)) if layers else ((), ())
         shape, axes = (*lead, config.hidden_size), (*names, "norm")
         self.eps = config.norm_eps
         self.scale = nnx.Param(jnp.ones(shape, config.param_dtype), out_sharding=axes)
-        self.bias = nnx.Param(jnp.zeros(shape, config.param_dtype), out_sharding=axes) if bias else None
+        self.bias = nnx.Param(jnp.zeros(shape, config.param_dtype), out_sharding=axes) if config.layer_norm else None
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         y = x.astype(jnp.float32)
@@ -146,17 +86,63 @@ rotate.defvjp(
 )
 
 
-class CausalLM(nnx.Module):
-    """A decoder."""
+class Block(nnx.Module):
+    """Attention and MLP of all layers, stacked along the first dimension of each parameter."""
 
-    def __init__(self, config: Config, key: jax.Array, block: Callable[..., nnx.Module], *, norm_bias: bool) -> None:
+    def __init__(self, config: Config, key: jax.Array) -> None:
+        self.config = config
+        hidden, inner, count = config.hidden_size, config.intermediate_size, config.num_layers
+        queries, pairs = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        names = ["qkv"] if config.fused_qkv else ["q", "k", "v"]
+        names += ["o", "gate", "up", "down"] if config.gated_mlp else ["o", "up", "down"]
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+
+        def attention(name: str, shape: tuple[int, int], axes: tuple[str, str] = ("embed", "heads")) -> Linear:
+            return Linear(keys[name], shape, axes, config, bias=config.attention_bias, layers=count)
+
+        def mlp(name: str, shape: tuple[int, int], axes: tuple[str, str] = ("embed", "mlp")) -> Linear:
+            return Linear(keys[name], shape, axes, config, bias=config.mlp_bias, layers=count)
+
+        self.attention_norm = Norm(config, layers=count)
+        if config.fused_qkv:
+            self.qkv = attention("qkv", (hidden, queries + 2 * pairs))
+        else:
+            self.q = attention("q", (hidden, queries))
+            self.k = attention("k", (hidden, pairs))
+            self.v = attention("v", (hidden, pairs))
+        self.o = attention("o", (queries, hidden), ("heads", "embed"))
+        self.mlp_norm = Norm(config, layers=count)
+        if config.gated_mlp:
+            self.gate = mlp("gate", (hidden, inner))
+        self.up = mlp("up", (hidden, inner))
+        self.down = mlp("down", (inner, hidden), ("mlp", "embed"))
+
+    def __call__(self, x: Float[Array, "B T D"], attend: Attend) -> Float[Array, "B T D"]:
+        """Runs one layer (the first dimension of the parameters already taken off)."""
+        config, shape = self.config, x.shape[:2]
+        y = self.attention_norm(x)
+        if config.fused_qkv:
+            q, k, v = jnp.split(self.qkv(y).reshape(*shape, config.num_heads, 3 * config.head_dim), 3, axis=-1)
+        else:
+            q, k, v = (linear(y).reshape(*shape, -1, config.head_dim) for linear in (self.q, self.k, self.v))
+        attended = x + self.o(attend(q, k, v).reshape(*shape, -1))
+        y = self.mlp_norm(x if config.parallel_residual else attended)
+        activation = ACTIVATIONS[config.activation]
+        inner = activation(self.gate(y)) * self.up(y) if config.gated_mlp else activation(self.up(y))
+        return attended + self.down(inner)
+
+
+class CausalLM(nnx.Module):
+    """A decoder with a language-model head."""
+
+    def __init__(self, config: Config, key: jax.Array) -> None:
         embed_key, block_key, head_key = jax.random.split(key, 3)
         self.config = config
         shape = (config.vocab_size, config.hidden_size)
         table = config.initializer_range * jax.random.normal(embed_key, shape, jnp.float32)
         self.embedding = nnx.Param(table.astype(config.param_dtype), out_sharding=("vocab", "embed"))
-        self.layers = block(config, block_key)
-        self.norm = Norm(config, bias=norm_bias)
+        self.layers = Block(config, block_key)
+        self.norm = Norm(config)
         shape = (config.hidden_size, config.vocab_size)
         self.head = (
             None

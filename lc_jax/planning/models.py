@@ -10,8 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from lc_jax.models import folders, registry
+from lc_jax.models.config import Config
 from lc_jax.models.hub import is_difference
-from lc_jax.models.transformer import Config
 from lc_jax.planning.stages import Stage
 
 
@@ -61,7 +61,8 @@ class Models:
 
     def _name(self, path: str) -> str:
         shape = self.shape_of(path)
-        name = shape if registry.is_preset(shape) else type(self.config_of(path)).__name__.removesuffix("Config")
+        family = registry.family_of(self.config_of(path))
+        name = shape if registry.is_preset(shape) else family.ARCHITECTURE.removesuffix("ForCausalLM")
         return f"{name} ({self.num_parameters(path) / 1e6:,.0f}M)"
 
     def num_parameters(self, path: str) -> float:

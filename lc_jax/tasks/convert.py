@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import classification, difference, folders, hf, hub
+from lc_jax.models.config import DTYPES
 from lc_jax.models.params import NamedArrays
-from lc_jax.models.transformer import DTYPES, Model
+from lc_jax.models.transformer import Model
 from lc_jax.preflight import POSITIVE, check_all, check_settings
 from lc_jax.training import run_steps
 

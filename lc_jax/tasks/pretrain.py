@@ -68,11 +68,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     logging.info("%d documents, %d tokens", len(encoded), sum(len(e.tokens) for e in encoded))
 
     raw = config.shape.to_dict() | {
+        "model_type": config.family,
         "vocab_size": len(tokenizer),
         "bos_token_id": next(iter(tokenizer.prefix), None),
         "eos_token_id": tokenizer.eos_id,
     }
-    shape = registry.FAMILIES[config.family][1].from_hf(raw, **config.precision)
+    shape = registry.config_from_hf(raw, **config.precision)
     model = induction.plant(registry.initialize(shape, jax.random.key(config.seed), mesh), config.seed)
     settings = loop.FitSettings(**config.fit, seed=config.seed)
     model = loop.fit(

@@ -12,7 +12,7 @@ from lc_jax.data.questions import load_training_rows
 from lc_jax.data.rows import optional
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import folders, registry
-from lc_jax.models.transformer import DTYPES, Config
+from lc_jax.models.config import DTYPES, Config
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_output, check_settings
 from lc_jax.prompts import Templates, load_templates
 from lc_jax.training import tracking

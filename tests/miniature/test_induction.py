@@ -13,8 +13,8 @@ from lc_jax.models import registry
 
 def fresh(family, mesh, **changes):
     config = pretrain.get_config(family)
-    raw = config.shape.to_dict() | {"vocab_size": config.vocab_size} | changes
-    return registry.initialize(registry.FAMILIES[family][1].from_hf(raw, **config.precision), jax.random.key(0), mesh)
+    raw = config.shape.to_dict() | {"model_type": family, "vocab_size": config.vocab_size} | changes
+    return registry.initialize(registry.config_from_hf(raw, **config.precision), jax.random.key(0), mesh)
 
 
 @jax.jit

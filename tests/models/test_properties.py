@@ -38,7 +38,7 @@ ONE_DEVICE = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), par
 def build(name, **precision):
     """A model on one device, its kernels five times as large as at birth so that attention is not flat."""
     raw = FAMILIES[name]
-    config = registry.FAMILIES[raw["model_type"]][1].from_hf(raw, **precision)
+    config = registry.config_from_hf(raw, **precision)
     model = registry.initialize(config, jax.random.key(0), ONE_DEVICE)
     return model.with_params(jax.tree.map(lambda x: 5.0 * x if x.ndim > 1 else x, model.params))
 
