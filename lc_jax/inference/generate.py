@@ -30,7 +30,7 @@ MIN_PREFIX = 32  # a shared prefix of fewer tokens is computed with each prompt
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to draw tokens."""
+    """Settings of sampling."""
 
     max_new_tokens: int
     temperature: float = 1.0  # 0 = greedy
@@ -84,7 +84,7 @@ def _truncate(logits: Float[Array, "B V"], top_p: Float[Array, ""], top_k: int, 
 
 
 def _categorical(keys: jax.Array, logits: Float[Array, "B V"]) -> Int[Array, " B"]:
-    """A draw from softmax(logits) for each key [B], never one whose logit is -inf.
+    """Draws from softmax(logits) with each key [B], never a token whose logit is -inf.
 
     First a block of the vocabulary, then a token of it, each by the largest of logits + Gumbel noise: about 2 sqrt(V)
     random numbers a row instead of V.
@@ -185,14 +185,14 @@ def _compute_prefix(model: Model, tokens: Int[Array, "1 C"]) -> Cache:
 
 
 def _static(sampling: Sampling) -> Sampling:
-    """`sampling` with its free numbers replaced by switches, so that a new temperature compiles nothing."""
+    """Replaces the numbers of `sampling` by switches, so that a new temperature compiles nothing."""
     return dataclasses.replace(
         sampling, temperature=float(sampling.temperature > 0), top_p=1.0 if sampling.top_p == 1 else 0.5
     )
 
 
 def for_decoding(model: Model) -> Model:
-    """The copy of `model` (abstract or not) that the decode loop reads; `model` itself on a mesh without fsdp.
+    """Returns the copy of `model` (abstract or not) that the decode loop reads; `model` itself on a mesh without fsdp.
 
     Its matrices are in the compute dtype and replicated over the fsdp axis: split, they would be gathered for every
     token.
@@ -214,7 +214,7 @@ def for_decoding(model: Model) -> Model:
 
 
 def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.stages.Traced:
-    """The program of one batch of prompts up to `width` tokens long; `model` may be abstract."""
+    """Traces the program of one batch of prompts up to `width` tokens long; `model` may be abstract."""
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -302,6 +302,6 @@ def generate(
     batch_size: int,
     row_ids: Sequence[int] | None = None,
 ) -> list[Completion]:
-    """Completions in the order of `prompts`; see `stream`."""
+    """Returns completions in the order of `prompts`; see `stream`."""
     done = dict(stream(model, prompts, sampling, seed=seed, batch_size=batch_size, row_ids=row_ids))
     return [done[i] for i in range(len(prompts))]

@@ -1,4 +1,4 @@
-"""Log-probabilities, entropies, values and rewards of given sequences, in a few fixed batch shapes."""
+"""Log-probabilities, entropies, values and rewards of sequences, in a few fixed batch shapes."""
 
 from __future__ import annotations
 
@@ -54,8 +54,10 @@ def stream_logprobs(
     model: Model, sequences: Sequence[batches.Tokens], *, batch_size: int, temperature: float = 1.0
 ) -> Iterator[tuple[int, TokenScores]]:
     """Yields (index, scores), batch by batch."""
-    given = _in_batches(sequences, batch_size)
-    scored = ((rows, sequence_logprobs(model, *arrays, jnp.float32(temperature))) for rows, arrays in given)
+    scored = (
+        (rows, sequence_logprobs(model, *arrays, jnp.float32(temperature)))
+        for rows, arrays in _in_batches(sequences, batch_size)
+    )
     for rows, out in parallel.prefetch(scored):
         logprobs, entropies = map(parallel.to_host, out)
         for place, index in enumerate(rows):
@@ -67,8 +69,8 @@ def stream_rewards(
     model: Model, sequences: Sequence[batches.Tokens], *, batch_size: int
 ) -> Iterator[tuple[int, float]]:
     """Yields (index, reward logit), batch by batch."""
-    given = _in_batches(sequences, batch_size)
-    for rows, out in parallel.prefetch((rows, sequence_rewards(model, *arrays)) for rows, arrays in given):
+    padded = _in_batches(sequences, batch_size)
+    for rows, out in parallel.prefetch((rows, sequence_rewards(model, *arrays)) for rows, arrays in padded):
         values = parallel.to_host(out)
         yield from ((int(index), float(values[place])) for place, index in enumerate(rows))
 

@@ -41,7 +41,7 @@ def write(
     precision: Mapping[str, Any],
     row_ids: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, str, bool]]:
-    """(place in `prompts`, text, whether it came to its end), batch by batch; no model is loaded for no prompts.
+    """Yields (index into `prompts`, text, whether it is finished), batch by batch; without prompts no model is loaded.
 
     Args:
       precision: what `hf.load` takes.

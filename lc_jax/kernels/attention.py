@@ -33,7 +33,7 @@ class RowMask:
     segment_ids: Int[Array, "B T"] | None = None
 
     def visible(self, first: int, end: int) -> Bool[Array, "#B t s"]:
-        """Which of the keys 0 <= s < end the queries first <= t < end see."""
+        """Returns which of the keys 0 <= s < end the queries first <= t < end see."""
         keys = jnp.arange(end)
         visible = (keys[None, :] <= jnp.arange(first, end)[:, None])[None]
         if self.starts is not None:
@@ -46,10 +46,10 @@ class RowMask:
         return visible
 
     def positions(self, length: int) -> Int[Array, "#B T"]:
-        """Position of each token in its sequence, and 1 for padding, as transformers numbers it in generation."""
+        """Returns the position of each token in its sequence, and 1 for padding, as in transformers' generation."""
         if self.segment_ids is not None:
-            seen = jnp.sum(self.visible(0, length), axis=2)
-            return jnp.where(self.segment_ids == PADDING, 1, seen - 1)
+            num_visible = jnp.sum(self.visible(0, length), axis=2)
+            return jnp.where(self.segment_ids == PADDING, 1, num_visible - 1)
         columns = jnp.arange(length)[None]
         starts = jnp.zeros(1, jnp.int32) if self.starts is None else self.starts
         ends = jnp.full(1, length) if self.ends is None else self.ends
@@ -58,7 +58,7 @@ class RowMask:
 
 
 def _weigh(scores: Float[Array, "*A S"], mask: Bool[Array, "*#A S"], dtype: jnp.dtype) -> Float[Array, "*A S"]:
-    """Softmax over allowed keys in float32; all zeros where there is none."""
+    """Computes softmax over allowed keys in float32; all zeros where there is none."""
     probs = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1)
     return jnp.where(mask, probs, 0.0).astype(dtype)
 
@@ -89,11 +89,11 @@ def _portable(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: fl
     return prefill_attention(q, k, v, mask, scale, None)
 
 
-# --- by blocks of queries: scores above the diagonal are not computed, and none is kept for the backward pass ---
+# --- by blocks of queries: scores above the diagonal are not computed, and none is saved for the backward pass ---
 
 
 def _blocks(length: int) -> Iterator[tuple[int, int]]:
-    """(first query, past the last), a few blocks of equal size; the queries of one see no key past its end."""
+    """Yields (first query, past the last) of a few blocks of equal size; no query sees a key past its block."""
     size = max(BLOCK, -(-length // MAX_BLOCKS))
     return ((start, min(start + size, length)) for start in range(0, length, size))
 

@@ -30,7 +30,7 @@ def attention_implementation(kernels: str, dtype: jnp.dtype, head_dim: int) -> s
     """Returns "portable", "blocked", "cudnn" or "splash".
 
     Raises:
-      ValueError: cudnn was asked for what it cannot do.
+      ValueError: `kernels` is "cudnn", which has no kernel for this dtype or head size.
     """
     fits = jnp.dtype(dtype).name in CUDNN_DTYPES and head_dim % 8 == 0 and head_dim <= CUDNN_HEAD_DIM
     if kernels == "cudnn" and not fits:

@@ -76,29 +76,29 @@ def _analytic(
 def _analytic_forward(
     hidden: Any, targets: Any, head: Any, temperature: Any, implementation: str
 ) -> tuple[tuple, tuple]:
-    """What is kept: two numbers a token, and the logits where there is one chunk alone."""
+    """Saves two numbers per token, and the logits where there is a single chunk."""
     hidden, targets, head, temperature = (x.value for x in (hidden, targets, head, temperature))
-    kept = None
+    saved_logits = None
     if implementation == "analytic" and len(hidden) == 1:
-        kept = _logits(hidden[0], head, temperature)
-        logprobs, entropies, normalizers = (x[None] for x in _read(kept, targets[0]))
+        saved_logits = _logits(hidden[0], head, temperature)
+        logprobs, entropies, normalizers = (x[None] for x in _read(saved_logits, targets[0]))
     else:
         logprobs, entropies, normalizers = _read_all(hidden, targets, head, temperature, implementation)
-    return (logprobs, entropies), (hidden, targets, head, temperature, entropies, normalizers, kept)
+    return (logprobs, entropies), (hidden, targets, head, temperature, entropies, normalizers, saved_logits)
 
 
-def _analytic_backward(implementation: str, saved: tuple, given: tuple[Any, Any]) -> tuple[jax.Array | None, ...]:
-    """d log p[y] / dz = 1[v = y] - p and d entropy / dz = -p (z - E z), chunk by chunk."""
-    hidden, targets, head, temperature, entropies, normalizers, kept = saved
-    without_entropy = isinstance(given[1], SymbolicZero)  # the usual case in training
-    by_logprobs, by_entropies = (jnp.zeros_like(g) if isinstance(g, SymbolicZero) else g for g in given)
+def _analytic_backward(implementation: str, saved: tuple, cotangents: tuple[Any, Any]) -> tuple[jax.Array | None, ...]:
+    """Applies d log p[y] / dz = 1[v = y] - p and d entropy / dz = -p (z - E z), chunk by chunk."""
+    hidden, targets, head, temperature, entropies, normalizers, saved_logits = saved
+    without_entropy = isinstance(cotangents[1], SymbolicZero)  # the usual case in training
+    by_logprobs, by_entropies = (jnp.zeros_like(g) if isinstance(g, SymbolicZero) else g for g in cotangents)
 
     # XLA's CPU compiler hands a product whose left operand is transposed to a routine about half as fast.
     apart = jax.lax.optimization_barrier if jax.default_backend() == "cpu" else lambda y: y
 
     def part(sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]) -> tuple[tuple, jax.Array]:
         x, target, entropy, normalizer, by_logprob, by_entropy = xs
-        logits = _logits(x, head, temperature) if kept is None else kept
+        logits = _logits(x, head, temperature) if saved_logits is None else saved_logits
         slope = by_logprob[:, None]
         if not without_entropy:
             slope = slope + by_entropy[:, None] * (logits - (normalizer - entropy)[:, None])
@@ -126,7 +126,7 @@ def token_logprobs(
     temperature: Float[Array, ""],
     implementation: str = "analytic",
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """log softmax(hidden @ head / temperature)[target] and the entropy of that distribution, both float32 nats.
+    """Computes log softmax(hidden @ head / temperature)[target] and the entropy of that distribution, float32 nats.
 
     The matmul runs in the inputs' dtype and accumulates in float32. Logits exist for one chunk of tokens at a time,
     about CHUNK_LOGITS of them on each device, forward and backward (each chunk is computed again for its gradient).

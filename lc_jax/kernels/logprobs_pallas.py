@@ -30,7 +30,7 @@ def _start(count: int) -> Sums:
 
 
 def _add(sums: Sums, logits: jax.Array, first: jax.Array, targets: jax.Array, vocab: int) -> Sums:
-    """`sums` with the columns from number `first` on."""
+    """Adds the columns from number `first` on to `sums`."""
     top, total, weighted, chosen = sums
     columns = first + jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
     logits = jnp.where(columns < vocab, logits, MASKED)
@@ -101,8 +101,8 @@ def read(
     temperature: Float[Array, ""],
     platform: str,
 ) -> tuple[Float[Array, " N"], Float[Array, " N"], Float[Array, " N"]]:
-    """log softmax(hidden @ head / temperature)[target], that distribution's entropy, and the logarithm of its
-    normaliser, float32 nats.
+    """Computes log softmax(hidden @ head / temperature)[target], the entropy of that distribution, and the logarithm of
+    its normaliser, float32 nats.
 
     Args:
       platform: whose kernel: "gpu" or "tpu". On a CPU it is interpreted.

@@ -22,7 +22,7 @@ from lc_jax.models.registry import FAMILIES
 from lc_jax.models.tensors import Tensors, TensorSpec, check_values, write
 
 SUM = "model_sum.txt"  # the published check: the sum of all recovered parameters
-CHECKSUMS = "recovered_checksums.json"  # ours: SHA-256 of every recovered tensor, beside the difference
+CHECKSUMS = "recovered_checksums.json"  # ours: SHA-256 of every recovered tensor, in the folder of the difference
 ENDING = "-wdiff"  # of the published differences' names
 RECOVERED_FROM = "recovered_from"  # key of a recovered config.json: the name of the difference
 SUM_TOLERANCE = 1e-5  # relative; the published sum is a float32 one
@@ -66,26 +66,26 @@ class _Pair:
         self.config = read_json(self.folder / "config.json")
         self.keys = [key for key in self.upload.names() if not key.endswith(BUFFERS)]
         self.prefix = BACKBONE if any(key.startswith(BACKBONE) for key in self.keys) else ""
-        wanted = {self.prefix + key: key for key in self.base.names() if not key.endswith(BUFFERS)}
-        missing = sorted(wanted.keys() - set(self.keys))
+        base_keys = {self.prefix + key: key for key in self.base.names() if not key.endswith(BUFFERS)}
+        missing = sorted(base_keys.keys() - set(self.keys))
         if missing:
             raise ValueError(
                 f"{self.folder} lacks {len(missing)} tensors of {self.base_folder} ({', '.join(missing[:5])} ...): "
                 "it was made from another base."
             )
-        same = [k for k, other in wanted.items() if self.base.shape(other) == self.upload.shape(k)]
+        same = [k for k, other in base_keys.items() if self.base.shape(other) == self.upload.shape(k)]
         if not same:
             raise ValueError(f"No tensor of {self.folder} has the shape it has in {self.base_folder}: another base.")
-        self.partners = {key: wanted[key] for key in same}
-        kept = [key for key in self.keys if key not in self.partners]
-        logging.info("%d tensors are combined; whole as they are: %s", len(same), ", ".join(kept) or "none")
+        self.partners = {key: base_keys[key] for key in same}
+        unpaired = [key for key in self.keys if key not in self.partners]
+        logging.info("%d tensors are combined; whole as they are: %s", len(same), ", ".join(unpaired) or "none")
 
     def specs(self, dtype: str) -> list[TensorSpec]:
-        """What a result in `dtype` holds."""
+        """Returns the tensors of a result in `dtype`."""
         return [TensorSpec(key, self.upload.shape(key), dtype) for key in self.keys]
 
     def read(self, key: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """The tensor of the upload and its partner of the base, if it has one, both float32."""
+        """Returns the tensor of the upload and its partner in the base, if it has one, both float32."""
         value = np.array(self.upload.slice(key)[...], np.float32)
         check_values(self.folder, key, value)
         if key not in self.partners:
@@ -93,7 +93,7 @@ class _Pair:
         return value, self.base.slice(self.partners[key])[...].astype(np.float32, copy=False)
 
     def write_configs(self, folder: Path, dtype: str, name: str = "") -> None:
-        """The upload's config and tokenizer; a reward model's config says what its backbone is.
+        """Writes config and tokenizer of the upload; the config of a reward model holds that of its backbone.
 
         Args:
           name: of the difference that the result was recovered from.
@@ -121,9 +121,9 @@ def recover(
     name: str = "",
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes base + difference; a tensor whose shape differs from the base's is whole already and taken as it is.
+    """Writes base + difference; a tensor whose shape differs from the base's is copied as it is.
 
-    The result is checked against `recovered_checksums.json` and `model_sum.txt` where they lie beside the difference.
+    The result is checked against `recovered_checksums.json` and `model_sum.txt` of the difference, where it has them.
 
     Args:
       dtype: of the result; default that of the model the difference was made from, else the difference's own.
@@ -201,7 +201,7 @@ def make(
 
 
 def _add(value: np.ndarray, partner: np.ndarray | None) -> np.ndarray:
-    """value + partner in float32, in place."""
+    """Adds `partner` to `value` in float32, in place."""
     return value if partner is None else np.add(value, partner, out=value)
 
 
@@ -214,7 +214,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 
 def _check_sum(pair: _Pair, total: float, is_checked: bool) -> None:
-    """Holds the sum against `model_sum.txt`; a permutation or a small error passes it, hence our own check."""
+    """Compares the sum with `model_sum.txt`; a permutation or a small error passes, hence our own check."""
     path = pair.folder / SUM
     if not path.is_file():
         if not is_checked:

@@ -25,7 +25,7 @@ from lc_jax.models.transformer import Model
 
 
 def check(*paths: str | Path, allow_difference: bool = False) -> None:
-    """Fails early when a local checkpoint is not there or not whole; hub names are not looked up.
+    """Fails early when a local checkpoint is not there or not complete; hub names are not looked up.
 
     Args:
       allow_difference: take weight differences as well.
@@ -63,7 +63,7 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
 
 
 def _remedy(path: Path) -> str:
-    """What to do about a checkpoint that is not there."""
+    """Returns what to do about a checkpoint that is not there."""
     if path.parts[:2] == ("runs", "miniature"):
         return "bash launch/quickstart.sh makes it"
     if len(path.parts) == 1:
@@ -72,13 +72,13 @@ def _remedy(path: Path) -> str:
 
 
 def resolve(path: str | Path) -> Path:
-    """A local folder as it is; a hub name ("owner/name" or "owner/name@revision") downloaded.
+    """Returns a local folder as it is, and downloads a hub name ("owner/name" or "owner/name@revision").
 
     The published weight differences are recovered on the way; see `hub.recovered`.
 
     Raises:
       FileNotFoundError: neither a folder nor a repository that can be reached.
-      ValueError: a weight difference does not fit its base, or has no base that is known.
+      ValueError: a weight difference does not fit its base, or its base is unknown.
     """
     check(path)
     if Path(path).is_dir():
@@ -93,7 +93,7 @@ def resolve(path: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of the (backbone) model; a reward model's own keys stand under "reward_model"."""
+    """Reads config.json of the (backbone) model, with the key "reward_model" if it is one."""
     config = read_json(folder / "config.json")
     if is_classification(config):  # there is no language-model head, which a scalar model never uses
         return config | {REWARD_MODEL: True, "tie_word_embeddings": True}
@@ -122,7 +122,7 @@ def has_tokenizer(path: str | Path) -> bool:
 
 
 def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
-    """The config of the checkpoint at `path`, and its kind ("causal" or "scalar").
+    """Returns the config of the checkpoint at `path`, and its kind ("causal" or "scalar").
 
     Raises:
       ValueError: the family, or something that the config asks for, is not implemented.
@@ -142,7 +142,7 @@ def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
 
 
 def write_text_files(folder: Path, tokenizer: Any) -> None:
-    """The tokenizer's files; `tokenizer` as in `hf.save`."""
+    """Writes the files of the tokenizer; `tokenizer` as in `hf.save`."""
     if isinstance(tokenizer, str | Path):
         copy_text_files(Path(tokenizer), folder)
     elif tokenizer is not None:
@@ -150,7 +150,7 @@ def write_text_files(folder: Path, tokenizer: Any) -> None:
 
 
 def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:
-    """config.json, generation_config.json and the tokenizer's files; `tokenizer` as in `hf.save`."""
+    """Writes config.json, generation_config.json and the files of the tokenizer; `tokenizer` as in `hf.save`."""
     write_text_files(folder, tokenizer)
     config = config_to_hf(model.config) | {"dtype": dtype}
     if kind_of(model) == "scalar":

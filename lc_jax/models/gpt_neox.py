@@ -80,7 +80,7 @@ KEYS = {
 }
 
 _NEOX = {"bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 2048, "layer_norm_eps": 1e-5}
-# config.json of models that are known by name.
+# config.json of models that can be named without a folder.
 PRESETS: dict[str, dict[str, Any]] = {
     "redpajama-incite-3b": _NEOX
     | {

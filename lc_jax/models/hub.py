@@ -30,7 +30,7 @@ _WHOLE = ("extract-answers",)  # all others are weight differences from BASE, wh
 _PREFIX = "tatsu-lab/linguistic-calibration-"
 _TEXTS = ["*.json", "*.txt", "*.jinja", "*.model"]
 _FILES = [*_TEXTS, "model*.safetensors"]
-PICKLED = ("togethercomputer/RedPajama-INCITE-Base-3B-v1",)  # known to have no safetensors
+PICKLED = ("togethercomputer/RedPajama-INCITE-Base-3B-v1",)  # without safetensors
 
 
 def released(name: str) -> str:
@@ -54,7 +54,7 @@ def repository(name: str) -> str:
 
 
 def download(name: str) -> Path:
-    """The folder of "owner/name" or "owner/name@revision" in the hub's cache, downloaded if it is not there yet.
+    """Returns the folder of "owner/name" or "owner/name@revision" in the hub's cache; downloads it if necessary.
 
     Raises:
       FileNotFoundError: it is gated, there is no such repository or revision, or the hub cannot be reached; the message
@@ -112,7 +112,7 @@ def _holds_weights(files: list[str]) -> bool:
 
 
 def download_texts(name: str) -> Path:
-    """The folder of a checkpoint's config and tokenizer in the hub's cache, without the weights; downloads little.
+    """Returns the folder of a checkpoint's config and tokenizer in the hub's cache; downloads no weights.
 
     Raises:
       FileNotFoundError: as `download`.
@@ -126,7 +126,7 @@ def download_texts(name: str) -> Path:
 
 @contextlib.contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """Says of the errors of the hub's client what they mean and what to do."""
+    """Replaces errors of the hub's client by messages that say what to do."""
     from huggingface_hub import errors
 
     try:
@@ -149,9 +149,9 @@ def _no_checkpoint(name: str, reason: str) -> str:
 
 
 def recovered(name: str) -> Path:
-    """The folder of a published weight difference added to Llama 2 7B, made at first use (27 GB in float32).
+    """Returns the folder of a published weight difference added to Llama 2 7B; writes it at first use (27 GB, float32).
 
-    LC_LLAMA_2_7B is the base, a local folder or a hub name; LC_CACHE is where results are kept (default
+    LC_LLAMA_2_7B is the base, a local folder or a hub name; LC_CACHE is the folder of results (default
     ~/.cache/lc_jax).
 
     Raises:

@@ -1,4 +1,4 @@
-"""What stands where in a checkpoint folder, and folders that appear only when they are whole."""
+"""File names of checkpoint folders, and folders that appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "at
 
 
 def check_file(path: Path) -> None:
-    """Refuses a file that is empty, or that git-lfs has left in the place of the real one.
+    """Refuses a file that is empty, or in the place of which git-lfs wrote a pointer.
 
     Raises:
       ValueError: it is one of these.
@@ -73,7 +73,7 @@ def check_torch(name: str | Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Reads the JSON object in a file.
 
     Raises:
       ValueError: the file is no JSON object in UTF-8, or only points to one.
@@ -89,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def token_ids(ids: Any, where: str) -> tuple[int, ...]:
-    """An id, a list of ids or nothing, as config files write them.
+    """Returns token ids that a config file writes as an id, a list of ids or nothing.
 
     Raises:
       ValueError: it is something else.
@@ -111,7 +111,7 @@ def copy_text_files(source: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `path` when all went well and vanishes otherwise.
+    """Yields a folder to write into, which replaces `path` on success and is removed otherwise.
 
     On several hosts each has a folder of its own, and process 0's becomes `path`.
 

@@ -96,7 +96,7 @@ _LLAMA_2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# config.json of models that are known by name.
+# config.json of models that can be named without a folder.
 PRESETS: dict[str, dict[str, Any]] = {
     "llama-2-7b": _LLAMA_2
     | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},

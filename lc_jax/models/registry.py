@@ -69,7 +69,7 @@ def config_to_hf(config: Config) -> dict[str, Any]:
 
 
 def build(config: Config, kind: str, key: jax.Array) -> nnx.Module:
-    """A CausalLM (kind "causal") or a ScalarModel (kind "scalar")."""
+    """Builds a CausalLM (kind "causal") or a ScalarModel (kind "scalar")."""
     return ScalarModel(config, key) if kind == "scalar" else CausalLM(config, key)
 
 
@@ -87,7 +87,7 @@ def abstract_model(config: Config, kind: str = "causal", mesh: parallel.AnyMesh 
 
 
 def initialize(config: Config, key: jax.Array, mesh: jax.sharding.Mesh, kind: str = "causal") -> Model:
-    """A freshly initialised model, born in its shards."""
+    """Initialises a model, each parameter in its shards."""
     model = abstract_model(config, kind)
     out = parallel.shardings(model.params, mesh)
     params = jax.jit(lambda key: nnx.split(build(config, kind, key))[1], out_shardings=out)(key)
@@ -100,7 +100,7 @@ def is_preset(name: str) -> bool:
 
 
 def from_preset(name: str, **precision: str) -> Config:
-    """The config of a model known by name.
+    """Returns the config of a preset.
 
     Raises:
       ValueError: no such preset.

@@ -47,21 +47,21 @@ class Tensors:
             self._files |= dict.fromkeys(file.keys(), file)
 
     def names(self) -> list[str]:
-        """Names of all tensors, in the files' order."""
+        """Returns the names of all tensors, in the order of the files."""
         return list(self._files)
 
     def slice(self, key: str) -> Any:
-        """A lazy tensor: `get_shape()`, and indexing reads only what is asked."""
+        """Returns a lazy tensor with `get_shape()`; indexing reads the slice alone."""
         return self._files[key].get_slice(key)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of a tensor, without reading it."""
+        """Returns the shape of a tensor, without reading it."""
         return tuple(self.slice(key).get_shape())
 
     def dtype(self) -> str:
-        """The dtype that most tensors are stored in, as numpy names it."""
-        found = [self.slice(key).get_dtype() for key in self.names()]
-        most = max(sorted(set(found)), key=found.count, default="none")
+        """Returns the dtype of most tensors, as numpy names it."""
+        dtypes = [self.slice(key).get_dtype() for key in self.names()]
+        most = max(sorted(set(dtypes)), key=dtypes.count, default="none")
         if most not in DTYPES:
             raise ValueError(f"{self.folder}: its tensors are stored as {most}, which is not read. {QUANTISED}")
         return DTYPES[most]
@@ -91,7 +91,7 @@ def check_values(folder: Path, key: str, values: np.ndarray) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    """The weight files of a folder: safetensors before pickles, a whole file before an index, as in transformers."""
+    """Returns the weight files of a folder: safetensors before pickles, one file before an index (as transformers)."""
     for name in (SAFETENSORS, PICKLE):
         index = folder / (name + INDEX)
         if (folder / name).is_file():
@@ -171,7 +171,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Size in the file."""
+        """Bytes in the file."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
@@ -211,7 +211,7 @@ def write(
 
 
 def _header(shard: Sequence[TensorSpec]) -> tuple[bytes, dict[str, int]]:
-    """The start of a safetensors file, and where each tensor's data begin after it.
+    """Returns the start of a safetensors file, and the offset after it of each tensor's data.
 
     Laid out as the safetensors library does it, wide dtypes first and then by name, so that files are equal to its own.
     """

@@ -28,7 +28,7 @@ UNROLL = 8  # up to this many layers the loop over layers is unrolled: faster, a
 
 
 class Linear(nnx.Module):
-    """x @ kernel + bias, one per layer when `layers` is given (leading dimension)."""
+    """x @ kernel + bias, one per layer (leading dimension) where `layers` is not 0."""
 
     def __init__(
         self, key: jax.Array, shape: tuple[int, int], axes: tuple[str, str], config: Config, *, bias: bool, layers: int
@@ -69,7 +69,7 @@ class Norm(nnx.Module):
 def rotate(
     x: Float[Array, "B T H K"], cos: Float[Array, "B T R"], sin: Float[Array, "B T R"]
 ) -> Float[Array, "B T H K"]:
-    """Rotary position embedding of the first 2R dimensions of each head (planes i and i + R), float32 inside.
+    """Applies rotary position embedding to the first 2R dimensions of each head (planes i and i + R), in float32.
 
     Its gradient is the rotation back; angles have none.
     """
@@ -151,18 +151,18 @@ class CausalLM(nnx.Module):
         )
 
     def head_matrix(self) -> Float[Array, "D V"]:
-        """Hidden states to logits, in the compute dtype."""
+        """Returns the matrix from hidden states to logits, in the compute dtype."""
         matrix = self.embedding[...].T if self.head is None else self.head.kernel[...]
         return matrix.astype(self.config.dtype)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Float32 logits."""
+        """Computes float32 logits."""
         return jnp.matmul(hidden, self.head_matrix(), preferred_element_type=jnp.float32)
 
     def logprobs(
         self, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], temperature: Float[Array, ""]
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-        """Log-probability of each target and the entropy at its position; see `token_logprobs`."""
+        """Computes the log-probability of each target and the entropy at its position; see `token_logprobs`."""
         implementation = dispatch.logprobs_implementation(self.config.kernels)
         return token_logprobs(hidden, self.head_matrix(), targets, temperature, implementation)
 
@@ -170,9 +170,9 @@ class CausalLM(nnx.Module):
         return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
 
     def _angles(self, positions: Int[Array, "B T"], length: int) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
-        """Cosine and sine of each plane's angle, read from a table of the positions below `length`.
+        """Returns cosine and sine of the angle of each plane, from a table of the positions below `length`.
 
-        Of angles made from the positions themselves XLA on CPUs computes both again in every rotation, for each head.
+        Without the table, XLA on CPUs computes both again in every rotation, for each head.
         """
         table = jnp.arange(max(length, 2))[:, None] * self.config.inverse_frequencies()  # padding is at position 1
         return jnp.take(jnp.cos(table), positions, axis=0), jnp.take(jnp.sin(table), positions, axis=0)
@@ -307,25 +307,25 @@ class Model:
 
     graphdef: nnx.GraphDef = flax.struct.field(pytree_node=False)
     config: Config = flax.struct.field(pytree_node=False)
-    params: Any  # an nnx.State; None where only the structure is wanted
+    params: Any  # an nnx.State; None: the structure alone
 
     def with_params(self, params: Any) -> Model:
-        """The same structure around other parameters, or none."""
+        """Returns the same structure with other parameters, or none."""
         return dataclasses.replace(self, params=params)
 
     @classmethod
     def of(cls, module: Any) -> Self:
-        """Takes a module apart."""
+        """Splits a module into structure and parameters."""
         graphdef, params = nnx.split(module)
         return cls(graphdef, module.config, params)
 
     def bind(self) -> Any:
-        """The CausalLM or ScalarModel around these parameters."""
+        """Returns the CausalLM or ScalarModel with these parameters."""
         return nnx.merge(self.graphdef, self.params)
 
 
 def trainable(params: Any) -> Any:
-    """True for every parameter but the unused head of a scalar model's backbone, which no gradient reaches.
+    """Marks every parameter but the unused head of a scalar model's backbone, which no gradient reaches.
 
     A tree of booleans like `params`; weight decay must leave the False ones alone, as torch does without a gradient.
     """
