@@ -37,7 +37,7 @@ def outputs_alone(model, row, scalar):
     """What a model says after each token of one episode, without padding: logits, or values."""
     tokens = [*PROMPTS[row], *RESPONSES[row]]
     module = model.bind()
-    out = module(jnp.asarray([tokens]), jnp.asarray([[0, len(tokens)]]))
+    out = module(jnp.asarray([tokens]))
     return np.asarray(out if scalar else module.logits(out), np.float64)[0]
 
 

@@ -87,9 +87,7 @@ def test_a_reward_is_read_at_the_last_real_token(preset):
     with jax.set_mesh(mesh):
         model = random_model(mesh, preset, "scalar")
         module = model.bind()
-        logits = np.asarray(
-            [np.asarray(module(jnp.asarray([s]), jnp.asarray([[0, len(s)]])))[0, -1] for s in sequences], np.float64
-        )
+        logits = np.asarray([np.asarray(module(jnp.asarray([s])))[0, -1] for s in sequences], np.float64)
         rows = np.asarray([0, 1, 2, -1, -1, -1, -1, -1])
         batch = reward_model.dataset(sequences, labels).collate(rows)
         sums = reward_model.loss_fn(model, batch)
