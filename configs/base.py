@@ -91,21 +91,21 @@ def base_config(task: str, mode: str) -> ConfigDict:
         {
             "task": task,
             "published": False,  # True: the arithmetic of the published code, row by row in docs/published.md
-            "seed": seed() if mini else 42,
-            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},  # -1: all devices that are left
+            "seed": seed() if mini else 42,  # of sampling, shuffling and new heads
+            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},  # devices along each axis; -1: all others
             "precision": {
-                "param_dtype": "float32",
-                "compute_dtype": "float32" if mini else "bfloat16",
-                "remat": "none" if mini else "full",
+                "param_dtype": "float32",  # of trained parameters
+                "compute_dtype": "float32" if mini else "bfloat16",  # of matrix products
+                "remat": "none" if mini else "full",  # "full": recomputes activations in the backward pass
             },
             "compilation_cache": compilation_cache(),  # folder of compiled programs, at most 5 GB; "" keeps none
             "kernels": "auto",  # "portable": every fast path off; or an implementation (lc_jax/kernels/dispatch.py)
             "templates": "short" if mini else "full",  # "chat": paragraphs through the chat template; or a folder
-            "dry_run": False,  # training: says how much memory the run would take, and stops
+            "dry_run": False,  # prints the memory that the run would take, or what its requests would cost, and stops
             "prompt_dir": "",  # a folder of wordings under the published names, in place of any of ours
         }
     )
-    config.precision.kernels = config.get_ref("kernels")  # the models' own setting, as the rest of `precision`
+    config.precision.kernels = config.get_ref("kernels")  # the same as `kernels`
     return config
 
 
@@ -113,21 +113,26 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
     """Adds what every trainer takes: an optimiser (published settings unless given) and where to log."""
     config.optimizer = ConfigDict(
         {
-            "learning_rate": 5e-6,
-            "schedule": "cosine",
-            "warmup_ratio": 0.03,
-            "b1": 0.9,
-            "b2": 0.999,
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-            "clip_norm": 1.0,
+            "learning_rate": 5e-6,  # the highest, after the warm-up
+            "schedule": "cosine",  # from there to 0; or "linear", "constant"
+            "warmup_ratio": 0.03,  # fraction of all steps in which the learning rate rises from 0; or `warmup_steps`
+            "b1": 0.9,  # AdamW's
+            "b2": 0.999,  # AdamW's
+            "eps": 1e-8,  # AdamW's
+            "weight_decay": 0.0,  # of every trained parameter
+            "clip_norm": 1.0,  # maximum global norm of the gradient
             "kind": "adamw",  # or "adamw_int8", "adamw_int8_master": with precision.param_dtype="bfloat16"
         }
         | optimizer
     )
     config.export_every = 0  # steps between Hugging Face folders of the model in <output>/steps; 0: only at the end
     config.export_dtype = ""  # of the Hugging Face checkpoints that the run writes; "": as the parameters are
-    config.wandb = ConfigDict({"project": "", "mode": "online"})  # a project name switches W&B on; mode "offline" works
+    config.wandb = ConfigDict(
+        {
+            "project": "",  # a name switches W&B on
+            "mode": "online",  # or "offline"
+        }
+    )
     return config
 
 
@@ -138,11 +143,15 @@ def questions(split: str, mini: bool = False) -> ConfigDict:
             {"source": "miniature", "split": split, "answers": None, "answers_split": None, "columns": ""}
         )
     prompts = f"{published_data()}:trivia_qa_paragraph_generation"
-    answers = {
-        "answers": trivia_qa(),
-        "answers_split": "validation" if split == "test" else "train",
-    }
-    return ConfigDict({"source": prompts, "split": split, "columns": ""} | answers)
+    return ConfigDict(
+        {
+            "source": prompts,  # of prompts: a file, a folder or the hub's name:configuration@revision
+            "split": split,  # of `source`
+            "columns": "",  # names of the columns, OURS=YOURS with commas between
+            "answers": trivia_qa(),  # the source of questions and answers, where `source` has none
+            "answers_split": "validation" if split == "test" else "train",  # of `answers`
+        }
+    )
 
 
 # Test questions by name: (their prompts' configuration, where questions and answers are, which split of that). What has
@@ -174,9 +183,16 @@ def rows(name: str, mini: bool = False) -> dict[str, str | None]:
     if mini:
         source = {"source": f"{root()}/data/{name}.jsonl", "split": None}
         return source | {"questions": "miniature", "questions_split": name, "columns": ""}
-    source = {"source": f"{published_data()}:{name}_training", "split": "train"}
+    source = {
+        "source": f"{published_data()}:{name}_training",  # a file, a folder or the hub's name:configuration@revision
+        "split": "train",  # of `source`
+    }
     questions, split = (trivia_qa(), "train") if name == "reward_model" else (None, None)
-    return source | {"questions": questions, "questions_split": split, "columns": ""}
+    return source | {
+        "questions": questions,  # the source of their questions and answers, by question_id
+        "questions_split": split,  # of `questions`
+        "columns": "",  # names of the rows' columns, OURS=YOURS with commas between
+    }
 
 
 def own_training(task: str, mode: str, recipe: str, warmup_ratio: float, mini_length: int) -> ConfigDict:
@@ -187,10 +203,22 @@ def own_training(task: str, mode: str, recipe: str, warmup_ratio: float, mini_le
       mini_length: maximum tokens of an example in the miniature.
     """
     config = training(base_config(task, mode), learning_rate=5e-6, warmup_ratio=warmup_ratio)
-    config.model, config.output = "", f"runs/{task}"
+    config.model = ""  # the checkpoint that training starts from
+    config.output = f"runs/{task}"  # folder of checkpoints, metrics and the final model
     rows = dict(source="", split="", questions="", questions_split="", columns="")
-    config.data = dict(recipe=recipe, rows=rows, eval_size=0, max_length=1024)
-    config.fit = dict(num_epochs=3, batch_size=8, microbatch_size=8, eval_every=100, save_every=100)
+    config.data = dict(
+        recipe=recipe,  # from rows to examples (lc_jax/data/examples.py)
+        rows=rows,
+        eval_size=0,  # examples that are held out for evaluation
+        max_length=1024,  # tokens; longer examples are left out
+    )
+    config.fit = dict(
+        num_epochs=3,  # passes over the examples
+        batch_size=8,  # examples of a step
+        microbatch_size=8,  # examples of a forward and backward pass
+        eval_every=100,  # steps
+        save_every=100,  # steps
+    )
     if mode == "mini":
         config.model, config.output = LLAMA, f"{root()}/{task}"
         config.data.max_length = mini_length
@@ -200,7 +228,15 @@ def own_training(task: str, mode: str, recipe: str, warmup_ratio: float, mini_le
 
 def annotator(name: str = "") -> ConfigDict:
     """Returns the settings of an annotator ("provider/model"); empty ones are left to the provider."""
-    return ConfigDict({"name": name, "base_url": "", "batch": False, "concurrency": 0, "price": ()})
+    return ConfigDict(
+        {
+            "name": name,  # provider/model, such as anthropic/claude-haiku-4-5 or local/CHECKPOINT; "": `annotator`'s
+            "base_url": "",  # of a server with the provider's interface
+            "batch": False,  # asks through the provider's batch endpoint: half the price, within a day
+            "concurrency": 0,  # requests at a time; 0: the provider's default
+            "price": (),  # dollars for a million input and output tokens, of a model that lc_jax does not know
+        }
+    )
 
 
 def asking(config: ConfigDict) -> ConfigDict:
@@ -208,7 +244,7 @@ def asking(config: ConfigDict) -> ConfigDict:
     config.annotator = annotator()
     config.store = ""  # file of the annotator's replies; "": replies.sqlite beside the output
     config.budget = 0.0  # dollars that this run may spend; 0 = no limit
-    config.dry_run = False  # says what the run would cost at most, and stops
+    config.dry_run = False  # prints the memory that the run would take, or what its requests would cost, and stops
     config.accept_failed = False  # go on although requests failed, in place of stopping
     return config
 
@@ -216,9 +252,10 @@ def asking(config: ConfigDict) -> ConfigDict:
 def add_sampling(config: ConfigDict, temperature: float) -> None:
     """Adds how a checkpoint samples paragraphs; published: nucleus of 0.9, 512 new tokens at most."""
     published = config.get_ref("published")
-    config.temperature = temperature
+    config.temperature = temperature  # of the paragraphs
     config.top_p = 1.0 - 0.1 * published.to_float()  # 1 = any token; checkpoints only
-    config.max_new_tokens, config.batch_size = 300 + 212 * published.to_int(), 64
+    config.max_new_tokens = 300 + 212 * published.to_int()  # of a paragraph
+    config.batch_size = 64  # paragraphs that a checkpoint writes at a time
 
 
 def add_wording(config: ConfigDict) -> None:
@@ -238,11 +275,11 @@ def add_evaluation(config: ConfigDict, roles: Sequence[str]) -> None:
     Args:
       roles: what annotators do in it; each can have an annotator of its own.
     """
-    config.paragraphs = ""  # a file ...
-    config.column = "generated_paragraph"  # of that file; claude_summary evaluates summaries directly
-    config.model = ""  # ... a checkpoint ...
+    config.paragraphs = ""  # a file of paragraphs to evaluate
+    config.column = "generated_paragraph"  # of `paragraphs`; claude_summary evaluates summaries directly
+    config.model = ""  # a checkpoint that writes them, where there is no file
     add_sampling(config, temperature=0.3)
-    config.writer = annotator()  # ... or a provider's model
+    config.writer = annotator()  # a provider's model that writes them
     config.strategy = "finetuned"  # or 8-shot, summary-8-shot, llama-2-chat; of a writer 0-shot, uncertainty, ...
     config.uses_confidence = True  # False for methods that state none: the first answer counts, with confidence 1
     config.limit = 0  # questions, or entities; 0 = all
@@ -264,55 +301,69 @@ def ppo(mode: str) -> ConfigDict:
     config.questions, config.validation = questions("ppo"), questions("ppo_validation")
     _follow_questions(config)
     config.ppo = dict(
-        num_steps=1500,
+        num_steps=1500,  # rollouts, each followed by its updates
         rollout_batch_size=512,  # episodes: questions x samples
         num_samples=1,  # paragraphs a question
-        num_epochs=1,
-        minibatch_size=512,
+        num_epochs=1,  # updates of a step with each episode
+        minibatch_size=512,  # episodes of an update
         microbatch_size=32,  # episodes of a forward or backward pass of policy, reference and critic
-        decode_batch_size=128,
+        decode_batch_size=128,  # paragraphs that are generated at a time
         frozen_on_host=False,  # keep reference and reader in the host's memory while policy and critic are trained
         query_length=128,  # tokens; questions with longer prompts are left out of training
-        response_length=300,
-        temperature=0.7,
+        response_length=300,  # tokens
+        temperature=0.7,  # of rollouts
         kl_coef=0.1,  # weight of the KL penalty (nats) in the rewards
         baseline="critic",  # "critic", "critic_with_answer" or "leave_one_out" (needs num_samples > 1)
         stop_penalty=False,  # a response without end-of-sequence scores -1 whatever it says
         eval_every=20,  # 0: only after the last step
         save_every=20,  # 0: only after the last step
-        keep=2,
+        keep=2,  # checkpoints to resume from
         num_validation=1000,  # 0: no evaluation
         num_candidates=5,  # policies with the best validation rewards to keep for selection (launch/select.sh)
         first_candidate=800,  # from this step on
         max_ratio_deviation=0.0,  # mean |ratio - 1| before a rollout's first update; 0: rl/consistency.py
         max_sampling_gap=0.0,  # nats, mean; sampling against scoring; 0: rl/consistency.py
     )
-    config.kl = dict(kind="fixed", target=6.0, k_beta=0.1)  # "adaptive" steers towards the target (nats)
+    config.kl = dict(
+        kind="fixed",  # or "adaptive": the coefficient changes until the KL divergence is `target`
+        target=6.0,  # nats a response
+        k_beta=0.1,  # how fast it changes
+    )
     published = config.get_ref("published")  # a reference, so that --config.published=true reaches what follows from it
     config.ppo.clean_up = published.identity()  # no space before punctuation in what the reader is shown
     config.advantage = dict(
-        gamma=1.0,
-        lam=1.0,
-        whiten_rewards=True,
+        gamma=1.0,  # discount of later rewards
+        lam=1.0,  # lambda of generalised advantage estimation
+        whiten_rewards=True,  # scales rewards to unit variance
         whiten_groups=1 + 7 * published.to_int(),  # 8 = by device, as published
-        clamp_kl=published.identity(),
-        masked=published ^ True,
+        clamp_kl=published.identity(),  # a token's KL penalty is never negative
+        masked=published ^ True,  # False: statistics over padding too
     )
-    config.loss = dict(clip_ratio=0.2, clip_value=0.2, value_coefficient=0.1, masked=published ^ True)
+    config.loss = dict(
+        clip_ratio=0.2,  # of new to old probabilities, around 1
+        clip_value=0.2,  # of new values, around the old ones
+        value_coefficient=0.1,  # weight of the critic's loss
+        masked=published ^ True,  # False: means over padding too
+    )
     config.alarms = dict(
-        max_kl=50.0, min_entropy=0.01, min_stop_rate=0.5, max_same_confidence=0.95, max_no_answer_rate=0.9, stop=False
+        max_kl=50.0,  # nats a response
+        min_entropy=0.01,  # nats a token
+        min_stop_rate=0.5,  # fraction of responses with an end-of-sequence
+        max_same_confidence=0.95,  # fraction of answers with the same probability
+        max_no_answer_rate=0.9,  # fraction of paragraphs without an answer
+        stop=False,  # True: an alarm ends the run
     )
     config.reader = dict(
-        extractor="",
-        forecaster="",
-        template="forecast_probs",
-        temperature=0.3,
+        extractor="",  # checkpoint that lists the answers of a paragraph
+        forecaster="",  # reward model that gives their probabilities
+        template="forecast_probs",  # what it reads; "factuality" for the factuality reward model
+        temperature=0.3,  # of the extractor
         top_k=50 * published.to_int(),  # 0 = any token
         validation_top_p=1.0 - 0.1 * published.to_float(),  # 1 = any token
-        max_new_tokens=300,
-        max_answers=16,
-        max_length=1024,
-        batch_size=64,
+        max_new_tokens=300,  # of the extractor
+        max_answers=16,  # of a paragraph
+        max_length=1024,  # tokens that the forecaster reads
+        batch_size=64,  # paragraphs that are read at a time
     )
     return config
 

@@ -16,7 +16,8 @@ from lc_jax.data import pages
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("build_knowledge", mode)
-    config.source, config.output = "", "runs/knowledge.sqlite"
+    config.source = ""  # pages: a file, a folder or a dump, as above
+    config.output = "runs/knowledge.sqlite"  # the store
     config.passage_words = pages.PASSAGE_WORDS  # about the published 256 tokens
     if mode == "mini":
         config.source, config.output = "miniature", f"{base.root()}/knowledge.sqlite"

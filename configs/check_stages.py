@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("check_stages", mode)
-    config.stages = ""
+    config.stages = ""  # the file of stages
     config.profile = ""  # of launch/profiles, or a file: flags for all stages of a config
     config.devices = ""  # such as 8xa100; "": for a run (`ready`) those that are here, or else the profile's
     config.keep_checkpoints = False  # as launch/reproduce.sh --keep-checkpoints

@@ -17,10 +17,10 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("convert", mode)
-    config.source, config.destination = "", ""
+    config.source, config.destination = "", ""  # folders; the source also a hub name or a run's checkpoints/STEP
     config.base = ""  # what the weight difference `source` is added to
     config.make_difference = False  # write source - base in place of base + source
     config.format = "hf"  # or "sequence_classification": a reward model for transformers
     config.dtype = ""  # the stored one; of a step: that of its run's own export
-    config.shard_gigabytes = 5.0
+    config.shard_gigabytes = 5.0  # of a file of weights
     return config

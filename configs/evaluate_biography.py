@@ -23,15 +23,16 @@ from lc_jax.prompts import biography
 def get_config(mode: str = "") -> ConfigDict:
     config = base.asking(base.base_config("evaluate_biography", mode))
     base.add_evaluation(config, roles=("claims", "confidence", "judge"))
-    config.method, config.data, config.output = "", "biographies", "runs/evaluation/biographies"
+    config.method, config.data = "", "biographies"  # their names in tables
+    config.output = "runs/evaluation/biographies"  # folder of the result and its records
     # A file of names, one a line; rows with entity, title, name or topic; FActScore's folder; "": those of paragraphs
-    config.entities = base.environment("LC_ENTITIES", "")
+    config.entities = base.environment("LC_ENTITIES", "")  # who is written about: a file, or FActScore's folder
     config.entities_split = ""  # of a folder of such files; of FActScore's "unlabeled" (500 people) unless given
     config.query = biography.PROMPT.template  # what a writer is asked for
     # What configs/build_knowledge.py left, or FActScore's enwiki-20230401.db as it is.
-    config.knowledge = base.environment("LC_KNOWLEDGE", "runs/knowledge.sqlite")
+    config.knowledge = base.environment("LC_KNOWLEDGE", "runs/knowledge.sqlite")  # pages to check claims against
     config.retriever = "sentence-transformers/gtr-t5-large"  # or another such model or folder of one, or "bm25"
-    config.num_passages = retrieval.NUM_PASSAGES
+    config.num_passages = retrieval.NUM_PASSAGES  # for a claim
     if mode == "mini":
         config.data, config.entities, config.entities_split = "miniature biographies", "miniature", "test"
         config.query = "Write about the population of {entity}."

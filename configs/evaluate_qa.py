@@ -24,15 +24,16 @@ def get_config(mode: str = "") -> ConfigDict:
     base.add_evaluation(config, roles=("extract", "forecast", "judge"))
     base.add_wording(config)
     config.judge_matches = config.get_ref("published").identity()  # False: what is an alias, word for word, is right
-    config.method, config.output = "", ""
+    config.method = ""  # its name in tables
+    config.output = ""  # folder of the result and its records
+    config.data = base.TESTS.get(name, ("",))[0]  # name of the questions in tables
     config.forecast_truth = False  # forecast the true answer as well, for the records
     if mode == "mini":
         config.data, config.questions = "miniature", base.questions("test", mini=True)
         config.annotator.name = base.ANNOTATOR
         config.max_new_tokens, config.batch_size = 32, 256
     elif mode == "own":
-        config.data = ""  # the file's name
         config.questions = dict(source="", split="", answers="", answers_split="", columns="")
     else:
-        config.data, config.questions = base.TESTS[name][0], base.test_questions(name)
+        config.questions = base.test_questions(name)
     return config

@@ -13,9 +13,11 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("generate", mode)
-    config.model, config.prompts, config.output = "", "", ""
-    config.temperature, config.top_p, config.top_k = 0.3, 1.0, 0
-    config.max_new_tokens, config.num_samples, config.batch_size = 300, 1, 64
+    config.model = ""  # a checkpoint
+    config.prompts, config.output = "", ""  # files of rows
+    config.temperature, config.top_p, config.top_k = 0.3, 1.0, 0  # of sampling; top_p 1, top_k 0: any token
+    config.max_new_tokens, config.num_samples = 300, 1  # of a prompt
+    config.batch_size = 64  # rows at a time
     if mode == "mini":
         config.model = f"{base.root()}/lc_rl/model"
         config.max_new_tokens = 64

@@ -19,16 +19,16 @@ def get_config(mode: str = "") -> ConfigDict:
     config.what = "paragraphs"  # queries, paragraphs, summaries, claude_distill, forecasts or correctness
     config.questions = base.questions("reward_model")  # source "": the rows of `input` hold their questions themselves
     config.input = ""  # rows to add columns to; "": bare questions
-    config.output = ""
+    config.output = ""  # the file of rows
     config.limit = 0  # rows; 0 = all
     config.clues = False  # queries from Jeopardy! clues (with a `category`), which are made questions first
-    config.model = ""
+    config.model = ""  # a checkpoint that writes paragraphs
     config.in_context = False  # paragraphs of a base model, after eight examples
     config.first_paragraph = config.get_ref(
         "in_context"
     ).identity()  # a base model goes on: cut at the first blank line
-    config.column = "icl_generated_paragraphs"
-    config.num_samples = 8
+    config.column = "icl_generated_paragraphs"  # that paragraphs are written to
+    config.num_samples = 8  # paragraphs of a question
     base.add_sampling(config, temperature=0.7)
     base.add_wording(config)
     if mode in base.TESTS:

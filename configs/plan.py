@@ -10,7 +10,7 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("plan", mode)
-    config.stages = ""
+    config.stages = ""  # the file of stages
     config.profile = ""  # of launch/profiles, or a file: flags for all stages of a config
     config.devices = ""  # such as 8xa100; "": those of the profile's name, or those that are here
     config.keep_checkpoints = False  # as launch/reproduce.sh --keep-checkpoints

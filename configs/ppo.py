@@ -13,11 +13,16 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.ppo(mode)
-    config.policy = "runs/sft_lc/model"
+    config.policy = "runs/sft_lc/model"  # trained, and the reference that KL is measured from
     config.critic = "runs/forecast_probs/model"  # its backbone, under a fresh value head
     config.reader.extractor = "runs/extract_answers/model"
     config.reader.forecaster = "runs/forecast_probs/model"
-    config.reward = dict(name="decision_based", normalization=5.0, offset=5.0, epsilon=1e-4)
+    config.reward = dict(
+        name="decision_based",  # or "factuality" (lc_jax/rl/reward.py)
+        normalization=5.0,  # weight of |sum of the forecasts - 1|
+        offset=5.0,  # added to every score
+        epsilon=1e-4,  # the smallest probability
+    )
     config.output = "runs/ppo"
     if mode == "mini":
         base.miniature_ppo(config)

@@ -13,10 +13,10 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.ppo(mode)
-    config.policy = "runs/sft_factuality/model"
-    config.critic = config.reader.forecaster = "runs/factuality_reward/model"
+    config.policy = "runs/sft_factuality/model"  # trained, and the reference that KL is measured from
+    config.critic = config.reader.forecaster = "runs/factuality_reward/model"  # backbone of the critic; and the reward
     config.reader.template = "factuality"
-    config.reward = dict(name="factuality", offset=0.0)
+    config.reward = dict(name="factuality", offset=0.0)  # offset: added to every score
     config.output = "runs/ppo_factuality"
     if mode == "mini":
         base.miniature_ppo(config)

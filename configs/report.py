@@ -14,11 +14,12 @@ from configs import base
 def get_config(mode: str = "") -> ConfigDict:
     base.check_mode(mode, ("", "paper", "mini"))
     config = base.base_config("report", "mini" if mode == "mini" else "")
-    config.evaluations, config.output = "runs/evaluation", "runs/report"
+    config.evaluations = "runs/evaluation"  # folder with a folder for each evaluation
+    config.output = "runs/report"  # folder of report.html, results.json and figures
     config.methods = ("LC RL", "LC SFT", "Factuality RL", "Factuality SFT")  # rows in this order, others after them
     config.baseline = ""  # the method that others are compared with; "": the first
     config.num_examples = 200  # to browse, a method and data set
-    config.allow_different_judges = False
+    config.allow_different_judges = False  # True: compares evaluations of different annotators or settings
     config.paper = False  # also the paper's results on data sets of which there is no evaluation
     if mode == "paper":
         config.evaluations, config.output, config.paper = "", "runs/report_of_the_paper", True

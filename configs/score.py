@@ -13,6 +13,8 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("score", mode)
-    config.model, config.input, config.output = "", "", ""
-    config.kind, config.temperature, config.batch_size = "logprobs", 1.0, 32
+    config.model = ""  # a checkpoint
+    config.input, config.output = "", ""  # files of rows
+    config.kind = "logprobs"  # or "reward": a reward model's logit
+    config.temperature, config.batch_size = 1.0, 32  # that logits are divided by; rows at a time
     return config

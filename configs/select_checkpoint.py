@@ -12,5 +12,5 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("select_checkpoint", mode)
-    config.run = f"{base.root()}/lc_rl" if mode == "mini" else "runs/ppo"
+    config.run = f"{base.root()}/lc_rl" if mode == "mini" else "runs/ppo"  # folder of the PPO run
     return config

@@ -190,6 +190,7 @@ def main(argv: Sequence[str], wording: Callable[[str], str] = str) -> None:
     Args:
       wording: rewrites what is printed, for another command line than the documented one.
     """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there, and the like
     handler = logging.get_absl_handler()
     handler.addFilter(lambda r: r.levelno >= stdlib_logging.WARNING or r.pathname.startswith(PACKAGE))
     handler.setFormatter(terminal.Formatter(wording=wording))

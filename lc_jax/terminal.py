@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 _GREY, _YELLOW, _RED, _PLAIN = "\033[2m", "\033[33m", "\033[31m", "\033[0m"
+_CLEAR = "\r\033[K"  # removes a progress bar from the line; it draws itself again below
 _DOCUMENTED = (
     (re.compile(r"python -m lc_jax\.main"), "lc_jax"),
     (re.compile(r"--config=(?:configs/(\w+)\.py|(?=\S+\.py))"), r"\1"),
@@ -52,5 +53,5 @@ class Formatter(logging.Formatter):
         prefix = f"{self.formatTime(record, self.datefmt)} {record.levelname[0]}"
         if self._colour:
             shade = _RED if record.levelno >= logging.ERROR else _YELLOW if record.levelno >= logging.WARNING else _GREY
-            prefix = f"{shade}{prefix}{_PLAIN}"
+            prefix = f"{_CLEAR}{shade}{prefix}{_PLAIN}"
         return f"{prefix} {text}"

@@ -77,7 +77,7 @@ def _sentence_of_modes(file: str) -> str:
 
 
 class Comments:
-    """The comments at the ends of the lines that set settings, in a config's file and in what that calls of base.py.
+    """The comments at the ends of the lines that set settings: in a config's file, what it calls of base.py, the rest.
 
     A line in a branch, such as `if mode == "mini"`, explains the value of that mode and is left out.
 
@@ -96,6 +96,8 @@ class Comments:
         self._lines = _end_comments(base)
         while name := next(filter(todo.__contains__, functions), None):
             todo |= self._read(functions.pop(name))
+        for function in functions.values():  # the same settings, of other experiments
+            self._read(function)
 
     def of(self, name: str, config: ConfigDict) -> str:
         """Returns the comment of a setting, or of the nearest group that has one; "" without any."""

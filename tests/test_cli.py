@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lc_jax import cli, settings, terminal
+from lc_jax import cli, settings, terminal, usage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -141,19 +141,28 @@ def test_messages_are_rewritten(text, words):
     ("config", "setting", "comment"),
     [
         ("ppo", "ppo.frozen_on_host", "keep reference and reader in the host's memory"),  # an argument of dict()
-        ("ppo", "mesh.fsdp", "-1: all devices"),  # an item of a dict in a dict
+        ("ppo", "mesh.fsdp", "devices along each axis"),  # an item of a dict in a dict
         ("ppo", "critic", "its backbone, under a fresh value head"),  # the config's own file
-        ("ppo", "dry_run", "training: says how much memory"),  # not that of base.asking, which it does not call
-        ("evaluate_qa", "dry_run", "says what the run would cost"),
+        ("sft_lc", "fit.batch_size", "examples of a step"),  # said of another experiment
+        ("ppo", "optimizer.kind", 'or "adamw_int8"'),
         ("evaluate_qa", "judge_temperature", "of verdicts"),
         ("pretrain", "shape.initializer_range", "1 / sqrt(hidden size)"),
-        ("ppo", "kl.target", '"adaptive" steers'),
+        ("ppo", "kl.target", "nats a response"),
+        ("ppo_factuality", "reward.name", "offset: added"),  # on the line of the group
     ],
 )
 def test_a_setting_has_the_comment_of_its_line(command, config, setting, comment):
     _, printed, _ = command(config, "--help")
     (line,) = [line for line in printed.splitlines() if line.startswith(f"  --{setting}=")]
     assert re.split(r" (?:int|float|bool|text|list) +", line)[1].startswith(comment)
+
+
+@pytest.mark.parametrize("name", sorted({*settings.experiments()} - {"pretrain"}))
+def test_every_setting_is_explained(name):
+    file = f"configs/{name}.py"
+    comments, config = usage.Comments(settings.find(file)), settings.load(file)
+    bare = {setting for setting, _ in settings.flat(config) if not comments.of(setting, config)}
+    assert bare <= {"task", "optimizer.warmup_steps"}, "say in configs what these mean, at the end of their lines"
 
 
 def test_a_comment_on_one_mode_is_not_that_of_the_setting(command):

@@ -28,9 +28,9 @@ def in_utc(monkeypatch):
 
 def test_a_terminal_gets_colour_and_the_time_unless_NO_COLOR_is_set(monkeypatch):
     formatter = terminal.Formatter(Terminal())
-    assert formatter.format(record(logging.INFO, "%d rows", 3)) == "\033[2m00:00:00 I\033[0m 3 rows"
-    assert formatter.format(record(logging.WARNING, "few")) == "\033[33m00:00:00 W\033[0m few"
-    assert formatter.format(record(logging.ERROR, "none")) == "\033[31m00:00:00 E\033[0m none"
+    assert formatter.format(record(logging.INFO, "%d rows", 3)) == "\r\033[K\033[2m00:00:00 I\033[0m 3 rows"
+    assert formatter.format(record(logging.WARNING, "few")) == "\r\033[K\033[33m00:00:00 W\033[0m few"
+    assert formatter.format(record(logging.ERROR, "none")) == "\r\033[K\033[31m00:00:00 E\033[0m none"
     monkeypatch.setenv("NO_COLOR", "1")
     assert terminal.Formatter(Terminal()).format(record(logging.INFO, "x")) == "00:00:00 I x"
 
