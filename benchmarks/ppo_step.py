@@ -54,11 +54,11 @@ class Step:
         groups = [[text] for text in texts]
         if self.extractor is not None:
             sampling = generate.Sampling(min(ANSWER_TOKENS, self.response))
-            found = generate.generate(self.extractor, texts, sampling, seed=1, batch_size=self.decode_batch)
+            answers = generate.generate(self.extractor, texts, sampling, seed=1, batch_size=self.decode_batch)
             most = len(texts[0]) // 8
-            groups = [[t, *[t + c.tokens[:most]] * ANSWERS] for c, t in zip(found, texts, strict=True)]
-        found_rewards = score.group_rewards(self.reward, groups, batch_size=self.sizes.microbatch_size)
-        return np.asarray([values[0] for values in found_rewards])
+            groups = [[t, *[t + c.tokens[:most]] * ANSWERS] for c, t in zip(answers, texts, strict=True)]
+        rewards = score.group_rewards(self.reward, groups, batch_size=self.sizes.microbatch_size)
+        return np.asarray([values[0] for values in rewards])
 
     def _logprobs(self, completions: Sequence[generate.Completion]) -> batch.Episodes:
         models_ = self.actor_critic.with_params(self.state.params)
@@ -113,7 +113,7 @@ def build(size: report.Size, mesh: jax.sharding.Mesh, layers: int | None = None)
 
 
 def floors(step: Step, size: report.Size, machine: report.Machine) -> dict[str, float]:
-    """Seconds that each phase takes at the least; rematerialisation is the implementation's, so it does not count."""
+    """Returns the least seconds of each phase (roofline), without rematerialisation, which is the implementation's."""
     config, count, width = step.reference.config, len(step.prompts), size.prompt + size.response
     logits = count * size.response
 
@@ -121,7 +121,7 @@ def floors(step: Step, size: report.Size, machine: report.Machine) -> dict[str, 
         return machine.floor(models.forward_flops(config, batch, length, heads))
 
     waves = count / step.decode_batch
-    found = {
+    seconds = {
         "generate": forward(count, size.prompt, count)
         + waves * models.decode_floor(machine, config, step.decode_batch, size.prompt, size.response),
         "read": forward(count, width, 0),
@@ -131,11 +131,11 @@ def floors(step: Step, size: report.Size, machine: report.Machine) -> dict[str, 
     if step.extractor is not None:
         answer = min(ANSWER_TOKENS, size.response)
         tail = min(answer, width // 8)
-        found["read"] += (
+        seconds["read"] += (
             forward(count, width, count) + forward(count, width + ANSWERS * tail, 0) - forward(count, width, 0)
         )
-        found["read"] += waves * models.decode_floor(machine, config, step.decode_batch, width, answer)
-    return found
+        seconds["read"] += waves * models.decode_floor(machine, config, step.decode_batch, width, answer)
+    return seconds
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What the settings, folders and files of PPO tell before anything is loaded or compiled."""
+"""Checks of PPO's settings, folders and files before anything is loaded or compiled."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ KINDS = ("fixed", "adaptive")
 
 @dataclasses.dataclass(frozen=True)
 class FixedKL:
-    """The same coefficient throughout."""
+    """Constant coefficient."""
 
     coefficient: float
 
     def observe(self, kl: float) -> Self:
-        """Nothing changes."""
+        """Returns the controller unchanged."""
         return self
 
 
@@ -30,7 +30,7 @@ class AdaptiveKL:
     k_beta: float
 
     def observe(self, kl: float) -> Self:
-        """The controller after a step whose responses had `kl` nats on average."""
+        """Returns the controller after a step whose responses had `kl` nats on average."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         return dataclasses.replace(self, coefficient=self.coefficient * (1 + self.k_beta * error))
 
@@ -40,10 +40,10 @@ Controller = FixedKL | AdaptiveKL
 
 @dataclasses.dataclass(frozen=True)
 class KLSettings:
-    """Which controller, and where the adaptive one steers (`config.kl`).
+    """Kind of the controller, with target and rate of the adaptive one (`config.kl`).
 
     Raises:
-      ValueError: an unknown kind, or a number that cannot be.
+      ValueError: an unknown kind, or a number out of range.
     """
 
     kind: str  # one of KINDS

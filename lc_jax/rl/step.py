@@ -24,7 +24,7 @@ from lc_jax.types import Question
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """What stays the same from step to step: the models that are not trained, and all settings."""
+    """Constants of all steps: the models that are not trained, and all settings."""
 
     writer: Writer
     reader: Reader
@@ -79,7 +79,7 @@ class Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one step leaves behind."""
+    """Results of one step."""
 
     state: states.TrainState
     controller: kl.Controller
