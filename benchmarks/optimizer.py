@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import models, optimizer_curves, report
-from lc_jax import parallel
+from lc_jax import memory, parallel
 from lc_jax.models import registry
 from lc_jax.models.config import Config
 from lc_jax.models.transformer import trainable
-from lc_jax.training import plan
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 
@@ -41,12 +40,12 @@ class Ours:
         tx = make_optimizer(settings(kind), trainable(params))
         self.state, self.grads = states.create(params, tx), grads
         count = sum(x.size for x in jax.tree.leaves(params))
-        held = plan.shard_bytes((self.state.params, self.state.opt_state))
+        held = memory.shard_bytes((self.state.params, self.state.opt_state))
         step = jax.jit(functools.partial(states.apply_gradients, tx=tx), donate_argnames="state")
         self.step = step.lower(self.state, grads).compile()
-        memory = self.step.memory_analysis()
-        work = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-        self.moved = 2.0 * held + plan.shard_bytes(grads)
+        used = self.step.memory_analysis()
+        work = used.output_size_in_bytes - used.alias_size_in_bytes + used.temp_size_in_bytes
+        self.moved = 2.0 * held + memory.shard_bytes(grads)
         self.notes = {"parameters": count, "bytes a parameter": held / count, "work space a parameter": work / count}
 
     def __call__(self) -> None:

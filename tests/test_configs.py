@@ -12,11 +12,12 @@ import pytest
 from lc_jax import parallel
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
-from lc_jax.rl import plan, reward, reward_model, update
+from lc_jax.rl import reward, reward_model, update
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "base")
@@ -113,7 +114,7 @@ def test_ppo_step_at_full_size(name):
         state = states.abstract(actor_critic.params(), tx)
         size, width = ppo.microbatch_size, ppo.query_length + ppo.response_length
 
-        episodes, settings = plan.abstract_episodes(size, width, ppo.response_length), LossSettings(**config.loss)
+        episodes, settings = programs.abstract_episodes(size, width, ppo.response_length), LossSettings(**config.loss)
         number = jax.ShapeDtypeStruct((), jnp.float32)
         grads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), state.params)
         for name, model in actor_critic.models().items():

@@ -61,7 +61,6 @@ UNCHECKED_WORDS = (
     "lc_jax/llm",
     "lc_jax/models",
     "lc_jax/planning/devices.py",
-    "lc_jax/planning/memory.py",
     "lc_jax/planning/requests.py",
     "lc_jax/rl/plan.py",
     "lc_jax/tasks/check_stages.py",
@@ -72,7 +71,6 @@ UNCHECKED_WORDS = (
     "lc_jax/tasks/report.py",
     "lc_jax/training/checks.py",
     "lc_jax/training/loop.py",
-    "lc_jax/training/plan.py",
     "lc_jax/training/run_steps.py",
 )
 PICKLES = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}

@@ -10,8 +10,8 @@ from typing import Self
 
 import jax
 
+from lc_jax.memory import GB, device_bytes
 from lc_jax.preflight import Problems
-from lc_jax.training import plan
 
 # Memory (bytes), dense bfloat16 peak (FLOP/s), memory bandwidth (bytes/s), from the vendors' data sheets. The memory is
 # the nominal one: drivers report up to 7 % more, which is room for the error of a plan.
@@ -72,10 +72,10 @@ class Devices:
         """Returns the devices of this machine, with the memory that JAX takes of them."""
         kind = kind_of(jax.devices()[0].device_kind)
         _, flops, bandwidth = _KINDS.get(kind, (math.nan,) * 3)
-        return cls(kind, jax.device_count(), plan.device_bytes(), flops, bandwidth)
+        return cls(kind, jax.device_count(), device_bytes(), flops, bandwidth)
 
     def __str__(self) -> str:
-        return f"{self.count}x{self.kind}, {self.limit / plan.GB:.1f} GB of each for arrays"
+        return f"{self.count}x{self.kind}, {self.limit / GB:.1f} GB of each for arrays"
 
 
 def kind_of(device_kind: str) -> str:

@@ -22,15 +22,15 @@ from lc_jax import tasks
 from lc_jax.data import jsonl
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.evaluation.results import NOT_EVALUATED
+from lc_jax.memory import GB
 from lc_jax.models import folders, hub, registry
-from lc_jax.planning import disk, memory, models, questions, stages
+from lc_jax.planning import disk, models, questions, remedies, stages
 from lc_jax.planning.devices import Devices
 from lc_jax.planning.hours import Clock, measured_figures
 from lc_jax.planning.models import Models
 from lc_jax.planning.questions import Missing
 from lc_jax.planning.stages import Stage
 from lc_jax.preflight import Problems, check_all
-from lc_jax.training.plan import GB
 
 RECORD = ""
 
@@ -233,7 +233,8 @@ def check_devices(todo: Sequence[Stage], shapes: Models, config: ConfigDict) -> 
         raise ValueError(
             f"--devices={config.devices}, but this machine has {here.count}x{here.kind}: leave --devices out."
         )
-    messages = memory.refusals(todo, memory.of_stages(todo, shapes, devices, lambda task: tasks.find(task, "planned")))
+    memories = remedies.measure_all(todo, shapes, devices, lambda task: tasks.find(task, "planned"))
+    messages = remedies.refusals(todo, memories)
     if messages:
         raise Problems(messages)
     print(f"Devices: {devices}.")

@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from lc_jax import tasks
 from lc_jax.llm import capabilities
-from lc_jax.planning import disk, hours, memory, work
+from lc_jax.memory import GB
+from lc_jax.planning import disk, hours, remedies, work
 from lc_jax.planning.devices import Devices
 from lc_jax.planning.models import Models
 from lc_jax.planning.requests import Bill
 from lc_jax.planning.stages import check_file, load
 from lc_jax.text_table import table
-from lc_jax.training.plan import GB
 
 RECORD = ""
 HEADER = (
@@ -43,7 +43,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     """
     stages, devices = load(config.stages, config.profile), Devices.chosen(config.devices, config.profile)
     shapes = Models(stages)
-    memories = memory.of_stages(stages, shapes, devices, lambda task: tasks.find(task, "planned"))
+    memories = remedies.measure_all(stages, shapes, devices, lambda task: tasks.find(task, "planned"))
     disks = [disk.measure(s, stages, shapes, keep_checkpoints=config.keep_checkpoints) for s in stages]
     figures = hours.measured_figures(Path(config.figures), devices.kind)
     clock = hours.Clock(devices, stages, shapes, figures)
@@ -69,7 +69,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     )  # fmt: skip
     print(table([list(HEADER), *rows], markdown=True))
     print("\n" + "\n".join(_notes(devices, downloads, sources, bool(figures))))
-    for line in memory.refusals(stages, memories):
+    for line in remedies.refusals(stages, memories):
         print(line)
 
 

@@ -11,14 +11,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from lc_jax import parallel
+from lc_jax import memory, parallel
 from lc_jax.data.questions import load_train_and_validation
-from lc_jax.inference import generate
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.prompts import load_templates
 from lc_jax.rl import advantage, checks, kl, reader, reward, telemetry, update, verify, writer
-from lc_jax.rl import plan as plans
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings, queries
 from lc_jax.rl.step import Trainer, evaluate, step
@@ -42,36 +40,9 @@ def check(config: ConfigDict) -> None:
     checks.check(config.to_dict())
 
 
-def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plans.plan.Plan:
-    """The memory plan; batch sizes of 0 in `config` are set to what fits."""
-    ppo, read = PPOSettings(**config.ppo), config.reader
-
-    def outline(name: str, kind: str = "causal", **precision: str) -> Model:
-        return plans.plan.outline(name, mesh, kind, **precision)
-
-    critic = outline(config.critic, "scalar", **config.precision) if ppo.uses_critic else None
-    models = plans.Models(
-        update.ActorCritic(outline(config.policy, **config.precision), critic),
-        outline(config.policy, **reader.frozen(config.precision)),
-        outline(read.extractor, **reader.frozen(config.precision)) if read.extractor else None,
-        outline(read.forecaster, "scalar", **reader.frozen(config.precision)),
-    )
-    sizes = plans.Sizes(
-        ppo.query_length,
-        generate.Sampling(ppo.response_length, ppo.temperature),
-        ppo.decode_batch_size,
-        update.UpdateSettings(
-            ppo.num_epochs, ppo.minibatch_size, ppo.microbatch_size, ppo.temperature, LossSettings(**config.loss)
-        ),
-        read.max_length,
-        generate.Sampling(read.max_new_tokens, read.temperature) if read.extractor else None,
-        read.batch_size,
-        ppo.frozen_on_host,
-    )
-    settings = OptimizerSettings.from_ratio(1, **config.optimizer)
-    sizes, plan = plans.ppo(models, sizes, make_optimizer(settings, trainable(models.actor_critic.params())))
-    config.ppo.update(decode_batch_size=sizes.decode_batch_size, microbatch_size=sizes.update.microbatch_size)
-    return plan
+def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> memory.Plan:
+    """Returns the memory plan, with the batch sizes that fit where the config leaves them open (0)."""
+    return memory.plan_ppo(config.to_dict(), mesh)
 
 
 def build(config: ConfigDict, mesh: jax.sharding.Mesh, ppo: PPOSettings) -> tuple[Trainer, states.TrainState]:
@@ -111,10 +82,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     That is `rollouts.jsonl`, the episodes of training, and `validation.jsonl`, the validation paragraphs of every
     evaluation with the answers that they offer and the reader's probabilities.
     """
-    planned(config, mesh).report()
+    plan = planned(config, mesh)
+    plan.report()
     if config.dry_run:
         return
-    ppo, output = PPOSettings(**config.ppo), Path(config.output)
+    sizes = {"microbatch_size": plan.microbatch_size, "decode_batch_size": plan.decode_batch_size}
+    ppo, output = PPOSettings(**config.ppo.to_dict() | sizes), Path(config.output)
     train, validation = load_train_and_validation(config.questions, config.validation, ppo.num_validation, config.seed)
     trainer, state = build(config, mesh, ppo)
     train = trainer.writer.fitting(train, ppo.query_length)

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from lc_jax import parallel
+from lc_jax import memory, parallel
 from lc_jax.data import examples
 from lc_jax.models import folders, hf
 from lc_jax.prompts import load_templates
 from lc_jax.rl import reward_model
-from lc_jax.training import advice, checks, loop, plan, run_steps
+from lc_jax.training import advice, checks, loop, run_steps
 from lc_jax.training.exports import Exports
 from lc_jax.training.logging import RunDirectory, announce
 from lc_jax.training.optimizer import OptimizerSettings
@@ -31,20 +30,19 @@ def check(config: ConfigDict) -> None:
     checks.check_training(config.to_dict(), labels=True)
 
 
-def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
-    """The memory plan; a fit.microbatch_size of 0 is set to what fits."""
-    longest = reward_model.dataset([[0] * config.data.max_length], [0.0]).collate(np.zeros(1, int))
-    size, result = plan.of_training(config.to_dict(), mesh, reward_model.loss_fn, longest, "scalar")
-    config.fit.microbatch_size = size
-    return result
+def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> memory.Plan:
+    """Returns the memory plan, with the micro-batch size that fits where fit.microbatch_size is 0."""
+    return memory.plan_training(config.to_dict(), mesh, "scalar")
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains a reward model on the backbone `config.model` and leaves it in `<output>/model`."""
-    planned(config, mesh).report()
+    plan = planned(config, mesh)
+    plan.report()
     if config.dry_run:
         return
-    output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
+    settings = loop.FitSettings(**config.fit.to_dict() | {"microbatch_size": plan.microbatch_size}, seed=config.seed)
+    output = Path(config.output)
     folders.check(config.model)
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
     tokenizer = run_steps.export_tokenizer("reward_model", config.model, config.data.recipe, templates)

@@ -10,16 +10,15 @@ import functools
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from lc_jax import parallel
+from lc_jax import memory, parallel
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.prompts import Prompt, load_templates
-from lc_jax.training import advice, checks, language_model, loop, plan, run_steps
+from lc_jax.training import advice, checks, language_model, loop, run_steps
 from lc_jax.training.exports import Exports
 from lc_jax.training.logging import RunDirectory, announce
 from lc_jax.training.optimizer import OptimizerSettings
@@ -31,12 +30,9 @@ def check(config: ConfigDict) -> None:
     checks.check_training(config.to_dict(), labels=False)
 
 
-def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> plan.Plan:
-    """The memory plan; a fit.microbatch_size of 0 is set to what fits."""
-    longest = language_model.dataset([examples.Encoded((0,) * config.data.max_length, 1)]).collate(np.zeros(1, int))
-    size, result = plan.of_training(config.to_dict(), mesh, language_model.loss_fn, longest)
-    config.fit.microbatch_size = size
-    return result
+def planned(config: ConfigDict, mesh: parallel.AnyMesh) -> memory.Plan:
+    """Returns the memory plan, with the micro-batch size that fits where fit.microbatch_size is 0."""
+    return memory.plan_training(config.to_dict(), mesh)
 
 
 def _warn_of_other_prompts(tokenizer: Tokenizer, template: Prompt) -> None:
@@ -59,10 +55,12 @@ def _warn_of_other_prompts(tokenizer: Tokenizer, template: Prompt) -> None:
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Trains `config.model` on `config.data` and leaves a Hugging Face checkpoint in `<output>/model`."""
-    planned(config, mesh).report()
+    plan = planned(config, mesh)
+    plan.report()
     if config.dry_run:
         return
-    output, settings = Path(config.output), loop.FitSettings(**config.fit, seed=config.seed)
+    settings = loop.FitSettings(**config.fit.to_dict() | {"microbatch_size": plan.microbatch_size}, seed=config.seed)
+    output = Path(config.output)
     folders.check(config.model)
     templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
     # Before training: a chat template that cannot be made costs nothing here.
