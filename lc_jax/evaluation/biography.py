@@ -56,7 +56,7 @@ Status = ReplyStatus | Literal["unverifiable", "no_claims", "not_objective"]
 
 @dataclasses.dataclass(frozen=True)
 class Biography:
-    """What a model wrote about somebody."""
+    """Text of a model about an entity."""
 
     entity: str
     prompt: str
@@ -66,7 +66,7 @@ class Biography:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What became of one claim, or of one group of alternatives; or of a whole biography, where `claims` is ().
+    """Outcome of one claim, or of a group of alternatives; or of a whole biography, if `claims` is ().
 
     A claim's status is "not_objective" where no encyclopedia can decide it. A biography's is "unverifiable" where no
     page is about its subject, and "no_claims" where it makes none.
@@ -113,14 +113,14 @@ async def evaluate_one(biography: Biography, find: Find, ask: AskTask, *, uses_c
     if not groups:
         return [whole(biography, "no_claims", "the biography makes no claim")]
     objective = [claim.text for group in groups for claim in group if claim.label == OBJECTIVE]
-    stated = Annotation("ok", [Stated(text, 1.0) for text in objective])
+    confidences = Annotation("ok", [Stated(text, 1.0) for text in objective])
     if uses_confidence and objective:
-        stated = await ask("confidence", {"statements": confidence.join_statements(objective)})
-    rest = iter(stated.value or ())
+        confidences = await ask("confidence", {"statements": confidence.join_statements(objective)})
+    rest = iter(confidences.value or ())
     records = []
     for number, group in enumerate(groups, 1):
         own = list(itertools.islice(rest, sum(claim.label == OBJECTIVE for claim in group)))
-        records.append(_choose(biography, number, group, own, stated))
+        records.append(_choose(biography, number, group, own, confidences))
     chosen = [record for record in records if record.chosen]
     passages = find(biography.entity, [record.chosen for record in chosen]) if chosen else []
     verdicts = iter(await gather(*(
@@ -130,7 +130,7 @@ async def evaluate_one(biography: Biography, find: Find, ask: AskTask, *, uses_c
     return [_with_verdict(record, next(verdicts)) if record.chosen else record for record in records]
 
 
-def _choose(biography: Biography, number: int, group: Group, own: Sequence[Stated], stated: Annotation) -> Record:
+def _choose(biography: Biography, number: int, group: Group, own: Sequence[Stated], confidences: Annotation) -> Record:
     """Returns the record of the most confident of a group's alternatives, before it is checked.
 
     Args:
@@ -140,7 +140,9 @@ def _choose(biography: Biography, number: int, group: Group, own: Sequence[State
     objective = [claim.text for claim in group if claim.label == OBJECTIVE]
     probs = tuple(item.confidence for item in own)
     best = probs.index(max(probs)) if probs else 0
-    record = whole(biography, stated.status, stated.detail) if objective else whole(biography, "not_objective")
+    record = (
+        whole(biography, confidences.status, confidences.detail) if objective else whole(biography, "not_objective")
+    )
     return dataclasses.replace(
         record,
         question_id=f"{biography.name or biography.entity}/{number}",
@@ -190,9 +192,9 @@ def factscore(records: Sequence[Record]) -> FActScore:
         if record.claims or record.status == "no_claims":
             by_biography[record.biography or record.entity].append(record)
     counts, shares, penalized = [], [], []
-    for found in by_biography.values():
-        counts.append(sum(any(label == OBJECTIVE for _, label in record.claims) for record in found))
-        verdicts = [record.correct for record in found if record.status == "ok"]
+    for records in by_biography.values():
+        counts.append(sum(any(label == OBJECTIVE for _, label in record.claims) for record in records))
+        verdicts = [record.correct for record in records if record.status == "ok"]
         if verdicts:
             shares.append(sum(verdicts) / len(verdicts))
             penalized.append(shares[-1] * min(1.0, math.exp(1 - LONG_ENOUGH / len(verdicts))))

@@ -21,7 +21,7 @@ from lc_jax.types import Generation, Question, ReplyStatus
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How paragraphs are read and judged; docs/published.md says which values the published evaluation has."""
+    """Settings of reading and judging paragraphs; docs/published.md has the published values."""
 
     reasoning: bool = False  # extraction and forecasts: a line of reasoning comes before the answer
     text_order: bool = False  # answers are listed in the order of the paragraph; False: the most probable first
@@ -61,7 +61,7 @@ MapItems = Callable[..., AsyncIterator[Any]]  # Session.map
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What became of one question."""
+    """Outcome of one question."""
 
     question_id: str
     kind: str
@@ -86,7 +86,7 @@ def _plain(answer: str) -> str:
 
 
 def _matches(question: Question, answer: str) -> bool:
-    """Whether an answer is the truth or one of its aliases in the same words."""
+    """Returns whether an answer is the truth or one of its aliases in the same words."""
     return bool(_plain(answer)) and _plain(answer) in map(_plain, (question.answer, *question.aliases))
 
 

@@ -1,4 +1,4 @@
-"""Who writes the paragraphs under evaluation: a file of them, a checkpoint, or a provider's model (paper section 6)."""
+"""Sources of the paragraphs under evaluation: a file, a checkpoint, or a provider's model (paper section 6)."""
 
 from __future__ import annotations
 

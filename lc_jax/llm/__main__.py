@@ -21,20 +21,20 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--model", default="", help='only replies of this annotator ("provider/model")')
     parser.add_argument("--output", type=Path, default=Path("/dev/stdout"), help="of export: a JSONL file")
     parser.add_argument("--older_than", type=float, default=0.0, help="of prune: only replies older than so many days")
-    given = parser.parse_args(argv)
-    if not given.store.is_file():
-        sys.exit(f"error: {given.store}: no such store")
-    store = Store(given.store)
-    if given.command == "list":
+    args = parser.parse_args(argv)
+    if not args.store.is_file():
+        sys.exit(f"error: {args.store}: no such store")
+    store = Store(args.store)
+    if args.command == "list":
         for model, (count, usage) in store.usage().items():
             able = capabilities.of(model)
             dollars = f"${able.price.of(usage):.4f}" if able and able.price else "price unknown"
             print(f"{model}: {count} replies, {usage.input_tokens} + {usage.output_tokens} tokens, {dollars}")
-    elif given.command == "export":
-        with given.output.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in store.rows(given.model))
+    elif args.command == "export":
+        with args.output.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in store.rows(args.model))
     else:
-        print(f"{store.prune(given.model, time.time() - given.older_than * 86_400)} replies forgotten")
+        print(f"{store.prune(args.model, time.time() - args.older_than * 86_400)} replies forgotten")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def normalise(url: str, endpoints: Sequence[str], path: str, flag: str = FLAG) -
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine."""
+    """Returns whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a task asks annotators: render a prompt, ask, parse, ask again. Failures are counted, never scored."""
+"""Requests of tasks to annotators: render a prompt, ask, parse, ask again. Failures are counted, never scored."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ class AnnotationTasks:
         max_tokens = settings.max_tokens if prompt is settings.prompt else max(settings.max_tokens, REASONING)
         text = prompt.render(**fields)
         request = Request(text, settings.temperature, max_tokens, schema=prompt.schema)
-        spent = self._costs.setdefault(task, cost.TaskCost(session.name, session.store, session.price))
-        spent.add(request)
+        task_cost = self._costs.setdefault(task, cost.TaskCost(session.name, session.store, session.price))
+        task_cost.add(request)
         if self.dry_run:
             return self._expected(task, request, fields)
         while True:
             reply = await session.ask(request)
-            spent.dollars += session.dollars(reply.usage)
+            task_cost.dollars += session.dollars(reply.usage)
             annotation = read_reply(prompt, fields, reply)
             if annotation.status != "invalid" or request.sample >= RETRIES:
                 return annotation
@@ -118,7 +118,8 @@ class AnnotationTasks:
     def costs(self) -> cost.Costs:
         """Returns the estimate of each task and, but for a dry run, the dollars that it cost."""
         return [
-            (name, spent.estimate(), None if self.dry_run else spent.dollars) for name, spent in self._costs.items()
+            (name, task_cost.estimate(), None if self.dry_run else task_cost.dollars)
+            for name, task_cost in self._costs.items()
         ]
 
 

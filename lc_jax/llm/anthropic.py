@@ -69,7 +69,7 @@ class Anthropic(API):
         return self.sdk.AsyncAnthropic(**options | ({"base_url": self.base_url} if self.base_url else {}))
 
     def can_do_without_key(self) -> bool:
-        """Whether the SDK finds a token, a profile or another identity."""
+        """Returns whether the SDK finds a token, a profile or another identity."""
         try:
             client = self.open(http_client=self.http_client())
         except self.sdk.AnthropicError as error:
@@ -102,7 +102,7 @@ class Anthropic(API):
         return ids
 
     async def ended(self, client: Any, job_id: str) -> bool:
-        """Whether a batch is done."""
+        """Returns whether a batch is done."""
         return (await client.messages.batches.retrieve(job_id)).processing_status == "ended"
 
     async def results(self, client: Any, job_id: str) -> dict[str, Reply | None]:
@@ -122,21 +122,21 @@ class Anthropic(API):
         await client.messages.batches.cancel(job_id)
 
 
-def _merge(name: str, known: Capabilities, record: Mapping[str, Any]) -> Capabilities:
+def _merge(name: str, defaults: Capabilities, record: Mapping[str, Any]) -> Capabilities:
     if record.get("lifecycle") == "retired":
         raise AnnotatorError(f"{name} is retired: choose another model.")
-    found = record.get("capabilities") or {}
-    kinds = (found.get("thinking") or {}).get("types") or {}
+    reported = record.get("capabilities") or {}
+    kinds = (reported.get("thinking") or {}).get("types") or {}
 
     def supported(where: Mapping[str, Any], what: str, default: bool) -> bool:
         return bool((where.get(what) or {}).get("supported", default))
 
     reasoning = next((kind for kind in _LEAST_REASONING if supported(kinds, kind, False)), "")
     return dataclasses.replace(
-        known,
-        json_schema=supported(found, "structured_outputs", known.json_schema),
-        batch=supported(found, "batch", known.batch),
-        context=record.get("max_input_tokens") or known.context,
+        defaults,
+        json_schema=supported(reported, "structured_outputs", defaults.json_schema),
+        batch=supported(reported, "batch", defaults.batch),
+        context=record.get("max_input_tokens") or defaults.context,
         reasoning=reasoning,
         hidden_tokens=HIDDEN if kinds and not reasoning else 0,
     )

@@ -38,7 +38,7 @@ MALFORMED_ATTEMPTS = 3  # a gateway's error page passes; another kind of server 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """How hard to try."""
+    """Policy of attempts and waiting."""
 
     concurrency: int = 64  # requests under way at a time
     attempts: int = 10  # per request
@@ -88,7 +88,7 @@ class API(abc.ABC):
     async def ask(self, request: Request) -> Reply:
         """Returns the reply; see lc_jax.llm.Annotator."""
         await self.start()
-        paid, attempt = Usage(), 0
+        total_usage, attempt = Usage(), 0
         async with self._places:
             while True:
                 await self._pause()
@@ -99,7 +99,7 @@ class API(abc.ABC):
                         # The SDKs' records are not built: that would cost as much as the call.
                         answer = read_json(await self.client.post(self.path, body=body, cast_to=httpx2.Response))
                     reply = self.read(answer)
-                    paid += reply.usage
+                    total_usage += reply.usage
                     correction = self.correct(able, request, answer) if reply.status == "truncated" else {}
                 except Exception as error:
                     correction = self.correct(able, request, error)
@@ -109,11 +109,11 @@ class API(abc.ABC):
                 if correction:
                     self.capabilities = dataclasses.replace(self.able, **correction)
                 elif reply is not None:
-                    return dataclasses.replace(reply, usage=paid)
+                    return dataclasses.replace(reply, usage=total_usage)
 
     @property
     def able(self) -> Capabilities:
-        """What the model takes, looked up by `start`."""
+        """The capabilities of the model, which `start` looks up."""
         assert self.capabilities is not None
         return self.capabilities
 
@@ -138,17 +138,20 @@ class API(abc.ABC):
             failure = self.explain(error, self.policy.deadline)
             if isinstance(failure, Reply):
                 return failure
-            asked, most = failure.retry_after, min(self.policy.attempts, failure.attempts or self.policy.attempts)
-            if asked is not None and asked > self.policy.max_retry_after:
-                raise AnnotatorError(f"the server asks to wait {asked:.0f} s: run again then ({failure})")
+            requested_wait, most = (
+                failure.retry_after,
+                min(self.policy.attempts, failure.attempts or self.policy.attempts),
+            )
+            if requested_wait is not None and requested_wait > self.policy.max_retry_after:
+                raise AnnotatorError(f"the server asks to wait {requested_wait:.0f} s: run again then ({failure})")
         except AnnotatorError as fatal:
             self._fatal = fatal
             raise
         wait = self.policy.back_off(attempt)
-        wait = 0.0 if failure.stale else wait if asked is None else asked + min(wait, 1.0)
+        wait = 0.0 if failure.stale else wait if requested_wait is None else requested_wait + min(wait, 1.0)
         now = time.monotonic()
         if failure.shared:
-            self._resume_at = max(self._resume_at, now + (asked or wait))
+            self._resume_at = max(self._resume_at, now + (requested_wait or wait))
         if attempt + 1 >= most:
             return Reply("failed", detail=f"{attempt + 1} attempts, the last: {failure}")
         # With many requests under way not every retry is logged.
@@ -334,7 +337,7 @@ class API(abc.ABC):
 
     @abc.abstractmethod
     def can_do_without_key(self) -> bool:
-        """Whether requests are let in otherwise: by a server of one's own, or other credentials of the environment."""
+        """Returns whether no key is needed: with the user's own server, or other credentials in the environment."""
 
     @abc.abstractmethod
     async def look_up(self) -> Capabilities:

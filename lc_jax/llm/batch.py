@@ -54,7 +54,7 @@ class Endpoint(Protocol):
         ...
 
     async def ended(self, client: Any, job_id: str) -> bool:
-        """Whether the vendor has finished a job, well or badly."""
+        """Returns whether the vendor has finished a job, well or badly."""
         ...
 
     async def results(self, client: Any, job_id: str) -> dict[str, Reply | None]:
@@ -167,9 +167,9 @@ async def _collect(store: Store, endpoint: Endpoint, job: Job) -> dict[str, Repl
 
 async def _find(store: Store, endpoint: Endpoint, job: Job) -> tuple[str, dict[str, Reply | None] | None]:
     """Returns the id of a job that was perhaps submitted, "" if it was not. The custom ids of its results decide."""
-    known, size = store.job_ids(endpoint.name), len(job.requests)
+    earlier_ids, size = store.job_ids(endpoint.name), len(job.requests)
     for job_id in await endpoint.call(lambda client: endpoint.candidates(client, job.name, size, job.created)):
-        if job_id in known:
+        if job_id in earlier_ids:
             continue
         results = await _wait(endpoint, job_id)
         if set(results) <= set(job.requests):

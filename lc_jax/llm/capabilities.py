@@ -1,4 +1,4 @@
-"""What each model family takes, and what it costs. Prices are list prices, as read on PRICED.
+"""Capabilities and prices of model families. Prices are list prices, as read on PRICED.
 
 What stands here is never asked of a server. A model that is not here is asked once, and the answer is remembered.
 """
@@ -15,7 +15,7 @@ MILLION = 1e6
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """Dollars per million tokens."""
+    """Prices, dollars per million tokens."""
 
     input: float
     output: float
@@ -23,7 +23,7 @@ class Price:
     batch: float = 0.5  # what the batch endpoint charges, as a share of the above
 
     def of(self, usage: Usage, batched: bool = False) -> float:
-        """Dollars."""
+        """Returns the price of tokens in dollars."""
         fresh = usage.input_tokens - usage.cached_tokens
         total = fresh * self.input + usage.cached_tokens * self.cached + usage.output_tokens * self.output
         return total / MILLION * (self.batch if batched else 1.0)
@@ -34,7 +34,7 @@ FREE = Price(0.0, 0.0, 0.0)
 
 @dataclasses.dataclass(frozen=True)
 class Capabilities:
-    """What may be sent to a model. The defaults are what every model takes."""
+    """Settings that a model takes. The defaults are those of every model."""
 
     sampling: bool = False  # temperature and top_p; a model without them draws at its own temperature
     json_schema: bool = False  # replies can be held to a schema
@@ -101,12 +101,12 @@ TABLE = {
 
 
 def of(name: str) -> Capabilities | None:
-    """Those of the annotator "provider/model", also with a date after the model's name; None where none are known."""
+    """Returns the capabilities of "provider/model", with or without a date after the name; None if unknown."""
     fits = [key for key in TABLE if name == key or (name.startswith(key) and _goes_on(key, name))]
     return TABLE[max(fits, key=len)] if fits else None
 
 
 def _goes_on(key: str, name: str) -> bool:
-    """Whether `name` is `key` and a date or "latest": "gpt-5-mini" is another model than "gpt-5"."""
+    """Returns whether `name` is `key` and a date or "latest": "gpt-5-mini" is another model than "gpt-5"."""
     rest = name[len(key) :]
     return key.endswith("/") or rest == "-latest" or (rest.startswith("-20") and rest[1:].replace("-", "").isdigit())

@@ -1,4 +1,4 @@
-"""What a run will cost, what it has cost, and the budget that it may not pass."""
+"""Estimated and actual cost of a run, and its budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What HTTP errors and broken connections mean: another attempt, a failed request, or the end of the run."""
+"""Consequences of HTTP errors and broken connections: another attempt, a failed request, or the end of the run."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def client_error(error: BaseException) -> BaseException:
 
 
 def is_broken_off(cause: BaseException) -> bool:
-    """Whether an error of aiohttp says that the server closed a connection in place of a reply."""
+    """Returns whether an error of aiohttp says that the server closed a connection in place of a reply."""
     kinds = (aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionResetError, aiohttp.ClientOSError)
     return isinstance(cause, kinds) and not isinstance(cause, aiohttp.ClientConnectorError)
 

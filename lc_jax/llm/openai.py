@@ -71,14 +71,14 @@ def read(completion: Mapping[str, Any]) -> Reply:
 
 
 def reasons(completion: Any) -> bool:
-    """Whether a chat completion holds reasoning, which a request's max_tokens does not provide for."""
+    """Returns whether a chat completion holds reasoning, which a request's max_tokens does not provide for."""
     try:
         message = completion["choices"][0]["message"]
         content, counts = message.get("content"), completion.get("usage") or {}
         hidden = (counts.get("completion_tokens_details") or {}).get("reasoning_tokens")
         parts = isinstance(content, list) and any(map(is_reasoning, content))
-        named = message.get("reasoning_content") or message.get("reasoning")
-        return bool(hidden or parts or named or strip_reasoning(text_of(content)) != text_of(content))
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        return bool(hidden or parts or reasoning or strip_reasoning(text_of(content)) != text_of(content))
     except (AttributeError, LookupError, TypeError):
         return False
 
@@ -103,7 +103,7 @@ class OpenAI(API):
         return self.sdk.AsyncOpenAI(**options)
 
     def can_do_without_key(self) -> bool:
-        """Whether a server of one's own is asked."""
+        """Returns whether a server of one's own is asked."""
         return bool(self.base_url)
 
     async def look_up(self) -> Capabilities:
@@ -180,7 +180,7 @@ class OpenAI(API):
         return []
 
     async def ended(self, client: Any, job_id: str) -> bool:
-        """Whether a batch is done, well or badly."""
+        """Returns whether a batch is done, well or badly."""
         return (await client.batches.retrieve(job_id)).status in ("completed", "failed", "expired", "cancelled")
 
     async def results(self, client: Any, job_id: str) -> dict[str, Reply | None]:
@@ -207,7 +207,7 @@ class OpenAI(API):
 
 
 def _refuses_schema(error: Exception) -> bool:
-    """Whether an error of the SDK says that the server takes no schema."""
+    """Returns whether an error of the SDK says that the server takes no schema."""
     return getattr(error, "status_code", 0) in _REFUSALS and bool(_NO_SCHEMA.search(str(error)))
 
 

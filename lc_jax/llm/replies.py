@@ -12,7 +12,7 @@ Read = Callable[[Mapping[str, Any]], Reply]
 
 
 class Malformed(ValueError):
-    """What a server sent is no reply: not JSON, JSON of another shape, or an error under status 200."""
+    """Raised for a response that is no reply: not JSON, JSON of another shape, or an error under status 200."""
 
     def __init__(self, detail: str, status: int = 0) -> None:
         super().__init__(detail)
@@ -67,7 +67,7 @@ def text_of(content: Any) -> str:
 
 
 def is_reasoning(part: Any) -> bool:
-    """Whether a part of a message's content is something else than text: thinking, references, calls of tools."""
+    """Returns whether a part of a message's content is not text: thinking, references, tool calls."""
     return isinstance(part, Mapping) and part.get("type") not in ("text", "output_text")
 
 

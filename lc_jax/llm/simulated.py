@@ -64,8 +64,8 @@ def _claims(fields: Mapping[str, str]) -> str:
 
 
 def _confidence(fields: Mapping[str, str]) -> str:
-    found = map(reader.certain, confidence.split_statements(fields["statements"]))
-    return json.dumps([{"claim": claim, "probability": probability} for claim, probability in found])
+    pairs = map(reader.certain, confidence.split_statements(fields["statements"]))
+    return json.dumps([{"claim": claim, "probability": probability} for claim, probability in pairs])
 
 
 def _support(fields: Mapping[str, str]) -> str:
@@ -130,7 +130,7 @@ class Simulated:
 
 
 def _in_world(prompt: Prompt, fields: Mapping[str, str]) -> bool:
-    """Whether a request is about this world: by its questions, or by the sentences of its texts where it has none."""
+    """Returns whether a request is about this world, by its questions, or else by the sentences of its texts."""
     if "question" in fields:
         return reader.kind_of(fields["question"]) is not None
     if prompt is equivalence.PROMPT:

@@ -162,15 +162,15 @@ class Store:
         rows = []
         for key, (request, reply) in replies.items():
             row = (key, model, request.prompt, request.temperature, request.max_tokens, request.sample, request.schema)
-            used = reply.usage
-            paid = (reply.text, used.input_tokens, used.output_tokens, used.cached_tokens, time.time())
-            rows += [row + paid] if reply.status == "ok" else []
+            usage = reply.usage
+            columns = (reply.text, usage.input_tokens, usage.output_tokens, usage.cached_tokens, time.time())
+            rows += [row + columns] if reply.status == "ok" else []
         with self._writing() as database:
             database.executemany("delete from claims where key = ?", [(key,) for key in replies])
             database.executemany("insert or ignore into replies values (?,?,?,?,?,?,?,?,?,?,?,?)", rows)
 
     def claim(self, key: str) -> Literal["mine", "stored", "elsewhere"]:
-        """Whether the caller is to ask, the reply has come, or a living process (this one included) is asking."""
+        """Returns whether the caller must ask, the reply is stored, or a live process (also this one) is asking."""
         row = (key, self.owner, key)
         with self._writing() as database:
             fresh = "insert or ignore into claims select ?, ? where not exists (select 1 from replies where key = ?)"
@@ -208,7 +208,7 @@ class Store:
             os.close(descriptor)
 
     def note(self, name: str) -> Any:
-        """What `remember` was given, or None."""
+        """Returns the value that `remember` stored, or None."""
         with self._reading():
             row = self.database.execute("select value from notes where name = ?", (name,)).fetchone()
         return json.loads(row[0]) if row else None
@@ -251,7 +251,7 @@ class Store:
             }
 
     def usage(self) -> dict[str, tuple[int, Usage]]:
-        """By model: how many replies are kept, and the tokens that they once cost."""
+        """Returns the number of replies by model, and the tokens that they cost."""
         sums = "model, count(*), sum(input_tokens), sum(output_tokens), sum(cached_tokens)"
         with self._reading():
             rows = self.database.execute(f"select {sums} from replies group by model order by model").fetchall()

@@ -53,7 +53,7 @@ UNREAD_SHARE = 0.9  # of biographies without a claim, from which on a result war
 
 
 def needs_devices(config: ConfigDict) -> bool:
-    """Whether a checkpoint writes."""
+    """Returns whether a checkpoint writes."""
     return optional(config.model) is not None and not config.dry_run
 
 
@@ -89,14 +89,14 @@ def load_biographies(config: ConfigDict, entities: Sequence[str]) -> list[Writte
     for row, text in zip(rows, paragraphs_of(rows, config.paragraphs, config.column), strict=True):
         if text is not None and entity_of(row):
             texts.setdefault(entity_of(row), []).append(text)
-    found = [(entity, text) for entity in entities for text in texts.get(entity, ())]
-    if not found:
+    pairs = [(entity, text) for entity in entities for text in texts.get(entity, ())]
+    if not pairs:
         raise ValueError(
             f"{config.paragraphs}: no row is about one of the entities; it is about {list(texts)[:3]}, and "
             f"{config.entities or config.paragraphs} names {list(entities)[:3]}."
         )
-    names = distinct([entity for entity, _ in found], config.paragraphs)
-    return [Written(name, entity, text) for name, (entity, text) in zip(names, found, strict=True)]
+    names = distinct([entity for entity, _ in pairs], config.paragraphs)
+    return [Written(name, entity, text) for name, (entity, text) in zip(names, pairs, strict=True)]
 
 
 def look_up(knowledge: Knowledge, entities: Sequence[str]) -> tuple[dict[str, Page], dict[str, str]]:
@@ -113,7 +113,7 @@ def look_up(knowledge: Knowledge, entities: Sequence[str]) -> tuple[dict[str, Pa
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one evaluation works with."""
+    """Inputs of one evaluation."""
 
     config: ConfigDict
     prompts: Mapping[str, str]  # what is asked for, by entity
@@ -129,11 +129,11 @@ class Work:
             return [list(page.passages[:number]) for _ in claims]
         return retrieval.top(self.retriever, page, [f"{entity} {claim}" for claim in claims], number)
 
-    def records(self, written: Sequence[Written]) -> list[Record]:
-        """Returns the records of all entities, in order; of `written` those that have a text and a page are read."""
+    def records(self, items: Sequence[Written]) -> list[Record]:
+        """Returns the records of all entities, in order; of `items` those that have a text and a page are read."""
         good = [
             Biography(item.entity, self.prompts[item.entity], item.text.value, item.name)
-            for item in written
+            for item in items
             if item.text.status == "ok" and item.entity in self.pages
         ]
         evaluate_one = functools.partial(
@@ -144,7 +144,7 @@ class Work:
         )
         by_biography = self.tasks.session.map_all(evaluate_one, good, "biography")
         read = {records[0].biography: records for records in by_biography}
-        names = {entity: [item for item in written if item.entity == entity] for entity in self.prompts}
+        names = {entity: [item for item in items if item.entity == entity] for entity in self.prompts}
         records: list[Record] = []
         for entity, prompt in self.prompts.items():
             if entity in self.missing:
@@ -157,7 +157,7 @@ class Work:
         return records
 
     def settings(self, writer: Writer) -> dict[str, Any]:
-        """What the numbers depend on, for whoever reads the report."""
+        """Returns the settings on which the numbers depend, for the report."""
         names = ["entities", "knowledge", "retriever", "num_passages", "query", "strategy", "temperature"]
         names += ["uses_confidence", "limit", "prompt_dir", "templates", "judge_temperature"]
         settings = {"writer": writer.name, **writer.sampling(), **{name: self.config[name] for name in names}}
@@ -202,12 +202,12 @@ def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
         seed=config.seed,
     )
     row = {"method": config.method, "seed": config.seed, "judge": work.tasks.annotators(), "data": config.data}
-    spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
+    run_cost = {"dollars": session.meter.dollars, "calls": session.meter.calls}
     figures = biography.factscore(records)
     unread = _unread(records, work.tasks.annotators())
     summary = dataclasses.replace(summary, notes=(*summary.notes, *unread, figures.sentence()))
     row |= dataclasses.asdict(summary) | {"factscore": dataclasses.asdict(figures)}
-    return row | {"statuses": dict(statuses), "cost": spent}
+    return row | {"statuses": dict(statuses), "cost": run_cost}
 
 
 def _store(config: ConfigDict) -> Path:

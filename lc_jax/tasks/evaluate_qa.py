@@ -42,7 +42,7 @@ UNREAD_SHARE = 0.9  # of paragraphs without an answer, from which on a result wa
 
 
 def needs_devices(config: ConfigDict) -> bool:
-    """Whether a checkpoint writes."""
+    """Returns whether a checkpoint writes."""
     return optional(config.model) is not None and not config.dry_run
 
 
@@ -89,7 +89,7 @@ def _own_questions(config: ConfigDict) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """What is evaluated."""
+    """Paragraphs under evaluation, with their questions."""
 
     questions: list[Question]  # one for each paragraph, no two of the same question_id
     paragraphs: list[Annotation]
@@ -147,7 +147,7 @@ def load_items(config: ConfigDict) -> Items:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one evaluation works with."""
+    """Inputs of one evaluation."""
 
     config: ConfigDict
     items: Items
@@ -165,7 +165,7 @@ class Work:
         return [by_id.get(q.question_id) or qa.without_paragraph(q, paragraph) for q, paragraph in pairs]
 
     def settings(self) -> dict[str, Any]:
-        """What the numbers depend on, for whoever reads the report."""
+        """Returns the settings on which the numbers depend, for the report."""
         config = self.config
         names = ["strategy", "temperature", "uses_confidence", "limit", "prompt_dir", "templates"]
         names += ["judge_matches", "judge_temperature"]
@@ -176,7 +176,7 @@ class Work:
 
 
 def _data_name(config: ConfigDict) -> str:
-    """What the questions are called in tables: `config.data`, or the name of their file."""
+    """Returns the name of the questions in tables: `config.data`, or the name of their file."""
     return config.data or Path(_source(config)).stem
 
 
@@ -207,8 +207,10 @@ def _result(work: Work, records: Sequence[qa.Record]) -> dict[str, Any]:
     )
     row = {"method": config.method, "seed": config.seed, "data": _data_name(config)}
     row["judge"] = work.tasks.annotators()
-    spent = {"dollars": session.meter.dollars, "calls": session.meter.calls}
-    return row | dataclasses.asdict(summary) | {"statuses": dict(statuses), "cost": spent, "settings": work.settings()}
+    run_cost = {"dollars": session.meter.dollars, "calls": session.meter.calls}
+    return (
+        row | dataclasses.asdict(summary) | {"statuses": dict(statuses), "cost": run_cost, "settings": work.settings()}
+    )
 
 
 def _store(config: ConfigDict) -> Path:

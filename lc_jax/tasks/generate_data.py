@@ -55,7 +55,7 @@ Result = tuple[Row, list[Outcome]]  # the new columns of a row, and what they we
 
 @dataclasses.dataclass
 class Work:
-    """What a stage works on."""
+    """Inputs of a stage."""
 
     config: ConfigDict
     mesh: jax.sharding.Mesh
@@ -93,7 +93,7 @@ async def queries(work: Work, row: int) -> Result:
 
 
 def _template(config: ConfigDict) -> prompts.Prompt:
-    """What the checkpoint is shown."""
+    """Returns the prompt template for the checkpoint."""
     if config.in_context:
         return published.override(config.prompt_dir, "in_context", in_context.PROMPT)
     return prompts.load_templates(config.templates, config.prompt_dir).paragraph
@@ -174,7 +174,7 @@ async def forecasts(work: Work, row: int) -> Result | None:
 
 
 async def correctnesses(work: Work, row: int) -> Result | None:
-    """Whether a reader of the paragraph would give the true answer: 1 or 0."""
+    """Returns whether a reader of the paragraph would give the true answer: 1 or 0."""
     text, q = work.input(row, "factuality_sft_generated_paragraph"), work.questions[row]
     if text is None:
         return None
