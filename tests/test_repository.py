@@ -59,7 +59,6 @@ UNCHECKED_WORDS = (
     "lc_jax/models",
     "lc_jax/planning/devices.py",
     "lc_jax/planning/requests.py",
-    "lc_jax/rl/plan.py",
     "lc_jax/tasks/check_stages.py",
     "lc_jax/tasks/plan.py",
     "lc_jax/training/checks.py",
