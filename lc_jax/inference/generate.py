@@ -270,9 +270,9 @@ def stream(
     model, key = for_decoding(model), jax.random.key(seed)
     # Greedy logprobs are reported at temperature 1.
     numbers = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
-    shared = _prefix_length(prompts)
-    prefix = parallel.put_batch(np.asarray([prompts[0][:shared]], np.int32))
-    prefix_cache = _compute_prefix(model, prefix) if shared else None
+    prefix_cache = None
+    if shared := _prefix_length(prompts):
+        prefix_cache = _compute_prefix(model, parallel.put_batch(np.asarray([prompts[0][:shared]], np.int32)))
 
     def dispatch() -> Iterator[tuple[np.ndarray, tuple[jax.Array, ...]]]:
         for rows in batches.group_by_length([len(p) for p in prompts], batch_size):

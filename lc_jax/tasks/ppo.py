@@ -88,7 +88,10 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         return
     sizes = {"microbatch_size": plan.microbatch_size, "decode_batch_size": plan.decode_batch_size}
     ppo, output = PPOSettings(**config.ppo.to_dict() | sizes), Path(config.output)
-    train, validation = load_train_and_validation(config.questions, config.validation, ppo.num_validation, config.seed)
+    settings = config.to_dict()  # as `check` has them, so that the file is not read again
+    train, validation = load_train_and_validation(
+        settings["questions"], settings["validation"], ppo.num_validation, config.seed
+    )
     trainer, state = build(config, mesh, ppo)
     train = trainer.writer.fitting(train, ppo.query_length)
     ppo.check_questions(len(train))

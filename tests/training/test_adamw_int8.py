@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
-from lc_jax import parallel
-from lc_jax.training import adamw_int8, optimizer, plan
+from lc_jax import memory, parallel
+from lc_jax.training import adamw_int8, optimizer
 from lc_jax.training import state as states
 from lc_jax.training.adamw_int8 import FIRST, SECOND
 from lc_jax.training.checkpoint import Checkpoints
@@ -248,13 +248,13 @@ def test_bytes_of_a_parameter_and_no_tree_of_updates(kind, dtype, expected):
     placed = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=one_device()), params)
     state = states.abstract(placed, tx)
     count = sum(math.prod(p.shape) for p in params.values())
-    assert plan.shard_bytes((state.params, state.opt_state)) / count == pytest.approx(expected, rel=1e-4)
+    assert memory.shard_bytes((state.params, state.opt_state)) / count == pytest.approx(expected, rel=1e-4)
     grads = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32), params)
-    memory = stepper(tx).lower(state, grads).compile().memory_analysis()
-    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    analysis = stepper(tx).lower(state, grads).compile().memory_analysis()
+    new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     assert new < 1e-3 * count
     layer = 4 * 256 * 512
-    assert memory.temp_size_in_bytes < (1 if kind == "adamw" else 12) * layer < 0.4 * 4 * count
+    assert analysis.temp_size_in_bytes < (1 if kind == "adamw" else 12) * layer < 0.4 * 4 * count
 
 
 def one_device():
