@@ -47,7 +47,12 @@ complete -o nospace -o default -F _lc_jax lc_jax
 
 def main() -> None:
     """The entry point."""
-    command, *arguments = sys.argv[1:] or ["--help"]
+    with terminal.quiet_when_closed():
+        _run(*(sys.argv[1:] or ["--help"]))
+
+
+def _run(command: str, *arguments: str) -> None:
+    """Runs one command of `COMMANDS`, or else the experiment of that name."""
     if command in HELP:
         print((__doc__ or "").partition("\n\n")[2])
     elif command == "--version":

@@ -26,7 +26,6 @@ import importlib
 import logging as stdlib_logging
 import os
 import pkgutil
-import select
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -174,16 +173,6 @@ def explain(error: BaseException) -> tuple[list[str], int]:
     return [f"internal error: {type(error).__name__}: {text[:500]} (a bug; -v=1 shows where, please report it)"], BUG
 
 
-def _output_is_closed() -> bool:
-    """Returns whether the reader of the output has closed it, as after `| head`."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), select.POLLOUT)
-    if not any(event & select.POLLERR for _, event in poll.poll(0)):
-        return False  # the pipe that broke is another one
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python ends
-    return True
-
-
 def main(argv: Sequence[str], wording: Callable[[str], str] = str) -> None:
     """Runs the task; an error ends with "error: " lines and a non-zero exit code, -v=1 adds the traceback.
 
@@ -197,7 +186,7 @@ def main(argv: Sequence[str], wording: Callable[[str], str] = str) -> None:
     try:
         run_task(argv)
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, BrokenPipeError) and _output_is_closed():
+        if isinstance(error, BrokenPipeError) and terminal.output_is_closed():
             sys.exit(1)
         interrupts.report()
         logging.vlog(1, "Traceback of the error below", exc_info=True)
@@ -243,7 +232,8 @@ def start(argv: list[str] | None = None, wording: Callable[[str], str] = str) ->
     """
     interrupts.install()
     parse = functools.partial(parse_flags, wording=wording)
-    app.run(functools.partial(main, wording=wording), argv=argv, flags_parser=parse)
+    with terminal.quiet_when_closed():
+        app.run(functools.partial(main, wording=wording), argv=argv, flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Log lines of a run: one an event, with the time and a letter for the level, in colour on a terminal."""
+"""Log lines of a run: one an event, with the time and a letter for the level, in colour on a terminal; closed pipes."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 _GREY, _YELLOW, _RED, _PLAIN = "\033[2m", "\033[33m", "\033[31m", "\033[0m"
@@ -29,6 +31,30 @@ def as_command(text: str) -> str:
 def has_colour(stream: TextIO) -> bool:
     """Returns whether to write in colour: the stream is a terminal, and the variable NO_COLOR is not set."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def output_is_closed() -> bool:
+    """Returns whether the reader of the output has closed it, as after `| head`; silences the output if so."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False  # the pipe that broke is another one
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python ends
+    return True
+
+
+@contextlib.contextmanager
+def quiet_when_closed() -> Iterator[None]:
+    """Ends the process with code 1 and no message where the reader of the output has closed it, as after `| head`."""
+    try:
+        try:
+            yield
+        finally:
+            print(end="", flush=True)  # a short output is only written here, or else when Python ends
+    except BrokenPipeError:
+        if not output_is_closed():
+            raise
+        sys.exit(1)
 
 
 class Formatter(logging.Formatter):

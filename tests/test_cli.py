@@ -95,6 +95,18 @@ def test_what_prints_only_imports_no_jax():
     assert done.stdout.splitlines()[-1] == "False"
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["ppo", "--help"], ["completion", "bash"]])
+def test_a_closed_pipe_is_quiet(arguments, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "lc_jax.cli", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 COMPLETE = """
 eval "$(lc_jax completion bash)"
 COMP_LINE="{line}" COMP_POINT={point} COMP_CWORD={word}
