@@ -28,7 +28,7 @@ TOLERANCE = 1e-6  # between float32 AdamW's first steps
 
 
 def settings(kind: str) -> OptimizerSettings:
-    """Without clipping and decay, as the peers have neither."""
+    """Returns settings without clipping and decay, as the peers have neither."""
     return OptimizerSettings(1e-3, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.0, float("inf"), kind)
 
 
@@ -40,13 +40,17 @@ class Ours:
         tx = make_optimizer(settings(kind), trainable(params))
         self.state, self.grads = states.create(params, tx), grads
         count = sum(x.size for x in jax.tree.leaves(params))
-        held = memory.shard_bytes((self.state.params, self.state.opt_state))
+        state_bytes = memory.shard_bytes((self.state.params, self.state.opt_state))
         step = jax.jit(functools.partial(states.apply_gradients, tx=tx), donate_argnames="state")
         self.step = step.lower(self.state, grads).compile()
-        used = self.step.memory_analysis()
-        work = used.output_size_in_bytes - used.alias_size_in_bytes + used.temp_size_in_bytes
-        self.moved = 2.0 * held + memory.shard_bytes(grads)
-        self.notes = {"parameters": count, "bytes a parameter": held / count, "work space a parameter": work / count}
+        analysis = self.step.memory_analysis()
+        work = analysis.output_size_in_bytes - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
+        self.traffic = 2.0 * state_bytes + memory.shard_bytes(grads)
+        self.notes = {
+            "parameters": count,
+            "bytes a parameter": state_bytes / count,
+            "work space a parameter": work / count,
+        }
 
     def __call__(self) -> None:
         self.state, _ = self.step(self.state, self.grads)
@@ -56,7 +60,7 @@ class Ours:
 def by_optax(params: Any, grads: Any) -> Callable[[], Any]:
     """optax.adamw in its own form, everything donated."""
     tx = optax.adamw(1e-3, weight_decay=0.0)
-    held = [(params, jax.jit(tx.init)(params))]
+    carry = [(params, jax.jit(tx.init)(params))]
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: Any, grads: Any) -> Any:
@@ -64,8 +68,8 @@ def by_optax(params: Any, grads: Any) -> Callable[[], Any]:
         return optax.apply_updates(state[0], updates), moments
 
     def call() -> Any:
-        held.append(step(held.pop(), grads))
-        return jax.block_until_ready(held[0])[0]
+        carry.append(step(carry.pop(), grads))
+        return jax.block_until_ready(carry[0])[0]
 
     return call
 
@@ -127,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         calls: dict[str, Any] = {**ours, "optax.adamw": optax_step, "torch.optim.AdamW": torch_step}
         seconds: Any = report.measure(calls, args.size.repeats)
     rows = [
-        report.Row(kind, seconds[kind], peer, seconds[peer], machine.floor(0.0, one.moved), one.notes)
+        report.Row(kind, seconds[kind], peer, seconds[peer], machine.floor(0.0, one.traffic), one.notes)
         for kind, one in ours.items()
         for peer in ("optax.adamw", "torch.optim.AdamW")
     ]

@@ -54,15 +54,15 @@ def planned(config):
 
 
 def test_devices_have_names():
-    devices = Devices.named("8xA100")
+    devices = Devices.parse("8xA100")
     assert (devices.kind, devices.count, devices.limit) == ("a100", 8, 0.94 * 80e9)
-    assert Devices.named("4xv5p").limit == 95e9  # of a TPU arrays may take all
-    assert Devices.chosen("", "1xh200").kind == "h200"
-    assert Devices.chosen("4xv5p", "1xh200").kind == "v5p"
-    assert Devices.chosen("", "mine.flags") == Devices.here()
+    assert Devices.parse("4xv5p").limit == 95e9  # of a TPU arrays may take all
+    assert Devices.choose("", "1xh200").kind == "h200"
+    assert Devices.choose("4xv5p", "1xh200").kind == "v5p"
+    assert Devices.choose("", "mine.flags") == Devices.here()
     for name in ("a100", "0xa100", "8xx", "8xp100"):
         with pytest.raises(Problems, match=f"--devices={name}: give NUMBERxKIND, such as 8xa100; kinds are a100, "):
-            Devices.named(name)
+            Devices.parse(name)
     here = Devices.here()
     assert here.count == jax.device_count()
     assert here.limit == device_bytes()
@@ -97,7 +97,7 @@ def test_a_model_that_is_not_made_yet_has_the_shape_of_what_it_is_made_from(tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["8xa100", "1xh200"])
 def test_every_stage_fits_the_devices_of_its_profile(name, tmp_path):
-    every, devices = paper(tmp_path / "stages", name), Devices.named(name)
+    every, devices = paper(tmp_path / "stages", name), Devices.parse(name)
     shapes = Models(every)
     for stage in every:
         use = remedies.measure(shapes.with_shapes(stage.config), devices, planned(stage.config))
@@ -140,7 +140,7 @@ def test_what_is_advised_for_7b_makes_it_fit(name, devices, advice, tmp_path):
     every = paper(tmp_path / "stages", "")
     (stage,) = [stage for stage in every if stage.name == name]
     config = Models(every).with_shapes(stage.config)
-    assert check_advice(stage, config, Devices.named(devices), tmp_path / "again") == advice
+    assert check_advice(stage, config, Devices.parse(devices), tmp_path / "again") == advice
 
 
 def test_what_is_advised_makes_it_fit(tmp_path):
@@ -198,7 +198,7 @@ def test_disk_is_what_is_kept_and_what_is_written_next_to_it(tmp_path):
 
 def test_hours_at_the_devices_peaks(tmp_path):
     every = paper(tmp_path / "stages", "")
-    shapes, devices = Models(every), Devices.named("1xh200")
+    shapes, devices = Models(every), Devices.parse("1xh200")
     clock = hours.Clock(devices, every, shapes, {})
     sft, params = clock.time(every[0]), 6.738e9
     # Forward, backward and forward again, of 2 operations a parameter and token.
@@ -206,7 +206,7 @@ def test_hours_at_the_devices_peaks(tmp_path):
     assert (sft.source, str(sft)[0]) == ("floor", ">")
     rl = clock.time(every[2])
     assert 1500 * 40 / 3600 < rl.value < 1500 * 70 / 3600  # 40 to 70 seconds a step
-    assert hours.Clock(Devices.named("8xa100"), every, shapes, {}).time(every[2]).value < rl.value
+    assert hours.Clock(Devices.parse("8xa100"), every, shapes, {}).time(every[2]).value < rl.value
     # Decoding reads the weights for every token: 300 tokens for each of 5,000 / 64 batches.
     select = clock.time(every[3])
     assert select.value > 79 * 300 * 2 * params / 4.8e12 / 3600

@@ -50,21 +50,6 @@ NO_OPENINGS = {
     "As", "Everything", "From", "How", "It", "Nothing", "Of", "So", "Such", "That", "Those", "What", "Whatever", "When",
     "Where", "Whether", "Which", "Who", "Whoever", "Why", "Without",
 }  # fmt: skip
-# Folders and files whose names and docstrings are not held to this yet.
-UNCHECKED_WORDS = (
-    "benchmarks/optimizer.py",
-    "lc_jax/inference",
-    "lc_jax/kernels",
-    "lc_jax/llm/cost.py",
-    "lc_jax/models",
-    "lc_jax/planning/devices.py",
-    "lc_jax/planning/requests.py",
-    "lc_jax/tasks/check_stages.py",
-    "lc_jax/tasks/plan.py",
-    "lc_jax/training/checks.py",
-    "lc_jax/training/loop.py",
-    "lc_jax/training/run_steps.py",
-)
 PICKLES = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -192,7 +177,7 @@ def test_names_are_nouns_and_docstrings_are_sentences() -> None:
     problems = [
         f"{name}:{line} {problem}"
         for path in SOURCES
-        if not (name := path.relative_to(ROOT).as_posix()).startswith(("tests/", "docs/", *UNCHECKED_WORDS))
+        if not (name := path.relative_to(ROOT).as_posix()).startswith(("tests/", "docs/"))
         for line, problem in word_problems(tree(path))
     ]
     assert not problems, "name values by nouns; begin docstrings with a verb in the third person or a defining noun"

@@ -25,7 +25,7 @@ SHARED_PREFIX, PADDING = 0, -1  # segment ids of tokens that all segments see, a
 
 @flax.struct.dataclass
 class RowMask:
-    """Which keys the queries of a row see, besides causality: real tokens, and those of their own segment."""
+    """Keys that the queries of a row see, besides causality: real tokens, and those of their own segment."""
 
     starts: Int[Array, " B"] | None = None  # first real position; None: 0
     ends: Int[Array, " B"] | None = None  # past the last real position; None: the row has no padding behind

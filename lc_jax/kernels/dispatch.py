@@ -1,4 +1,4 @@
-"""Which implementation of each kernel runs: by platform and dtype, or as `kernels` says (config.kernels).
+"""Chooses the implementation of each kernel: by platform and dtype, or as `kernels` says (config.kernels).
 
 | implementation | of                | what it is                                           | chosen by "auto"         |
 | -------------- | ----------------- | ---------------------------------------------------- | ------------------------ |

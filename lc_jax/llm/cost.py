@@ -46,7 +46,7 @@ class Estimate:
 
     name: str  # of the annotator
     calls: int  # requests that will be sent
-    stored: int  # requests that are not paid again: the store has their replies, or they repeat one of `calls`
+    num_stored: int  # requests that are not paid again: the store has their replies, or they repeat one of `calls`
     usage: Usage  # at most; cached_tokens = those of the prompts' shared prefix, where a cache takes it
     price: Price | None  # None = unknown
     too_long: int = 0  # requests that may exceed the model's context
@@ -201,7 +201,7 @@ def render(rows: Costs) -> str:
     lines = [titles]
     for label, guess, real in rows:
         lines.append([
-            label, guess.name, f"{guess.calls:,}", f"{guess.stored:,}", f"{guess.usage.input_tokens:,}",
+            label, guess.name, f"{guess.calls:,}", f"{guess.num_stored:,}", f"{guess.usage.input_tokens:,}",
             f"{guess.usage.output_tokens:,}", _money(guess.dollars()), _money(guess.dollars(batch=True)),
             _money(guess.dollars(cache=False)), "-" if real is None else _money(real),
         ])  # fmt: skip

@@ -27,11 +27,11 @@ class LayerCache:
     def write(self, keys: Float[Array, "B T G K"], values: Float[Array, "B T G K"], position: Any) -> LayerCache:
         """Returns the cache with keys and values at `position` and the T - 1 after it."""
 
-        def update(stored: jax.Array, new: jax.Array) -> jax.Array:
-            new, start = new.swapaxes(1, 2).astype(stored.dtype), (0, 0, position, 0)
+        def update(array: jax.Array, new: jax.Array) -> jax.Array:
+            new, start = new.swapaxes(1, 2).astype(array.dtype), (0, 0, position, 0)
             if self.layer is None:
-                return jax.lax.dynamic_update_slice(stored, new, start)
-            return jax.lax.dynamic_update_slice(stored, new[None], (self.layer, *start))
+                return jax.lax.dynamic_update_slice(array, new, start)
+            return jax.lax.dynamic_update_slice(array, new[None], (self.layer, *start))
 
         return dataclasses.replace(self, keys=update(self.keys, keys), values=update(self.values, values))
 

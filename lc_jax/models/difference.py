@@ -33,13 +33,13 @@ _MAX_NORM = 0.05  # of a difference: fine-tuning moves the last norm by less, an
 
 
 def is_difference(folder: Path) -> bool:
-    """Whether a folder holds a weight difference: by its name or files, or because its last norm is about 0."""
+    """Returns whether a folder holds a weight difference: by its name or files, or because its last norm is about 0."""
     if folder.name.endswith(ENDING) or (folder / CHECKSUMS).is_file():
         return True
     try:
         tensors = Tensors(folder)
         norms = [tensors.slice(key)[...] for key in tensors.names() if key.endswith(_NORMS)]
-    except (OSError, ValueError):  # whoever loads it says what is wrong with it
+    except (OSError, ValueError):  # loading it says what is wrong with it
         return False
     return bool(norms) and all(float(np.abs(norm.astype(np.float32)).max()) < _MAX_NORM for norm in norms)
 
@@ -184,13 +184,13 @@ def make(
         nonlocal total, deviation
         for key in pair.keys:
             value, partner = pair.read(key)
-            stored = (value if partner is None else value - partner).astype(dtype, copy=False)
-            recovered = _add(stored.astype(np.float32), partner)
+            delta = (value if partner is None else value - partner).astype(dtype, copy=False)
+            recovered = _add(delta.astype(np.float32), partner)
             total += float(np.sum(recovered, dtype=np.float64))
             recovered = recovered.astype(tuned_dtype, copy=False)
             checksums[key] = _sha256(recovered)
             deviation = max(deviation, float(np.max(np.abs(recovered.astype(np.float32) - value), initial=0.0)))
-            yield key, stored
+            yield key, delta
 
     with new_folder(destination) as folder:
         write(folder, pair.specs(dtype), values(), max_shard_bytes)

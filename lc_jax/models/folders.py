@@ -1,4 +1,4 @@
-"""Where checkpoints are and what they say of themselves: local folders, hub names, config.json, tokenizer files."""
+"""Finds checkpoints and reads their descriptions: local folders, hub names, config.json, tokenizer files."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
             raise FileNotFoundError(f"{path} has no config.json; it is not a checkpoint folder.")
         if not any((path / name).exists() for name in WEIGHTS):
             quantised = sorted(file.name for file in path.glob("*.gguf"))
-            held = f"; {quantised[0]} is quantised (GGUF), which is not read" if quantised else ""
-            raise FileNotFoundError(f"{path} has no weights: one of {WEIGHTS} is needed{held}.")
+            hint = f"; {quantised[0]} is quantised (GGUF), which is not read" if quantised else ""
+            raise FileNotFoundError(f"{path} has no weights: one of {WEIGHTS} is needed{hint}.")
         if any(path.glob(PICKLES)) and not any((path / name).exists() for name in WEIGHTS if ".bin" not in name):
             check_torch(path)
         if not allow_difference and difference.is_difference(path):
@@ -111,13 +111,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def is_classification(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of transformers' sequence classification (classification.py)."""
+    """Returns whether a config.json is of transformers' sequence classification (classification.py)."""
     names = config.get("architectures")
     return isinstance(names, list) and str(next(iter(names), "")).endswith("ForSequenceClassification")
 
 
 def has_tokenizer(path: str | Path) -> bool:
-    """Whether the local folder holds a tokenizer."""
+    """Returns whether the local folder holds a tokenizer."""
     return any((Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 

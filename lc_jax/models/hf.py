@@ -102,7 +102,7 @@ def read(
 
 
 def _is_tied(tensors: Tensors, config: Config, kind: str) -> bool:
-    """Whether no head is stored, or one that equals the embedding; compared a thousand rows at a time."""
+    """Returns whether no head is stored, or one that equals the embedding; compared a thousand rows at a time."""
     family = family_of(config)
     prefix = BACKBONE if kind == "scalar" else ""
     keys = prefix + family.KEYS["embedding"], prefix + family.KEYS["head.kernel"]
@@ -122,21 +122,21 @@ def _report(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], vocab_si
     Raises:
       ValueError: names the first 20 tensors that are missing, unknown, or of another shape; or one that is quantised.
     """
-    expected, stored = {key for spec in specs for key in spec.hf_keys}, set(tensors.names())
-    unknown = {k for k in stored - expected if not k.endswith(BUFFERS) and not k.startswith((HEAD, SCORE))}
+    expected, actual = {key for spec in specs for key in spec.hf_keys}, set(tensors.names())
+    unknown = {k for k in actual - expected if not k.endswith(BUFFERS) and not k.startswith((HEAD, SCORE))}
     if not any(spec.path[-2:] == ("head", "kernel") for spec in specs):  # tied: the embedding may be written twice
         unknown = {
             k for k in unknown if not k.endswith(tuple(family.KEYS["head.kernel"] for family in FAMILIES.values()))
         }
-    odd = {tensors.slice(key).get_dtype() for key in expected & stored} - set(files.FLOATS)
+    odd = {tensors.slice(key).get_dtype() for key in expected & actual} - set(files.FLOATS)
     if odd or any(key.endswith(QUANTISED) for key in unknown):
         names = sorted(key for key in unknown if key.endswith(QUANTISED))[:1] or sorted(odd)
         raise ValueError(f"{folder} is quantised ({names[0]}), which is not read. {files.QUANTISED}")
-    problems = [f"missing: {k}" for k in sorted(expected - stored)] + [f"unknown: {k}" for k in sorted(unknown)]
+    problems = [f"missing: {k}" for k in sorted(expected - actual)] + [f"unknown: {k}" for k in sorted(unknown)]
     for spec in specs:
         shape = (vocab_size, *spec.hf_shape[1:]) if spec.is_vocabulary else spec.hf_shape
         for key in spec.hf_keys:
-            if key in stored and tensors.shape(key) != shape:
+            if key in actual and tensors.shape(key) != shape:
                 problems.append(f"{key} has shape {list(tensors.shape(key))}, config.json asks for {list(shape)}")
     if problems:
         more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
@@ -175,12 +175,12 @@ def _reader(tensors: Tensors, spec: ParamSpec, old_vocab_size: int) -> Callable[
 
 def _vocabulary_rows(lazy: Any, rows: slice, columns: slice, old: int) -> np.ndarray:
     """Rows of an embedding; those past the old vocabulary are the mean of the old rows (Hewitt 2021), in float32."""
-    stored = lazy[min(rows.start, old - 1) : min(rows.stop, old), columns][: max(0, old - rows.start)]
+    old_rows = lazy[min(rows.start, old - 1) : min(rows.stop, old), columns][: max(0, old - rows.start)]
     if rows.stop <= old:
-        return stored
+        return old_rows
     mean = np.mean(lazy[:old, columns].astype(np.float32), axis=0, keepdims=True)
-    new = np.repeat(mean, rows.stop - max(rows.start, old), axis=0).astype(stored.dtype)
-    return np.concatenate([stored, new])
+    new = np.repeat(mean, rows.stop - max(rows.start, old), axis=0).astype(old_rows.dtype)
+    return np.concatenate([old_rows, new])
 
 
 # --- out ---

@@ -41,7 +41,7 @@ def released(name: str) -> str:
 
 
 def is_difference(name: str) -> bool:
-    """Whether a hub name, in any of the forms that `released` takes, is of a published weight difference."""
+    """Returns whether a hub name, in any of the forms that `released` takes, is of a published weight difference."""
     return released(name) not in ("", *_WHOLE)
 
 
@@ -94,7 +94,7 @@ def check_access(name: str) -> None:
 
 
 def is_cached(name: str) -> bool:
-    """Whether the hub's cache holds a checkpoint with weights."""
+    """Returns whether the hub's cache holds a checkpoint with weights."""
     return _holds_weights(_cached_files(name))
 
 
@@ -173,7 +173,7 @@ def recovered(name: str) -> Path:
 
 
 def is_recovered(name: str) -> bool:
-    """Whether some revision of a weight difference was recovered before."""
+    """Returns whether some revision of a weight difference was recovered before."""
     return any(cache().glob(f"{_recovered_prefix(name)}*"))
 
 

@@ -33,7 +33,7 @@ class ParamSpec:
 
     @property
     def is_vocabulary(self) -> bool:
-        """Whether the rows of the stored tensor are tokens: the embedding and the language-model head."""
+        """Returns whether the rows of the stored tensor are tokens: the embedding and the language-model head."""
         return self.path[-1] == "embedding" or self.path[-2:] == ("head", "kernel")
 
     @property

@@ -1,4 +1,4 @@
-"""Which families there are, and models of them by config: as shapes only, freshly initialised, or by preset name."""
+"""The table of families, and models of them by config: as shapes only, freshly initialised, or by preset name."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def initialize(config: Config, key: jax.Array, mesh: jax.sharding.Mesh, kind: st
 
 
 def is_preset(name: str) -> bool:
-    """Whether `from_preset` has a config of this name."""
+    """Returns whether `from_preset` has a config of this name."""
     return any(name in module.PRESETS for module in FAMILIES.values())
 
 

@@ -44,7 +44,7 @@ class Devices:
     bandwidth: float = math.nan  # bytes/s of each
 
     @classmethod
-    def named(cls, name: str) -> Self:
+    def parse(cls, name: str) -> Self:
         """Returns the devices of a name such as "8xa100".
 
         Raises:
@@ -58,14 +58,14 @@ class Devices:
         return cls(match[2], int(match[1]), memory * fraction, flops, bandwidth)
 
     @classmethod
-    def chosen(cls, name: str, profile: str = "") -> Self:
+    def choose(cls, name: str, profile: str = "") -> Self:
         """Returns the devices of a name, or else those of a profile's name such as 1xh200, or else those that are here.
 
         Raises:
           Problems: `name` is no name of devices.
         """
         name = name or (profile if _is_name(profile) else "")
-        return cls.named(name) if name else cls.here()
+        return cls.parse(name) if name else cls.here()
 
     @classmethod
     def here(cls) -> Self:

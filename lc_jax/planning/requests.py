@@ -1,4 +1,4 @@
-"""What a stage asks of vendors' models: requests by annotation task, and what they cost at list prices, at most."""
+"""Requests of a stage to vendors' models by annotation task, and their cost at list prices, at most."""
 
 from __future__ import annotations
 

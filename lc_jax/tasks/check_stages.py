@@ -44,7 +44,7 @@ def check(config: ConfigDict) -> None:
     """Refuses a file of stages that is not there, or devices without a meaning."""
     stages.check_file(config.stages, "--check")
     if config.devices:
-        Devices.named(config.devices)
+        Devices.parse(config.devices)
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
@@ -122,7 +122,7 @@ def _own_problems(stage: Stage, future: Sequence[str]) -> list[str]:
 
 
 def _mentions(message: str, path: str) -> bool:
-    """Whether a message has a path, or one inside that folder; "out/model2" and "out/model.json" are others."""
+    """Returns whether a message has a path, or one inside that folder; "out/model2" and "out/model.json" are others."""
     return re.search(rf"(?<![\w./-]){re.escape(path)}(?!\.?[\w-])", message) is not None
 
 
@@ -190,9 +190,9 @@ def check_disk(todo: Sequence[Stage], shapes: Models, *, keep_checkpoints: bool)
     Raises:
       Problems: one for each disk that is too small.
     """
-    stored = disk.most([disk.measure(stage, todo, shapes, keep_checkpoints=keep_checkpoints) for stage in todo])
+    output_bytes = disk.most([disk.measure(stage, todo, shapes, keep_checkpoints=keep_checkpoints) for stage in todo])
     downloads, recovered = disk.missing_downloads(todo, shapes)
-    needs = [(Path(stage.result).parent, stored, "LC_OUTPUT", "the stages") for stage in todo[:1]]
+    needs = [(Path(stage.result).parent, output_bytes, "LC_OUTPUT", "the stages") for stage in todo[:1]]
     needs += [
         (hub.downloads(), downloads, "HF_HOME", "downloads"),
         (hub.cache(), recovered, "LC_CACHE", "models recovered from weight differences"),
@@ -227,7 +227,7 @@ def check_devices(todo: Sequence[Stage], shapes: Models, config: ConfigDict) -> 
       Problems: stages do not fit.
     """
     is_run = bool(config.ready)
-    devices = Devices.chosen(config.devices, "" if is_run else config.profile)
+    devices = Devices.choose(config.devices, "" if is_run else config.profile)
     here = Devices.here() if is_run else devices
     if (here.kind, here.count) != (devices.kind, devices.count):
         raise ValueError(

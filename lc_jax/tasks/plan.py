@@ -1,4 +1,4 @@
-"""What stages would take: models, memory, disk, hours, requests and dollars. Nothing is run, loaded or asked."""
+"""Plans what stages take: models, memory, disk, hours, requests and dollars. Nothing is run, loaded or asked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADER = (
 def check(config: ConfigDict) -> None:
     """Refuses a file of stages that is not there, or devices without a meaning."""
     check_file(config.stages, "--plan")
-    Devices.chosen(config.devices, config.profile)
+    Devices.choose(config.devices, config.profile)
 
 
 def needs_devices(config: ConfigDict) -> bool:
@@ -41,7 +41,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     Raises:
       Problems: a line is not a stage, or the profile has a fault.
     """
-    stages, devices = load(config.stages, config.profile), Devices.chosen(config.devices, config.profile)
+    stages, devices = load(config.stages, config.profile), Devices.choose(config.devices, config.profile)
     shapes = Models(stages)
     memories = remedies.measure_all(stages, shapes, devices, lambda task: tasks.find(task, "planned"))
     disks = [disk.measure(s, stages, shapes, keep_checkpoints=config.keep_checkpoints) for s in stages]
@@ -52,9 +52,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     rows = [
         [
             stage.name, ", ".join(shapes.names_of(stage.config)), number(use.peak / GB), "yes" if use.fits else "NO",
-            str(time), number(space.peak / GB), number(space.rest / GB), *_cells(paid),
+            str(time), number(space.peak / GB), number(space.rest / GB), *_cells(bill),
         ]
-        for stage, use, time, space, paid in zip(stages, memories, times, disks, bills, strict=True)
+        for stage, use, time, space, bill in zip(stages, memories, times, disks, bills, strict=True)
     ]  # fmt: skip
     downloads = disk.downloads(stages, shapes)
     sources = {time.source for time in times if time.source}
@@ -73,12 +73,12 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         print(line)
 
 
-def _cells(paid: Bill) -> list[str]:
-    return [f"{paid.calls:,.0f}", number(paid.dollars), number(paid.batch)]
+def _cells(bill: Bill) -> list[str]:
+    return [f"{bill.calls:,.0f}", number(bill.dollars), number(bill.batch)]
 
 
 def _notes(devices: Devices, downloads: float, sources: set[str], has_figures: bool) -> list[str]:
-    """What the figures are of."""
+    """Returns the notes under the table: what its figures are of."""
     notes = [
         f"Devices: {devices}.",
         f"Disk of all: the most at one time, with {downloads / GB:,.0f} GB of downloads. 'then': what a stage leaves.",

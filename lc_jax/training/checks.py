@@ -1,4 +1,4 @@
-"""What a training's settings, folders and files tell before anything is loaded or compiled."""
+"""Checks a training's settings, folders and files before anything is loaded or compiled."""
 
 from __future__ import annotations
 
@@ -122,12 +122,12 @@ def check_training(settings: Mapping[str, Any], *, labels: bool) -> None:
 
     def num_steps() -> None:
         rows()
-        made, _ = examples.load_examples(data, templates())
-        if math.isnan(made[0].label) == labels:
+        dataset, _ = examples.load_examples(data, templates())
+        if math.isnan(dataset[0].label) == labels:
             task = "sft" if labels else "reward_model"
             raise ValueError(f"--config.data.recipe={data['recipe']} makes examples for the task {task}.")
         sizes()
-        fit().num_steps(len(examples.split_by_question(made, data["eval_size"], settings["seed"]).train))
+        fit().num_steps(len(examples.split_by_question(dataset, data["eval_size"], settings["seed"]).train))
 
     check_all(
         fit,

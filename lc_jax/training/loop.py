@@ -40,7 +40,7 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class FitSettings:
-    """How long and in what portions to train.
+    """Length of a training, and the sizes of its batches.
 
     A microbatch_size above the batch is the batch.
 
@@ -82,7 +82,7 @@ class FitSettings:
         return max(1, round(self.num_epochs * (num_examples // self.batch_size)))
 
     def is_due(self, step: int, num_steps: int) -> bool:
-        """Whether an evaluation follows after `step` of `num_steps` steps."""
+        """Returns whether an evaluation follows after `step` of `num_steps` steps."""
         return step == num_steps or (self.eval_every > 0 and step % self.eval_every == 0)
 
 

@@ -98,12 +98,10 @@ class RunStep:
     def _check_shapes(self, model: Model, path: tuple[str, ...]) -> None:
         """Compares the stored shapes under `path` with those of the abstract `model`; Orbax names no parameter."""
         try:
-            stored = ocp.PyTreeCheckpointHandler().metadata((self.folder / ITEM).resolve()).tree
+            tree = ocp.PyTreeCheckpointHandler().metadata((self.folder / ITEM).resolve()).tree
             for name in path:
-                stored = stored[name]
-            shapes = {
-                names[:-1]: tuple(leaf.shape) for names, leaf in named_leaves(stored)
-            }  # without the last, "value"
+                tree = tree[name]
+            shapes = {names[:-1]: tuple(leaf.shape) for names, leaf in named_leaves(tree)}  # without the last, "value"
         except (KeyError, TypeError, ValueError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{self.folder} is damaged; give another step of the run. ({reason})") from error
@@ -117,7 +115,7 @@ class RunStep:
 
 
 def is_step(path: str | Path) -> bool:
-    """Whether a path is that of a checkpoint of a run, there or not."""
+    """Returns whether a path is that of a checkpoint of a run, there or not."""
     path = Path(path)
     return path.parent.name == FOLDER and path.name.isdigit() and not (path / "config.json").exists()
 

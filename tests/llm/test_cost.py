@@ -55,7 +55,7 @@ def test_an_estimate_counts_what_is_not_stored_and_is_an_upper_one(tmp_path):
         options = {"base_url": server.anthropic_url, "store": tmp_path / "s"}
         with open_annotator(HAIKU, **options) as annotator:
             guess = estimate(HAIKU, requests, annotator.store)
-            assert (guess.calls, guess.stored, server.num_asked) == (9, 1, 0)
+            assert (guess.calls, guess.num_stored, server.num_asked) == (9, 1, 0)
             found = annotate(annotator, PROMPT, rows, max_tokens=100)
             assert [a.value for a in found] == ["a b c"] * 10
             assert annotator.meter.calls == 9
@@ -67,7 +67,7 @@ def test_an_estimate_counts_what_is_not_stored_and_is_an_upper_one(tmp_path):
             assert re.search(r"test .*haiku.* 9 +1 .*\$0\.00", table)
             assert "unknown" in table
             after = estimate(HAIKU, requests, annotator.store)
-            assert (after.calls, after.stored, after.dollars()) == (0, 10, 0.0)
+            assert (after.calls, after.num_stored, after.dollars()) == (0, 10, 0.0)
         with open_annotator(HAIKU, **options) as annotator:  # a rerun costs nothing
             assert [a.value for a in annotate(annotator, PROMPT, rows, max_tokens=100)] == ["a b c"] * 10
             assert (annotator.meter.calls, annotator.meter.dollars) == (0, 0.0)
