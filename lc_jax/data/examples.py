@@ -357,11 +357,10 @@ def encode_sft(tokenizer: Tokenizer, example: Example, max_length: int) -> Encod
     return Encoded(tokens, num_source) if num_source < len(tokens) else None
 
 
-def encode_all(tokenizer: Tokenizer, examples: Sequence[Example], max_length: int) -> tuple[list[Encoded], int]:
-    """Encodes all examples; returns those with target tokens, and the number of the others (prompts too long)."""
-    encoded = [encode_sft(tokenizer, example, max_length) for example in examples]
-    rows = [row for row in encoded if row is not None]
-    return rows, len(encoded) - len(rows)
+def encode_all(tokenizer: Tokenizer, examples: Sequence[Example], max_length: int) -> list[Encoded]:
+    """Encodes examples; those whose prompt leaves no room for a target are left out."""
+    encoded = (encode_sft(tokenizer, example, max_length) for example in examples)
+    return [row for row in encoded if row is not None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     tokenizer = load_tokenizer(directory).with_pad_token()
     documents = corpus.documents(world, np.random.default_rng(config.seed), tuple(config.mix))
     pairs = [Example("", *pair) for pair in itertools.islice(documents, config.num_documents)]
-    encoded, _ = examples.encode_all(tokenizer, pairs, config.max_length)
+    encoded = examples.encode_all(tokenizer, pairs, config.max_length)
     logging.info("%d documents, %d tokens", len(encoded), sum(len(e.tokens) for e in encoded))
 
     raw = config.shape.to_dict() | {

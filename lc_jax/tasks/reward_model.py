@@ -5,8 +5,6 @@ A scalar head reads the final hidden state at the last token; binary cross-entro
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +12,22 @@ import jax
 from ml_collections import ConfigDict
 
 from lc_jax import memory, parallel
-from lc_jax.data import examples
-from lc_jax.models import folders, hf
+from lc_jax.data.tokenizer import Tokenizer
+from lc_jax.models import folders
 from lc_jax.prompts import load_templates
 from lc_jax.rl import reward_model
-from lc_jax.training import advice, checks, loop, run_steps
-from lc_jax.training.exports import Exports
-from lc_jax.training.logging import RunDirectory, announce
-from lc_jax.training.optimizer import OptimizerSettings
+from lc_jax.training import advice, checks, run_steps, supervised
+from lc_jax.training.logging import announce
+from lc_jax.training.loop import Dataset
 from lc_jax.types import Example
+
+
+def _encode(tokenizer: Tokenizer, rows: Sequence[Example], max_length: int) -> Dataset:
+    sequences = [tokenizer.encode_prompt(e.prompt, f"example {e.example_id!r}", max_length) for e in rows]
+    return reward_model.dataset(sequences, [e.label for e in rows])
+
+
+OBJECTIVE = supervised.Objective("reward_model", reward_model.loss_fn, _encode)
 
 
 def check(config: ConfigDict) -> None:
@@ -41,31 +46,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     plan.report()
     if config.dry_run:
         return
-    settings = loop.FitSettings(**config.fit.to_dict() | {"microbatch_size": plan.microbatch_size}, seed=config.seed)
-    output = Path(config.output)
     folders.check(config.model)
-    templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
+    templates = load_templates(config.templates, config.prompt_dir)
     tokenizer = run_steps.export_tokenizer("reward_model", config.model, config.data.recipe, templates)
-    data = config.data.to_dict()
-    split, dropped = examples.load_split(data, templates, tokenizer.fits(max_length), config.seed)
-    train, held_out = split.train, split.evaluation
-    examples.report_sizes(data, len(train), len(held_out), dropped)
-
-    def encode(part: Sequence[Example]) -> loop.Dataset:
-        sequences = [tokenizer.encode_prompt(e.prompt, f"example {e.example_id!r}", max_length) for e in part]
-        return reward_model.dataset(sequences, [e.label for e in part])
-
-    save = functools.partial(hf.save, tokenizer=tokenizer, dtype=config.export_dtype or None)
-    run_directory = RunDirectory.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision")
-    model = hf.load(config.model, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **config.precision)
-    model = loop.fit(
-        model,
-        reward_model.loss_fn,
-        encode(train),
-        encode(held_out) if held_out else None,
-        settings,
-        OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
-        dataclasses.replace(run_directory, exports=Exports(output, config.export_every, save)),
-    )
-    save(output / "model", model)
-    announce(output / "model", advice.to_score(config.to_dict()))
+    supervised.train(config.to_dict(), mesh, OBJECTIVE, tokenizer, templates, plan.microbatch_size)
+    announce(Path(config.output) / "model", advice.to_score(config.to_dict()))

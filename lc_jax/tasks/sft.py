@@ -5,8 +5,7 @@ The loss covers the target and its end-of-sequence token only (paper section 3).
 
 from __future__ import annotations
 
-import dataclasses
-import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -16,13 +15,19 @@ from ml_collections import ConfigDict
 from lc_jax import memory, parallel
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import Tokenizer
-from lc_jax.models import folders, hf
+from lc_jax.models import folders
 from lc_jax.prompts import Prompt, load_templates
-from lc_jax.training import advice, checks, language_model, loop, run_steps
-from lc_jax.training.exports import Exports
-from lc_jax.training.logging import RunDirectory, announce
-from lc_jax.training.optimizer import OptimizerSettings
-from lc_jax.types import Message
+from lc_jax.training import advice, checks, language_model, run_steps, supervised
+from lc_jax.training.logging import announce
+from lc_jax.training.loop import Dataset
+from lc_jax.types import Example, Message
+
+
+def _encode(tokenizer: Tokenizer, rows: Sequence[Example], max_length: int) -> Dataset:
+    return language_model.dataset(examples.encode_all(tokenizer, rows, max_length))
+
+
+OBJECTIVE = supervised.Objective("sft", language_model.loss_fn, _encode)
 
 
 def check(config: ConfigDict) -> None:
@@ -59,35 +64,14 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     plan.report()
     if config.dry_run:
         return
-    settings = loop.FitSettings(**config.fit.to_dict() | {"microbatch_size": plan.microbatch_size}, seed=config.seed)
-    output = Path(config.output)
     folders.check(config.model)
-    templates, max_length = load_templates(config.templates, config.prompt_dir), config.data.max_length
+    templates = load_templates(config.templates, config.prompt_dir)
     # Before training: a chat template that cannot be made costs nothing here.
     tokenizer = run_steps.export_tokenizer("sft", config.model, config.data.recipe, templates)
     uses_template = config.data.recipe in examples.PARAGRAPH_RECIPES
     if uses_template and config.templates == "full":
         _warn_of_other_prompts(tokenizer, templates.paragraph)
-    data = config.data.to_dict()
-    split, dropped = examples.load_split(data, templates, tokenizer.fits(max_length), config.seed)
-    train, too_long = examples.encode_all(tokenizer, split.train, max_length)
-    held_out, _ = examples.encode_all(tokenizer, split.evaluation, max_length)
-    dropped[f"the prompt fills --config.data.max_length={max_length}"] += too_long
-    examples.report_sizes(data, len(train), len(held_out), dropped)
-
-    save = functools.partial(hf.save, tokenizer=tokenizer, dtype=config.export_dtype or None)
-    run_directory = RunDirectory.of(config.to_dict(), "model", "seed", "data", "fit", "optimizer", "precision")
-    model = hf.load(config.model, mesh, vocab_size=tokenizer.num_rows, **config.precision)
-    model = loop.fit(
-        model,
-        language_model.loss_fn,
-        language_model.dataset(train),
-        language_model.dataset(held_out) if held_out else None,
-        settings,
-        OptimizerSettings.from_ratio(settings.num_steps(len(train)), **config.optimizer),
-        dataclasses.replace(run_directory, exports=Exports(output, config.export_every, save)),
-    )
-    save(output / "model", model)
+    supervised.train(config.to_dict(), mesh, OBJECTIVE, tokenizer, templates, plan.microbatch_size)
     has_chat_template = tokenizer.hf is not None and bool(tokenizer.hf.chat_template)
     next_command = advice.to_write(config.to_dict(), uses_template=uses_template, has_chat_template=has_chat_template)
-    announce(output / "model", next_command)
+    announce(Path(config.output) / "model", next_command)

@@ -102,8 +102,7 @@ def test_sft_tokens_and_labels_are_the_published_ones(recorded, tokenizers, case
     case = recorded["lc_sft"][case]
     recipe = next((r for r in ("extract_answers", "factuality") if r in case["note"]), "lc")
     ours, _ = of(recorded, {"factuality": "sft_factuality", "lc": "sft_lc"}.get(recipe, recipe))
-    encoded, dropped = ex.encode_all(tokenizers[case["tokenizer"]], ours, 1024)
-    assert dropped == 0
+    encoded = ex.encode_all(tokenizers[case["tokenizer"]], ours, 1024)
     assert [list(e.tokens) for e in encoded] == case["input_ids"]
     assert [e.num_source for e in encoded] == case["source_lens"]
     for row, labels in zip(encoded, case["labels"], strict=True):
@@ -121,7 +120,7 @@ def test_prompt_and_target_are_tokenised_as_one_text(recorded, tokenizers):  # n
 def test_a_prompt_that_fills_the_window_leaves_no_label(recorded, tokenizers):  # noqa: F811
     example = Example("", "one two three", "four")
     length = len(tokenizers["llama2"].encode_prompt(example.prompt))
-    assert ex.encode_all(tokenizers["llama2"], [example], length) == ([], 1)
+    assert ex.encode_all(tokenizers["llama2"], [example], length) == []
     cut = encode(tokenizers["llama2"], example, length + 1)  # the end-of-sequence token is cut off
     assert (len(cut.tokens), cut.num_source) == (length + 1, length)
     assert cut.tokens[-1] != tokenizers["llama2"].eos_id
@@ -214,7 +213,7 @@ def test_the_published_pipelines_end_to_end(recorded, tokenizers):  # noqa: F811
         ours, _ = ex.make_examples(recipe, rows, TEMPLATES)
         split = ex.split_by_question(ours, modules[name]["eval_size"], 42, ids=[row["question_id"] for row in rows])
         for side, key in ((split.train, "train_input_ids"), (split.evaluation, "eval_input_ids")):
-            encoded, _ = ex.encode_all(tokenizers[modules[name]["tokenizer"]], side, 1024)
+            encoded = ex.encode_all(tokenizers[modules[name]["tokenizer"]], side, 1024)
             assert [list(e.tokens) for e in encoded] == modules[name][key]
 
 

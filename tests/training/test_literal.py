@@ -77,7 +77,7 @@ def test_the_prompt_is_no_target_and_the_end_is():
     cut = examples.encode_sft(tokenizer, example, len(prompt) + 1)
     assert cut == Encoded((*prompt, tokens[len(prompt)]), len(prompt))
     assert examples.encode_sft(tokenizer, example, len(prompt)) is None
-    assert examples.encode_all(tokenizer, [example] * 2, len(prompt)) == ([], 2)
+    assert examples.encode_all(tokenizer, [example] * 2, len(prompt)) == []
 
 
 @pytest.mark.parametrize("preset", PRESETS)
