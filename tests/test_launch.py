@@ -245,7 +245,9 @@ def test_a_plan_runs_nothing(launch, tmp_path, mini):
         return
     # On eight devices each holds an eighth of float32 parameters, moments and gradients: 4 x 4 bytes.
     assert 16 * 6.74 / 8 < memory["LC SFT"] < 30
-    assert memory["evaluate LC RL on sciq"] < memory["ExtractAnswers"] < memory["LC SFT"] < memory["LC RL"] < 75
+    assert memory["ExtractAnswers"] < memory["LC SFT"] < memory["LC RL"] < 75
+    # A model that writes has its shard and, for the decode loop, a gathered copy, both in bfloat16.
+    assert 2 * 6.74 * (1 / 8 + 1) < memory["evaluate LC RL on sciq"] < 25
     dollars = {name: float(table[f"evaluate LC RL on {name}"]["API $"]) for name in ("trivia_qa", "bioasq")}
     assert dollars["trivia_qa"] > dollars["bioasq"] > 1
     dollars, batched = (float(total[name].replace(",", "")) for name in ("API $", "with batch"))
