@@ -26,7 +26,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.in_context = False  # paragraphs of a base model, after eight examples
     config.first_paragraph = config.get_ref(
         "in_context"
-    ).identity()  # a base model goes on: cut at the first blank line
+    ).identity()  # a base model continues: cut at the first blank line
     config.column = "icl_generated_paragraphs"  # that paragraphs are written to
     config.num_samples = 8  # paragraphs of a question
     base.add_sampling(config, temperature=0.7)

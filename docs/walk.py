@@ -1,4 +1,4 @@
-"""What the notebooks of this folder begin with: commands that run in the notebook's process, and rows to look at."""
+"""Set-up of the notebooks in this folder: runs commands in the notebook's process, and reads rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lc_jax import parallel
 
 
 def start(folder: str) -> Path:
-    """The folder of a walk's files (LC_OUTPUT moves it), made if need be. What tasks report goes under the cells."""
+    """Makes and returns the folder of a walk's files (LC_OUTPUT moves it); tasks log below the cells."""
     absl.logging.set_verbosity(absl.logging.INFO)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", force=True)
     logging.root.handlers[0].addFilter(lambda record: f"lc_jax{os.sep}tasks" in record.pathname)
@@ -31,7 +31,7 @@ def start(folder: str) -> Path:
 
 
 def run(name: str, **settings: Any) -> None:
-    """Prints the command of a config with fields overridden, and does what it does. `__` in a name is the dot."""
+    """Prints the command of a config with fields overridden, and runs it. `__` in a name is the dot."""
     fields = {field.replace("__", "."): value for field, value in settings.items()}
     flags = [shlex.quote(f"--config.{field}={value}") for field, value in fields.items()]
     command = " \\\n    ".join([f"python -m lc_jax.main --config=configs/{name}.py:mini", *flags])
@@ -44,5 +44,5 @@ def run(name: str, **settings: Any) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file."""
+    """Returns the rows of a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

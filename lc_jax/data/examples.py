@@ -24,7 +24,7 @@ from lc_jax.data.columns import column, is_missing, names_of
 from lc_jax.data.questions import load_training_rows, suggest
 from lc_jax.data.rows import Row, optional, place_of
 from lc_jax.prompts import Prompt, Templates, join_answers
-from lc_jax.types import Example, Question
+from lc_jax.types import Example
 
 if TYPE_CHECKING:
     from lc_jax.data.tokenizer import Tokenizer
@@ -361,25 +361,3 @@ def encode_all(tokenizer: Tokenizer, examples: Sequence[Example], max_length: in
     """Encodes examples; those whose prompt leaves no room for a target are left out."""
     encoded = (encode_sft(tokenizer, example, max_length) for example in examples)
     return [row for row in encoded if row is not None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Queries:
-    """Questions whose prompt is short enough for a rollout."""
-
-    questions: list[Question]
-    tokens: list[list[int]]  # the prompt of each question
-    num_dropped: int  # questions left out because their prompt is longer
-
-
-def encode_queries(
-    tokenizer: Tokenizer, prompt: Prompt, questions: Sequence[Question], max_length: int | None
-) -> Queries:
-    """Encodes the prompts q of `questions`; those longer than `max_length` (None = no limit) are dropped and counted.
-
-    Reference: data_preprocessor.py:QueryDataset.
-    """
-    rendered = [prompt.prompt_text(paragraph_generation_prompt=question.prompt) for question in questions]
-    pairs = [(q, tokenizer.encode_prompt(text)) for q, text in zip(questions, rendered, strict=True)]
-    short = [(q, tokens) for q, tokens in pairs if max_length is None or len(tokens) <= max_length]
-    return Queries([q for q, _ in short], [tokens for _, tokens in short], len(pairs) - len(short))

@@ -36,7 +36,7 @@ create table if not exists redirects (key text, target text, primary key (key, t
 """
 _BUILDER = "configs/build_knowledge.py"
 _SOURCES = f"build one with {_BUILDER}, or give FActScore's enwiki-20230401.db (--config.knowledge or LC_KNOWLEDGE)"
-_REMEDY = f"run {_BUILDER} with the same output, it goes on where it was stopped"
+_REMEDY = f"run {_BUILDER} with the same output, it resumes where it was stopped"
 
 
 def _is_truncated(path: Path) -> bool:

@@ -17,7 +17,7 @@ OVERHEAD = 16  # tokens of a request around its prompt
 
 
 class BudgetError(AnnotatorError):
-    """The budget does not cover the next request. What was answered is stored; a larger budget goes on from there."""
+    """The budget does not cover the next request. Replies so far are stored; a larger budget resumes there."""
 
 
 def tokens(text: str) -> int:
@@ -124,7 +124,7 @@ class Meter:
                 rest = self.budget - self.dollars
                 raise BudgetError(
                     f"The next request to {name} may cost more than the ${rest:.4f} that are left of the budget of "
-                    f"${self.budget:.2f}. What was answered is stored: a larger budget goes on from there."
+                    f"${self.budget:.2f}. Replies so far are stored: a run with a larger budget resumes there."
                 )
             self._waiting.append(asyncio.get_running_loop().create_future())
             await self._waiting[-1]

@@ -60,6 +60,8 @@ class Writer:
     def fitting(self, questions: Sequence[Question], query_length: int) -> list[Question]:
         """Returns the questions whose prompts have at most `query_length` tokens, and logs how many have more.
 
+        Reference: data_preprocessor.py:QueryDataset.
+
         Raises:
           ValueError: all prompts are longer.
         """

@@ -4,7 +4,7 @@
            -> the confidence in each -> passages of the entity's page -> supported or not -> metrics
 
 Leaves `records.jsonl` (one row a claim) and `result.json` in the output folder, which a report takes as it takes those
-of questions. Replies are kept in a store, so that a rerun goes on. An entity without a page costs nothing.
+of questions. Replies are kept in a store, so that a rerun resumes. An entity without a page costs nothing.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
             -> answers that each offers -> a forecast of each -> the most probable against the truth -> metrics
 
 Leaves `records.jsonl` (one row a question) and `result.json` (accuracy and calibration) in the output folder. Replies
-are kept in a store and paragraphs in `paragraphs.jsonl`, so that a rerun goes on. JAX is imported only where a
+are kept in a store and paragraphs in `paragraphs.jsonl`, so that a rerun resumes. JAX is imported only where a
 checkpoint writes.
 """
 

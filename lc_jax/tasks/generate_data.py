@@ -7,7 +7,7 @@
   forecasts       + `lc_sft_ground_truth_and_extracted_answers`, `lc_sft_forecasted_probs`
   correctness     + `factuality_sft_binary_correctness`
 
-Rows are kept as they come and a rerun goes on. A row that the annotator could not do has a missing value, which the
+Rows are stored as they come, and a rerun resumes. A row that the annotator could not do has a missing value, which the
 training recipes drop with a count; why stands in OUTPUT.problems.jsonl. Replies that failed (the server was down) are
 asked for again by the next run.
 """

@@ -7,7 +7,9 @@ from transformers import PreTrainedTokenizerFast
 from lc_jax.data import examples as ex
 from lc_jax.data.questions import join
 from lc_jax.data.tokenizer import make_tokenizer
+from lc_jax.inference import generate
 from lc_jax.prompts import Prompt, Templates, load_templates
+from lc_jax.rl.writer import Writer
 from lc_jax.types import Example, Question
 from tests.data.test_tokenizer import recorded, tokenizers  # noqa: F401
 
@@ -135,22 +137,22 @@ def test_reward_model_tokens_are_the_published_ones(recorded, tokenizers, case):
 
 
 @pytest.mark.parametrize("case", range(4))
-def test_long_queries_are_dropped_and_counted(recorded, tokenizers, case):  # noqa: F811
+def test_long_queries_are_dropped_as_published(recorded, tokenizers, case):  # noqa: F811
     case = recorded["lc_query"][case]
     rows = rows_of(case["df"])
     questions = [
         Question(r["question_id"], r["paragraph_generation_prompt"], r["question"], r["ground_truth_top_answer"])
         for r in rows
     ]
-    queries = ex.encode_queries(tokenizers[case["tokenizer"]], PARAGRAPH, questions, case["query_len"])
+    writer = Writer(tokenizers[case["tokenizer"]], PARAGRAPH, None, generate.Sampling(1), 1)
     if "raises" in case:
-        assert (queries.questions, queries.num_dropped) == ([], 1)
+        with pytest.raises(ValueError, match="Every training prompt is longer"):
+            writer.fitting(questions, case["query_len"])
         return
-    result = case["result"]
-    assert [q.question for q in queries.questions] == result["user_decision_questions"]
+    result, short = case["result"], writer.fitting(questions, case["query_len"])
+    assert [q.question for q in short] == result["user_decision_questions"]
     padded = [[i for i in row if i != case["pad_token_id"]] for row in result["queries"]["data"]]
-    assert queries.tokens == padded
-    assert queries.num_dropped == len(rows) - result["n"]
+    assert [writer.encode(q) for q in short] == padded
 
 
 def test_only_the_paragraph_is_cut(tokenizers):  # noqa: F811

@@ -133,7 +133,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, monkeypatch):
     for row in (250, 120):  # rows of the first run, and of the second
         done = subprocess.run([sys.executable, "-c", KILLED, source, path, str(row)], cwd=ROOT, check=False)
         assert done.returncode == -9
-        with pytest.raises(ValueError, match=r"killed.sqlite is .*goes on where it was stopped"):
+        with pytest.raises(ValueError, match=r"killed.sqlite is .*resumes where it was stopped"):
             Knowledge(path)
     read, add = [], knowledge._add
     monkeypatch.setattr(knowledge, "_add", lambda *args: read.append(args[1]["title"]) or add(*args))

@@ -49,8 +49,8 @@ class Fake(Scripted):
             return Reply("ok", "\n".join("yes" if i.answer[0] == i.candidate[0] else "no" for i in items))
         raise AssertionError(request.prompt)
 
-    def asked(self, prompt):
-        return [fields for found, fields in self.calls if found is prompt]
+    def requests_of(self, prompt):
+        return [fields for template, fields in self.calls if template is prompt]
 
 
 def generation(paragraph, answer="Rome", aliases=(), number=0):
@@ -80,11 +80,13 @@ def test_the_most_probable_answer_is_judged():
     first = records[0]
     assert (first.question_id, first.kind, first.prompt, first.question) == ("q0", "city", "Write.", "Which city?")
     assert (first.answer, first.paragraph, first.detail) == ("Rome", "Milan; Rome", "")
-    assert [fields["answer"] for fields in annotator.asked(forecast.PROMPT)] == [
+    assert [fields["answer"] for fields in annotator.requests_of(forecast.PROMPT)] == [
         "Milan", "Rome", "Lyon", "Paris", "berne", "Rome",
     ]  # fmt: skip
     judged = [
-        item for f in annotator.asked(equivalence.PROMPT) for item in equivalence.split_comparisons(f["comparisons"])
+        item
+        for f in annotator.requests_of(equivalence.PROMPT)
+        for item in equivalence.split_comparisons(f["comparisons"])
     ]
     assert [(item.answer, item.candidate) for item in judged] == [
         ("Paris", "Lyon"),
@@ -96,7 +98,7 @@ def test_as_published_the_judge_is_asked_about_every_chosen_answer():
     annotator = Fake()
     generations = [generation("Rome"), generation("Roma", aliases=("Roma",)), generation("No Answer")]
     records = evaluate(generations, annotator, uses_confidence=False, judge_matches=True)
-    (fields,) = annotator.asked(equivalence.PROMPT)
+    (fields,) = annotator.requests_of(equivalence.PROMPT)
     assert [item.candidate for item in equivalence.split_comparisons(fields["comparisons"])] == ["Rome", "Roma"]
     assert [record.correct for record in records] == [True, True, False]
     generations = [generation("Turin", aliases=("Turin",))]
@@ -113,7 +115,7 @@ def test_without_confidence_the_first_answer_counts_with_confidence_one():
         ((), (), "", 1.0, False, "ok"),
         (("Rome",), (), "Rome", 1.0, True, "ok"),
     ]
-    assert not annotator.asked(forecast.PROMPT)
+    assert not annotator.requests_of(forecast.PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -137,18 +139,18 @@ def test_verdicts_are_asked_for_ten_at_a_time():
     cities = [f"{letter}{i}" for i in range(12) for letter in "RT"]
     records = evaluate([generation(city) for city in cities], annotator, uses_confidence=False)
     assert [record.correct for record in records] == [city[0] == "R" for city in cities]
-    sizes = [len(equivalence.split_comparisons(f["comparisons"])) for f in annotator.asked(equivalence.PROMPT)]
+    sizes = [len(equivalence.split_comparisons(f["comparisons"])) for f in annotator.requests_of(equivalence.PROMPT)]
     assert sizes == [10, 10, 4]
     assert evaluate([], annotator, uses_confidence=True) == []
 
 
 @pytest.mark.parametrize("status", ["invalid", "failed"])
 def test_a_spoilt_batch_of_verdicts_is_judged_singly_and_a_failed_one_is_not(status):
-    asked = []
+    sizes = []
 
     async def ask(task, fields):
-        (items, size) = (equivalence.split_comparisons(fields["comparisons"]), len(asked))
-        asked.append(len(items))
+        (items, size) = (equivalence.split_comparisons(fields["comparisons"]), len(sizes))
+        sizes.append(len(items))
         if status == "failed" or not size or items[0].candidate == "C1":
             return Annotation(status, detail="nine verdicts")
         return Annotation("ok", [item.candidate == "C2" for item in items])
@@ -157,9 +159,9 @@ def test_a_spoilt_batch_of_verdicts_is_judged_singly_and_a_failed_one_is_not(sta
     records = [qa.choose(generation("x", number=i), extraction[i], None) for i in range(3)]
     judged = asyncio.run(qa.judge(records, ask))
     if status == "failed":
-        assert (asked, [record.status for record in judged]) == ([3], ["failed"] * 3)
+        assert (sizes, [record.status for record in judged]) == ([3], ["failed"] * 3)
         return
-    assert asked == [3, 1, 1, 1]
+    assert sizes == [3, 1, 1, 1]
     assert [(record.status, record.correct) for record in judged] == [("ok", False), ("invalid", False), ("ok", True)]
     assert (judged[1].detail, math.isnan(judged[1].confidence)) == ("nine verdicts", True)
 
@@ -193,14 +195,14 @@ def test_five_frames_lie_between_an_evaluation_and_the_sdk(tmp_path, monkeypatch
 
 
 def test_the_true_answer_is_forecast_only_on_demand_and_changes_nothing():
-    plain, asked = Fake(), Fake()
+    plain, with_truth = Fake(), Fake()
     generations = [generation("Milan; Rome"), generation("No Answer", number=1)]
-    records = evaluate(generations, asked, uses_confidence=True, forecast_truth=True)
+    records = evaluate(generations, with_truth, uses_confidence=True, forecast_truth=True)
     assert [record.truth_prob for record in records] == [0.9, 0.9]
     assert [outcome(record) for record in records] == [
         outcome(record) for record in evaluate(generations, plain, uses_confidence=True)
     ]
-    assert len(asked.asked(forecast.PROMPT)) == len(plain.asked(forecast.PROMPT)) + 2
+    assert len(with_truth.requests_of(forecast.PROMPT)) == len(plain.requests_of(forecast.PROMPT)) + 2
 
 
 def test_a_question_without_a_paragraph_has_its_status():

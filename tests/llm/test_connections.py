@@ -176,7 +176,7 @@ def test_a_server_that_never_answers_is_asked_three_times_and_named(caplog, know
         end.wait(10)
         return None
 
-    with RawServer(answer) as server:
+    with RawServer(answer, keep_open=True) as server:  # a connection that it closes would be another failure
         place = f"openai/llama at {server.url}: no reply within 0.2 s"
         if knows_its_models:  # from the first request on it hangs
             (reply,) = ask(server.url, 1, deadline=0.2)

@@ -56,8 +56,8 @@ def test_an_estimate_counts_what_is_not_stored_and_is_an_upper_one(tmp_path):
         with open_annotator(HAIKU, **options) as annotator:
             guess = estimate(HAIKU, requests, annotator.store)
             assert (guess.calls, guess.num_stored, server.num_asked) == (9, 1, 0)
-            found = annotate(annotator, PROMPT, rows, max_tokens=100)
-            assert [a.value for a in found] == ["a b c"] * 10
+            annotations = annotate(annotator, PROMPT, rows, max_tokens=100)
+            assert [a.value for a in annotations] == ["a b c"] * 10
             assert annotator.meter.calls == 9
             assert 0 < annotator.meter.dollars < guess.dollars()
             assert annotator.meter.usage.output_tokens == 9 * 2
@@ -113,8 +113,8 @@ def test_a_budget_is_never_passed_and_a_larger_one_goes_on(tmp_path):
             spent, calls = annotator.meter.dollars, annotator.meter.calls
         assert server.num_answered == calls
         with open_annotator(HAIKU, budget=1.0, **options) as annotator:
-            found = annotate(annotator, PROMPT, rows, max_tokens=100)
-            assert {a.status for a in found} == {"ok"}
+            annotations = annotate(annotator, PROMPT, rows, max_tokens=100)
+            assert {a.status for a in annotations} == {"ok"}
             assert annotator.meter.calls == 300 - calls
             assert annotator.meter.dollars + spent == pytest.approx(300 * (Price(1, 5, 0.1).of(Usage(2, 76))), rel=0.02)
         assert server.num_answered == 300
@@ -178,10 +178,10 @@ def test_a_planted_key_is_in_no_file(tmp_path):
         FakeServer(lambda r: Reply("ok", "fine")) as server,
         open_annotator(HAIKU, base_url=server.anthropic_url, store=tmp_path / "s") as annotator,
     ):
-        found = annotate(annotator, PROMPT, [{"x": str(i)} for i in range(5)])
+        annotations = annotate(annotator, PROMPT, [{"x": str(i)} for i in range(5)])
         table = cost.render([("x", estimate(HAIKU, [Request("a", 0.0, 9)]), annotator.meter.dollars)])
         files = [path.read_bytes() for path in tmp_path.iterdir()]
         rows = list(annotator.store.rows())
     assert len(files) >= 2
     assert not [data for data in files if KEY.encode() in data]
-    assert KEY not in repr(found) + table + repr(rows) + repr(vars(annotator))
+    assert KEY not in repr(annotations) + table + repr(rows) + repr(vars(annotator))

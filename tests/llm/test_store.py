@@ -85,7 +85,7 @@ def test_everything_that_shapes_a_reply_is_in_its_key():
 def test_stored_replies_stream_with_little_memory(tmp_path):
     prompts = [str(i) for i in range(200)]
     texts(Session(Echo(), Store(tmp_path / "s")), *prompts[::3])
-    echo, drawn, seen = Echo(), 0, []
+    echo, drawn, in_order = Echo(), 0, []
 
     def drawing():
         nonlocal drawn
@@ -97,11 +97,11 @@ def test_stored_replies_stream_with_little_memory(tmp_path):
 
     async def consume():
         async for reply in session.map(session.ask, drawing()):
-            seen.append(reply.text)
-            assert drawn - len(seen) <= 8 * echo.concurrency
+            in_order.append(reply.text)
+            assert drawn - len(in_order) <= 8 * echo.concurrency
 
     session.run(consume())
-    assert seen == prompts
+    assert in_order == prompts
     assert len(echo.asked) == 200 - len(prompts[::3])
 
 

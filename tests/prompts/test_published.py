@@ -295,8 +295,8 @@ def test_a_folder_of_published_files_takes_the_place_of_our_wordings(tmp_path):
     assert theirs.render(**fields) == (
         '{answer} {{ }\nWrite {"ok": 1}, as in Human: x\n\nAssistant: {"ok": 1}\n\nHuman: Go.'
     )
-    asked = query.request_fields("Who?", ["Me", "I"])
-    assert published.override(tmp_path, "query", query.PROMPT).render(**asked) == "Ask Who?"
+    fields = query.request_fields("Who?", ["Me", "I"])
+    assert published.override(tmp_path, "query", query.PROMPT).render(**fields) == "Ask Who?"
     merge = published.override(tmp_path, "summarize", summarize.PROMPT)
     drafts = summarize.join_paragraphs(["a", "b"])
     assert merge.render(paragraph_generation_prompt="Write.", paragraphs=drafts) == (

@@ -20,8 +20,8 @@ def mask_of(*lengths, width):
     return np.arange(width) < np.asarray(lengths)[:, None]
 
 
-def close(found, expected):
-    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)
+def close(actual, expected):
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -188,22 +188,22 @@ def test_kl_estimates():
         [2, 1], old_logprobs=array([-1, -2, 5], [-1, 5, 5]), entropies=array([1, 2, 9], [6, 9, 9]),
         ref_logprobs=array([-1 - LN2, -2 + LN2, 0], [-1 - LN4, 0, 9]),
     )  # fmt: skip
-    found = telemetry.of_rollout(episodes, [True, False])
-    close(found["kl"], (LN2 - LN2 + LN4) / 2)
+    stats = telemetry.of_rollout(episodes, [True, False])
+    close(stats["kl"], (LN2 - LN2 + LN4) / 2)
     # ref/pi - 1 - log(ref/pi): 1/2 - 1 + ln 2, 2 - 1 - ln 2 | 1/4 - 1 + ln 4
-    close(found["kl/k3"], (0.5 - 1 + LN2 + 2 - 1 - LN2 + 0.25 - 1 + LN4) / 2)
-    close(found["rollout/entropy"], (1 + 2 + 6) / 3)
-    assert (found["rollout/length"], found["rollout/stop_rate"]) == (1.5, 0.5)
+    close(stats["kl/k3"], (0.5 - 1 + LN2 + 2 - 1 - LN2 + 0.25 - 1 + LN4) / 2)
+    close(stats["rollout/entropy"], (1 + 2 + 6) / 3)
+    assert (stats["rollout/length"], stats["rollout/stop_rate"]) == (1.5, 0.5)
 
 
 def test_kl_controllers():
     assert kl.make("fixed", 0.1, 6.0, 0.1).observe(100.0).coefficient == 0.1
-    controller, found = kl.make("adaptive", 0.1, 6.0, 0.1), []
+    controller, coefficients = kl.make("adaptive", 0.1, 6.0, 0.1), []
     for observed in (12.0, 3.0, 6.6, 6.0):
         controller = controller.observe(observed)
-        found.append(controller.coefficient)
+        coefficients.append(controller.coefficient)
     # 1 + 0.1 x (0.2 at most, -0.2 at least, 6.6/6 - 1, 0)
-    close(found, np.cumprod([0.1 * 1.02, 0.98, 1.01, 1.0]))
+    close(coefficients, np.cumprod([0.1 * 1.02, 0.98, 1.01, 1.0]))
 
 
 def forecasts_of(truth, answers, mask):
@@ -213,33 +213,33 @@ def forecasts_of(truth, answers, mask):
 def test_decision_based_reward():
     # p(y) = 1/2, 3/4, 0; forecasts 3/4 + 1/2, 1/4, none (what the mask hides is ignored).
     forecasts = forecasts_of([0, LN3, -50], [[LN3, 0], [-LN3, 40], [40, 40]], [[1, 1], [1, 0], [0, 0]])
-    found = reward.compute(forecasts, RewardSettings())
-    close(found.log_score, [-LN2, np.log(0.75), np.log(1e-4)])
-    close(found.normalization, [-5 * 0.25, -5 * 0.75, -5 * 1.0])
-    close(found.total, [5 - LN2 - 1.25, 5 + np.log(0.75) - 3.75, np.log(1e-4)])
+    rewards = reward.compute(forecasts, RewardSettings())
+    close(rewards.log_score, [-LN2, np.log(0.75), np.log(1e-4)])
+    close(rewards.normalization, [-5 * 0.25, -5 * 0.75, -5 * 1.0])
+    close(rewards.total, [5 - LN2 - 1.25, 5 + np.log(0.75) - 3.75, np.log(1e-4)])
     other = reward.compute(forecasts, RewardSettings(normalization=2.0, offset=0.0, epsilon=0.1))
     close(other.total, [-LN2 - 0.5, np.log(0.75) - 1.5, np.log(0.1) - 2])
 
 
 def test_factuality_reward_and_the_penalty_for_not_stopping():
     forecasts = forecasts_of([1e-3, 0.0, -1e-3], [[0], [0], [0]], [[0], [0], [0]])  # p just over, at, under 1/2
-    found = reward.compute(forecasts, RewardSettings("factuality", offset=0.25))
-    close(found.total, [1.25, 0.25, 0.25])
-    close(found.normalization, [0, 0, 0])
-    close(reward.penalize_unstopped(found.total, np.asarray([True, False, True])), [1.25, -1, 0.25])
-    close(reward.penalize_unstopped(found.total, np.asarray([False, True, True]), -7.0), [-7, 0.25, 0.25])
+    rewards = reward.compute(forecasts, RewardSettings("factuality", offset=0.25))
+    close(rewards.total, [1.25, 0.25, 0.25])
+    close(rewards.normalization, [0, 0, 0])
+    close(reward.penalize_unstopped(rewards.total, np.asarray([True, False, True])), [1.25, -1, 0.25])
+    close(reward.penalize_unstopped(rewards.total, np.asarray([False, True, True]), -7.0), [-7, 0.25, 0.25])
 
 
 def test_what_is_logged_of_a_reading():
     forecasts = forecasts_of([0, LN3, 0], [[LN3, 0], [-LN3, 40], [40, 40]], [[1, 1], [1, 0], [0, 0]])
     reading = Reading([["a", "b"], ["c"], []], forecasts, 2)
-    found = telemetry.of_reading(reading, reward.compute(forecasts, RewardSettings()))
-    close(found["reader/truth_prob"], (0.5 + 0.75 + 0.5) / 3)
-    close(found["reader/answers_per_paragraph"], (2 + 1 + 0) / 3)
-    close(found["reader/no_answer_rate"], 1 / 3)
-    close(found["reader/forecast_mass"], (1.25 + 0.25 + 0) / 3)
-    close(found["reader/confidence"], (0.75 + 0.25 + 0) / 3)
-    close(found["reward/normalization"], -5 * (0.25 + 0.75 + 1) / 3)
-    close(found["reward/log_score"], (-LN2 + np.log(0.75) - LN2) / 3)
-    assert found["reader/answers_dropped"] == 2
-    assert found["reader/confidence_histogram"] == [0, 0, 0.3333, 0, 0, 0, 0, 0.3333, 0, 0]
+    stats = telemetry.of_reading(reading, reward.compute(forecasts, RewardSettings()))
+    close(stats["reader/truth_prob"], (0.5 + 0.75 + 0.5) / 3)
+    close(stats["reader/answers_per_paragraph"], (2 + 1 + 0) / 3)
+    close(stats["reader/no_answer_rate"], 1 / 3)
+    close(stats["reader/forecast_mass"], (1.25 + 0.25 + 0) / 3)
+    close(stats["reader/confidence"], (0.75 + 0.25 + 0) / 3)
+    close(stats["reward/normalization"], -5 * (0.25 + 0.75 + 1) / 3)
+    close(stats["reward/log_score"], (-LN2 + np.log(0.75) - LN2) / 3)
+    assert stats["reader/answers_dropped"] == 2
+    assert stats["reader/confidence_histogram"] == [0, 0, 0.3333, 0, 0, 0, 0, 0.3333, 0, 0]

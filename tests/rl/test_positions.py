@@ -83,8 +83,8 @@ def test_prompt_and_response_are_packed_without_a_gap():
     assert part.responses.tolist() == [[31, 12, 0, 0], [0, 0, 0, 0]]
     assert wide.take(np.asarray([3])).tokens.shape == (1, 16 + 6)
     values = np.arange(32).reshape(4, 8)  # the slots before the response: 2, 4, 0, 1, and as many more
-    found = np.asarray(batch.gather_response_positions(jnp.asarray(values), episodes.prompt_lengths, 4))
-    assert [row[:n].tolist() for row, n in zip(found, (3, 2, 4, 1), strict=True)] == [
+    responses = np.asarray(batch.gather_response_positions(jnp.asarray(values), episodes.prompt_lengths, 4))
+    assert [row[:n].tolist() for row, n in zip(responses, (3, 2, 4, 1), strict=True)] == [
         [2, 3, 4], [12, 13], [16, 17, 18, 19], [25]
     ]  # fmt: skip
 
@@ -216,10 +216,10 @@ def test_the_validation_reward_is_without_the_offset():
         reward=RewardSettings(),
         seed=11,
     )
-    found, _ = evaluate(trainer, "params", questions(2), top_p=0.9)
+    stats, _ = evaluate(trainer, "params", questions(2), top_p=0.9)
     # log 1/2 each; the forecasts are 1/2 and sigmoid(9), so that 1/2 and next to nothing is missing to 1.
     missing = 0.5 + 1 - reward.probability(9.0)
-    assert found["eval_reward"] == pytest.approx(np.log(0.5) - 5 * missing / 2, abs=1e-5)
-    assert found["eval_stop_rate"] == 0.5
+    assert stats["eval_reward"] == pytest.approx(np.log(0.5) - 5 * missing / 2, abs=1e-5)
+    assert stats["eval_stop_rate"] == 0.5
     assert calls == [("params", ["q0", "q1"], 11), (0, 0.9), (2, ["z", "z"], 11)]
     assert trainer.reward.offset == 5.0
