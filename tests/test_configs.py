@@ -14,6 +14,7 @@ from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
 from lc_jax.rl import reward, reward_model, update
 from lc_jax.rl.loss import LossSettings
+from lc_jax.rl.reader import AnswerForecasts
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -103,7 +104,7 @@ def test_supervised_step_at_full_size(name):
 def test_ppo_step_at_full_size(name):
     config, mesh = config_of(name), parallel.make_mesh(1, 4, 2)
     reward.compute(  # the reward's settings are ones it takes
-        reward.AnswerForecasts(np.zeros(1, np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), bool)),
+        AnswerForecasts(np.zeros(1, np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), bool)),
         reward.RewardSettings(**config.reward),
     )
     ppo = config.ppo

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float
 
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -22,7 +23,6 @@ from lc_jax.models import hf, released
 from lc_jax.models.transformer import Model
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, POSITIVE_INT, Range, check_settings
 from lc_jax.prompts import Prompt, Templates, postprocess_answers
-from lc_jax.rl.reward import AnswerForecasts
 from lc_jax.types import Question
 
 
@@ -104,6 +104,15 @@ class Extractor:
         for question, completion in zip(questions, completions, strict=True):
             check_finite(completion.logprobs, self.part.tokenizer.name, f"question {question.question_id!r}")
         return [postprocess_answers(self.part.tokenizer.decode(c.tokens)) for c in completions]
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerForecasts:
+    """Forecasts of a reader of B paragraphs; at most K answers each, padded and masked."""
+
+    target_logits: Float[np.ndarray, " B"]  # of the ground truth y; p = sigmoid(logit)
+    answer_logits: Float[np.ndarray, "B K"]  # of the distinct extracted answers A
+    answer_mask: Bool[np.ndarray, "B K"]  # False where there is no answer; logits there are ignored
 
 
 @dataclasses.dataclass(frozen=True)

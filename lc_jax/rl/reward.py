@@ -9,15 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lc_jax.preflight import NON_NEGATIVE, Range, check_settings
-
-
-@dataclasses.dataclass(frozen=True)
-class AnswerForecasts:
-    """Forecasts of a reader of B paragraphs; at most K answers each, padded and masked."""
-
-    target_logits: Float[np.ndarray, " B"]  # of the ground truth y; p = sigmoid(logit)
-    answer_logits: Float[np.ndarray, "B K"]  # of the distinct extracted answers A
-    answer_mask: Bool[np.ndarray, "B K"]  # False where there is no answer; logits there are ignored
+from lc_jax.rl.reader import AnswerForecasts
 
 
 @dataclasses.dataclass(frozen=True)

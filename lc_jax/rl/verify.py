@@ -18,7 +18,7 @@ import numpy as np
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference.generate import Completion, Sampling
 from lc_jax.rl import advantage, batch, reward, telemetry
-from lc_jax.rl.reader import Reading
+from lc_jax.rl.reader import AnswerForecasts, Reading
 from lc_jax.text_table import table
 from lc_jax.types import PromptText
 
@@ -155,12 +155,12 @@ def proper_reward(settings: reward.RewardSettings) -> Measured:
     def rewards(prob: np.ndarray) -> np.ndarray:
         logits = np.log(prob / (1 - prob)).astype(np.float32)
         both = np.stack([logits, -logits], axis=1)
-        forecasts = reward.AnswerForecasts(logits, both, np.ones(both.shape, bool))
+        forecasts = AnswerForecasts(logits, both, np.ones(both.shape, bool))
         return reward.penalize_unstopped(reward.compute(forecasts, settings).total, np.ones(len(prob), bool))
 
     right, wrong = rewards(grid), rewards(1 - grid)  # where the answer with forecast q is true, and where the other is
     if not np.issubdtype(reward.compute(
-        reward.AnswerForecasts(np.zeros(1, np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), bool)), settings
+        AnswerForecasts(np.zeros(1, np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), bool)), settings
     ).total.dtype, np.floating):  # fmt: skip
         raise TypeError("rewards are not floating-point numbers")
     penalty = reward.penalize_unstopped(right[:1], np.zeros(1, bool), -0.5)[0]
@@ -178,7 +178,7 @@ def reader_metrics() -> Measured:
     """Checks that a step's metrics of the reader come from its forecasts and the ground truth, not the reward."""
     logit = np.float32(np.log(3.0))  # p = 3/4
     answers = np.asarray([[logit, 0.0], [0.0, logit]], np.float32)
-    forecasts = reward.AnswerForecasts(np.asarray([logit, -logit]), answers, np.asarray([[1, 0], [1, 1]]) > 0)
+    forecasts = AnswerForecasts(np.asarray([logit, -logit]), answers, np.asarray([[1, 0], [1, 1]]) > 0)
     rewards = reward.Rewards(*np.asarray([[9.0, -9.0], [-1.0, -2.0], [-3.0, -4.0]], np.float32))
     reported = telemetry.of_reading(Reading([["a"], ["b", "c"]], forecasts, 0), rewards)
     expected = {

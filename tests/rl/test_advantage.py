@@ -7,8 +7,7 @@ import pytest
 
 from lc_jax.rl import advantage
 from lc_jax.rl.advantage import AdvantageSettings, advantages_and_returns
-from lc_jax.rl.reader import Reading
-from lc_jax.rl.reward import AnswerForecasts
+from lc_jax.rl.reader import AnswerForecasts, Reading
 
 
 def test_leave_one_out_is_each_score_less_the_mean_of_the_others():

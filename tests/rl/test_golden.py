@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lc_jax.rl import advantage, kl, loss, reward
+from lc_jax.rl.reader import AnswerForecasts
 from tests.recorded import load
 from tests.rl.records import episodes_of
 
@@ -98,7 +99,7 @@ def ragged(logits, counts):
     for row, count in enumerate(counts):
         answers[row, : count - 1] = logits[starts[row] + 1 : starts[row + 1]]
         mask[row, : count - 1] = True
-    return reward.AnswerForecasts(np.asarray([logits[s] for s in starts[:-1]], np.float32), answers, mask)
+    return AnswerForecasts(np.asarray([logits[s] for s in starts[:-1]], np.float32), answers, mask)
 
 
 def test_rewards(rewards):

@@ -5,8 +5,8 @@ import pytest
 
 from lc_jax.rl import advantage, kl, loss, reward, telemetry
 from lc_jax.rl.advantage import AdvantageSettings, advantages_and_returns
-from lc_jax.rl.reader import Reading
-from lc_jax.rl.reward import AnswerForecasts, RewardSettings
+from lc_jax.rl.reader import AnswerForecasts, Reading
+from lc_jax.rl.reward import RewardSettings
 from tests.rl.records import episodes_of
 
 LN2, LN3, LN4 = np.log([2.0, 3.0, 4.0])

@@ -13,8 +13,8 @@ import pytest
 from lc_jax import parallel
 from lc_jax.inference.generate import Completion
 from lc_jax.rl import batch, loss, reward, rollout, update
-from lc_jax.rl.reader import Reading
-from lc_jax.rl.reward import AnswerForecasts, RewardSettings
+from lc_jax.rl.reader import AnswerForecasts, Reading
+from lc_jax.rl.reward import RewardSettings
 from lc_jax.rl.settings import queries
 from lc_jax.rl.step import evaluate
 from lc_jax.types import Question
