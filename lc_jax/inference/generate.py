@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -107,8 +108,8 @@ def _unfinished(end: int, loop: _Loop) -> Bool[Array, ""]:
 @functools.partial(jax.jit, static_argnames=("sampling",))
 def _generate(
     model: Model,
-    tokens: Int[Array, "B P"],
-    starts: Int[Array, " B"],
+    tokens: Int[Array, "Q P"],
+    starts: Int[Array, " Q"],
     keys: jax.Array,
     numbers: tuple[Float[Array, ""], Float[Array, ""]],
     prefix_cache: Cache | None,
@@ -117,11 +118,13 @@ def _generate(
     """Returns tokens, logprobs, lengths and whether each row reached an end-of-sequence token.
 
     Only shapes and switches of `sampling` are read here (see `_static`): temperature and top-p come as arrays in
-    `numbers`. Prompts are padded on the left; a row that starts at P has none. `prefix_cache` is of what precedes all
-    rows.
+    `numbers`. Prompts are padded on the left; one that starts at P has no tokens. `prefix_cache` is of what precedes
+    all rows. There are B keys, a multiple of Q: rows 0 to B / Q - 1 continue the first prompt, and so on.
     """
     module = model.bind()
-    (batch, width), limit, (temperature, top_p) = tokens.shape, sampling.max_new_tokens, numbers
+    (num_prompts, width), limit, (temperature, top_p) = tokens.shape, sampling.max_new_tokens, numbers
+    batch = len(keys)
+    num_samples = batch // num_prompts
     greedy = sampling.temperature == 0
     eos = jnp.asarray(sampling.eos_ids, jnp.int32)
 
@@ -160,12 +163,13 @@ def _generate(
     # A short cache makes early tokens cheap: it grows a few times instead of being full-size from the start.
     segments = max(1, min(MAX_SEGMENTS, limit // MIN_SEGMENT))
     ends = [limit * (i + 1) // segments for i in range(segments)]
-    cache = dataclasses.replace(module.init_cache(batch, width + ends[0]), prefix=prefix_cache)
+    cache = dataclasses.replace(module.init_cache(num_prompts, width + ends[0]), prefix=prefix_cache)
     hidden, cache = module.prefill(tokens, starts, cache)
+    starts = jnp.repeat(starts, num_samples)
     loop = _Loop(
         jnp.int32(0),
-        module.logits(hidden[:, -1]),
-        cache,
+        jnp.repeat(module.logits(hidden[:, -1]), num_samples, axis=0),
+        cache.repeat(num_samples),
         jnp.full((batch, limit), sampling.pad_id or 0, jnp.int32),
         jnp.zeros((batch, limit), jnp.float32),
         jnp.zeros(batch, jnp.int32),
@@ -241,6 +245,19 @@ def _prefix_length(prompts: Sequence[batches.Tokens]) -> int:
     return length if length >= max(MIN_PREFIX, max(map(len, prompts)) - length) else 0
 
 
+def _num_samples(prompts: Sequence[batches.Tokens], batch_size: int) -> int:
+    """Returns how many rows continue each prompt, so that it is computed once for all of them.
+
+    That is the largest number that divides `batch_size` and the length of every run of equal prompts, and leaves each
+    device whole prompts.
+    """
+    mesh = jax.sharding.get_mesh()
+    shards = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % shards:
+        return 1
+    return math.gcd(batch_size // shards, *(len(list(run)) for _, run in itertools.groupby(prompts)))
+
+
 def stream(
     model: Model,
     prompts: Sequence[batches.Tokens],
@@ -253,7 +270,8 @@ def stream(
     """Yields (index into `prompts`, completion), batch by batch, prompts of similar length together.
 
     The prefix that all prompts share, instructions or examples, is computed and stored once where it is the longer part
-    of each. While the caller works on the completions of a batch, the next one is under way.
+    of each, and a prompt that comes several times in a row is computed once for its samples. While the caller works on
+    the completions of a batch, the next one is under way.
 
     Args:
       prompts: token ids, each at least one.
@@ -274,9 +292,12 @@ def stream(
     if shared := _prefix_length(prompts):
         prefix_cache = _compute_prefix(model, parallel.put_batch(np.asarray([prompts[0][:shared]], np.int32)))
 
+    num_samples = _num_samples(prompts, batch_size)
+
     def dispatch() -> Iterator[tuple[np.ndarray, tuple[jax.Array, ...]]]:
         for rows in batches.group_by_length([len(p) for p in prompts], batch_size):
-            chosen = [prompts[i][shared:] for i in rows] + [[]] * (batch_size - len(rows))
+            chosen = [prompts[i][shared:] for i in rows[::num_samples]]
+            chosen += [[]] * (batch_size // num_samples - len(chosen))
             padded = batches.pad(chosen, batches.bucket_length(max(map(len, chosen))), side="left")
             names = jnp.asarray(np.resize(ids[rows], batch_size), jnp.uint32)
             row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, names)

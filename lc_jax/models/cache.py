@@ -92,6 +92,17 @@ class Cache:
         keys, values = jax.tree.map(pad, (self.keys, self.values))
         return Cache(keys, values, self.prefix)
 
+    def repeat(self, count: int) -> Cache:
+        """Returns a cache of `count` times as many rows, the copies of a row next to each other."""
+
+        def copy(x: jax.Array) -> jax.Array:
+            return jnp.repeat(x, count, axis=x.ndim - 4)
+
+        if count == 1:
+            return self
+        keys, values = jax.tree.map(copy, (self.keys, self.values))
+        return Cache(keys, values, self.prefix)
+
     def scan(self, step: Step, x: jax.Array, params: Any) -> tuple[jax.Array, Cache]:
         """Runs x, layer = step(x, parameters of a layer, layer) over all layers; `params` are stacked by layer.
 

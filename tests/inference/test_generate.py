@@ -58,6 +58,33 @@ def test_seeds_and_samples_differ(model):
     assert [c.tokens for c in samples] != [c.tokens for c in run(model, [PROMPTS[0]] * 4, seed=4)]
 
 
+@pytest.mark.parametrize(
+    ("repeats", "batch_size", "rows"),
+    [([2, 2, 2, 2], 8, 4), ([4, 2, 2], 4, 2), ([3, 3, 3], 6, 2), ([2, 3], 8, 8), ([4, 4, 4], 8, 2)],
+)
+def test_a_prompt_is_computed_once_for_its_samples(model, monkeypatch, repeats, batch_size, rows):
+    """The samples are those of prompts that are computed one by one; the last batch may have dummy rows."""
+    prompts = [p for p, count in zip(PROMPTS, repeats, strict=False) for _ in range(count)]
+    apart = [run(model, [p], row_ids=[i])[0] for i, p in enumerate(prompts)]
+    widths, original = [], generate._generate
+    monkeypatch.setattr(
+        generate, "_generate", lambda m, tokens, *rest: widths.append(len(tokens)) or original(m, tokens, *rest)
+    )
+    together = run(model, prompts, batch_size=batch_size)
+    assert set(widths) == {rows}
+    for one, other in zip(together, apart, strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize(("data", "rows"), [(1, 2), (2, 2), (8, 8)])
+def test_each_device_has_whole_prompts(data, rows, monkeypatch):
+    prompts = [PROMPTS[0]] * 4 + [PROMPTS[1]] * 4
+    mesh = jax.make_mesh((data, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:data])
+    with jax.set_mesh(mesh):
+        assert 8 // generate._num_samples(prompts, 8) == rows
+
+
 def test_logprobs_are_those_of_the_full_forward_pass(model):
     hot = dataclasses.replace(SAMPLING, temperature=0.7, top_k=20, top_p=0.9)
     completions = run(model, sampling=hot)
