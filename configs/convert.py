@@ -1,13 +1,15 @@
-"""Convert a checkpoint: another dtype, another shard size, a reward model for transformers; or a weight difference.
+"""Convert a checkpoint: other dtypes and shards, GGUF files, reward models for transformers, weight differences.
 
   python -m lc_jax.main --config=configs/convert.py --config.source=runs/ppo/model --config.destination=lc-rl-bf16 \\
       --config.dtype=bfloat16
   python -m lc_jax.main --config=configs/convert.py --config.source=runs/ppo/checkpoints/300 --config.destination=at-300
+  python -m lc_jax.main --config=configs/convert.py --config.source=model-Q4_K_M.gguf --config.destination=model
   python -m lc_jax.main --config=configs/convert.py --config.base=meta-llama/Llama-2-7b-hf \\
       --config.source=tatsu-lab/linguistic-calibration-lc-rl --config.destination=lc-rl
 
 The second writes the model of a training run (sft, reward_model, ppo) at step 300 as the run writes its last one.
-The third recovers released weights: base + difference, checked; 7B needs 2 GB of memory and 27 GB of disk.
+The third makes a folder of a Llama model's GGUF file, in float32 if it is quantised (pip install 'lc_jax[gguf]').
+The fourth recovers released weights: base + difference, checked; 7B needs 2 GB of memory and 27 GB of disk.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +19,7 @@ from configs import base
 
 def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("convert", mode)
-    config.source, config.destination = "", ""  # folders; the source also a hub name or a run's checkpoints/STEP
+    config.source, config.destination = "", ""  # folders; the source also a hub name, a .gguf, a run's checkpoints/STEP
     config.base = ""  # what the weight difference `source` is added to
     config.make_difference = False  # write source - base in place of base + source
     config.format = "hf"  # or "sequence_classification": a reward model for transformers

@@ -37,7 +37,7 @@ CORE_MAY_IMPORT = {
     "tqdm",
 }
 OPTIONAL_ACCELERATORS = {"tokamax"}  # imported where they are used; lc_jax does without
-OPTIONAL_READERS = {"torch", "sentence_transformers"}  # for checkpoints that are torch pickles; for passages
+OPTIONAL_READERS = {"torch", "gguf", "sentence_transformers"}  # torch pickles and GGUF files; passages
 FORBIDDEN_NAMES = {"utils.py", "common.py", "helpers.py"}
 # Participles that say nothing as names: a value is named by a noun, such as `replies` for what was `found`.
 PARTICIPLES = {

@@ -23,6 +23,14 @@ from lc_jax.models.layout import (
 from lc_jax.models.registry import FAMILIES, config_from_hf, config_to_hf, kind_of
 from lc_jax.models.transformer import Model
 
+GGUF = ".gguf"  # ending of files that hold a whole checkpoint
+_FROM_GGUF = "make a folder of it by `lc_jax convert --source={} --destination=FOLDER`"
+
+
+def is_gguf(path: str | Path) -> bool:
+    """Returns whether `path` is named as a GGUF file."""
+    return Path(path).suffix == GGUF
+
 
 def check(*paths: str | Path, allow_difference: bool = False) -> None:
     """Fails early when a local checkpoint is not there or not complete; hub names are not looked up.
@@ -39,7 +47,8 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
             raise FileNotFoundError("No checkpoint given: give a folder, or a name of the hub (OWNER/NAME).")
         if not path.is_dir():
             if path.is_file():
-                raise FileNotFoundError(f"{path} is a file: give the folder of a Hugging Face checkpoint.")
+                remedy = _FROM_GGUF.format(path) if is_gguf(path) else "give the folder of a Hugging Face checkpoint"
+                raise FileNotFoundError(f"{path} is a file: {remedy}.")
             if path.is_absolute() or len(path.parts) != 2 or path.parts[0] in (".", "..", "runs"):
                 raise FileNotFoundError(f"No checkpoint folder {path}; {_remedy(path)}.")
             if hub.repository(str(path)) in hub.PICKLED:
@@ -53,8 +62,8 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} has no config.json; it is not a checkpoint folder.")
         if not any((path / name).exists() for name in WEIGHTS):
-            quantised = sorted(file.name for file in path.glob("*.gguf"))
-            hint = f"; {quantised[0]} is quantised (GGUF), which is not read" if quantised else ""
+            quantised = sorted(path.glob("*" + GGUF))
+            hint = f"; {_FROM_GGUF.format(quantised[0])}" if quantised else ""
             raise FileNotFoundError(f"{path} has no weights: one of {WEIGHTS} is needed{hint}.")
         if any(path.glob(PICKLES)) and not any((path / name).exists() for name in WEIGHTS if ".bin" not in name):
             check_torch(path)

@@ -1,4 +1,4 @@
-"""Copies a checkpoint or a step of a training run to another layout; adds or makes weight differences."""
+"""Copies a checkpoint, a GGUF file or a step of a training run to another layout; adds or makes weight differences."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from lc_jax.data import gguf_tokenizer
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.models import classification, difference, folders, hf, hub
 from lc_jax.models.config import DTYPES
@@ -38,7 +39,10 @@ def check(config: ConfigDict) -> None:
             )
 
     def source() -> None:
-        if run_steps.is_step(config.source) and not config.base:
+        if folders.is_gguf(config.source) and not config.base:
+            gguf_tokenizer.open_gguf(config.source)
+            kind = "causal"
+        elif run_steps.is_step(config.source) and not config.base:
             kind = run_steps.find(config.source).kind
         else:
             _check_is_no_run(config.source)
@@ -71,7 +75,10 @@ def _check_is_no_run(source: str) -> None:
 
 
 def _read(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Model, NamedArrays | None, Path | Tokenizer]:
-    """Loads the model of `config.source`, its arrays if they are read lazily, and the folder of its text files."""
+    """Loads the model of `config.source`, its arrays if they are read lazily, and its tokenizer or the folder of it."""
+    if folders.is_gguf(config.source):
+        file, tokenizer = gguf_tokenizer.open_gguf(config.source)
+        return *file.read(mesh, config.dtype or file.dtype()), tokenizer
     if run_steps.is_step(config.source):
         step = run_steps.find(config.source)
         tokenizer = step.tokenizer()

@@ -82,10 +82,10 @@ def test_whole_numbers_in_the_place_of_weights_are_refused(mesh, folder):
 
 def test_adapters_and_files_that_are_no_checkpoint_are_refused(folder, tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(FileNotFoundError, match=r"model\.gguf is a file: give the folder"):
+    with pytest.raises(FileNotFoundError, match=r"model\.gguf is a file: make a folder of it by `lc_jax convert"):
         folders.check(tmp_path / "model.gguf")
     (folder / "model.safetensors").rename(folder / "q4.gguf")
-    with pytest.raises(FileNotFoundError, match=r"has no weights.*q4\.gguf is quantised"):
+    with pytest.raises(FileNotFoundError, match=r"has no weights.*`lc_jax convert --source=\S*q4\.gguf"):
         folders.check(folder)
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds an adapter"):
