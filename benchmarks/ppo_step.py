@@ -20,6 +20,7 @@ from lc_jax import parallel
 from lc_jax.inference import generate, score
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.rl import advantage, batch, rollout, update
+from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -33,7 +34,7 @@ ANSWER_TOKENS = 32
 class Step:
     """The models, and one PPO step over them."""
 
-    actor_critic: update.ActorCritic  # structure
+    actor_critic: ActorCritic  # structure
     state: states.TrainState
     tx: Any
     reference: Model
@@ -63,10 +64,10 @@ class Step:
     def _logprobs(self, completions: Sequence[generate.Completion]) -> batch.Episodes:
         models_ = self.actor_critic.with_params(self.state.params)
         episodes = batch.pack(self.prompts, completions)
+        groups = episodes.first_microbatches(self.sizes.minibatch_size, self.sizes.microbatch_size, 0)
         return rollout.score_rollout(
-            models_.policy, self.reference, models_.critic, episodes,
-            temperature=1.0, groups=update.first_epoch(episodes, self.sizes, 0),
-        )  # fmt: skip
+            models_.policy, self.reference, models_.critic, episodes, temperature=1.0, groups=groups
+        )
 
     def _update(self, episodes: batch.Episodes, scores: np.ndarray) -> None:
         episodes, _ = advantage.estimate(episodes, scores, 0.1, advantage.AdvantageSettings())
@@ -100,7 +101,7 @@ def build(size: report.Size, mesh: jax.sharding.Mesh, layers: int | None = None)
     config = models.with_layers(config, layers or config.num_layers)
     frozen = dataclasses.replace(config, param_dtype=config.compute_dtype, remat="none")
     policy, critic = models.random_model(config, mesh), models.random_model(config, mesh, 1, "scalar")
-    actor_critic = update.ActorCritic(policy, critic)
+    actor_critic = ActorCritic(policy, critic)
     tx = make_optimizer(OPTIMIZER, trainable(actor_critic.params()))
     count = 512 if size is report.LARGE else size.batch
     prompts = [row.tolist() for row in models.random_tokens(config, count, size.prompt)]

@@ -13,6 +13,7 @@ from lc_jax import parallel
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
 from lc_jax.rl import reward, reward_model, update
+from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.reader import AnswerForecasts
 from lc_jax.training import language_model, loop
@@ -110,7 +111,7 @@ def test_ppo_step_at_full_size(name):
     ppo = config.ppo
     with jax.set_mesh(mesh):
         policy, critic = abstract_model(config, "causal", mesh), abstract_model(config, "scalar", mesh)
-        actor_critic = update.ActorCritic(policy, critic)
+        actor_critic = ActorCritic(policy, critic)
         tx = make_optimizer(OptimizerSettings.from_ratio(100, **config.optimizer), trainable(actor_critic.params()))
         state = states.abstract(actor_critic.params(), tx)
         size, width = ppo.microbatch_size, ppo.query_length + ppo.response_length

@@ -14,6 +14,7 @@ from lc_jax.inference import generate
 from lc_jax.models import registry
 from lc_jax.models.transformer import trainable
 from lc_jax.rl import advantage, batch, reward_model, rollout, update
+from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
@@ -73,7 +74,7 @@ def ppo_losses(mesh):
     completions = [generate.Completion(tokens, [0.0] * len(tokens), True) for tokens in responses]
     losses = []
     with jax.set_mesh(mesh):
-        actor_critic = update.ActorCritic(model_on(mesh, "causal"), model_on(mesh, "scalar", seed=1))
+        actor_critic = ActorCritic(model_on(mesh, "causal"), model_on(mesh, "scalar", seed=1))
         reference = model_on(mesh, "causal", seed=2)
         tx = make_optimizer(OPTIMIZER, trainable(actor_critic.params()))
         packed = batch.pack(prompts, completions, 12)

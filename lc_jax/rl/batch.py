@@ -12,9 +12,8 @@ from typing import Any
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lc_jax.data import batches
 from lc_jax.inference.generate import Completion
@@ -54,6 +53,20 @@ class Episodes:
         """Yields the indices of all rows, `size` rows of similar length at a time, so that padding is short."""
         return batches.group_by_length((self.prompt_lengths + self.lengths).tolist(), size)
 
+    def minibatches(self, num_epochs: int, size: int, seed: int) -> Iterator[Int[np.ndarray, " M"]]:
+        """Yields the indices of the rows of each optimiser step; they are shuffled again each epoch."""
+        rng, total = np.random.default_rng(seed), len(self.lengths)
+        for _ in range(num_epochs):
+            order = rng.permutation(total)
+            for first in range(0, total, size):
+                yield order[first : first + size]
+
+    def first_microbatches(self, size: int, microbatch_size: int, seed: int) -> Iterator[Int[np.ndarray, " M"]]:
+        """Yields the indices of the rows of each micro-batch of the first epoch of `minibatches`, in its order."""
+        for rows in self.minibatches(1, size, seed):
+            for group in self.take(rows).groups(microbatch_size):
+                yield rows[group]
+
     def take(self, rows: Int[np.ndarray, " M"]) -> Episodes:
         """Returns some of the episodes (host arrays), padded to the longest of them unless `pad_to_max`."""
         part = jax.tree.map(lambda x: x[rows], self)
@@ -70,15 +83,6 @@ class Episodes:
             critic_tokens=part.critic_tokens[:, :critic_width],
             **{name: getattr(part, name)[:, :length] for name in PER_POSITION},
         )
-
-
-def gather_response_positions(
-    values: Float[Array, "B S *D"], prompt_lengths: Int[Array, " B"], num_positions: int
-) -> Float[Array, "B T *D"]:
-    """Returns `values` at the position before each response token, where the token is predicted and its value read."""
-    positions = prompt_lengths[:, None] - 1 + jnp.arange(num_positions)
-    positions = jnp.minimum(positions, values.shape[1] - 1)  # past the end any number will do, but it must be finite
-    return jnp.take_along_axis(values, positions.reshape(*positions.shape, *(1,) * (values.ndim - 2)), axis=1)
 
 
 def pack(

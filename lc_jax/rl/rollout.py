@@ -13,7 +13,48 @@ from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
 from lc_jax.models.transformer import Model
-from lc_jax.rl.batch import Episodes, gather_response_positions
+from lc_jax.rl.batch import Episodes
+
+
+def score_rollout(
+    policy: Model,
+    reference: Model,
+    critic: Model | None,
+    episodes: Episodes,
+    *,
+    temperature: float,
+    groups: Iterable[Int[np.ndarray, " M"]],
+) -> Episodes:
+    """Returns the episodes (host arrays) with log-probabilities, entropies and values of the three models.
+
+    Args:
+      groups: rows that are computed together; each row is in one of them. Those of the update's micro-batches
+        (`Episodes.first_microbatches`) keep shapes equal: the ratio before the first update is 1 in float32, and in
+        bfloat16 within the rounding noise, since the update's program, which has a gradient, may round differently.
+    """
+
+    def dispatch() -> Iterator[tuple[np.ndarray, dict[str, jax.Array]]]:
+        for rows in groups:
+            part = parallel.put_batch(episodes.take(rows))
+            yield rows, forward(policy, reference, critic, part, jnp.float32(temperature))
+
+    scored: dict[str, Any] = {}
+    for rows, numbers in parallel.prefetch(dispatch()):
+        for name, values in numbers.items():
+            array = scored.setdefault(name, np.zeros(episodes.old_logprobs.shape, np.float32))
+            array[rows, : values.shape[1]] = parallel.to_host(values)
+    return dataclasses.replace(episodes, **scored)
+
+
+@jax.jit
+def forward(
+    policy: Model, reference: Model, critic: Model | None, episodes: Episodes, temperature: Float[Array, ""]
+) -> dict[str, Float[Array, "B T"]]:
+    """Returns the four numbers of each response token that the models compute, by their names in Episodes."""
+    logprobs, entropies = policy_outputs(policy, episodes, temperature)
+    ref_logprobs, _ = policy_outputs(reference, episodes, temperature)
+    values = jnp.zeros_like(logprobs) if critic is None else critic_values(critic, episodes)
+    return {"old_logprobs": logprobs, "entropies": entropies, "ref_logprobs": ref_logprobs, "old_values": values}
 
 
 def policy_outputs(
@@ -34,42 +75,10 @@ def critic_values(critic: Model, episodes: Episodes) -> Float[Array, "B T"]:
     return gather_response_positions(values, starts, episodes.responses.shape[1])
 
 
-@jax.jit
-def forward(
-    policy: Model, reference: Model, critic: Model | None, episodes: Episodes, temperature: Float[Array, ""]
-) -> dict[str, Float[Array, "B T"]]:
-    """Returns the four numbers of each response token that the models compute, by their names in Episodes."""
-    logprobs, entropies = policy_outputs(policy, episodes, temperature)
-    ref_logprobs, _ = policy_outputs(reference, episodes, temperature)
-    values = jnp.zeros_like(logprobs) if critic is None else critic_values(critic, episodes)
-    return {"old_logprobs": logprobs, "entropies": entropies, "ref_logprobs": ref_logprobs, "old_values": values}
-
-
-def score_rollout(
-    policy: Model,
-    reference: Model,
-    critic: Model | None,
-    episodes: Episodes,
-    *,
-    temperature: float,
-    groups: Iterable[Int[np.ndarray, " M"]],
-) -> Episodes:
-    """Returns the episodes (host arrays) with log-probabilities, entropies and values of the three models.
-
-    Args:
-      groups: rows that are computed together; each row is in one of them. Those of the update's micro-batches
-        (`update.first_epoch`) keep shapes equal: the ratio before the first update is 1 in float32, and in bfloat16
-        within the rounding noise, since the update's program, which has a gradient, may round at other places.
-    """
-
-    def dispatch() -> Iterator[tuple[np.ndarray, dict[str, jax.Array]]]:
-        for rows in groups:
-            part = parallel.put_batch(episodes.take(rows))
-            yield rows, forward(policy, reference, critic, part, jnp.float32(temperature))
-
-    scored: dict[str, Any] = {}
-    for rows, numbers in parallel.prefetch(dispatch()):
-        for name, values in numbers.items():
-            array = scored.setdefault(name, np.zeros(episodes.old_logprobs.shape, np.float32))
-            array[rows, : values.shape[1]] = parallel.to_host(values)
-    return dataclasses.replace(episodes, **scored)
+def gather_response_positions(
+    values: Float[Array, "B S *D"], prompt_lengths: Int[Array, " B"], num_positions: int
+) -> Float[Array, "B T *D"]:
+    """Returns `values` at the position before each response token, where the token is predicted and its value read."""
+    positions = prompt_lengths[:, None] - 1 + jnp.arange(num_positions)
+    positions = jnp.minimum(positions, values.shape[1] - 1)  # past the end any number will do, but it must be finite
+    return jnp.take_along_axis(values, positions.reshape(*positions.shape, *(1,) * (values.ndim - 2)), axis=1)

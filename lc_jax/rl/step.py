@@ -13,10 +13,11 @@ from absl import logging
 from lc_jax import parallel
 from lc_jax.models.transformer import Model
 from lc_jax.rl import advantage, batch, consistency, kl, reward, rollout, telemetry, update
+from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.reader import Reader
 from lc_jax.rl.settings import PPOSettings
-from lc_jax.rl.writer import Writer
+from lc_jax.rl.writer import PolicyWriter
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import Optimizer, OptimizerSettings
 from lc_jax.types import Question
@@ -26,10 +27,10 @@ from lc_jax.types import Question
 class Trainer:
     """Constants of all steps: the models that are not trained, and all settings."""
 
-    writer: Writer
+    writer: PolicyWriter
     reader: Reader
     reference: Model
-    structure: update.ActorCritic  # what is trained, without its parameters
+    structure: ActorCritic  # what is trained, without its parameters
     optimizer: OptimizerSettings
     tx: Optimizer  # of `optimizer`
     ppo: PPOSettings
@@ -39,7 +40,7 @@ class Trainer:
     seed: int
 
     @property
-    def update(self) -> update.UpdateSettings:
+    def update_settings(self) -> update.UpdateSettings:
         """The sizes of an update."""
         ppo = self.ppo
         return update.UpdateSettings(
@@ -118,7 +119,7 @@ def step(
         critic_prompts = trainer.writer.encode_for_critic(questions)
         episodes = batch.pack(prompts, completions, trainer.response_width, critic_prompts)
         # In the update's first micro-batches, so that both round alike: before it the ratio is 1.
-        groups = update.first_epoch(episodes, trainer.update, seed)
+        groups = episodes.first_microbatches(ppo.minibatch_size, ppo.microbatch_size, seed)
         episodes = rollout.score_rollout(
             models.policy, on_devices.reference, models.critic, episodes, temperature=ppo.temperature, groups=groups
         )
@@ -134,7 +135,7 @@ def step(
     with phases.measure("update"):
         del models, on_devices  # the update donates the parameters, and needs the memory of the frozen models
         state, updates = update.update(
-            state, trainer.structure, episodes, tx=trainer.tx, settings=trainer.update, seed=seed
+            state, trainer.structure, episodes, tx=trainer.tx, settings=trainer.update_settings, seed=seed
         )
     limits.check_ratio(updates[0]["policy/ratio_deviation"])
     _check_gradients(updates, ppo)
@@ -160,7 +161,7 @@ def _check_gradients(updates: Sequence[dict[str, float]], ppo: PPOSettings) -> N
         )
 
 
-def evaluate(
+def validate(
     trainer: Trainer, state: states.TrainState, questions: Sequence[Question], top_p: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns the mean reward of validation questions, without offset and KL, and a row for each paragraph.

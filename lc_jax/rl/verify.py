@@ -17,7 +17,7 @@ import numpy as np
 
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference.generate import Completion, Sampling
-from lc_jax.rl import advantage, batch, reward, telemetry
+from lc_jax.rl import advantage, batch, reward, rollout, telemetry
 from lc_jax.rl.reader import AnswerForecasts, Reading
 from lc_jax.text_table import table
 from lc_jax.types import PromptText
@@ -110,7 +110,7 @@ def gathering() -> Measured:
     episodes = _episodes()
     width = episodes.tokens.shape[1]
     every = jnp.arange(2 * width).reshape(2, width)
-    numbers = np.asarray(batch.gather_response_positions(every, episodes.prompt_lengths, episodes.mask.shape[1]))
+    numbers = np.asarray(rollout.gather_response_positions(every, episodes.prompt_lengths, episodes.mask.shape[1]))
     firsts = [row * width + len(prompt) - 1 for row, prompt in enumerate(PROMPTS)]
     return Measured(largest(
         np.abs(numbers[row, : len(response)] - first - np.arange(len(response)))

@@ -21,6 +21,7 @@ from lc_jax.inference import generate, score
 from lc_jax.models import hf, registry
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.rl import batch, consistency, rollout, update
+from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.verify import Measured, Result, Skipped, largest
 from lc_jax.training import language_model
@@ -83,9 +84,9 @@ class Trial:
         count, temperature = len(self.subject.prompts), self.subject.sampling.temperature
         return update.UpdateSettings(1, count, max(count // 2, 1), temperature, self.subject.loss)
 
-    def structure(self) -> update.ActorCritic:
+    def structure(self) -> ActorCritic:
         """Returns what is trained, the policy alone, without its parameters."""
-        return update.ActorCritic(self.policy, None).with_params(None)
+        return ActorCritic(self.policy, None).with_params(None)
 
     def optimizer(self) -> Any:
         """Returns the optimiser of the updates."""
@@ -138,8 +139,7 @@ def score_rollout(policy: Model, subject: Subject, completions: Sequence[generat
     """Scores the completions in the update's micro-batches, padded as PPO pads them."""
     width, count = None if subject.loss.masked else subject.sampling.max_new_tokens, len(subject.prompts)
     episodes = batch.pack(subject.prompts, completions, width)
-    settings = update.UpdateSettings(1, count, max(count // 2, 1), 1.0, subject.loss)
-    groups = update.first_epoch(episodes, settings, 0)
+    groups = episodes.first_microbatches(count, max(count // 2, 1), 0)
     temperature = subject.sampling.temperature
     return rollout.score_rollout(policy, policy, None, episodes, temperature=temperature, groups=groups)
 

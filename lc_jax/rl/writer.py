@@ -18,7 +18,7 @@ from lc_jax.training import run_steps
 from lc_jax.types import Question
 
 
-def load(policy: str, templates: Templates, ppo: PPOSettings) -> Writer:
+def load(policy: str, templates: Templates, ppo: PPOSettings) -> PolicyWriter:
     """Returns the writer for the checkpoint `policy`."""
     tokenizer = run_steps.export_tokenizer("ppo", policy, "", templates)
     released.warn_of_wording(policy, templates.paragraph)
@@ -26,11 +26,11 @@ def load(policy: str, templates: Templates, ppo: PPOSettings) -> Writer:
         ppo.response_length, ppo.temperature, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
     )
     critic_template = templates.critic if ppo.baseline == "critic_with_answer" else None
-    return Writer(tokenizer, templates.paragraph, critic_template, sampling, ppo.decode_batch_size)
+    return PolicyWriter(tokenizer, templates.paragraph, critic_template, sampling, ppo.decode_batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
-class Writer:
+class PolicyWriter:
     """The policy's text side: how a question becomes its prompt, and its tokens a paragraph."""
 
     tokenizer: Tokenizer

@@ -16,10 +16,11 @@ from lc_jax.data.questions import load_train_and_validation
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.prompts import load_templates
-from lc_jax.rl import advantage, checks, kl, reader, reward, telemetry, update, verify, writer
+from lc_jax.rl import advantage, checks, kl, reader, reward, telemetry, verify, writer
+from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings, queries
-from lc_jax.rl.step import Trainer, evaluate, step
+from lc_jax.rl.step import Trainer, step, validate
 from lc_jax.training import advice
 from lc_jax.training import state as states
 from lc_jax.training.checkpoint import Checkpoints
@@ -57,7 +58,7 @@ def build(config: ConfigDict, mesh: jax.sharding.Mesh, ppo: PPOSettings) -> tupl
     texts, frozen = writer.load(config.policy, templates, ppo), reader.frozen(precision)
     policy = hf.load(config.policy, mesh, **precision)
     critic = hf.load(config.critic, mesh, kind="scalar", fresh_head=True, **precision) if critics else None
-    actor_critic = update.ActorCritic(policy, critic)
+    actor_critic = ActorCritic(policy, critic)
     optimizer = OptimizerSettings.from_ratio(ppo.num_steps * ppo.updates_per_step, **config.optimizer)
     tx = make_optimizer(optimizer, trainable=trainable(actor_critic.params()))
     trainer = Trainer(
@@ -124,7 +125,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             done = step(trainer, state, controller, next(batches), number)
             state, controller, stats = done.state, done.controller, done.stats
             if ppo.evaluates_after(number + 1):
-                evaluation, rows = evaluate(trainer, state, validation, config.reader.validation_top_p)
+                evaluation, rows = validate(trainer, state, validation, config.reader.validation_top_p)
                 stats |= evaluation
                 validations.write(number, rows)
                 candidates.offer(Candidate(number + 1, stats["eval_reward"]), save)

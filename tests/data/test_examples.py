@@ -9,7 +9,7 @@ from lc_jax.data.questions import join
 from lc_jax.data.tokenizer import make_tokenizer
 from lc_jax.inference import generate
 from lc_jax.prompts import Prompt, Templates, load_templates
-from lc_jax.rl.writer import Writer
+from lc_jax.rl.writer import PolicyWriter
 from lc_jax.types import Example, Question
 from tests.data.test_tokenizer import recorded, tokenizers  # noqa: F401
 
@@ -144,7 +144,7 @@ def test_long_queries_are_dropped_as_published(recorded, tokenizers, case):  # n
         Question(r["question_id"], r["paragraph_generation_prompt"], r["question"], r["ground_truth_top_answer"])
         for r in rows
     ]
-    writer = Writer(tokenizers[case["tokenizer"]], PARAGRAPH, None, generate.Sampling(1), 1)
+    writer = PolicyWriter(tokenizers[case["tokenizer"]], PARAGRAPH, None, generate.Sampling(1), 1)
     if "raises" in case:
         with pytest.raises(ValueError, match="Every training prompt is longer"):
             writer.fitting(questions, case["query_len"])

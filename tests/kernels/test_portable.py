@@ -44,15 +44,15 @@ def test_the_same_losses_over_twenty_ppo_steps(tmp_path, monkeypatch):
         "blocked",
         "analytic",
     )
-    write, texts = writer.Writer.write, []
+    write, texts = writer.PolicyWriter.write, []
 
     def record(self, *args):
         texts.append(write(self, *args))
         return texts[-1]
 
-    monkeypatch.setattr(writer.Writer, "write", record)
+    monkeypatch.setattr(writer.PolicyWriter, "write", record)
     fast = metrics_of(tmp_path / "fast", "auto")
-    monkeypatch.setattr(writer.Writer, "write", lambda *_: texts.pop(0))
+    monkeypatch.setattr(writer.PolicyWriter, "write", lambda *_: texts.pop(0))
     portable = metrics_of(tmp_path / "portable", "portable")
     assert len(fast) == len(portable) == STEPS
     for name in ("loss", "loss/policy", "loss/value", "policy/entropy", "kl", "grad_norm"):

@@ -64,7 +64,7 @@ def test_a_rollout_is_scored_in_the_micro_batches_of_the_first_epoch(monkeypatch
     completions = [Completion([5] * int(n), [0.0] * int(n), True) for n in rng.integers(1, 30, 24)]
     episodes = batch.pack([[3]] * 24, completions)
     sizes = update.UpdateSettings(2, 12, 4, 1.0, loss.LossSettings())
-    groups = [rows.tolist() for rows in update.first_epoch(episodes, sizes, seed=3)]
+    groups = [rows.tolist() for rows in episodes.first_microbatches(12, 4, seed=3)]
     computed = []
 
     def ppo_step(state, structure, minibatch, *, tx, settings):

@@ -20,9 +20,10 @@ from lc_jax.models import hf
 from lc_jax.models.transformer import trainable
 from lc_jax.prompts import Prompt
 from lc_jax.rl import advantage, batch, kl, loss, reader, reward, rollout, update
+from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.settings import PPOSettings
 from lc_jax.rl.step import Trainer, step
-from lc_jax.rl.writer import Writer
+from lc_jax.rl.writer import PolicyWriter
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
@@ -191,7 +192,7 @@ def trainer(folders, text, mesh, surrogate, reward_settings, optimizer):
     args = text.case["args"]
     policy, reference = (hf.load(folders["policy"], mesh, **PRECISION) for _ in range(2))
     critic = hf.load(folders["critic"], mesh, kind="scalar", fresh_head=True, **PRECISION)
-    actor_critic = update.ActorCritic(policy, critic)
+    actor_critic = ActorCritic(policy, critic)
     tx, sampling = make_optimizer(optimizer, trainable(actor_critic.params())), generate.Sampling(args["response_len"])
     ppo = PPOSettings(
         num_steps=NUM_STEPS, rollout_batch_size=len(text.questions), num_samples=1, num_epochs=args["noptepochs"],
@@ -202,7 +203,7 @@ def trainer(folders, text, mesh, surrogate, reward_settings, optimizer):
         max_sampling_gap=0.0, clean_up=True,
     )  # fmt: skip
     return Trainer(
-        writer=Writer(text.tokenizer, text.templates["policy"], None, sampling, 8),
+        writer=PolicyWriter(text.tokenizer, text.templates["policy"], None, sampling, 8),
         reader=surrogate,
         reference=reference,
         structure=actor_critic.with_params(None),

@@ -16,7 +16,7 @@ from lc_jax.rl import batch, loss, reward, rollout, update
 from lc_jax.rl.reader import AnswerForecasts, Reading
 from lc_jax.rl.reward import RewardSettings
 from lc_jax.rl.settings import queries
-from lc_jax.rl.step import evaluate
+from lc_jax.rl.step import validate
 from lc_jax.types import Question
 from tests.models.conftest import PRESETS, random_model
 
@@ -83,7 +83,7 @@ def test_prompt_and_response_are_packed_without_a_gap():
     assert part.responses.tolist() == [[31, 12, 0, 0], [0, 0, 0, 0]]
     assert wide.take(np.asarray([3])).tokens.shape == (1, 16 + 6)
     values = np.arange(32).reshape(4, 8)  # the slots before the response: 2, 4, 0, 1, and as many more
-    responses = np.asarray(batch.gather_response_positions(jnp.asarray(values), episodes.prompt_lengths, 4))
+    responses = np.asarray(rollout.gather_response_positions(jnp.asarray(values), episodes.prompt_lengths, 4))
     assert [row[:n].tolist() for row, n in zip(responses, (3, 2, 4, 1), strict=True)] == [
         [2, 3, 4], [12, 13], [16, 17, 18, 19], [25]
     ]  # fmt: skip
@@ -156,14 +156,19 @@ def test_micro_batches_add_up_to_the_mean_over_tokens(mesh):
 def test_each_epoch_shuffles_by_the_seed(monkeypatch):
     """Which episodes make up the minibatches."""
     rows = []
-    episodes = types.SimpleNamespace(lengths=np.ones(6), take=lambda order: order)
-    monkeypatch.setattr(update, "ppo_step", lambda state, _, part, **__: (state, rows.append(part.tolist()) or {}))
+    episodes = batch.pack([[3]] * 6, [Completion([5 + i], [0.0], True) for i in range(6)])
+
+    def record(state, structure, minibatch, **settings):
+        rows.append((minibatch.responses[:, 0] - 5).tolist())
+        return state, {}
+
+    monkeypatch.setattr(update, "ppo_step", record)
     settings = update.UpdateSettings(2, 3, 3, 1.0, loss.LossSettings())
 
     def orders(seed):
         rows.clear()
         update.update(None, None, episodes, tx=None, settings=settings, seed=seed)
-        return [list(x) for x in rows]
+        return list(rows)
 
     one, again, other = orders(1), orders(1), orders(2)
     assert one == again != other
@@ -216,7 +221,7 @@ def test_the_validation_reward_is_without_the_offset():
         reward=RewardSettings(),
         seed=11,
     )
-    stats, _ = evaluate(trainer, "params", questions(2), top_p=0.9)
+    stats, _ = validate(trainer, "params", questions(2), top_p=0.9)
     # log 1/2 each; the forecasts are 1/2 and sigmoid(9), so that 1/2 and next to nothing is missing to 1.
     missing = 0.5 + 1 - reward.probability(9.0)
     assert stats["eval_reward"] == pytest.approx(np.log(0.5) - 5 * missing / 2, abs=1e-5)

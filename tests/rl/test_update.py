@@ -14,6 +14,7 @@ from lc_jax.models import hf, registry
 from lc_jax.models.registry import named_leaves
 from lc_jax.models.transformer import trainable
 from lc_jax.rl import advantage, batch, rollout, update
+from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -55,7 +56,7 @@ def published_step(case, inputs, folders, mesh, microbatches):
     precision = {"param_dtype": "float32", "compute_dtype": "float32"}
     policy, reference = (hf.load(folders[name], mesh, **precision) for name in ("policy", "reference"))
     critic = hf.load(folders["critic"], mesh, kind="scalar", **precision)
-    actor_critic = update.ActorCritic(policy, critic)
+    actor_critic = ActorCritic(policy, critic)
     settings = OptimizerSettings(
         case["learning_rate"], 100, 0, "constant", *case["betas"], case["adam_epsilon"], case["weight_decay"],
         case["max_grad_norm"],
@@ -138,7 +139,7 @@ def test_micro_batches_share_a_program():
     with jax.set_mesh(mesh):
         policy = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
         critic = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(1), mesh, "scalar")
-        actor_critic = update.ActorCritic(policy, critic)
+        actor_critic = ActorCritic(policy, critic)
         tx = make_optimizer(settings, trainable(actor_critic.params()))
         completions = [Completion([5, 6, 7], [-1.0] * 3, False)] * 16
         episodes = batch.pack([[1, 2, 3, 4]] * 16, completions)
@@ -174,7 +175,7 @@ def test_gradients(golden, folders):
     with jax.set_mesh(mesh):
         episodes, _, _ = published_step(case, published["inputs"], folders, mesh, 1)
         policy, critic = hf.load(folders["policy"], mesh), hf.load(folders["critic"], mesh, kind="scalar")
-        actor_critic = update.ActorCritic(policy, critic)
+        actor_critic = ActorCritic(policy, critic)
         loss = LossSettings(args["cliprange"], args["cliprange_value"], args["vf_coef"], masked=False)
         count = jnp.float32(episodes.old_logprobs.size)
         temperature, grads = jnp.float32(args["temperature"]), {}
