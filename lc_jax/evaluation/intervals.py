@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from lc_jax.evaluation import metrics
 
 NUM_RESAMPLES = 10_000
-METRICS = ("accuracy", "ece", "brier", "auroc")  # metrics with intervals
+METRICS = ("accuracy", "ece", "brier", "auroc", "overconfidence")  # metrics with intervals
 _CHUNK = 4_000_000  # array elements of one chunk of resamples
 _ENDS = (2.5, 97.5)  # per cent
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution, squared in Wilson's formula
@@ -98,6 +98,8 @@ def _measure(
             elif name == "brier":
                 squares = num_correct * (1 - rows.values) ** 2 + (counts - num_correct) * rows.values**2
                 values.append(squares.sum(axis=1) / total)
+            elif name == "overconfidence":
+                values.append((counts @ rows.values - right) / total)
             else:
                 num_incorrect = counts - num_correct
                 twice = num_correct * (2 * np.cumsum(num_incorrect, axis=1) - num_incorrect)

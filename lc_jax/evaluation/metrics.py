@@ -71,6 +71,7 @@ class KindRow:
     num_questions: int
     confidence: float  # mean
     accuracy: float
+    auroc: float = math.nan  # within the kind; NaN where all its answers are right or all are wrong
 
 
 def check(confidences: ArrayLike, correct: ArrayLike) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
@@ -286,6 +287,27 @@ def auroc(confidences: ArrayLike, correct: ArrayLike) -> float:
     return float(twice.sum() / (2 * pairs)) if pairs else float("nan")
 
 
+def auroc_within(confidences: ArrayLike, correct: ArrayLike, kinds: Sequence[str]) -> float:
+    """Computes `auroc` over the pairs of answers of one kind, pooled over kinds: what confidence tells beyond the kind.
+
+    NaN where no kind has both right and wrong answers. Rows of kind "" are left out. Raises ValueError: see `by_kind`.
+    """
+    confidence, right = check(confidences, correct)
+    kind, wins, pairs = _kinds(kinds, len(right)), 0.0, 0
+    for name in np.unique(kind[kind != ""]):
+        rows = kind == name
+        num_pairs = int(right[rows].sum()) * int((~right[rows]).sum())
+        wins += num_pairs * auroc(confidence[rows], right[rows]) if num_pairs else 0.0
+        pairs += num_pairs
+    return wins / pairs if pairs else math.nan
+
+
+def overconfidence(confidences: ArrayLike, correct: ArrayLike) -> float:
+    """Computes mean confidence less accuracy: positive is overconfident. Raises ValueError: see `check`."""
+    table = tally(confidences, correct)
+    return float(((table.values * table.counts).sum() - table.num_correct.sum()) / table.total)
+
+
 def confidence_shares(confidences: ArrayLike) -> dict[int, float]:
     """Returns the share of answers with each confidence, rounded to whole per cent, in ascending order."""
     percent, counts = np.unique(np.rint(100 * np.asarray(confidences, np.float64)), return_counts=True)
@@ -308,21 +330,27 @@ def noise_floor(
     return float(np.concatenate(values).mean())
 
 
+def _kinds(kinds: Sequence[str], num_questions: int) -> np.ndarray:
+    kind = np.asarray(kinds, str)
+    if kind.shape != (num_questions,):
+        raise ValueError(f"{len(kinds)} kinds for {num_questions} questions: give one per question.")
+    return kind
+
+
 def by_kind(confidences: ArrayLike, correct: ArrayLike, kinds: Sequence[str]) -> tuple[KindRow, ...]:
-    """Computes mean confidence and accuracy by kind of question, in alphabetical order; rows of kind "" are left out.
+    """Computes confidence, accuracy and AUROC by kind of question, in alphabetical order; rows of kind "" are left out.
 
     Raises:
       ValueError: see `check`; or not one kind per question.
     """
     confidence, right = check(confidences, correct)
-    kind = np.asarray(kinds, str)
-    if kind.shape != right.shape:
-        raise ValueError(f"{len(kinds)} kinds for {len(right)} questions: give one per question.")
-    rows = []
+    kind, rows = _kinds(kinds, len(right)), []
     for name in np.unique(kind[kind != ""]):
-        table = tally(confidence[kind == name], right[kind == name])
+        pairs = confidence[kind == name], right[kind == name]
+        table = tally(*pairs)
         mean = float((table.values * table.counts).sum() / table.total)
-        rows.append(KindRow(str(name), table.total, mean, float(table.num_correct.sum() / table.total)))
+        accuracy = float(table.num_correct.sum() / table.total)
+        rows.append(KindRow(str(name), table.total, mean, accuracy, auroc(*pairs)))
     return tuple(rows)
 
 

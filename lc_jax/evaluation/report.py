@@ -61,6 +61,7 @@ class Line:
 def differences(entries: Sequence[Entry], baseline: str) -> dict[tuple[str, str], Mapping[str, Difference]]:
     """Computes every method less the baseline of its data set ("": its first method), on the questions of both.
 
+    Of a baseline with several seeds each evaluation is compared with that of its own seed, or else with the first.
     Returns the differences of each metric by (data set, label of the method).
 
     Raises:
@@ -71,14 +72,31 @@ def differences(entries: Sequence[Entry], baseline: str) -> dict[tuple[str, str]
         raise ValueError(f"--config.baseline={baseline!r} was not evaluated; there are {methods}.")
     result: dict[tuple[str, str], Mapping[str, Difference]] = {}
     for data, group in by_data(entries).items():
-        base = next((entry for entry in group if entry.method == baseline), None if baseline else group[0])
-        for entry in group if base else ():
-            if base is None or entry.method == base.method:
+        bases = [entry for entry in group if entry.method == (baseline or group[0].method)]
+        for entry in group if bases else ():
+            if entry.method == bases[0].method:
                 continue
+            base = next((other for other in bases if other.result["seed"] == entry.result["seed"]), bases[0])
             scored, num_bins = (entry.scored(), base.scored()), int(entry.result.get("num_bins", metrics.NUM_BINS))
             has_rows = all(one.correct for one in scored)
             result[data, label(entry, group)] = (paired(*scored, num_bins=num_bins) or {}) if has_rows else {}
     return result
+
+
+def rows(entries: Sequence[Entry], changes: Differences, baseline: str) -> list[dict[str, Any]]:
+    """Returns the results for a table, each with its `differences` from the baseline where there are any.
+
+    Args:
+      changes: `differences` of the entries.
+      baseline: as for `differences`.
+    """
+    groups, results = by_data(entries), []
+    for entry in entries:
+        group = groups[entry.data]
+        change = {name: dataclasses.asdict(d) for name, d in changes.get((entry.data, label(entry, group)), {}).items()}
+        own = {"differences": {"baseline": baseline or group[0].method, **change}} if change else {}
+        results.append({**entry.result, **own})
+    return results
 
 
 def figures(group: Sequence[Entry]) -> dict[str, Figure]:
@@ -98,6 +116,7 @@ def published_figure(data: str) -> Figure:
 
 def page(
     entries: Sequence[Entry],
+    changes: Differences,
     *,
     baseline: str = "",
     num_examples: int = 200,
@@ -108,15 +127,13 @@ def page(
 
     Args:
       entries: evaluations in the order of the table; those of one data set form a section.
+      changes: `differences` of the entries; {} shows none.
       baseline: the method that others are compared with; "": the first of each data set.
       num_examples: to browse, for each evaluation.
       seed: of the draw of examples.
       published_sets: the paper's data sets that are shown without an evaluation of one's own.
-
-    Raises:
-      ValueError: `baseline` was not evaluated.
     """
-    changes, groups = differences(entries, baseline), by_data(entries)
+    groups = by_data(entries)
     rows, notes = [], []
     for entry in entries:
         name = label(entry, groups[entry.data])
@@ -157,7 +174,8 @@ def _section(data: str, group: Sequence[Entry], changes: Differences, baseline: 
     """Returns what the page shows of one data set."""
     entries = {label(entry, group): entry for entry in group}
     theirs, methods = _published_rows(group), {entry.method for entry in group}
-    errors = {row["method"]: number(row, "ece") for row in mean_over_seeds([entry.result for entry in group])}
+    means = mean_over_seeds([entry.result for entry in group])
+    errors = {row["method"]: number(row, "ece") for row in means}
     images = figures(group)
     panels = [
         _figure(
@@ -170,7 +188,8 @@ def _section(data: str, group: Sequence[Entry], changes: Differences, baseline: 
     return {
         "data": data,
         "names": list(entries),
-        "rows": [Line(name, [_main_cell(entry, column) for column in MAIN]) for name, entry in entries.items()],
+        "rows": [Line(name, [_main_cell(entry, column) for column in MAIN]) for name, entry in entries.items()]
+        + [_mean_line(row) for row in means if row["seeds"] > 1],
         "paper": [_published_line(row) for row in theirs if row.method in methods],
         "other_paper": [_published_line(row) for row in theirs if row.method not in methods],
         "flags": [(name, note) for name, entry in entries.items() for note in entry.result.get("notes", ())],
@@ -241,6 +260,18 @@ def _main_cell(entry: Entry, column: Column) -> Cell:
     return dataclasses.replace(cell, small=f"claims in {len(people):,} biograph{'y' if len(people) == 1 else 'ies'}")
 
 
+def _mean_line(row: Row) -> Line:
+    """Returns the means over the seeds of a method, with their standard deviations."""
+    cells = [
+        Cell(
+            f"{number(row, column.name):,.0f}" if column.name.startswith("num_") else _number(number(row, column.name)),
+            f"± {row['spread'][column.name]:.3f}" if column.name in row["spread"] else "",
+        )
+        for column in MAIN
+    ]
+    return Line(f"{row['method']}, mean of {row['seeds']} seeds", cells)
+
+
 def _published_line(row: Published) -> Line:
     cells = {
         "accuracy": Cell(
@@ -270,7 +301,9 @@ def _kinds(group: Sequence[Entry]) -> list[Line]:
             accuracy, count = table[name]["accuracy"], int(table[name]["num_questions"])
             low, high = intervals.wilson(round(accuracy * count), count)
             text = f"{table[name]['confidence']:.2f} / {accuracy:.2f}"
-            cells.append(Cell(text, f"n = {count:,}; {low:.2f} to {high:.2f}"))
+            auroc = number(table[name], "auroc")
+            ranking = "" if math.isnan(auroc) else f"; AUROC {auroc:.2f}"
+            cells.append(Cell(text, f"n = {count:,}; {low:.2f} to {high:.2f}{ranking}"))
         lines.append(Line(name, cells))
     return lines
 

@@ -54,10 +54,26 @@ MAIN = (
         True,
     ),
     Column(
+        "ece_debiased",
+        "debiased ECE",
+        "ECE without what chance adds to it in each bin. Bins of equal width can hide errors that this one shows.",
+    ),
+    Column(
+        "overconfidence",
+        "over (+) or under (−)",
+        "Mean stated confidence less the share of right answers: positive is overconfident, negative underconfident.",
+        True,
+    ),
+    Column(
         "brier",
         "Brier",
         "Mean squared difference of confidence and outcome: less is better. It rewards being right and knowing when.",
         True,
+    ),
+    Column(
+        "brier_constant",
+        "Brier of a constant",
+        "Brier score of always stating the accuracy: what a method has to beat to tell right from wrong.",
     ),
     Column(
         "auroc",
@@ -73,14 +89,13 @@ MORE = (
         "noise floor of ECE",
         "Mean ECE that a perfectly calibrated method would show on as few answers: smaller differences mean nothing.",
     ),
-    Column("ece_debiased", "debiased ECE", "ECE without what chance adds to it in each bin."),
     Column("ece_smooth", "smooth ECE", "Calibration error without bins, under a kernel."),
     Column("ece_equal_width", "ECE, equal width", "ECE over bins of equal width instead of equal count."),
     Column("max_error", "largest error", "Largest gap between confidence and accuracy in a bin."),
     Column(
-        "brier_constant",
-        "Brier of a constant",
-        "Brier score of always stating the accuracy: what a method has to beat to tell right from wrong.",
+        "auroc_within",
+        "AUROC within kinds",
+        "AUROC over pairs of answers to questions of one kind: 0.5 where confidence tells no more than the kind does.",
     ),
     Column("log_score", "log score", "Mean log probability of what happened, in nats: 0 is perfect."),
     Column(

@@ -46,6 +46,9 @@ class Summary:
     ece_smooth: float  # without bins
     ece_published: float  # as published, most confident remainder left out; NaN with fewer questions than bins
     max_error: float  # of a bin
+    overconfidence: float  # mean confidence less accuracy; negative: underconfident
+    overconfidence_low: float
+    overconfidence_high: float
     brier: float
     brier_low: float
     brier_high: float
@@ -57,6 +60,7 @@ class Summary:
     auroc: float  # NaN when all answers are right or all are wrong
     auroc_low: float
     auroc_high: float
+    auroc_within: float  # over pairs of answers of one kind; NaN where no kind has right and wrong ones
     aurc: float  # mean risk over coverages
     sharpness: float  # variance of the confidences
     num_confidence_values: int  # distinct percentages that at least MIN_SHARE of answers state
@@ -82,6 +86,7 @@ def _undefined(summary: Summary, num_clusters: int) -> dict[str, str]:
     reasons = {
         "ece_published": f"fewer questions ({summary.num_questions}) than bins ({summary.num_bins})",
         "auroc": one_class,
+        "auroc_within": "no kind has right and wrong answers" if summary.kinds else "no question has a kind",
         "kind_correlation": few,
         **{f"{name}_{end}": _no_interval(num_clusters) for name in intervals.METRICS for end in ("low", "high")},
     }
@@ -93,7 +98,7 @@ def _undefined(summary: Summary, num_clusters: int) -> dict[str, str]:
 def _notes(summary: Summary) -> tuple[str, ...]:
     """Returns why numbers of a summary are NaN or mean little."""
     undefined = summary.undefined
-    titles = {"ece": "ECE", "brier": "Brier", "auroc": "AUROC"}
+    titles = {"ece": "ECE", "brier": "Brier", "auroc": "AUROC", "overconfidence": "overconfidence"}
     bare = [name for name in titles if f"{name}_low" in undefined and name not in undefined]
     if summary.collapsed and bare == ["auroc"]:  # of one confidence it is 1/2 whatever the answers
         bare = []
@@ -176,6 +181,7 @@ def summarize(
         ece_smooth=smooth.smooth_ece(confidence, right),
         ece_published=metrics.ece(confidence, right, num_bins, reference=True) if enough else float("nan"),
         max_error=metrics.max_error(confidence, right, num_bins),
+        overconfidence=metrics.overconfidence(confidence, right),
         brier=metrics.brier(confidence, right),
         brier_constant=parts.uncertainty,
         brier_reliability=parts.reliability,
@@ -183,6 +189,7 @@ def summarize(
         brier_within=parts.within,
         log_score=metrics.log_score(confidence, right),
         auroc=metrics.auroc(confidence, right),
+        auroc_within=metrics.auroc_within(confidence, right, kinds or [""] * len(right)),
         aurc=metrics.risk_coverage(confidence, right).aurc,
         sharpness=metrics.sharpness(confidence),
         num_confidence_values=sum(share >= metrics.MIN_SHARE for share in shares.values()),

@@ -103,14 +103,16 @@ def run(config: ConfigDict, mesh: Any) -> None:
     alone = [data for data in published.data_sets() if data not in groups] if config.paper else []
     if not entries and not alone:
         raise ValueError("--config.evaluations is empty: give a folder of evaluations, or --config.paper=true.")
+    changes = report.differences(entries, config.baseline)
     page = report.page(
         entries,
+        changes,
         baseline=config.baseline,
         num_examples=config.num_examples,
         seed=config.seed,
         published_sets=alone,
     )
-    rows = [entry.result for entry in entries]
+    rows = report.rows(entries, changes, config.baseline)
     text = "\n".join([table.render(rows)] * bool(rows) + [table.render_published(data) for data in alone])
     if entries:
         text = "\n\n".join([text, *results.not_evaluated(Path(config.evaluations))])

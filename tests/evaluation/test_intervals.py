@@ -53,6 +53,7 @@ def test_many_resamples_at_once_are_the_single_ones(equal, num_bins):
         rows = np.repeat(order, weight)
         pairs = confidence[rows], correct[rows]
         plain = [correct[rows].mean(), metrics.ece(*pairs, num_bins), metrics.brier(*pairs), metrics.auroc(*pairs)]
+        plain.append(metrics.overconfidence(*pairs))
         np.testing.assert_allclose(column, plain, atol=1e-12)
 
 
@@ -67,6 +68,7 @@ def test_rows_of_a_cluster_are_drawn_together():
         rows = np.repeat(np.arange(600), weight[clusters])
         pairs = confidence[rows], correct[rows]
         plain = [correct[rows].mean(), metrics.ece(*pairs), metrics.brier(*pairs), metrics.auroc(*pairs)]
+        plain.append(metrics.overconfidence(*pairs))
         np.testing.assert_allclose(column, plain, atol=1e-12)
 
 

@@ -135,19 +135,20 @@ def test_extremes_have_a_value_or_a_reason(confidence, correct, accuracy, ece, b
 def test_every_number_that_is_not_defined_has_its_reason():
     one = summary.summarize([0.3], [True])
     alone, right = "a single question or biography cannot be resampled", "all answers are right"
-    ends = {f"{name}_{end}": alone for name in ("ece", "brier") for end in ("low", "high")}
+    ends = {f"{name}_{end}": alone for name in ("ece", "brier", "overconfidence") for end in ("low", "high")}
     assert one.undefined == ends | {
         "ece_published": "fewer questions (1) than bins (20)",
         "auroc": right,
         "auroc_low": right,
         "auroc_high": right,
+        "auroc_within": "no question has a kind",
         "kind_correlation": "no question has a kind",
     }
     assert one.notes == (
         "fewer questions (1) than bins (20)",
         "one confidence for (nearly) everything",
         "no AUROC: all answers are right",
-        "no interval for ECE, Brier: a single question or biography cannot be resampled",
+        "no interval for ECE, Brier, overconfidence: a single question or biography cannot be resampled",
     )
     wrong = summary.summarize([0.0, 0.3, 1.0], [False] * 3, ["a", "b", "b"])
     assert wrong.undefined["auroc"] == wrong.undefined["auroc_high"] == "all answers are wrong"
@@ -280,6 +281,26 @@ def test_simulated_forecasters_show_what_they_are():
     assert metrics.auroc(random, right) == pytest.approx(0.5, abs=0.02)
     assert metrics.risk_coverage(random, right).aurc == pytest.approx(1 - right.mean(), abs=0.03)
     assert metrics.risk_coverage(confidence, correct).aurc < 1 - correct.mean() - 0.05
+
+
+def test_overconfidence_is_signed():
+    assert metrics.overconfidence([0.9, 0.6], [True, False]) == pytest.approx(0.25)
+    assert metrics.overconfidence([0.5, 0.6, 0.7], [True] * 3) == pytest.approx(-0.4)
+
+
+def test_within_kinds_a_confidence_that_only_repeats_the_kind_tells_nothing():
+    """Kind a is right once in four and stated as .2, kind b three times and stated as .8."""
+    confidence, correct = [0.2] * 4 + [0.8] * 4, [True, False, False, False, True, True, True, False]
+    kinds = ["a"] * 4 + ["b"] * 4
+    assert metrics.auroc(confidence, correct) == pytest.approx((9 + 0.5 * 6) / 16)
+    assert metrics.auroc_within(confidence, correct, kinds) == 0.5
+    confidence[0] = 0.3  # the right one of kind a now wins its three pairs; kind b has three ties
+    assert metrics.auroc_within(confidence, correct, kinds) == pytest.approx((3 + 1.5) / 6)
+    assert metrics.auroc_within(confidence, correct, ["a"] * 4 + [""] * 4) == 1
+    assert [row.auroc for row in metrics.by_kind(confidence, correct, kinds)] == [1, 0.5]
+    assert math.isnan(metrics.auroc_within([0.5, 0.7], [True, False], ["a", "b"]))
+    with pytest.raises(ValueError, match="1 kinds for 2 questions"):
+        metrics.auroc_within([0.5, 0.7], [True, False], ["a"])
 
 
 def test_kinds():

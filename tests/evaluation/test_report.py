@@ -56,7 +56,7 @@ def entries():
 
 @pytest.fixture(scope="module")
 def page(entries):
-    return report.page(entries, num_examples=120)
+    return report.page(entries, report.differences(entries, ""), num_examples=120)
 
 
 def embedded(page):
@@ -86,7 +86,19 @@ def test_numbers_of_the_page_are_those_of_the_results(page, entries):
 
 def test_main_columns_come_first_and_every_header_is_explained(page):
     head, *_ = re.findall(r"<thead>(.*?)</thead>", page)
-    assert re.findall(r"<th[^>]*>(.*?)</th>", head) == ["method", "accuracy", "ECE", "Brier", "AUROC", "n"]
+    assert re.findall(r"<th[^>]*>(.*?)</th>", head) == [
+        *(
+            "method",
+            "accuracy",
+            "ECE",
+            "debiased ECE",
+            "over (+) or under (−)",
+            "Brier",
+            "Brier of a constant",
+            "AUROC",
+        ),
+        "n",
+    ]
     for column in (*MAIN, *MORE):
         assert column.meaning in html.unescape(page)
     legend = re.search(r'<details class="legend"><summary>What the columns mean</summary><dl>(.*?)</dl>', page)[1]
@@ -97,7 +109,8 @@ def test_the_table_by_kind_is_in_the_page(page, entries):
     kind = entries[0].result["kinds"][1]
     low, high = intervals.wilson(round(kind["accuracy"] * 12), 12)
     assert (kind["kind"], kind["num_questions"]) == ("kind 1", 12)
-    cell = f"{kind['confidence']:.2f} / {kind['accuracy']:.2f}<small>n = 12; {low:.2f} to {high:.2f}</small>"
+    interval = f"n = 12; {low:.2f} to {high:.2f}; AUROC {kind['auroc']:.2f}"
+    cell = f"{kind['confidence']:.2f} / {kind['accuracy']:.2f}<small>{interval}</small>"
     assert f'<th scope="row"><bdi>kind 1</bdi></th><td>{cell}</td>' in page
 
 
@@ -106,7 +119,7 @@ def test_the_papers_rows_are_shown_with_its_own_questions_only(page):
     assert "<span>LC RL<small>paper</small></span>" in trivia
     assert "paper" not in mine.partition("<script")[0].lower()
     own = [dataclasses.replace(entry("LC RL"), result=entry("LC RL", data="mine").result | {"data": "TriviaQA"})]
-    assert 'class="paper"' not in report.page([entry("LC SFT"), *own])
+    assert 'class="paper"' not in report.page([entry("LC SFT"), *own], {})
 
 
 def test_ratios_of_calibration_errors_stand_next_to_the_papers(page, entries):
@@ -118,7 +131,7 @@ def test_ratios_of_calibration_errors_stand_next_to_the_papers(page, entries):
 
 
 def test_the_paper_s_other_data_sets_can_follow(entries):
-    text = report.page(entries[:1], published_sets=["SciQ", "biographies"])
+    text = report.page(entries[:1], {}, published_sets=["SciQ", "biographies"])
     own, sciq, people = re.split(r"<h2><bdi>(?:SciQ|biographies)</bdi>, the paper's</h2>", text)
     assert "<h2><bdi>TriviaQA</bdi></h2>" in own
     assert "0.569<small>0.560 to 0.577</small>" in sciq  # LC RL: .5685
@@ -126,7 +139,7 @@ def test_the_paper_s_other_data_sets_can_follow(entries):
     assert "0.760<small>" in people  # GPT-4 asked for uncertainty
     assert "<li>ECE of LC RL / Factuality RL: 0.44</li>" in people
     assert (sciq.count("<img"), people.count("<img")) == (1, 1)
-    assert "The paper's own results." in report.page([], published_sets=["SciQ"])
+    assert "The paper's own results." in report.page([], {}, published_sets=["SciQ"])
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -137,7 +150,7 @@ def test_undefined_numbers_are_dashes_with_their_reason(count):
     ]
     found = summary.summarize([1.0] * count, [True] * count)
     row = {"method": "m", "seed": 0, "judge": "j", "data": "d"} | dataclasses.asdict(found)
-    text = report.page([Entry(json.loads(jsonl.dumps(row)), records)])
+    text = report.page([Entry(json.loads(jsonl.dumps(row)), records)], {})
     assert '<abbr title="all answers are right">–</abbr>' in text
     why = "a single question or biography cannot be resampled" if count == 1 else "every resample gives the same value"
     assert f'<small><abbr title="{why}">no interval</abbr></small>' in text
@@ -182,7 +195,7 @@ def test_half_of_the_examples_are_the_most_overconfident_and_the_others_random()
 def test_the_page_says_how_examples_were_chosen(page, entries):
     assert "LC RL on mine: all 120." in page
     assert "So wrong answers are more frequent" not in page
-    text = report.page(entries[:1], num_examples=20, seed=7)
+    text = report.page(entries[:1], {}, num_examples=20, seed=7)
     assert "LC RL on TriviaQA: 20 of 120, of which 10 are the most confident wrong answers and 10 were drawn" in text
     assert "at random (seed 7).<br>So wrong answers are more frequent here than in the evaluations." in text
     assert sum(row["why"] == examples.OVERCONFIDENT for row in embedded(text)) == 10
@@ -195,6 +208,15 @@ def test_each_seed_has_its_own_difference():
     for seed, of_seed in enumerate(group[1:]):
         change = changes["TriviaQA", f"LC RL, seed {seed}"]["ece"].difference
         assert change == pytest.approx(of_seed.result["ece"] - group[0].result["ece"])
+
+
+def test_a_seed_is_compared_with_the_baseline_of_the_same_seed():
+    group = [entry("base"), entry("base", 0.3, seed=1), entry("LC RL", 0.05, seed=1), entry("LC RL", 0.05, seed=2)]
+    changes = report.differences(group, "base")
+    for number, base in ((2, 1), (3, 0)):  # of seed 2 the baseline has none: its first
+        label = f"LC RL, seed {group[number].result['seed']}"
+        expected = group[number].result["brier"] - group[base].result["brier"]
+        assert changes["TriviaQA", label]["brier"].difference == pytest.approx(expected)
 
 
 def test_seeds_of_one_method_are_told_apart():
@@ -317,7 +339,7 @@ def test_answers_are_marked_where_they_are_whole_words(visit, paragraph, answers
     records = [{"question_id": "q", "status": "ok", "confidence": 0.5, "correct": True, "chosen": answers[0],
                 "question": "?", "paragraph": paragraph, "answers": answers, "probs": []}]  # fmt: skip
     result = entry("m", data="d").result
-    tab = visit(report.page([Entry(result, records)]), 1200)
+    tab = visit(report.page([Entry(result, records)], {}), 1200)
     assert [mark.text_content() for mark in tab.locator("mark").all()] == marked
     assert tab.locator("article .paragraph").text_content() == paragraph
 
@@ -334,7 +356,7 @@ def test_odd_texts_in_a_browser(visit):
     found = summary.summarize([0.5] * len(texts), [True] * len(texts), [name] * len(texts))
     result = {"method": name, "data": name, "judge": name, "seed": 0, **dataclasses.asdict(found)}
     result |= {"settings": {name: {name: name}}, "statuses": {name: 1}}
-    page = report.page([Entry(result, records), Entry(result | {"method": "m"}, records)])
+    page = report.page([Entry(result, records), Entry(result | {"method": "m"}, records)], {})
     page.encode("utf-8")
     tab = visit(page, 375)
     assert tab.locator("article").count() == 2 * len(texts)
@@ -360,7 +382,7 @@ def test_claims_of_biographies_in_a_browser(visit):
     found = summary.summarize([0.9, 0.4, 0.8], [True, False, True], clusters=["Ada", "Ada", "Bob"], num_bins=40)
     result = {"method": "m", "data": "d", "judge": "j", "seed": 0, "statuses": {"ok": 3, "unverifiable": 1}}
     result = json.loads(jsonl.dumps(result | dataclasses.asdict(found)))
-    page = report.page([Entry(result, records)])
+    page = report.page([Entry(result, records)], {})
     assert "3<small>claims in 2 biographies</small>" in page
     tab = visit(page, 1200)
     cards = [card.inner_text() for card in tab.locator("article").all()]

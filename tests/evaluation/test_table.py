@@ -31,7 +31,7 @@ def test_the_table_is_aligned_and_says_what_its_numbers_lack():
         assert len({len(line) for line in block.splitlines()}) == 1
     header, _, lc, mine = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in main.splitlines())
     assert header[:2] + header[3:4] + header[5:8] == ["method", "accuracy", "ECE", "Brier", "AUROC", "n"]
-    assert dict(zip(header, lc, strict=False))["accuracy"] == "0.625"
+    assert dict(zip(header, lc, strict=False))["accuracy"] == "0.625 ± 0.177"  # of .75 and .5
     assert lc[-2:] == ["0.647", "0.108"]
     assert mine[0] == "mine \\| own"
     assert dict(zip(header, mine, strict=False))["AUROC"] == "–"
@@ -40,11 +40,23 @@ def test_the_table_is_aligned_and_says_what_its_numbers_lack():
         "- mine | own: fewer questions (4) than bins (20)",
         "- mine | own: one confidence for (nearly) everything",
         "- mine | own: no AUROC: all answers are right",
-        "- mine | own: no interval for ECE, Brier: every resample gives the same value",
-        "- Several seeds: every number is their mean, ends of intervals too.",
+        "- mine | own: no interval for ECE, Brier, overconfidence: every resample gives the same value",
+        "- Several seeds: every number is their mean, ends of intervals too; ± their standard deviation.",
     ]
     assert "| b " in kinds
     assert "0.60 / 0.50" in kinds
+
+
+def test_differences_from_a_method_have_a_table_of_their_own():
+    def change(value):
+        return {"baseline": "LC SFT", "ece": {"difference": value, "low": value - 0.1, "high": None}}
+
+    text = table.render([OTHER, FIRST | {"differences": change(0.1)}, SECOND | {"differences": change(0.3)}])
+    (block,) = [block for block in text.split("\n\n") if block.startswith("| less LC SFT")]
+    header, _, line = [[cell.strip() for cell in row.strip("| ").split(" | ")] for row in block.splitlines()]
+    cells = dict(zip(header, line, strict=True))
+    assert (cells["less LC SFT"], cells["ECE"]) == ("LC RL", "+0.200 (+0.100 to –)")
+    assert "less" not in table.render([FIRST])
 
 
 def test_data_sets_have_tables_of_their_own():
@@ -75,7 +87,7 @@ def test_undefined_numbers_are_dashes(undefined):
     old |= {"num_questions": 1, "ece": 0.3, "ece_low": undefined, "ece_high": undefined, "auroc": undefined}
     header, _, line = table.render([old]).strip().splitlines()
     cells = [[cell.strip() for cell in text.strip("| ").split(" | ")] for text in (header, line)]
-    assert cells[1] == ["m", "1.000", "0.200 to 1.000", "0.300", "–", "–", "–", "1", "–", "–", "–", "1"]
+    assert cells[1] == ["m", "1.000", "0.200 to 1.000", "0.300", "–", "–", "–", "1", *["–"] * 6, "1"]
     assert len(cells[0]) == len(cells[1])
 
 

@@ -165,7 +165,7 @@ def test_one_claim_gives_strict_json_and_an_interval_of_one_trial(evaluate_biogr
     assert result["statuses"] == {"ok": 1, "no_claims": 1, "unverifiable": 1}
     assert (result["accuracy_low"], result["accuracy_high"]) == pytest.approx((0.2065, 1), abs=5e-5)
     assert {name for name, value in result.items() if value is None} == set(result["undefined"])
-    page = report_page.page([results.read(tmp_path / "e" / "mine")])
+    page = report_page.page([results.read(tmp_path / "e" / "mine")], {})
     assert "1<small>claims in 1 biography</small>" in page
     assert "ok 1, no_claims 1, unverifiable 1" in page
 

@@ -45,6 +45,19 @@ def test_one_data_set(make, capsys):
     assert (out / "table.md").read_text() in capsys.readouterr().out
 
 
+def test_paired_differences_from_the_baseline_are_in_the_table_and_the_results(make):
+    out = make(entry("LC RL", 0.0), entry("LC SFT", 0.2), entry("other"), baseline="LC SFT")
+    rows = {row["method"]: row for row in json.loads((out / "results.json").read_text())}
+    change = rows["LC RL"]["differences"]
+    assert change["baseline"] == "LC SFT"
+    assert change["brier"]["difference"] == pytest.approx(rows["LC RL"]["brier"] - rows["LC SFT"]["brier"])
+    assert change["brier"]["low"] < change["brier"]["difference"] < change["brier"]["high"]
+    assert set(change) == {"baseline", "accuracy", "ece", "brier", "auroc", "overconfidence"}
+    assert "differences" not in rows["LC SFT"]
+    ends = "({low:+.3f} to {high:+.3f})".format(**change["brier"])
+    assert f"{change['brier']['difference']:+.3f} {ends}" in (out / "table.md").read_text()
+
+
 def test_several_data_sets_have_figures_of_their_own(make):
     out = make(entry("LC RL"), entry("LC RL", data="BioASQ, mine"))
     assert (out / "reliability_triviaqa.png").exists()
@@ -220,7 +233,12 @@ def test_one_seed_twice_is_refused_and_two_are_averaged(make):
         make(entry("LC RL"), entry("LC RL", 0.2))
     out = make(entry("LC RL"), entry("LC RL", 0.2, seed=1))
     (line,) = [line for line in (out / "table.md").read_text().splitlines() if line.startswith("| LC RL")]
-    assert line.split(" | ")[11].strip() == "2"  # seeds
+    assert line.split(" | ")[14].strip() == "2"  # seeds
+    page = (out / "report.html").read_text()
+    assert "LC RL, mean of 2 seeds" in page
+    values = [entry("LC RL").result["accuracy"], entry("LC RL", 0.2, seed=1).result["accuracy"]]
+    mean, spread = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
+    assert f"<span>{mean:.3f}<small>± {spread:.3f}</small></span>" in page.replace("\n", "")
 
 
 def test_a_folder_that_was_not_finished_is_left_out_with_a_word(make, tmp_path, caplog):
