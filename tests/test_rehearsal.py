@@ -55,7 +55,7 @@ def judge_of(world):
     truths = {q.question: q.answer for questions in (*world.splits.values(), *world.tests.values()) for q in questions}
 
     def answer(request):
-        reply, chance = simulated.answer(request), zlib.crc32(request.prompt.encode())
+        reply, chance = simulated.Simulated().answer(request), zlib.crc32(request.prompt.encode())
         if claims.PROMPT.match(request.prompt) and reply.text == "[]":
             said = f"It lies in {PEOPLE[chance % len(PEOPLE)].facts[0].truth} (80%)."
             return Reply("ok", json.dumps([[said, "Objective"]]))

@@ -85,9 +85,9 @@ def _plain(answer: str) -> str:
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 
 
-def _matches(question: Question, answer: str) -> bool:
-    """Returns whether an answer is the truth or one of its aliases in the same words."""
-    return bool(_plain(answer)) and _plain(answer) in map(_plain, (question.answer, *question.aliases))
+def _matches(answer: str, accepted: Sequence[str]) -> bool:
+    """Returns whether an answer is one of the accepted ones in the same words."""
+    return bool(_plain(answer)) and _plain(answer) in map(_plain, accepted)
 
 
 async def evaluate_one(
@@ -97,6 +97,7 @@ async def evaluate_one(
     uses_confidence: bool,
     forecast_truth: bool = False,
     judge_matches: bool = False,
+    matches: Callable[[str, Sequence[str]], bool] = _matches,
 ) -> Record:
     """Returns the record of one paragraph; an answer in the words of the truth is correct, others are yet to be judged.
 
@@ -105,15 +106,17 @@ async def evaluate_one(
       uses_confidence: False for methods that state no confidence: the first extracted answer counts, with confidence 1.
       forecast_truth: forecast the true answer as well, which no metric uses.
       judge_matches: see Protocol.
+      matches: whether an answer is one of the accepted ones (truth and aliases), and needs no judge.
     """
-    fields = {"generated_paragraph": generation.paragraph, "question": generation.question.question}
+    q = generation.question
+    fields = {"generated_paragraph": generation.paragraph, "question": q.question}
     extraction = await ask("eval_extract", fields)
     answers = list(extraction.value or ()) if uses_confidence else []
-    answers += [generation.question.answer] if forecast_truth else []
+    answers += [q.answer] if forecast_truth else []
     forecasts = await gather(*(ask("eval_forecast", fields | {"answer": answer}) for answer in answers))
     truth = forecasts.pop().value if forecast_truth else None
     record = choose(generation, extraction, forecasts if uses_confidence else None)
-    is_match = record.status == "ok" and not judge_matches and _matches(generation.question, record.chosen)
+    is_match = record.status == "ok" and not judge_matches and matches(record.chosen, (q.answer, *q.aliases))
     return dataclasses.replace(record, truth_prob=truth, correct=is_match)
 
 

@@ -19,6 +19,7 @@ PROVIDERS = {
     "openai": "lc_jax.llm.openai",
     "local": "lc_jax.llm.local",
     "simulated": "lc_jax.llm.simulated",
+    "rules": "lc_jax.llm.rules",
 }
 
 

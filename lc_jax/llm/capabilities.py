@@ -96,6 +96,7 @@ TABLE = {
     "openai/gpt-4.1-mini": _gpt(0.40, 1.60, 0.10, "", sampling=True),
     "openai/gpt-4.1-nano": _gpt(0.10, 0.40, 0.025, "", sampling=True),
     "simulated/": Capabilities(sampling=True, price=FREE),
+    "rules/": Capabilities(sampling=True, price=FREE),
     "local/": Capabilities(sampling=True, price=FREE),
 }
 

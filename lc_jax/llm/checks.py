@@ -15,7 +15,7 @@ from lc_jax.llm import capabilities
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, Problems, check_all
 from lc_jax.prompts import published
 
-EXAMPLES = "anthropic/claude-haiku-4-5, openai/gpt-4.1-mini, local/FOLDER"
+EXAMPLES = "anthropic/claude-haiku-4-5, openai/gpt-4.1-mini, local/FOLDER, rules/short-answer"
 _PRICE = "three numbers of 0 or more, the dollars per million tokens of input, output and cached input"
 _OVER_HTTP = ("anthropic", "openai")  # providers with an address, a key and requests side by side
 
@@ -74,7 +74,7 @@ def check_annotator(settings: Mapping[str, Any], part: str = "annotator", *, key
             annotator: Any = llm.load(name, base_url=options["base_url"] or None)
             if not keyless:
                 annotator.check_key()
-        elif provider == "simulated":
+        elif provider in ("simulated", "rules"):
             llm.load(name)
 
     check_all(check_numbers, check_provider)

@@ -52,7 +52,9 @@ class Session:
         self.name = annotator.name
         self.annotators = [annotator]  # of this session and of those that share its store
         within = within_budget(annotator.ask, annotator.name, self.meter, price, batch=batch)
-        self.ask = cached(within, annotator.name, store) if store else within
+        # Rules are free, and a stored reply would outlive a change of the rules.
+        by_rule = annotator.name.startswith("rules/")
+        self.ask = cached(within, annotator.name, store) if store and not by_rule else within
 
     def dollars(self, usage: Usage) -> float:
         """Returns what tokens cost; 0 where the price is unknown."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from lc_jax.llm import AnnotatorError
 from lc_jax.llm.concurrency import in_batches
+from lc_jax.llm.rules import Rule, RuleAnnotator, Unanswerable, fields_of, verdicts, with_reasoning
 from lc_jax.miniature import reader
 from lc_jax.prompts import (
     NO_ANSWER,
@@ -18,17 +19,12 @@ from lc_jax.prompts import (
     extract,
     forecast,
     paragraph,
-    retry,
     summarize,
     support,
 )
 from lc_jax.types import Reply, Request
 
 SAMPLE = 20  # first requests, which tell whether texts are of the miniature world
-
-
-class _Unanswerable(Exception):
-    """A request that no rule can answer."""
 
 
 def _summarize(fields: Mapping[str, str]) -> str:
@@ -44,9 +40,7 @@ def _forecast(fields: Mapping[str, str]) -> str:
 
 
 def _equivalence(fields: Mapping[str, str]) -> str:
-    comparisons = equivalence.split_comparisons(fields["comparisons"])
-    verdicts = ["yes" if reader.equivalent(item.answer, item.candidate) else "no" for item in comparisons]
-    return "\n".join(f"{number}. {verdict}" for number, verdict in enumerate(verdicts, 1))
+    return verdicts(fields, lambda answer, candidate: reader.equivalent(answer, candidate))
 
 
 def _correctness(fields: Mapping[str, str]) -> str:
@@ -75,26 +69,22 @@ def _support(fields: Mapping[str, str]) -> str:
 
 
 def _paragraph(fields: Mapping[str, str]) -> str:
-    raise _Unanswerable("the simulated annotator reads paragraphs but knows no facts to write one from")
+    raise Unanswerable("the simulated annotator reads paragraphs but knows no facts to write one from")
 
 
-def _reasoned(rule: Callable[[Mapping[str, str]], str], label: str) -> Callable[[Mapping[str, str]], str]:
-    """A rule that writes a line of reasoning before its answer."""
-    return lambda fields: f"The sentences of the paragraph say so.\n{label}: {rule(fields)}"
-
-
+_REASON = "The sentences of the paragraph say so."
 # The rules list answers in the order of the paragraph, whichever order a wording asks for.
-_RULES: tuple[tuple[Prompt, Callable[[Mapping[str, str]], str]], ...] = (
+_RULES: tuple[tuple[Prompt, Rule], ...] = (
     (summarize.PROMPT, _summarize),
     (extract.PROMPT, _extract),
     (extract.prompt(text_order=True), _extract),
-    (extract.prompt(reasoning=True), _reasoned(_extract, "Answers")),
-    (extract.prompt(reasoning=True, text_order=True), _reasoned(_extract, "Answers")),
+    (extract.prompt(reasoning=True), with_reasoning(_extract, _REASON, "Answers")),
+    (extract.prompt(reasoning=True, text_order=True), with_reasoning(_extract, _REASON, "Answers")),
     (forecast.PROMPT, _forecast),
-    (forecast.prompt(reasoning=True), _reasoned(_forecast, "Probability")),
+    (forecast.prompt(reasoning=True), with_reasoning(_forecast, _REASON, "Probability")),
     (equivalence.PROMPT, _equivalence),
     (correctness.PROMPT, _correctness),
-    (correctness.prompt(reasoning=True), _reasoned(_correctness, "Verdict")),
+    (correctness.prompt(reasoning=True), with_reasoning(_correctness, _REASON, "Verdict")),
     (claims.PROMPT, _claims),
     (confidence.PROMPT, _confidence),
     (support.PROMPT, _support),
@@ -102,20 +92,17 @@ _RULES: tuple[tuple[Prompt, Callable[[Mapping[str, str]], str]], ...] = (
 )
 
 
-class Simulated:
-    """Recognises which prompt a request holds and answers in the text form that the prompt asks for.
-
-    Temperature and sample change nothing: the rules know no chance.
-    """
-
-    name, concurrency = "simulated/miniature", 64
+class Simulated(RuleAnnotator):
+    """Answers by the rules above, once the first requests show that they are about the miniature world."""
 
     def __init__(self) -> None:
-        self.ask = in_batches(self._answer, self.concurrency)
+        super().__init__("simulated/miniature", _RULES)
+        self._ask = in_batches(self._answer, self.concurrency)
         self._first: list[Request] = []  # SAMPLE of them at most
 
-    async def close(self) -> None:
-        """Does nothing: there are no connections."""
+    async def ask(self, request: Request) -> Reply:
+        """Returns the reply to a request; see `_answer` for what it raises."""
+        return await self._ask(request)
 
     async def _answer(self, requests: Sequence[Request]) -> list[Reply]:
         """Returns the replies.
@@ -126,7 +113,7 @@ class Simulated:
         if len(self._first) < SAMPLE:
             self._first += requests[: SAMPLE - len(self._first)]
             _check_world(self._first)
-        return [answer(request) for request in requests]
+        return [self.answer(request) for request in requests]
 
 
 def _in_world(prompt: Prompt, fields: Mapping[str, str]) -> bool:
@@ -141,7 +128,7 @@ def _in_world(prompt: Prompt, fields: Mapping[str, str]) -> bool:
 
 def _check_world(requests: Sequence[Request]) -> None:
     """Refuses texts of another world: their answers would all be "No Answer", which counts as wrong."""
-    matches = ((prompt, _fields(prompt, request)) for request in requests for prompt, _ in _RULES)
+    matches = ((prompt, fields_of(prompt, request)) for request in requests for prompt, _ in _RULES)
     inside = [_in_world(prompt, fields) for prompt, fields in matches if fields and prompt is not paragraph.PROMPT]
     if inside and sum(inside) < 0.1 * len(inside):
         raise AnnotatorError(
@@ -149,25 +136,6 @@ def _check_world(requests: Sequence[Request]) -> None:
             f"the first {len(inside)} requests are about other things: name another annotator with "
             "--config.annotator.name=provider/model."
         )
-
-
-def _fields(prompt: Prompt, request: Request) -> dict[str, str] | None:
-    """The fields of a request that `prompt` made, asked for the first time or again."""
-    again = retry.PROMPT.match(request.prompt)
-    return prompt.match(again["request"] if again else request.prompt)
-
-
-def answer(request: Request) -> Reply:
-    """Returns the reply to one request, by the rule of its prompt."""
-    for prompt, rule in _RULES:
-        fields = _fields(prompt, request)
-        if fields is None:
-            continue
-        try:
-            return Reply("ok", rule(fields))
-        except _Unanswerable as error:
-            return Reply("failed", detail=str(error))
-    return Reply("failed", detail="the simulated annotator knows only the prompts of lc_jax.prompts")
 
 
 def load(model: str) -> Simulated:

@@ -11,25 +11,10 @@ from collections.abc import Sequence
 
 from lc_jax.miniature import text
 from lc_jax.miniature.world import QUESTIONS
+from lc_jax.short_answers.probabilities import WORDS
 from lc_jax.types import Forecasts
 
 MAX_ALTERNATIVES = 2  # answers in a summary of one fact: the world has two candidates
-# Words of probability (Wallsten 1990), with the paper's values.
-WORDS = {
-    "almost impossible": 0.05,
-    "doubtful": 0.1,
-    "improbable": 0.1,
-    "unlikely": 0.15,
-    "possible": 0.3,
-    "possibly": 0.3,
-    "toss-up": 0.5,
-    "a good chance": 0.65,
-    "almost certain": 0.95,
-    "almost certainly": 0.95,
-    "likely": 0.75,
-    "probable": 0.75,
-    "probably": 0.75,
-}
 _WORD = "|".join(re.escape(word) for word in sorted(WORDS, key=len, reverse=True))
 _HEDGE = re.compile(rf"^(?:({_WORD})\s+)?(.*?)(?:\s*\(\s*(?:(\d+(?:\.\d+)?)\s*%|({_WORD}))\s*\))?$", re.IGNORECASE)
 _QUESTION_PATTERNS = {kind: re.compile(re.escape(q).replace(r"\{\}", ".+")) for kind, q in QUESTIONS.items()}

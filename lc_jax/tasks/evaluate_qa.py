@@ -33,6 +33,7 @@ from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, check_all, check_sampling, check_settings
 from lc_jax.provenance import code_version, command_line
+from lc_jax.short_answers import matching
 from lc_jax.types import Generation, Question
 
 if TYPE_CHECKING:
@@ -160,6 +161,8 @@ class Work:
         generations = [Generation(q, paragraph.value) for q, paragraph in pairs if paragraph.status == "ok"]
         session, names = self.tasks.session, ("uses_confidence", "forecast_truth", "judge_matches")
         options = {name: self.config[name] for name in names}
+        if self.tasks.session_of("equivalence").name.startswith("rules/"):
+            options["matches"] = matching.matches  # the judge's own rule, for aliases too
         records = session.run(qa.evaluate(generations, self.tasks.ask, session.map, **options))
         by_id = {record.question_id: record for record in records}
         return [by_id.get(q.question_id) or qa.without_paragraph(q, paragraph) for q, paragraph in pairs]

@@ -224,7 +224,7 @@ def test_a_question_without_a_paragraph_has_its_status():
     ],
 )
 def test_free_matches_are_the_same_words(candidate, truth, same):
-    assert qa._matches(Question("q", "", "", "another", (truth,)), candidate) == same
+    assert qa._matches(candidate, ("another", truth)) == same
 
 
 def test_the_simulated_annotator_can_be_asked():

@@ -52,7 +52,7 @@ class Asked:
 
 
 def answer_simulated(request: Request) -> Reply:
-    return simulated.answer(request)
+    return simulated.Simulated().answer(request)
 
 
 class FakeServer:

@@ -1,0 +1,130 @@
+"""Annotators without a model: they answer the annotator prompts by rule, at no cost and without a network.
+
+`RuleAnnotator` recognises which prompt a request holds. "rules/short-answer" reads and writes statements of short
+answers (`lc_jax.short_answers`); the rules of "simulated/miniature" are in simulated.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from lc_jax.prompts import Prompt, correctness, equivalence, extract, forecast, retry, summarize
+from lc_jax.short_answers.matching import matches
+from lc_jax.short_answers.probabilities import Unreadable
+from lc_jax.short_answers.statements import read, write_consensus
+from lc_jax.types import Reply, Request
+
+Rule = Callable[[Mapping[str, str]], str]  # from the fields of a prompt to a reply in the form that it asks for
+
+
+class Unanswerable(Exception):
+    """A request that no rule can answer, whatever its text."""
+
+
+class RuleAnnotator:
+    """Answers a request by the rule of its prompt. Temperature and sample change nothing: rules have no chance."""
+
+    concurrency = 64
+
+    def __init__(self, name: str, rules: Sequence[tuple[Prompt, Rule]]) -> None:
+        self.name, self.rules = name, rules
+
+    async def ask(self, request: Request) -> Reply:
+        """Returns the reply to a request; see lc_jax.llm.Annotator."""
+        return self.answer(request)
+
+    async def close(self) -> None:
+        """Does nothing: there are no connections."""
+
+    def answer(self, request: Request) -> Reply:
+        """Returns the reply to a request: "refused" if its text cannot be read, "failed" without a rule for it."""
+        for prompt, rule in self.rules:
+            fields = fields_of(prompt, request)
+            if fields is None:
+                continue
+            try:
+                return Reply("ok", rule(fields))
+            except Unreadable as error:
+                return Reply("refused", detail=str(error))
+            except Unanswerable as error:
+                return Reply("failed", detail=str(error))
+        return Reply("failed", detail=f"{self.name} has no rule for this prompt, only for those of lc_jax.prompts")
+
+
+def fields_of(prompt: Prompt, request: Request) -> dict[str, str] | None:
+    """Returns the fields of a request that `prompt` rendered, sent for the first time or again; None of another."""
+    again = retry.PROMPT.match(request.prompt)
+    return prompt.match(again["request"] if again else request.prompt)
+
+
+def with_reasoning(rule: Rule, reason: str, label: str) -> Rule:
+    """Returns a rule that writes a line of reasoning before its answer."""
+    return lambda fields: f"{reason}\n{label}: {rule(fields)}"
+
+
+def verdicts(fields: Mapping[str, str], are_equal: Callable[[str, str], bool]) -> str:
+    """Returns the reply to the judge's prompt, by a rule that compares two answers."""
+    comparisons = equivalence.split_comparisons(fields["comparisons"])
+    words = ("yes" if are_equal(item.answer, item.candidate) else "no" for item in comparisons)
+    return "\n".join(f"{number}. {word}" for number, word in enumerate(words, 1))
+
+
+# --- rules/short-answer -----------------------------------------------------------------------------------------------
+
+
+def _summarize(fields: Mapping[str, str]) -> str:
+    return write_consensus(summarize.split_paragraphs(fields["paragraphs"]))
+
+
+def _extract(fields: Mapping[str, str]) -> str:
+    return json.dumps([answer for answer, _ in read(fields["generated_paragraph"]).offers()], ensure_ascii=False)
+
+
+def _extract_in_order(fields: Mapping[str, str]) -> str:
+    statement = read(fields["generated_paragraph"])
+    offers = [answer for answer, prob in zip(*statement, strict=True) if prob != 0]
+    return json.dumps(offers, ensure_ascii=False)
+
+
+def _forecast(fields: Mapping[str, str]) -> str:
+    prob = read(fields["generated_paragraph"]).prob([fields["answer"]])
+    if prob is None:
+        raise Unreadable("the paragraph states no confidence; of such a method use --config.uses_confidence=false")
+    return f"{min(prob, 1.0):.6g}"
+
+
+def _equivalence(fields: Mapping[str, str]) -> str:
+    return verdicts(fields, lambda answer, candidate: matches(candidate, [answer]))
+
+
+def _correctness(fields: Mapping[str, str]) -> str:
+    """Returns 1 if the most probable answer of the paragraph (the first of equals) is the true one."""
+    offers = read(fields["generated_paragraph"]).offers()
+    return "1" if offers and matches(offers[0][0], [fields["answer"]]) else "0"
+
+
+_REASON = "The text says so."
+_RULES: tuple[tuple[Prompt, Rule], ...] = (
+    (summarize.PROMPT, _summarize),
+    (extract.PROMPT, _extract),
+    (extract.prompt(text_order=True), _extract_in_order),
+    (extract.prompt(reasoning=True), with_reasoning(_extract, _REASON, "Answers")),
+    (extract.prompt(reasoning=True, text_order=True), with_reasoning(_extract_in_order, _REASON, "Answers")),
+    (forecast.PROMPT, _forecast),
+    (forecast.prompt(reasoning=True), with_reasoning(_forecast, _REASON, "Probability")),
+    (equivalence.PROMPT, _equivalence),
+    (correctness.PROMPT, _correctness),
+    (correctness.prompt(reasoning=True), with_reasoning(_correctness, _REASON, "Verdict")),
+)
+
+
+def load(model: str) -> RuleAnnotator:
+    """Returns the annotator "rules/short-answer".
+
+    Raises:
+      ValueError: another model.
+    """
+    if model != "short-answer":
+        raise ValueError(f"No annotator 'rules/{model}': there is 'rules/short-answer'.")
+    return RuleAnnotator("rules/short-answer", _RULES)

@@ -1,0 +1,31 @@
+"""Equality of short answers, as in TriviaQA's evaluation (Joshi et al. 2017): normalisation, then exact match."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable
+
+# TriviaQA replaces ASCII punctuation and four more marks by spaces; other Unicode punctuation stays.
+_SPACES = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+_ARTICLES = re.compile(r"\b(?:an?|the)\b")
+
+
+def normalize(answer: str) -> str:
+    """Returns an answer in lower case, without punctuation, underscores, articles and surplus white space.
+
+    Differs: an answer that consists of nothing else ("A", "The The", "!!!") keeps its words in lower case; by
+    TriviaQA's rule all such answers would be equal to each other.
+    """
+    lower = answer.lower()
+    words = _ARTICLES.sub(" ", lower.translate(_SPACES)).split() or lower.split()
+    return " ".join(words)
+
+
+def matches(candidate: str, accepted: Iterable[str]) -> bool:
+    """Returns whether a candidate equals one of the accepted answers (truth and aliases) after normalisation.
+
+    An empty candidate equals none.
+    """
+    plain = normalize(candidate)
+    return bool(plain) and any(plain == normalize(answer) for answer in accepted)

@@ -1,0 +1,160 @@
+"""Statements of short answers with confidence: written from several samples, and read back out of a short text.
+
+`write_consensus` writes one shape:
+
+    The answer is France (75%). It could also be Spain (25%).
+
+`read` reads that shape, and these variations of it, sentence by sentence:
+
+- an answer, then its probability: "France (70%)", "France: 70%", "France with 70% confidence", "France is likely",
+  "It is France. I am 70% sure.", "France, confidence: 0.7";
+- a probability, then its answer: "There is a 70% chance that it is France", "I am 70% sure it is France",
+  "70% France", "It is probably France", "I doubt that it is France" (as "doubtful");
+- several of these in one sentence: "France (60%), Spain (20%) or Italy (5%)", "probably France, possibly Spain";
+- negations, which state 0: "It is not France", "not France";
+- no answer: "I do not know", "No Answer";
+- one short answer alone: "France", "It is France." It has no probability.
+
+Probabilities are percentages ("70%", "70.5 percent"), ranges ("60-70 %", "between 60 and 70 percent": the middle),
+fractions ("7 out of 10"), decimals after a label or in parentheses, and the words of `probabilities.WORDS`.
+
+Everything else is refused with a reason: more than 100 % for one answer or, by more than rounding, for all together;
+an answer that is named twice; a probability without an answer, or answers with and without one; words of doubt or
+certainty without a value ("perhaps", "certainly", "very likely", "at least 70%"); texts of over 400 characters.
+
+Limits. An answer has at most 12 words and no verb of a sentence (" is "); in a bare text "Kofu lies in Japan" would
+be the answer. A title that opens like a sentence ("It's a Wonderful Life") loses its opening unless "The answer is"
+precedes it, and one that holds a percentage or a word of doubt in lower case is refused. A list with one probability
+("France or Spain (70%)") is one answer. English only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from lc_jax.short_answers import grammar
+from lc_jax.short_answers.matching import normalize
+from lc_jax.short_answers.probabilities import Unreadable
+
+MAX_ANSWERS = 3  # in a consensus; the percentage of the others is not listed
+MAX_CHARS = 400  # of a text
+
+
+class Statement(NamedTuple):
+    """Distinct answers of a text, in its order, each with its stated probability."""
+
+    answers: tuple[str, ...]  # () where the text says that it does not know
+    probs: tuple[float | None, ...]  # in [0, 1]; 0 of a negated answer; None: no confidence stated
+
+    def offers(self) -> list[tuple[str, float | None]]:
+        """Returns the answers that are not ruled out, the most probable first (the first of equals)."""
+        pairs = [pair for pair in zip(*self, strict=True) if pair[1] != 0]
+        return sorted(pairs, key=lambda pair: -1.0 if pair[1] is None else -pair[1])
+
+    def prob(self, accepted: Sequence[str]) -> float | None:
+        """Returns the probability of the answers that are in `accepted` after normalisation; 0.0 if none is.
+
+        None: it is listed, without a confidence.
+        """
+        names = set(map(normalize, accepted))
+        probs = [p for answer, p in zip(*self, strict=True) if normalize(answer) in names]
+        return None if None in probs else sum(p for p in probs if p is not None)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class AnswerCounts(NamedTuple):
+    """Answers of several samples to one question."""
+
+    counts: tuple[tuple[str, int], ...]  # (wording, samples) of each distinct answer, the most frequent first
+    num_samples: int  # that are not empty, with or without an answer that can be read
+    num_empty: int
+
+    def percentages(self) -> list[int]:
+        """Returns the percentage of the samples that give each answer; equal counts have equal percentages.
+
+        Each is rounded to the nearest whole number, a half down; or all down, where the sum would be over 100.
+        """
+        nearest = [-(-(200 * count - self.num_samples) // (2 * self.num_samples)) for _, count in self.counts]
+        down = [100 * count // self.num_samples for _, count in self.counts]
+        return nearest if sum(nearest) <= 100 else down
+
+
+def count_answers(samples: Iterable[str]) -> AnswerCounts:
+    """Counts the answers of samples, equal ones after normalisation, under the most frequent wording.
+
+    The order of the samples changes nothing: equal counts are in the order of the words. A sample counts for the most
+    probable answer that it offers; one that offers none, or cannot be read, adds to `num_samples` only.
+    """
+    samples = list(samples)
+    texts = [text for sample in samples if (text := sample.strip())]
+    wordings: dict[str, Counter[str]] = {}
+    for text in texts:
+        answer = _sample_answer(text)
+        if answer:
+            wordings.setdefault(normalize(answer), Counter())[answer] += 1
+    groups = [(min(words, key=lambda word: (-words[word], word)), words.total()) for words in wordings.values()]
+    counts = tuple(sorted(groups, key=lambda group: (-group[1], normalize(group[0]))))
+    return AnswerCounts(counts, len(texts), len(samples) - len(texts))
+
+
+def write_consensus(samples: Sequence[str], max_answers: int = MAX_ANSWERS) -> str:
+    """Returns the statement of the answers that samples give, the most frequent first, with their percentages.
+
+    At most `max_answers` are listed, none with 0 %; percentages are of all samples that are not empty.
+
+    Raises:
+      Unreadable: no sample offers an answer that can be read.
+    """
+    answers = count_answers(samples)
+    if not answers.counts:
+        raise Unreadable(f"none of {len(samples)} samples offers a short answer")
+    pairs = [(answer, p) for (answer, _), p in zip(answers.counts, answers.percentages(), strict=True) if p]
+    return _write(pairs[:max_answers])
+
+
+def _write(pairs: Sequence[tuple[str, int]]) -> str:
+    first, *others = [f"{answer} ({percentage}%)." for answer, percentage in pairs]
+    return " ".join([f"The answer is {first}", *(f"It could also be {other}" for other in others)])
+
+
+def _sample_answer(text: str) -> str:
+    """Returns the answer that a sample offers; "" if it has none, or none that a statement can name and be read."""
+    try:
+        offers = read(text).offers()
+        answer = offers[0][0] if offers else ""
+        texts = (f"The answer is {answer} (50%).", f"It could also be {answer} (50%).")
+        is_plain = all(read(text).answers == (answer,) for text in texts)
+    except Unreadable:
+        return ""
+    return answer if is_plain else ""
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(text: str) -> Statement:
+    """Returns the answers that a text states, with their probabilities; the module's docstring lists its forms.
+
+    Raises:
+      Unreadable: the text has another form, or contradicts itself; the message is the reason.
+    """
+    if not text.strip() or len(text) > MAX_CHARS:
+        raise Unreadable("the text is empty" if not text.strip() else f"more than {MAX_CHARS} characters")
+    groups = [grammar.items(sentence) for sentence in grammar.sentences(text)]
+    items = [item for group in groups for item in group]
+    names = [normalize(item.answer) for item in items]
+    twice = next((item.answer for item in items if names.count(normalize(item.answer)) > 1), None)
+    if twice is not None:
+        raise Unreadable(f"the answer {twice!r} is named twice")
+    probabilities = [item.probability for item in items if item.probability is not None]
+    total, rounding = sum(p.value for p in probabilities), sum(p.rounding for p in probabilities)
+    if len(probabilities) < len(items) and (total > 0 or len(items) > len(probabilities) + 1 or [] in groups):
+        raise Unreadable("an answer without a probability beside another answer, or beside 'I do not know'")
+    if total > 1 + rounding + 1e-9:
+        raise Unreadable(f"the probabilities sum to {100 * total:.4g} %")
+    probs = [None if item.probability is None else item.probability.value for item in items]
+    return Statement(tuple(item.answer for item in items), tuple(probs))

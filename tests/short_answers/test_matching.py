@@ -1,0 +1,56 @@
+"""Equality of short answers: literal cases of TriviaQA's normalisation, and its properties."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lc_jax.short_answers.matching import matches, normalize
+
+
+@pytest.mark.parametrize(
+    ("answer", "normal"),
+    [
+        ("The Beatles", "beatles"),
+        ("  the   United\tStates ", "united states"),
+        ("Dr. Strangelove", "dr strangelove"),
+        ("U.S.A.", "u s"),  # the A is an article then, as in TriviaQA
+        ("M*A*S*H", "m s h"),
+        ("rock_and_roll", "rock and roll"),
+        ("It’s a `quote´", "it s quote"),
+        ("An Officer and a Gentleman", "officer and gentleman"),
+        ("Anthem", "anthem"),
+        ("São Tomé", "são tomé"),
+        ("“Hamlet”", "“hamlet”"),  # no ASCII punctuation
+        ("1.5", "1 5"),
+        ("C++", "c"),
+        ("A", "a"),  # the last four differ: TriviaQA has an empty text
+        ("The The", "the the"),
+        ("!!!", "!!!"),
+        ("", ""),
+    ],
+)
+def test_normalisation_is_that_of_triviaqa(answer, normal):
+    assert normalize(answer) == normal
+
+
+@pytest.mark.parametrize(
+    ("candidate", "accepted", "same"),
+    [
+        ("the us", ["USA", "U.S.", "US"], True),
+        ("Strangelove", ["Dr. Strangelove"], False),
+        ("dr strangelove", ["Doctor Strangelove", "Dr. Strangelove"], True),
+        ("15", ["1.5"], False),
+        ("A", ["The"], False),
+        ("", [""], False),
+        ("France", [], False),
+    ],
+)
+def test_a_candidate_matches_any_accepted_answer_and_no_part_of_one(candidate, accepted, same):
+    assert matches(candidate, accepted) == same
+
+
+@given(st.text())
+def test_normalisation_ignores_case_of_ascii_articles_and_white_space(text):
+    normal = normalize(text)
+    assert normal == " ".join(normal.split()) == normalize(f" \n{text}\t")
+    assert matches(f"the {text}!", [text]) == bool(normal) or not any(map(str.isalnum, normal))
