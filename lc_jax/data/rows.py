@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lc_jax.data import files
+from lc_jax.data import files, geonames
 from lc_jax.data.files import Place
 from lc_jax.data.memo import memoise
 
@@ -38,7 +38,8 @@ def load_rows(source: str | Path, split: str | None = None, flag: str = "") -> l
     Args:
       source: a file (JSON lines, JSON, CSV with any usual delimiter, each also .gz, .bz2 or .xz; Parquet; see
         `files.stream_file`), a folder of such files, or a hub data set as "owner/name", "owner/name:config" or
-        "owner/name:config@revision", or a local copy of one as "folder:config"; or "miniature", the embedded world.
+        "owner/name:config@revision", or a local copy of one as "folder:config"; "miniature", the embedded world; or
+        "geonames:TOPIC", questions about places (data/geonames.py).
       split: in a folder the files whose names begin with it, on the hub the split itself; a file has none.
       flag: the flag of the source, for messages; "" if unknown.
 
@@ -59,6 +60,8 @@ def load_rows(source: str | Path, split: str | None = None, flag: str = "") -> l
 
         questions = [dataclasses.asdict(question) for question in world.build().questions(split or "")]
         return [{"paragraph_generation_prompt": row.pop("prompt"), **row} for row in questions]
+    if topic := geonames.topic_of(text):
+        return geonames.rows(topic)
     local, _, config = text.partition(":")
     if path.is_file() or path.is_dir():
         paths = _files(path, split)
@@ -81,9 +84,11 @@ def _no_rows(source: str | Path, paths: Sequence[Path]) -> str:
 
 
 def is_local(source: str | Path) -> bool:
-    """Returns whether a data set is local: a file, a folder, "folder:config" or the embedded world."""
+    """Returns whether a data set is local: a file, a folder, "folder:config", the embedded world or geonames."""
     path, (folder, _, config) = Path(source), str(source).partition(":")
-    return str(source) == MINIATURE or path.is_file() or path.is_dir() or (bool(config) and Path(folder).is_dir())
+    if str(source) == MINIATURE or geonames.topic_of(str(source)):
+        return True
+    return path.is_file() or path.is_dir() or (bool(config) and Path(folder).is_dir())
 
 
 def check_source(source: str | Path, flag: str = "") -> None:
