@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
+from lc_jax.data import chat
 from lc_jax.data.jsonl import write_json
+from lc_jax.data.memo import memoise
 from lc_jax.models import folders, layout
-from lc_jax.prompts import Prompt
+from lc_jax.prompts import Prompt, Templates, load_templates
+from lc_jax.prompts.models import AUTO, CHAT
 from lc_jax.types import Message, PromptText
 
 if TYPE_CHECKING:
@@ -26,13 +29,6 @@ PAD = "[PAD]"
 # transformers no longer cleans up for such tokenizers since version 5, so the rule is repeated here; the order matters.
 _SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 _PLACEHOLDER = 0xF0000  # first of the private-use characters that replace special tokens in messages' text
-# Chat template of fine-tuned models without a conversation format: text before and after the user's.
-_TEMPLATE = (
-    "{%% for message in messages %%}{%% if message['role'] == 'user' %%}{{ %s + message['content'] + %s }}"
-    "{%% elif message['role'] == 'assistant' %%}{{ message['content'] + eos_token }}"
-    "{%% else %%}{{ raise_exception('this model takes user and assistant messages alone') }}{%% endif %%}{%% endfor %%}"
-)
-_REPLY = "\N{WHITE SQUARE}reply\N{WHITE SQUARE}"  # marks an assistant's turn in a rendered conversation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,8 +68,10 @@ class Tokenizer:
     @property
     def pad_id(self) -> int | None:
         """The padding token, which is never sampled; None if it is a token with another use."""
-        pad = self.hf.pad_token_id if self.hf is not None else None
-        return None if pad in (*self.stop_ids, *self.prefix) else pad
+        if self.hf is None:
+            return None
+        pad, others = self.hf.pad_token_id, (self.hf.bos_token_id, self.hf.unk_token_id)
+        return None if pad in (*self.stop_ids, *self.prefix, *others) else pad
 
     def end_id(self, prompt: PromptText) -> int:
         """Returns the token that ends a completion of `prompt`; for a conversation, its template's end of turn."""
@@ -190,7 +188,7 @@ class Tokenizer:
         before, after = prompt.render(**{field: "\0"}).split("\0")
         begin = self._hf.convert_ids_to_tokens(list(self.prefix))
         for space in ("", " "):  # some tokenizers put a space before text, but not after a special token
-            self._hf.chat_template = _TEMPLATE % tuple(
+            self._hf.chat_template = chat.TEMPLATE % tuple(
                 json.dumps(text, ensure_ascii=False) for text in ("".join(begin) + space + before, after)
             )
             if self.encode_prompt((Message("user", question),)) == expected:
@@ -201,7 +199,8 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Saves all files of the tokenizer, chat templates too, and generation_config.json.
 
-        generation_config.json has all keys of the source; stop tokens that it lacks are added to `eos_token_id`.
+        generation_config.json has all keys of the source; stop tokens that it lacks are added to `eos_token_id`, and a
+        `pad_token_id` is the tokenizer's own.
         """
         self._hf.save_pretrained(folder)
         model = Path(self.name) / "tokenizer.model"
@@ -212,6 +211,8 @@ class Tokenizer:
         if missing := [i for i in self.stop_ids if i not in eos_ids]:
             ids = [*eos_ids, *missing]
             generation["eos_token_id"] = ids if len(ids) > 1 else ids[0]
+        if generation.get("pad_token_id") is not None and self._hf.pad_token_id is not None:
+            generation["pad_token_id"] = self._hf.pad_token_id
         if generation.get("bos_token_id") is None and self._hf.bos_token_id is not None:
             generation["bos_token_id"] = self._hf.bos_token_id
         write_json(folder / layout.GENERATION, generation)
@@ -227,7 +228,7 @@ class Tokenizer:
 
     def _special_pattern(self) -> re.Pattern[str]:
         """Returns a pattern of the texts of special tokens, which never matches if there are none."""
-        texts = sorted(_special_texts(self._hf), key=len, reverse=True)
+        texts = sorted(chat.special_texts(self._hf), key=len, reverse=True)
         return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
     def _render(self, messages: Sequence[Message], where: str) -> list[tuple[str, bool]]:
@@ -241,14 +242,14 @@ class Tokenizer:
                 f"{_at(where)}the tokenizer of {self.name} has no chat template: give `prompt` as text, or put a "
                 "chat_template.jinja into the folder."
             )
-        pattern, special_texts = self._special_pattern(), list(_special_texts(self._hf))
+        pattern, special_texts = self._special_pattern(), list(chat.special_texts(self._hf))
 
         def hide(match: re.Match[str]) -> str:
             return chr(_PLACEHOLDER + special_texts.index(match[0]))
 
         turns = [{"role": m.role, "content": pattern.sub(hide, m.content)} for m in messages]
         try:
-            text = _apply_template(self._hf, turns, add_generation_prompt=True)
+            text = chat.apply_template(self._hf, turns, add_generation_prompt=True)
         except ValueError as error:
             raise ValueError(f"{_at(where)}the chat template of {self.name} refuses the messages: {error}") from error
         pieces = re.split(f"([{chr(_PLACEHOLDER)}-{chr(_PLACEHOLDER + len(special_texts))}])", text)
@@ -287,6 +288,26 @@ def load_tokenizer(path: str | Path, need_text: bool = True) -> Tokenizer:
     return make_tokenizer(tokenizer, str(folder), config, generation)
 
 
+@memoise
+def resolve_templates(model: str, name: str) -> str:
+    """Returns the name of the prompts of the model at `model`: `name` itself unless it is "auto".
+
+    "auto" is "chat" if its tokenizer has a chat template, other than what `add_chat_template` wrote, and "full"
+    otherwise.
+
+    Raises:
+      FileNotFoundError, ValueError: as in `load_tokenizer`.
+    """
+    if name != AUTO:
+        return name
+    return CHAT if chat.has_conversation(load_tokenizer(model, need_text=False).hf) else "full"
+
+
+def load_templates_for(model: str, name: str, prompt_dir: str = "") -> Templates:
+    """Loads the prompts of the model at `model` by name; errors are those of `resolve_templates`, `load_templates`."""
+    return load_templates(resolve_templates(model, name), prompt_dir)
+
+
 def _is_no_model_type_warning(record: stdlib_logging.LogRecord) -> bool:
     """Filters out transformers' warning about model types that it does not have, such as our reward models'."""
     return "You are using a model of type" not in record.getMessage()
@@ -300,6 +321,9 @@ def make_tokenizer(
 ) -> Tokenizer:
     """Makes a Tokenizer from transformers' own, config.json and generation_config.json.
 
+    A tokenizer without an end-of-sequence token gets the first stop token of these files, or else the token that ends a
+    turn of its chat template.
+
     Raises:
       ValueError: there is no end-of-sequence token, or a file's ids are not integers.
     """
@@ -309,9 +333,13 @@ def make_tokenizer(
     rows = config.get("vocab_size")
     if hf is None:
         return Tokenizer(None, name, tuple(dict.fromkeys(stops)), rows, generation=generation)
+    if hf.eos_token_id is None and stops:
+        hf.eos_token = hf.convert_ids_to_tokens(stops[0])
+    end_of_turn = chat.end_of_turn(hf, name)
+    if hf.eos_token_id is None and end_of_turn is not None:
+        hf.eos_token = hf.convert_ids_to_tokens(end_of_turn)
     if hf.eos_token_id is None:
         raise ValueError(f"The tokenizer {name or hf.name_or_path!r} has no end-of-sequence token; set eos_token.")
-    end_of_turn = _end_of_turn(hf, name)
     stops += (hf.eos_token_id,) if end_of_turn is None else (hf.eos_token_id, end_of_turn)
     body = hf("a", add_special_tokens=False)["input_ids"]
     ids = hf("a")["input_ids"]
@@ -321,45 +349,6 @@ def make_tokenizer(
 
 def _at(where: str) -> str:
     return f"{where}: " if where else ""
-
-
-def _special_texts(hf: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Returns the texts of special tokens with their ids."""
-    by_text = {token.content: i for i, token in hf.added_tokens_decoder.items() if token.special}
-    return by_text | dict(zip(hf.all_special_tokens, hf.all_special_ids, strict=True))
-
-
-def _apply_template(hf: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], **settings: Any) -> str:
-    """Renders a conversation with the tokenizer's chat template.
-
-    Raises:
-      ImportError: jinja2, in which templates are written, is missing or too old.
-      ValueError: the template fails at this conversation; the message is its reason.
-    """
-    try:
-        return hf.apply_chat_template(turns, tokenize=False, **settings)
-    except ImportError:
-        raise
-    except Exception as error:  # whatever a template raises: TemplateError, TypeError, KeyError ...
-        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-
-
-def _end_of_turn(hf: PreTrainedTokenizerBase, name: str) -> int | None:
-    """Returns the first special token after an assistant's turn in the chat template, if there is one."""
-    if not hf.chat_template:
-        return None
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _REPLY}]
-    try:
-        rendered = _apply_template(hf, turns)
-    except ValueError as error:  # a template that takes other conversations, or is broken
-        logging.warning(
-            "%s: its chat template does not render a user's and an assistant's message (%s); turns end with %s.",
-            name, error, hf.eos_token,
-        )  # fmt: skip
-        return None
-    tail = hf(rendered.rpartition(_REPLY)[2], add_special_tokens=False, split_special_tokens=False)["input_ids"]
-    special = set(_special_texts(hf).values())
-    return next((i for i in tail if i in special), None)
 
 
 def _prompt_length(offsets: Sequence[tuple[int, int]], num_shared: int, length: int, completion: str) -> int:

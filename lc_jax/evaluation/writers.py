@@ -97,7 +97,12 @@ class Writer:
           session: whose store and budget a provider's model shares.
           mesh: of a checkpoint; None where none writes.
         """
-        prompt = strategies.load(self.strategy, self.templates, self.prompt_dir, checkpoint=bool(self.model))
+        templates = self.templates
+        if self.model and not self.dry_run:
+            from lc_jax.data.tokenizer import resolve_templates
+
+            templates = resolve_templates(self.model, templates)
+        prompt = strategies.load(self.strategy, templates, self.prompt_dir, checkpoint=bool(self.model))
         if self.model and self.dry_run:
             return {name: Annotation("ok", EXPECTED) for name in prompts}, []
         if self.model:

@@ -9,6 +9,7 @@ from lc_jax.prompts import published
 from lc_jax.prompts.prompt import TEMPLATES, Prompt
 
 CHAT = "chat"  # requests for paragraphs go through a model's own chat template; reader models have those of "full"
+AUTO = "auto"  # "chat" for a model whose tokenizer has a conversation of its own, otherwise "full"
 _FIELDS = {
     "paragraph": {"paragraph_generation_prompt"},
     "extract_answers": {"generated_paragraph", "question"},
@@ -30,8 +31,9 @@ class Templates:
 
 
 def load_templates(name_or_directory: str | Path, prompt_dir: str | Path = "") -> Templates:
-    """Reads "full", "short" or "chat", or a folder that holds paragraph.txt, extract_answers.txt, and so on.
+    """Reads "full", "short", "chat" or "auto", or a folder that holds paragraph.txt, extract_answers.txt, and so on.
 
+    "auto" depends on a model (see data.tokenizer.load_templates_for); where there is none, it is "full".
     Trailing white space is stripped, so a target follows the template's last word directly.
     Reference: utils.py:read.
 
@@ -42,6 +44,8 @@ def load_templates(name_or_directory: str | Path, prompt_dir: str | Path = "") -
       FileNotFoundError: neither a known name nor a folder, or the folder lacks a file.
       ValueError: a file's placeholders are not the ones of its question.
     """
+    if name_or_directory == AUTO:
+        return load_templates("full", prompt_dir)
     if name_or_directory == CHAT:
         full = load_templates("full", prompt_dir)
         request = published.override(prompt_dir, "paragraph", Prompt("{paragraph_generation_prompt}"))
@@ -50,7 +54,7 @@ def load_templates(name_or_directory: str | Path, prompt_dir: str | Path = "") -
     if not folder.is_dir():
         folder = Path(name_or_directory)
     if not folder.is_dir():
-        names = sorted([*(path.name for path in TEMPLATES.iterdir() if path.is_dir()), CHAT])
+        names = sorted([*(path.name for path in TEMPLATES.iterdir() if path.is_dir()), CHAT, AUTO])
         raise FileNotFoundError(f"No templates {str(name_or_directory)!r}: give one of {names} or a folder.")
     return Templates(**{name: published.override(prompt_dir, name, _load(folder, name)) for name in _FIELDS})
 

@@ -19,12 +19,12 @@ from lc_jax.data import jsonl
 from lc_jax.data.cells import parse_messages
 from lc_jax.data.memo import memoise
 from lc_jax.data.rows import load_placed_rows
-from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_templates_for, load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference.finite import check_finite
 from lc_jax.models import hf, released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
-from lc_jax.prompts import Prompt, load_templates
+from lc_jax.prompts import Prompt
 from lc_jax.provenance import fingerprint
 from lc_jax.training import checks
 
@@ -69,7 +69,7 @@ def _load_prompts(source: str, model: str, templates: str, prompt_dir: str) -> t
     """
     placed = load_placed_rows(source)
     tokenizer = load_tokenizer(model, need_text=any(row.get("prompt_tokens") is None for _, row in placed))
-    template = load_templates(templates, prompt_dir).paragraph
+    template = load_templates_for(model, templates, prompt_dir).paragraph
     return tokenizer, [_encode(row, str(place), tokenizer, template) for place, row in placed]
 
 
@@ -105,7 +105,8 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     uses_template = any(row.get("paragraph_generation_prompt") is not None for row in rows)
     settings = {name: config[name] for name in (*names, *(("templates", "prompt_dir") if uses_template else ()))}
     if uses_template:
-        released.warn_of_wording(config.model, load_templates(config.templates, config.prompt_dir).paragraph)
+        templates = load_templates_for(config.model, config.templates, config.prompt_dir)
+        released.warn_of_wording(config.model, templates.paragraph)
     settings |= {"prompts": fingerprint(rows), "prompt_ids": fingerprint(prompts)}  # ids: templates and tokenizer files
     existing = {(row["row"], row["sample"]) for row in jsonl.resume(output, settings)}
     todo = [(i, s) for i in range(len(rows)) for s in range(config.num_samples) if (i, s) not in existing]

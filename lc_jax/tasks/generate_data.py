@@ -30,6 +30,7 @@ from lc_jax.data.columns import column, is_missing, pair, rename, row_id
 from lc_jax.data.questions import load_joined_rows, load_raw_questions, raw_questions
 from lc_jax.data.resumable import ResumableDataset
 from lc_jax.data.rows import load_rows, optional
+from lc_jax.data.tokenizer import load_templates_for
 from lc_jax.inference import writing
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation, AnnotationTasks, Fields
@@ -96,7 +97,7 @@ def _template(config: ConfigDict) -> prompts.Prompt:
     """Returns the prompt template for the checkpoint."""
     if config.in_context:
         return published.override(config.prompt_dir, "in_context", in_context.PROMPT)
-    return prompts.load_templates(config.templates, config.prompt_dir).paragraph
+    return load_templates_for(config.model, config.templates, config.prompt_dir).paragraph
 
 
 def paragraphs(work: Work) -> Iterator[tuple[int, Result]]:

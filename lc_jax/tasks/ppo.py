@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from lc_jax import memory, parallel
 from lc_jax.data.questions import load_train_and_validation
+from lc_jax.data.tokenizer import load_templates_for
 from lc_jax.models import folders, hf
 from lc_jax.models.transformer import Model, trainable
-from lc_jax.prompts import load_templates
 from lc_jax.rl import advantage, checks, kl, reader, reward, telemetry, verify, writer
 from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
@@ -54,7 +54,7 @@ def build(config: ConfigDict, mesh: jax.sharding.Mesh, ppo: PPOSettings) -> tupl
     """
     critics = [config.critic] if ppo.uses_critic else []
     folders.check(*filter(None, [config.policy, config.reader.forecaster, config.reader.extractor, *critics]))
-    templates, precision = load_templates(config.templates, config.prompt_dir), config.precision
+    templates, precision = load_templates_for(config.policy, config.templates, config.prompt_dir), config.precision
     texts, frozen = writer.load(config.policy, templates, ppo), reader.frozen(precision)
     policy = hf.load(config.policy, mesh, **precision)
     critic = hf.load(config.critic, mesh, kind="scalar", fresh_head=True, **precision) if critics else None

@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 from lc_jax import memory, parallel
 from lc_jax.data import examples
-from lc_jax.data.tokenizer import Tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_templates_for
 from lc_jax.models import folders
-from lc_jax.prompts import Prompt, load_templates
+from lc_jax.prompts import Prompt
 from lc_jax.training import advice, checks, language_model, run_steps, supervised
 from lc_jax.training.logging import announce
 from lc_jax.training.loop import Dataset
@@ -65,7 +65,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if config.dry_run:
         return
     folders.check(config.model)
-    templates = load_templates(config.templates, config.prompt_dir)
+    templates = load_templates_for(config.model, config.templates, config.prompt_dir)
     # Before training: a chat template that cannot be made costs nothing here.
     tokenizer = run_steps.export_tokenizer("sft", config.model, config.data.recipe, templates)
     uses_template = config.data.recipe in examples.PARAGRAPH_RECIPES

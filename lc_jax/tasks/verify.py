@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from lc_jax import prompts, settings
 from lc_jax.data import examples
 from lc_jax.data.questions import load_train_and_validation
-from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_templates_for, load_tokenizer
 from lc_jax.evaluation import metrics
 from lc_jax.inference import writing
 from lc_jax.models import folders, hf
@@ -71,7 +71,7 @@ def _texts(config: ConfigDict, of: ConfigDict, tokenizer: Tokenizer) -> list[Exa
     """Returns prompts with targets: of the config's data, or general ones if it names a model only."""
     if of is config:
         return [Example(str(i), query, " It is so.", label=0.25) for i, query in enumerate(QUERIES)]
-    templates = prompts.load_templates(of.templates, of.prompt_dir)
+    templates = load_templates_for(tokenizer.name, of.templates, of.prompt_dir)
     if of.task == "ppo":
         questions = _questions(of)
         texts = [templates.paragraph.prompt_text(paragraph_generation_prompt=q.prompt) for q in questions]
@@ -108,7 +108,7 @@ def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -
     encoded = [tokenizer.encode_prompt(e.prompt) for e in texts]
     pairs = [(e, examples.encode_sft(tokenizer, e, verify_models.MAX_TOKENS)) for e in texts]
     if of.task == "ppo":
-        templates = prompts.load_templates(of.templates, of.prompt_dir)
+        templates = load_templates_for(path, of.templates, of.prompt_dir)
         sampling = writer.load(path, templates, PPOSettings(**of.ppo)).sampling
     else:
         sampling = writing.Decoding(NEW_TOKENS, config.temperature, 0, COUNT).sampling(tokenizer)

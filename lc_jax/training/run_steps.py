@@ -12,12 +12,12 @@ import jax
 import orbax.checkpoint as ocp
 
 from lc_jax.data.examples import PARAGRAPH_RECIPES
-from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
+from lc_jax.data.tokenizer import Tokenizer, load_templates_for, load_tokenizer
 from lc_jax.models import folders, hf
 from lc_jax.models.layout import read_json
 from lc_jax.models.registry import named_leaves
 from lc_jax.models.transformer import Model
-from lc_jax.prompts import Templates, load_templates
+from lc_jax.prompts import Templates
 
 FOLDER, ITEM, METADATA = "checkpoints", "default", "metadata/_ROOT_METADATA"  # Orbax's names within a run
 # Task -> setting that names the model it starts from, kind of the model it exports, where its parameters are saved.
@@ -69,7 +69,7 @@ class RunStep:
     def tokenizer(self) -> Tokenizer:
         """Returns the tokenizer that the run saves with its model."""
         settings = self.settings
-        templates = load_templates(settings["templates"], settings["prompt_dir"])
+        templates = load_templates_for(self.base, settings["templates"], settings["prompt_dir"])
         return export_tokenizer(settings["task"], self.base, settings.get("data.recipe", ""), templates)
 
     def model(self, mesh: jax.sharding.Mesh, tokenizer: Tokenizer, dtype: str) -> Model:

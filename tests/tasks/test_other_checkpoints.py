@@ -269,11 +269,12 @@ def test_generate_takes_messages_and_paragraph_prompts(tmp_path):
     assert text["tokens"] == paragraph["tokens"]
 
 
-def test_chat_templates_ask_through_the_models_own_conversation(tmp_path):
+@pytest.mark.parametrize("name", ["chat", "auto"])
+def test_chat_templates_ask_through_the_models_own_conversation(tmp_path, name):
     asked = load_templates("chat").paragraph.prompt_text(paragraph_generation_prompt="Which city?")
     assert asked == (Message("user", "Which city?"),)
     row = {"paragraph_generation_prompt": "Which city?"}
-    (out,) = generate(tmp_path, CHAT, row, templates="chat", max_new_tokens=4)
+    (out,) = generate(tmp_path, CHAT, row, templates=name, max_new_tokens=4)
     prompt = load_tokenizer(CHAT).encode_prompt(asked)
     (tmp_path / "out.jsonl").unlink()
     (again,) = generate(tmp_path, CHAT, {"prompt_tokens": prompt}, max_new_tokens=4)
