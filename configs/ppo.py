@@ -18,10 +18,15 @@ def get_config(mode: str = "") -> ConfigDict:
     config.reader.extractor = "runs/extract_answers/model"
     config.reader.forecaster = "runs/forecast_probs/model"
     config.reward = dict(
-        name="decision_based",  # or "factuality" (lc_jax/rl/reward.py)
+        name="decision_based",  # or another of docs/objectives.md, or MODULE:FUNCTION
         normalization=5.0,  # weight of |sum of the forecasts - 1|
         offset=5.0,  # added to every score
         epsilon=1e-4,  # the smallest probability
+        target="outcome",  # of a stated confidence; or "group_accuracy", "empirical_rate" of its question
+        target_weight=0.5,  # of a target that is not the outcome; the outcome has the rest
+        threshold_low=0.5,  # "threshold_weighted": decision thresholds from here
+        threshold_high=1.0,  # to here
+        threshold_weight=4.0,  # count so many times as much as the others
     )
     config.output = "runs/ppo"
     if mode == "mini":

@@ -30,6 +30,7 @@ class Question:
     answer: str  # y, the ground truth (ground_truth_top_answer)
     aliases: tuple[str, ...] = ()  # other accepted answers
     kind: str = ""  # group for tables by kind of question; "": unknown
+    empirical_rate: float | None = None  # fraction of correct answers in earlier data, a target of rewards
 
 
 @dataclasses.dataclass(frozen=True)

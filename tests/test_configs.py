@@ -20,6 +20,7 @@ from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from tests import programs
+from tests.rl.records import outcomes_of
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "base")
@@ -104,10 +105,9 @@ def test_supervised_step_at_full_size(name):
 @pytest.mark.parametrize("name", ["ppo", "ppo_factuality"])
 def test_ppo_step_at_full_size(name):
     config, mesh = config_of(name), parallel.make_mesh(1, 4, 2)
-    reward.compute(  # the reward's settings are ones it takes
-        AnswerForecasts(np.zeros(1, np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), bool)),
-        reward.RewardSettings(**config.reward),
-    )
+    forecasts = AnswerForecasts(np.zeros(1, np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), bool))
+    settings = reward.RewardSettings(**config.reward)  # the reward's settings are ones it takes
+    reward.compute(forecasts, outcomes_of(forecasts), settings)
     ppo = config.ppo
     with jax.set_mesh(mesh):
         policy, critic = abstract_model(config, "causal", mesh), abstract_model(config, "scalar", mesh)

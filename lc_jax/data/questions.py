@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -108,7 +109,7 @@ def question_from(row: Row, question_id: str = "") -> Question:
     for field, value in (("question_id", name), ("question", question), ("answer", answers)):
         if not value:
             raise ValueError(f"missing {field}")
-    kind = column(row, "kind")
+    kind, rate = column(row, "kind"), column(row, "empirical_rate")
     return Question(
         question_id=name,
         prompt=text_cell(row, QUERIES),
@@ -116,7 +117,23 @@ def question_from(row: Row, question_id: str = "") -> Question:
         answer=answers[0],
         aliases=tuple(answers[1:]),
         kind="" if is_missing(kind) else str(kind),
+        empirical_rate=None if is_missing(rate) or rate == "" else _probability(rate, "empirical_rate"),
     )
+
+
+def _probability(value: Any, name: str) -> float:
+    """Returns the number in [0, 1] of a cell.
+
+    Raises:
+      ValueError: the cell holds something else; names the column.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} is no probability: give a number in [0, 1]")
+    return number
 
 
 def join(rows: Sequence[Row], others: Iterable[Row]) -> list[dict[str, Any]]:

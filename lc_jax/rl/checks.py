@@ -38,10 +38,18 @@ def check(settings: Mapping[str, Any]) -> None:
         if readers["template"] not in names:
             raise ValueError(f"--config.reader.template={readers['template']}: give one of {', '.join(names)}.")
 
+    def rewards() -> None:
+        name = reward.RewardSettings(**settings["reward"]).name
+        if name in reward.OF_STATED_CONFIDENCE and not readers["extractor"]:
+            raise ValueError(
+                f"--config.reward.name={name} scores the confidence in an extracted answer, and "
+                "--config.reader.extractor is empty: give a checkpoint that extracts answers."
+            )
+
     check_all(
         lambda: PPOSettings(**ppo),
         *checks.run_checks(settings),
-        lambda: reward.RewardSettings(**settings["reward"]),
+        rewards,
         lambda: advantage.AdvantageSettings(**settings["advantage"]).check(ppo["rollout_batch_size"]),
         lambda: LossSettings(**settings["loss"]),
         lambda: kl.KLSettings(**settings["kl"]),

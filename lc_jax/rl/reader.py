@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -114,6 +114,11 @@ class AnswerForecasts:
     answer_logits: Float[np.ndarray, "B K"]  # of the distinct extracted answers A
     answer_mask: Bool[np.ndarray, "B K"]  # False where there is no answer; logits there are ignored
 
+    @property
+    def top(self) -> Int[np.ndarray, " B"]:
+        """Column of the answer with the highest forecast, the first of equals; 0 where there is no answer."""
+        return np.where(self.answer_mask, self.answer_logits, -np.inf).argmax(axis=1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
@@ -125,8 +130,7 @@ class Reading:
 
     def top_answers(self) -> list[str]:
         """Returns the answer with the highest forecast in each paragraph, "" where there is none."""
-        best = np.where(self.forecasts.answer_mask, self.forecasts.answer_logits, -np.inf).argmax(axis=1)
-        return [answers[k] if answers else "" for answers, k in zip(self.answers, best, strict=True)]
+        return [answers[k] if answers else "" for answers, k in zip(self.answers, self.forecasts.top, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)

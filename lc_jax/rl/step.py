@@ -12,7 +12,7 @@ from absl import logging
 
 from lc_jax import parallel
 from lc_jax.models.transformer import Model
-from lc_jax.rl import advantage, batch, consistency, kl, reward, rollout, telemetry, update
+from lc_jax.rl import advantage, batch, consistency, kl, outcomes, reward, rollout, telemetry, update
 from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.reader import Reader
@@ -112,7 +112,8 @@ def step(
         finished = [c.finished for c in completions]
     with phases.measure("read"):
         reading = on_devices.reader.read(questions, paragraphs, seed)
-        rewards = reward.compute(reading.forecasts, trainer.reward)
+        outcome = outcomes.of(questions, reading.answers, reading.forecasts.answer_mask.shape[1])
+        rewards = reward.compute(reading.forecasts, outcome, trainer.reward)
         telemetry.check_episodes(where, questions, {"reward": rewards.total})
         scores = reward.penalize_unstopped(rewards.total, np.asarray(finished)) if ppo.stop_penalty else rewards.total
     with phases.measure("logprobs"):
@@ -176,7 +177,8 @@ def validate(
     paragraphs = trainer.writer.decode(completions)
     reader = trainer.with_frozen_in(None).reader.with_sampling(top_k=0, top_p=top_p)
     reading = reader.read(questions, paragraphs, trainer.seed)
-    rewards = reward.compute(reading.forecasts, dataclasses.replace(trainer.reward, offset=0.0))
+    outcome = outcomes.of(questions, reading.answers, reading.forecasts.answer_mask.shape[1])
+    rewards = reward.compute(reading.forecasts, outcome, dataclasses.replace(trainer.reward, offset=0.0))
     telemetry.check_episodes("in validation", questions, {"reward": rewards.total})
     stats = {f"eval_{name}": value for name, value in telemetry.of_reading(reading, rewards).items()}
     stats["eval_stop_rate"] = float(np.mean([c.finished for c in completions]))

@@ -52,8 +52,7 @@ def of_reading(reading: Reading, rewards: Rewards) -> dict[str, Any]:
     histogram = np.histogram(best[counts > 0], bins=10, range=(0, 1))[0] / max(len(best), 1)
     return {
         "reward": float(np.mean(rewards.total)),
-        "reward/log_score": float(np.mean(rewards.log_score)),
-        "reward/normalization": float(np.mean(rewards.normalization)),
+        **{f"reward/{name}": float(np.mean(part)) for name, part in rewards.parts.items()},
         "reader/truth_prob": float(truth.mean()),
         "reader/answers_per_paragraph": float(counts.mean()),
         "reader/no_answer_rate": float(np.mean([not distinct_answers(answers) for answers in reading.answers])),

@@ -14,10 +14,12 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference.generate import Completion, Sampling
 from lc_jax.rl import advantage, batch, reward, rollout, telemetry
+from lc_jax.rl.outcomes import Outcomes
 from lc_jax.rl.reader import AnswerForecasts, Reading
 from lc_jax.text_table import table
 from lc_jax.types import PromptText
@@ -150,19 +152,21 @@ def padding_in_advantages(settings: advantage.AdvantageSettings) -> Measured:
 def proper_reward(settings: reward.RewardSettings) -> Measured:
     """Checks that the true probability has the best expected reward on a grid, and that rewards are not rounded."""
     grid = np.arange(1, 20) / 20
-    settings = dataclasses.replace(settings, normalization=0.0) if settings.name == "factuality" else settings
+    settings = dataclasses.replace(settings, target="outcome")
 
-    def rewards(prob: np.ndarray) -> np.ndarray:
-        logits = np.log(prob / (1 - prob)).astype(np.float32)
-        both = np.stack([logits, -logits], axis=1)
-        forecasts = AnswerForecasts(logits, both, np.ones(both.shape, bool))
-        return reward.penalize_unstopped(reward.compute(forecasts, settings).total, np.ones(len(prob), bool))
+    logits = np.log(grid / (1 - grid)).astype(np.float32)
+    both = np.stack([logits, -logits], axis=1)  # two answers, with forecasts q and 1 - q
 
-    right, wrong = rewards(grid), rewards(1 - grid)  # where the answer with forecast q is true, and where the other is
-    if not np.issubdtype(reward.compute(
-        AnswerForecasts(np.zeros(1, np.float32), np.zeros((1, 1), np.float32), np.ones((1, 1), bool)), settings
-    ).total.dtype, np.floating):  # fmt: skip
-        raise TypeError("rewards are not floating-point numbers")
+    def rewards(truth: int) -> np.ndarray:
+        forecasts = AnswerForecasts(both[:, truth], both, np.ones(both.shape, bool))
+        rows = np.arange(len(grid))  # each paragraph has a question of its own
+        clusters = np.stack([0 * rows + truth, 0 * rows + 1 - truth], axis=1)
+        total = reward.compute(forecasts, Outcomes(clusters, rows, rows.astype(np.float32)), settings).total
+        if not np.issubdtype(total.dtype, np.floating):
+            raise TypeError("rewards are not floating-point numbers")
+        return reward.penalize_unstopped(total, np.ones(len(grid), bool))
+
+    right, wrong = rewards(0), rewards(1)  # where the answer with forecast q is true, and where the other is
     penalty = reward.penalize_unstopped(right[:1], np.zeros(1, bool), -0.5)[0]
     expected = grid[:, None] * right + (1 - grid)[:, None] * wrong  # [true probability, forecast]
     if settings.name == "factuality":  # a verdict: the best forecast is on the right side of 1/2
@@ -171,6 +175,14 @@ def proper_reward(settings: reward.RewardSettings) -> Measured:
     if not np.isfinite(expected).all():  # argmax takes NaN for the largest
         raise ValueError("rewards are not finite")
     distances = np.abs(grid[expected.argmax(axis=1)] - grid)
+    if settings.name not in reward.REWARDS and distances.max() > ROUNDING:
+        worst = distances.argmax()
+        reason = (
+            f"{settings.name} is not proper: where the true probability is {grid[worst]:.2f}, the best forecast is "
+        )
+        reason += f"{grid[expected[worst].argmax()]:.2f}"
+        logging.warning("The reward %s.", reason)
+        raise Skipped(reason)
     return Measured(largest([distances, abs(penalty + 0.5)]), ROUNDING, " from the true probability")
 
 
@@ -179,7 +191,8 @@ def reader_metrics() -> Measured:
     logit = np.float32(np.log(3.0))  # p = 3/4
     answers = np.asarray([[logit, 0.0], [0.0, logit]], np.float32)
     forecasts = AnswerForecasts(np.asarray([logit, -logit]), answers, np.asarray([[1, 0], [1, 1]]) > 0)
-    rewards = reward.Rewards(*np.asarray([[9.0, -9.0], [-1.0, -2.0], [-3.0, -4.0]], np.float32))
+    total, log_score, penalty = np.asarray([[9.0, -9.0], [-1.0, -2.0], [-3.0, -4.0]], np.float32)
+    rewards = reward.Rewards(total, {"log_score": log_score, "normalization": penalty})
     reported = telemetry.of_reading(Reading([["a"], ["b", "c"]], forecasts, 0), rewards)
     expected = {
         "reward": 0.0, "reward/log_score": -1.5, "reward/normalization": -3.5, "reader/truth_prob": 0.5,

@@ -91,6 +91,15 @@ def test_answers_in_every_published_form(answer, form, aliases):
     assert question == Question("5", "", "Q?", form, aliases)
 
 
+@pytest.mark.parametrize(("cell", "rate"), [(0.25, 0.25), ("1", 1.0), ("", None), (None, None)])
+def test_the_empirical_rate_of_a_question(cell, rate):
+    row = {"id": 1, "question": "Q?", "answer": "A", "empirical_rate": cell}
+    assert question_from(row) == Question("1", "", "Q?", "A", empirical_rate=rate)
+    for wrong in (1.5, "often"):
+        with pytest.raises(ValueError, match=r"empirical_rate is no probability: give a number in \[0, 1\]"):
+            question_from(row | {"empirical_rate": wrong})
+
+
 def test_columns_can_be_named():
     row = {"nr": 1, "ask": "Q?", "solution": {"text": "A"}, "group": "g"}
     columns = "question_id=nr, question=ask,answer=solution.text,kind=group"

@@ -1,8 +1,19 @@
-"""Episodes with given numbers, for tests of arithmetic that no model computed."""
+"""Episodes and outcomes with given numbers, for tests of arithmetic that no model computed."""
 
 import numpy as np
 
 from lc_jax.rl.batch import PER_POSITION, Episodes
+from lc_jax.rl.outcomes import Outcomes
+
+
+def outcomes_of(forecasts, clusters=None, groups=None, rates=None):
+    """Outcomes of forecasts; by default no answer is true, none equivalent to another, and each question is new."""
+    count, num_answers = forecasts.answer_mask.shape
+    if clusters is None:
+        clusters = np.tile(np.arange(1, num_answers + 1), (count, 1))
+    groups = np.arange(count) if groups is None else groups
+    rates = np.full(count, np.nan) if rates is None else rates
+    return Outcomes(np.asarray(clusters), np.asarray(groups), np.asarray(rates, np.float32))
 
 
 def episodes_of(lengths, **numbers):

@@ -8,7 +8,7 @@ import pytest
 from lc_jax.rl import advantage, kl, loss, reward
 from lc_jax.rl.reader import AnswerForecasts
 from tests.recorded import load
-from tests.rl.records import episodes_of
+from tests.rl.records import episodes_of, outcomes_of
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_rewards(rewards):
         settings = reward.RewardSettings(
             name, case["answer_extractor_normalization_lambda"], 0.0, case["cross_entropy_epsilon"]
         )
-        close(reward.compute(forecasts, settings).total, case["total_rewards"], atol=1e-5)
+        close(reward.compute(forecasts, outcomes_of(forecasts), settings).total, case["total_rewards"], atol=1e-5)
 
 
 def test_unstopped_responses(maths):

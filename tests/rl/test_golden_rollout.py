@@ -28,6 +28,7 @@ from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from lc_jax.types import Question
 from tests import recorded
+from tests.rl.records import outcomes_of
 from tests.rl.test_update import hf_names
 
 pytestmark = pytest.mark.slow  # test_update.py takes a published step in less
@@ -161,7 +162,7 @@ def reward_settings(text):
 
 @pytest.fixture(scope="module")
 def rewards(reading, reward_settings):
-    return reward.compute(reading.forecasts, reward_settings)
+    return reward.compute(reading.forecasts, outcomes_of(reading.forecasts), reward_settings)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from lc_jax.rl import advantage, kl, loss, reward, telemetry
 from lc_jax.rl.advantage import AdvantageSettings, advantages_and_returns
 from lc_jax.rl.reader import AnswerForecasts, Reading
 from lc_jax.rl.reward import RewardSettings
-from tests.rl.records import episodes_of
+from tests.rl.records import episodes_of, outcomes_of
 
 LN2, LN3, LN4 = np.log([2.0, 3.0, 4.0])
 
@@ -213,19 +213,21 @@ def forecasts_of(truth, answers, mask):
 def test_decision_based_reward():
     # p(y) = 1/2, 3/4, 0; forecasts 3/4 + 1/2, 1/4, none (what the mask hides is ignored).
     forecasts = forecasts_of([0, LN3, -50], [[LN3, 0], [-LN3, 40], [40, 40]], [[1, 1], [1, 0], [0, 0]])
-    rewards = reward.compute(forecasts, RewardSettings())
-    close(rewards.log_score, [-LN2, np.log(0.75), np.log(1e-4)])
-    close(rewards.normalization, [-5 * 0.25, -5 * 0.75, -5 * 1.0])
+    rewards = reward.compute(forecasts, outcomes_of(forecasts), RewardSettings())
+    close(rewards.parts["log_score"], [-LN2, np.log(0.75), np.log(1e-4)])
+    close(rewards.parts["normalization"], [-5 * 0.25, -5 * 0.75, -5 * 1.0])
     close(rewards.total, [5 - LN2 - 1.25, 5 + np.log(0.75) - 3.75, np.log(1e-4)])
-    other = reward.compute(forecasts, RewardSettings(normalization=2.0, offset=0.0, epsilon=0.1))
+    other = reward.compute(
+        forecasts, outcomes_of(forecasts), RewardSettings(normalization=2.0, offset=0.0, epsilon=0.1)
+    )
     close(other.total, [-LN2 - 0.5, np.log(0.75) - 1.5, np.log(0.1) - 2])
 
 
 def test_factuality_reward_and_the_penalty_for_not_stopping():
     forecasts = forecasts_of([1e-3, 0.0, -1e-3], [[0], [0], [0]], [[0], [0], [0]])  # p just over, at, under 1/2
-    rewards = reward.compute(forecasts, RewardSettings("factuality", offset=0.25))
+    rewards = reward.compute(forecasts, outcomes_of(forecasts), RewardSettings("factuality", offset=0.25))
     close(rewards.total, [1.25, 0.25, 0.25])
-    close(rewards.normalization, [0, 0, 0])
+    close(rewards.parts["normalization"], [0, 0, 0])
     close(reward.penalize_unstopped(rewards.total, np.asarray([True, False, True])), [1.25, -1, 0.25])
     close(reward.penalize_unstopped(rewards.total, np.asarray([False, True, True]), -7.0), [-7, 0.25, 0.25])
 
@@ -233,7 +235,7 @@ def test_factuality_reward_and_the_penalty_for_not_stopping():
 def test_what_is_logged_of_a_reading():
     forecasts = forecasts_of([0, LN3, 0], [[LN3, 0], [-LN3, 40], [40, 40]], [[1, 1], [1, 0], [0, 0]])
     reading = Reading([["a", "b"], ["c"], []], forecasts, 2)
-    stats = telemetry.of_reading(reading, reward.compute(forecasts, RewardSettings()))
+    stats = telemetry.of_reading(reading, reward.compute(forecasts, outcomes_of(forecasts), RewardSettings()))
     close(stats["reader/truth_prob"], (0.5 + 0.75 + 0.5) / 3)
     close(stats["reader/answers_per_paragraph"], (2 + 1 + 0) / 3)
     close(stats["reader/no_answer_rate"], 1 / 3)
