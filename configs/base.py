@@ -313,7 +313,7 @@ def ppo(mode: str) -> ConfigDict:
         response_length=300,  # tokens
         temperature=0.7,  # of rollouts
         kl_coef=0.1,  # weight of the KL penalty (nats) in the rewards
-        baseline="critic",  # "critic", "critic_with_answer" or "leave_one_out" (needs num_samples > 1)
+        baseline="critic",  # or "critic_with_answer"; "leave_one_out", "same_answer", "group_mean": num_samples > 1
         stop_penalty=False,  # a response without end-of-sequence scores -1 whatever it says
         eval_every=20,  # 0: only after the last step
         save_every=20,  # 0: only after the last step
@@ -336,6 +336,10 @@ def ppo(mode: str) -> ConfigDict:
         lam=1.0,  # lambda of generalised advantage estimation
         whiten_rewards=True,  # scales rewards to unit variance
         whiten_groups=1 + 7 * published.to_int(),  # 8 = by device, as published
+        whiten_advantages=True,  # to mean 0 and variance 1
+        group_std=False,  # divides a score by its group's standard deviation, as GRPO does; breaks calibration
+        tokens="all",  # that a score trains; "confidence" freezes answers, "decoupled" gives each its own part
+        kl="k1",  # estimator of the KL penalty in rewards; or "k2", "k3", biased; "": none here, see loss.kl
         clamp_kl=published.identity(),  # a token's KL penalty is never negative
         masked=published ^ True,  # False: statistics over padding too
     )
@@ -343,6 +347,9 @@ def ppo(mode: str) -> ConfigDict:
         clip_ratio=0.2,  # of new to old probabilities, around 1
         clip_value=0.2,  # of new values, around the old ones
         value_coefficient=0.1,  # weight of the critic's loss
+        average="tokens",  # or "responses" (GRPO), or "constant" (Dr. GRPO): a sum over tokens divided by `length`
+        length=config.ppo.get_ref("response_length"),  # tokens
+        kl="",  # estimator of a KL penalty in the loss, with advantage.kl="": "k2"; or "k1", "k3", biased
         masked=published ^ True,  # False: means over padding too
     )
     config.alarms = dict(

@@ -19,7 +19,7 @@ from lc_jax.data import batches
 from lc_jax.inference.generate import Completion
 
 # The fields with a real number for each response position.
-PER_POSITION = ("old_logprobs", "entropies", "ref_logprobs", "old_values", "advantages", "returns")
+PER_POSITION = ("old_logprobs", "entropies", "ref_logprobs", "old_values", "advantages", "returns", "kl_weights")
 
 
 @flax.struct.dataclass
@@ -41,6 +41,7 @@ class Episodes:
     old_values: Float[Any, "B T"]  # the critic's, before this step's updates; zeros without a critic
     advantages: Float[Any, "B T"]  # whitened
     returns: Float[Any, "B T"]  # the critic's targets
+    kl_weights: Float[Any, "B T"]  # of the KL term in the loss, where loss.kl puts one
     # Whether a part of the rows keeps the width of all: statistics over padding (masked=False) depend on it.
     pad_to_max: bool = flax.struct.field(pytree_node=False, default=False)
 

@@ -9,7 +9,7 @@ from typing import Any
 from lc_jax.data.questions import load_train_and_validation
 from lc_jax.preflight import check_all
 from lc_jax.prompts import load_templates
-from lc_jax.rl import advantage, kl, reader, reward, telemetry
+from lc_jax.rl import advantage, kl, objective, reader, reward, telemetry
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings
 from lc_jax.training import checks
@@ -46,12 +46,21 @@ def check(settings: Mapping[str, Any]) -> None:
                 "--config.reader.extractor is empty: give a checkpoint that extracts answers."
             )
 
+    def combination() -> None:
+        objective.check(
+            PPOSettings(**ppo),
+            reward.RewardSettings(**settings["reward"]),
+            advantage.AdvantageSettings(**settings["advantage"]),
+            LossSettings(**settings["loss"]),
+        )
+
     check_all(
         lambda: PPOSettings(**ppo),
         *checks.run_checks(settings),
         rewards,
         lambda: advantage.AdvantageSettings(**settings["advantage"]).check(ppo["rollout_batch_size"]),
         lambda: LossSettings(**settings["loss"]),
+        combination,  # repeats what those before it raise, which is said once
         lambda: kl.KLSettings(**settings["kl"]),
         lambda: telemetry.Alarms(**settings["alarms"]),
         lambda: reader.check(readers, readers["extractor"]),

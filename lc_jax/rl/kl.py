@@ -1,13 +1,38 @@
-"""The KL coefficient: fixed (published) or adapted to a target (Ziegler et al. 2019)."""
+"""KL(policy | reference): its estimators, and its coefficient, fixed (published) or adapted (Ziegler et al. 2019)."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
 
 from lc_jax.preflight import NON_NEGATIVE, POSITIVE, check_settings
 
 KINDS = ("fixed", "adaptive")
+ESTIMATORS = ("k1", "k2", "k3")  # Schulman 2020
+# What the expected gradient is where it is not that of KL(policy | reference), by place and estimator (one token a
+# response, sampled from the policy that is updated; Liu et al. 2025, arXiv 2510.01555).
+BIASES = {
+    ("advantage", "k2"): "the gradient of no divergence",
+    ("advantage", "k3"): "the gradient of KL(policy | reference) - KL(reference | policy)",
+    ("loss", "k1"): "zero: the term adds noise and holds nothing back",
+    ("loss", "k3"): "the gradient of KL(reference | policy)",
+}
+
+
+def estimate(log_ratio: Any, estimator: str, numpy: Any = np) -> Any:
+    """Returns an estimate of the KL divergence at each token, nats.
+
+    k1 = log_ratio, k2 = log_ratio^2 / 2, k3 = exp(-log_ratio) - 1 + log_ratio.
+
+    Args:
+      log_ratio: log policy - log reference of the sampled tokens, an array of any shape.
+      numpy: the module of the arrays, numpy or jax.numpy.
+    """
+    if estimator == "k1":
+        return log_ratio
+    return 0.5 * numpy.square(log_ratio) if estimator == "k2" else numpy.expm1(-log_ratio) + log_ratio
 
 
 @dataclasses.dataclass(frozen=True)

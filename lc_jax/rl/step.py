@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,21 @@ import numpy as np
 from absl import logging
 
 from lc_jax import parallel
+from lc_jax.inference.generate import Completion
 from lc_jax.models.transformer import Model
-from lc_jax.rl import advantage, batch, consistency, kl, outcomes, reward, rollout, telemetry, update
+from lc_jax.rl import (
+    advantage,
+    batch,
+    confidence_tokens,
+    consistency,
+    kl,
+    objective,
+    outcomes,
+    reward,
+    rollout,
+    telemetry,
+    update,
+)
 from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.reader import Reader
@@ -72,6 +86,8 @@ class Trainer:
             ppo.rollout_batch_size // ppo.num_samples, ppo.num_samples, ppo.updates_per_step, ppo.minibatch_size,
             ppo.microbatch_size, ppo.query_length, ppo.response_length,
         )  # fmt: skip
+        for warning in objective.warnings(ppo, self.reward, self.advantage, self.loss):
+            logging.warning("%s", warning)
 
     def policy(self, state: states.TrainState) -> Model:
         """Returns the policy with the parameters of `state`."""
@@ -115,7 +131,6 @@ def step(
         outcome = outcomes.of(questions, reading.answers, reading.forecasts.answer_mask.shape[1])
         rewards = reward.compute(reading.forecasts, outcome, trainer.reward)
         telemetry.check_episodes(where, questions, {"reward": rewards.total})
-        scores = reward.penalize_unstopped(rewards.total, np.asarray(finished)) if ppo.stop_penalty else rewards.total
     with phases.measure("logprobs"):
         critic_prompts = trainer.writer.encode_for_critic(questions)
         episodes = batch.pack(prompts, completions, trainer.response_width, critic_prompts)
@@ -132,7 +147,7 @@ def step(
         gap = consistency.SamplingGap.of(episodes, completions)
         limits.check_sampling(gap)
         compared = advantage.comparison_groups(ppo.baseline, ppo.num_samples, reading.top_answers())
-        episodes, explained = advantage.estimate(episodes, scores, controller.coefficient, trainer.advantage, compared)
+        episodes, explained = _advantages(trainer, episodes, rewards, completions, controller.coefficient, compared)
     with phases.measure("update"):
         del models, on_devices  # the update donates the parameters, and needs the memory of the frozen models
         state, updates = update.update(
@@ -150,6 +165,31 @@ def step(
     stats |= telemetry.of_reading(reading, rewards) | phases.report(num_tokens)
     rows = list(telemetry.episode_rows(questions, paragraphs, reading, rewards))
     return Step(state, controller, stats, episodes, rows)
+
+
+def _advantages(
+    trainer: Trainer,
+    episodes: batch.Episodes,
+    rewards: reward.Rewards,
+    completions: Sequence[Completion],
+    kl_coef: float,
+    groups: np.ndarray | None,
+) -> tuple[batch.Episodes, float]:
+    """Returns the rollout with advantages, of all tokens or by what they state, and the explained variance."""
+    ppo, settings = trainer.ppo, trainer.advantage
+    finished = np.asarray([c.finished or not ppo.stop_penalty for c in completions])
+    scores = reward.penalize_unstopped(rewards.total, finished)
+    estimator = functools.partial(
+        advantage.estimate, episodes, kl_coef=kl_coef, settings=settings, groups=groups, baseline=ppo.baseline
+    )
+    if settings.tokens == "all":
+        return estimator(scores)
+    answer_scores = None
+    if settings.tokens == "decoupled":
+        answer_scores = reward.penalize_unstopped(rewards.parts["correctness"], finished)
+    responses, length = [c.tokens for c in completions], episodes.mask.shape[1]
+    is_confidence = confidence_tokens.mask(responses, trainer.writer.tokenizer.decode, length)
+    return advantage.by_token(estimator, scores, answer_scores, is_confidence)
 
 
 def _check_gradients(updates: Sequence[dict[str, float]], ppo: PPOSettings) -> None:

@@ -70,6 +70,7 @@ def ppo_step(
     settings: UpdateSettings,
 ) -> tuple[states.TrainState, losses.Stats]:
     """Makes one optimiser step on a minibatch (host arrays), and returns the new state and the mean statistics."""
+    minibatch = losses.weighted(minibatch, settings.loss)
     denominator = losses.num_positions(minibatch.mask, settings.loss)
     temperature, num_computed = jnp.float32(settings.temperature), 0
     models, stats = structure.with_params(state.params).models(), dict[str, Any]()
