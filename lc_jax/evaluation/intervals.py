@@ -43,7 +43,7 @@ class _Rows:
 
     values: Float[np.ndarray, " V"]  # distinct confidences, ascending
     starts: Int[np.ndarray, " V"]  # first row of each
-    right: Bool[np.ndarray, " N"]
+    right: Bool[np.ndarray, " N"] | Float[np.ndarray, " N"]  # float: graded
     cluster: Int[np.ndarray, " N"]  # number of the cluster
 
     @functools.cached_property
@@ -55,11 +55,17 @@ class _Rows:
         np.add.at(table, (self.cluster, len(self.values) + value), self.right)
         return table
 
-    def tallies(self, weights: Int[np.ndarray, "B C"]) -> tuple[Int[np.ndarray, "B V"], Int[np.ndarray, "B V"]]:
+    @functools.cached_property
+    def ambiguity(self) -> Float[np.ndarray, " C"]:
+        """Each cluster's sum of y (1 - y) over its verdicts y; 0 unless they are graded."""
+        label = self.right.astype(np.float64)
+        return np.bincount(self.cluster, label * (1 - label))
+
+    def tallies(self, weights: Int[np.ndarray, "B C"]) -> tuple[Int[np.ndarray, "B V"], Float[np.ndarray, "B V"]]:
         """Returns the numbers of rows and of correct rows by confidence if cluster c is drawn weights[c] times."""
         if len(self.values) * weights.shape[1] < len(self.right):  # many rows a cluster: a matrix product, exact too
-            counts, num_correct = np.split((weights @ self.table).astype(np.int64), 2, axis=1)
-            return counts, num_correct
+            counts, num_correct = np.split(weights @ self.table, 2, axis=1)
+            return counts.astype(np.int64), num_correct
         counts = weights[:, self.cluster]
         return np.add.reduceat(counts, self.starts, axis=1), np.add.reduceat(counts * self.right, self.starts, axis=1)
 
@@ -97,9 +103,11 @@ def _measure(
                 values.append(metrics.batched_ece(rows.values, counts, num_correct, num_bins))
             elif name == "brier":
                 squares = num_correct * (1 - rows.values) ** 2 + (counts - num_correct) * rows.values**2
-                values.append(squares.sum(axis=1) / total)
+                values.append((squares.sum(axis=1) - weights @ rows.ambiguity) / total)
             elif name == "overconfidence":
                 values.append((counts @ rows.values - right) / total)
+            elif rows.ambiguity.any():
+                values.append(np.full(len(total), np.nan))  # no AUROC of graded verdicts
             else:
                 num_incorrect = counts - num_correct
                 twice = num_correct * (2 * np.cumsum(num_incorrect, axis=1) - num_incorrect)

@@ -1,5 +1,7 @@
 """Accuracy and calibration of (confidence, correct) pairs, in numpy. Confidences and accuracies are in [0, 1].
 
+A verdict may be graded, such as 0.6 for a sentence of which 60 % are supported: everything but AUROC takes it.
+
 Everything is computed from counts by distinct confidence (answers, and correct ones), so that the order of rows never
 changes a number, not even in its last bit.
 """
@@ -27,7 +29,8 @@ class Tally:
 
     values: Float[np.ndarray, " V"]  # ascending
     counts: Int[np.ndarray, " V"]  # answers that state it
-    num_correct: Int[np.ndarray, " V"]  # correct ones among them
+    num_correct: Float[np.ndarray, " V"]  # sum of the verdicts y: number of correct ones among them
+    ambiguity: Float[np.ndarray, " V"]  # sum of y (1 - y); 0 unless verdicts are graded
 
     @property
     def total(self) -> int:
@@ -40,6 +43,7 @@ class Bins:
 
     confidences: Float[np.ndarray, " M"]  # mean in the bin
     accuracies: Float[np.ndarray, " M"]
+    variances: Float[np.ndarray, " M"]  # of the verdicts in the bin
     counts: Int[np.ndarray, " M"]
     clusters: Int[np.ndarray, " M"]  # number of distinct clusters; `counts` if answers are independent
 
@@ -50,17 +54,8 @@ class BrierParts:
 
     reliability: float  # mean squared gap of confidence and accuracy in the bins; 0 is calibrated
     resolution: float  # variance of the bins' accuracies; more is better
-    uncertainty: float  # variance of right and wrong, which no forecaster can change
+    uncertainty: float  # variance of the verdicts, which no forecaster can change
     within: float  # what the bins hide: confidences that differ in a bin; 0 where each bin holds one confidence
-
-
-@dataclasses.dataclass(frozen=True)
-class RiskCoverage:
-    """Error rate as a function of coverage, if only the most confident questions are answered."""
-
-    coverages: Float[np.ndarray, " V"]  # shares of questions answered, ascending
-    risks: Float[np.ndarray, " V"]  # share of wrong answers among them
-    aurc: float  # mean risk over all numbers of answers, equal confidences in random order; less is better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +69,14 @@ class KindRow:
     auroc: float = math.nan  # within the kind; NaN where all its answers are right or all are wrong
 
 
-def check(confidences: ArrayLike, correct: ArrayLike) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-    """Checks the pairs and returns them as arrays.
+def check(
+    confidences: ArrayLike, correct: ArrayLike
+) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"] | Float[np.ndarray, " N"]]:
+    """Checks the pairs and returns them as arrays: verdicts as bool, or as float where one of them is graded.
 
     Raises:
-      ValueError: no pairs, unequal lengths, a confidence that is NaN or outside [0, 1], or a verdict that is neither
-        right (1) nor wrong (0); the message names the first such row and their number.
+      ValueError: no pairs, unequal lengths, or a confidence or verdict that is NaN or outside [0, 1]; the message names
+        the first such row and their number.
     """
     confidence, verdict = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
     if confidence.shape != verdict.shape or confidence.ndim != 1 or not confidence.size:
@@ -87,22 +84,23 @@ def check(confidences: ArrayLike, correct: ArrayLike) -> tuple[Float[np.ndarray,
             f"Confidences of shape {confidence.shape} and verdicts of shape {verdict.shape}: "
             "give one of each per question, and at least one question."
         )
-    outside = ~((confidence >= 0) & (confidence <= 1))
-    undecided = (verdict != 0) & (verdict != 1)
-    for bad, array, what in ((outside, confidence, "confidence in [0, 1]"), (undecided, verdict, "verdict (0 or 1)")):
+    for array, what in ((confidence, "confidence in [0, 1]"), (verdict, "verdict (0 or 1, or graded between them)")):
+        bad = ~((array >= 0) & (array <= 1))
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
                 f"Row {row}: {array[row]} is no {what} ({bad.sum()} such rows); leave unjudged questions out."
             )
-    return confidence, verdict == 1
+    return confidence, verdict == 1 if ((verdict == 0) | (verdict == 1)).all() else verdict
 
 
 def tally(confidences: ArrayLike, correct: ArrayLike) -> Tally:
     """Counts the pairs by confidence. Raises ValueError: see `check`."""
-    confidence, right = check(confidences, correct)
-    values, inverse, counts = np.unique(confidence, return_inverse=True, return_counts=True)
-    return Tally(values, counts, np.bincount(inverse[right], minlength=len(values)))
+    confidence, verdict = check(confidences, correct)
+    order = np.lexsort((verdict, confidence))  # so that the order of rows does not change sums of graded verdicts
+    label = verdict[order].astype(np.float64)
+    values, inverse, counts = np.unique(confidence[order], return_inverse=True, return_counts=True)
+    return Tally(values, counts, np.bincount(inverse, label), np.bincount(inverse, label * (1 - label)))
 
 
 def _assign(table: Tally, num_bins: int, equal_width: bool) -> Int[np.ndarray, " V"]:
@@ -190,8 +188,8 @@ def reliability(
     """
     table = tally(confidences, correct)
     bins = _assign(table, num_bins, equal_width)
-    counts, num_correct, sums = (
-        np.bincount(bins, x) for x in (table.counts, table.num_correct, table.values * table.counts)
+    counts, num_correct, ambiguity, sums = (
+        np.bincount(bins, x) for x in (table.counts, table.num_correct, table.ambiguity, table.values * table.counts)
     )
     nonempty = counts > 0
     counts = counts[nonempty].astype(int)
@@ -200,7 +198,9 @@ def reliability(
         row_bins = bins[np.searchsorted(table.values, np.asarray(confidences, np.float64))]
         pairs = sorted(set(zip(row_bins.tolist(), clusters, strict=True)))
         distinct = np.bincount([number for number, _ in pairs])[nonempty]
-    return Bins(sums[nonempty] / counts, num_correct[nonempty] / counts, counts, distinct)
+    accuracies = num_correct[nonempty] / counts
+    variances = np.maximum(accuracies * (1 - accuracies) - ambiguity[nonempty] / counts, 0)
+    return Bins(sums[nonempty] / counts, accuracies, variances, counts, distinct)
 
 
 def debiased_ece(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_BINS) -> float:
@@ -211,8 +211,10 @@ def debiased_ece(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM
     """
     bins = reliability(confidences, correct, num_bins)
     total, excess = bins.counts.sum(), 0.0
-    for confidence, accuracy, count in zip(bins.confidences, bins.accuracies, bins.counts, strict=True):
-        gap, error = abs(accuracy - confidence), math.sqrt(accuracy * (1 - accuracy) / count)
+    for confidence, accuracy, variance, count in zip(
+        bins.confidences, bins.accuracies, bins.variances, bins.counts, strict=True
+    ):
+        gap, error = abs(accuracy - confidence), math.sqrt(variance / count)
         if error:
             ratio = gap / error
             folded = error * math.sqrt(2 / math.pi) * math.exp(-(ratio**2) / 2) + gap * math.erf(ratio / math.sqrt(2))
@@ -235,21 +237,8 @@ def brier_parts(confidences: ArrayLike, correct: ArrayLike, num_bins: int = NUM_
     accuracy = float(weights @ bins.accuracies)
     gap = float(weights @ (bins.confidences - bins.accuracies) ** 2)
     resolution = float(weights @ (bins.accuracies - accuracy) ** 2)
-    uncertainty = accuracy * (1 - accuracy)
+    uncertainty = accuracy * (1 - accuracy) - float(tally(confidences, correct).ambiguity.sum() / bins.counts.sum())
     return BrierParts(gap, resolution, uncertainty, brier(confidences, correct) - (gap - resolution + uncertainty))
-
-
-def risk_coverage(confidences: ArrayLike, correct: ArrayLike) -> RiskCoverage:
-    """Computes risk against coverage, most confident first, and the area below. Raises ValueError: see `check`."""
-    table = tally(confidences, correct)
-    counts, num_incorrect = table.counts[::-1], (table.counts - table.num_correct)[::-1]
-    num_answered, num_wrong = np.cumsum(counts), np.cumsum(num_incorrect)
-    rank = np.arange(1, table.total + 1)
-    group = np.repeat(np.arange(len(counts)), counts)
-    # Expected number of incorrect answers among the first `rank`, with equal confidences in random order.
-    wrong_before, answered_before = num_wrong - num_incorrect, num_answered - counts
-    expected = wrong_before[group] + (rank - answered_before[group]) * (num_incorrect / counts)[group]
-    return RiskCoverage(num_answered / table.total, num_wrong / num_answered, float((expected / rank).mean()))
 
 
 def sharpness(confidences: ArrayLike) -> float:
@@ -263,11 +252,16 @@ def brier(confidences: ArrayLike, correct: ArrayLike) -> float:
     """Computes the mean squared difference of confidence and outcome; 0 is perfect. Raises ValueError: see `check`."""
     table = tally(confidences, correct)
     num_incorrect = table.counts - table.num_correct
-    return float((table.num_correct * (1 - table.values) ** 2 + num_incorrect * table.values**2).sum() / table.total)
+    # (c - y)^2 = y (1 - c)^2 + (1 - y) c^2 - y (1 - y)
+    squares = table.num_correct * (1 - table.values) ** 2 + num_incorrect * table.values**2 - table.ambiguity
+    return float(squares.sum() / table.total)
 
 
 def log_score(confidences: ArrayLike, correct: ArrayLike, floor: float = LOG_FLOOR) -> float:
-    """Computes the mean log probability (at least `floor`) of the outcome, in nats. Raises ValueError: see `check`."""
+    """Computes the mean log probability (at least `floor`) of the outcome, in nats. Raises ValueError: see `check`.
+
+    Of a graded verdict y it is y log c + (1 - y) log(1 - c), which is highest, but below 0, at c = y.
+    """
     table = tally(confidences, correct)
     right, wrong = (np.log(np.maximum(prob, floor)) for prob in (table.values, 1 - table.values))
     return float((table.num_correct * right + (table.counts - table.num_correct) * wrong).sum() / table.total)
@@ -276,9 +270,11 @@ def log_score(confidences: ArrayLike, correct: ArrayLike, floor: float = LOG_FLO
 def auroc(confidences: ArrayLike, correct: ArrayLike) -> float:
     """Computes the probability that a correct answer has more confidence than an incorrect one; ties count half.
 
-    NaN when all answers are right or all are wrong. Raises ValueError: see `check`.
+    NaN when all answers are right or all are wrong, or verdicts are graded. Raises ValueError: see `check`.
     """
     table = tally(confidences, correct)
+    if table.ambiguity.any():
+        return float("nan")
     num_incorrect = table.counts - table.num_correct
     pairs = int(table.num_correct.sum()) * int(num_incorrect.sum())
     twice = table.num_correct * (
@@ -290,10 +286,13 @@ def auroc(confidences: ArrayLike, correct: ArrayLike) -> float:
 def auroc_within(confidences: ArrayLike, correct: ArrayLike, kinds: Sequence[str]) -> float:
     """Computes `auroc` over the pairs of answers of one kind, pooled over kinds: what confidence tells beyond the kind.
 
-    NaN where no kind has both right and wrong answers. Rows of kind "" are left out. Raises ValueError: see `by_kind`.
+    NaN where no kind has both right and wrong answers, or verdicts are graded. Rows of kind "" are left out. Raises
+    ValueError: see `by_kind`.
     """
     confidence, right = check(confidences, correct)
     kind, wins, pairs = _kinds(kinds, len(right)), 0.0, 0
+    if right.dtype != bool:
+        return math.nan
     for name in np.unique(kind[kind != ""]):
         rows = kind == name
         num_pairs = int(right[rows].sum()) * int((~right[rows]).sum())

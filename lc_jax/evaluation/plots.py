@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lc_jax.evaluation import metrics
+from lc_jax.evaluation import metrics, selective
 from lc_jax.evaluation.intervals import wilson
 from lc_jax.evaluation.published import Published
 from lc_jax.evaluation.results import number
@@ -236,7 +236,7 @@ def risk_coverage(records: Records) -> Figure:
         for i, (method, rows) in enumerate(records.items()):
             confidence, right, _ = _scored(rows)
             if len(right):
-                curve = metrics.risk_coverage(confidence, right)
+                curve = selective.risk_coverage(confidence, right)
                 label = f"{_short(method)} (area {curve.aurc:.3f})"
                 # Some of the most confident, in random order, are wrong as often as all of them.
                 coverages, risks = (

@@ -24,7 +24,7 @@ class Answers:
     """Answers with their confidences, verdicts and kinds of question."""
 
     confidences: Float[np.ndarray, " N"]
-    correct: Bool[np.ndarray, " N"]
+    correct: Bool[np.ndarray, " N"] | Float[np.ndarray, " N"]  # float: graded
     kinds: Sequence[str]  # "": unknown
 
     @classmethod
@@ -70,9 +70,10 @@ def _logistic(answers: Answers, *, intercept: bool) -> Map:
     The targets (n1 + 1) / (n1 + 2) of n1 correct and 1 / (n0 + 2) of n0 incorrect answers keep the fit finite where
     all answers are correct, all are incorrect, or confidence separates them.
     """
-    num_correct = int(answers.correct.sum())
-    high, low = (num_correct + 1) / (num_correct + 2), 1 / (len(answers.correct) - num_correct + 2)
-    targets = np.where(answers.correct, high, low)
+    verdicts = answers.correct.astype(np.float64)
+    num_correct = float(verdicts.sum())
+    high, low = (num_correct + 1) / (num_correct + 2), 1 / (len(verdicts) - num_correct + 2)
+    targets = verdicts * high + (1 - verdicts) * low
     x = logits(answers.confidences)[:, None]
     # An answer with target t is a correct one of weight t and an incorrect one of weight 1 - t.
     labels, weights = np.repeat([1, 0], len(x)), np.concatenate([targets, 1 - targets])

@@ -103,6 +103,22 @@ MORE = (
         "AURC",
         "Area under risk and coverage: share of wrong answers when only the most confident ones are given, averaged.",
     ),
+    Column(
+        "augrc",
+        "AUGRC",
+        "Share of all questions that are answered wrongly when only the most confident are answered, averaged; unlike "
+        "AURC it does not weigh the very first answers most. Less is better.",
+    ),
+    Column(
+        "prr",
+        "prediction-rejection ratio",
+        "Part of what an oracle saves over random order that confidence saves: 1 rejects wrong answers first, 0 is "
+        "chance.",
+    ),
+    Column(
+        "selective_accuracy_50", "accuracy at half coverage", "Accuracy of the half that is stated most confidently."
+    ),
+    Column("selective_accuracy_80", "accuracy at 80 % coverage", "Accuracy without the least confident fifth."),
     Column("sharpness", "sharpness", "Variance of the stated confidences: 0 where they are all the same."),
     Column("num_confidence_values", "values in use", "Distinct percentages that at least 5 % of the answers state."),
 )
@@ -192,8 +208,8 @@ def _problem(row: Row) -> str:
         return "no 'status', or neither 'question_id' nor 'entity'"
     if row["status"] == "ok" and not 0 <= number(row, "confidence") <= 1:
         return f"confidence {row.get('confidence')!r} of a judged row is not in [0, 1]"
-    if row["status"] == "ok" and row.get("correct") not in (True, False):
-        return f"correct {row.get('correct')!r} of a judged row is neither true nor false"
+    if row["status"] == "ok" and not 0 <= number(row, "correct") <= 1:
+        return f"correct {row.get('correct')!r} of a judged row is neither true nor false, nor graded in [0, 1]"
     return ""
 
 

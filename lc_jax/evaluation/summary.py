@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from numpy.typing import ArrayLike
 
-from lc_jax.evaluation import intervals, metrics, smooth
+from lc_jax.evaluation import intervals, metrics, selective, smooth
 from lc_jax.evaluation.metrics import KindRow
 
 
@@ -33,7 +33,7 @@ class Summary:
     """
 
     num_questions: int
-    accuracy: float
+    accuracy: float  # mean verdict, where they are graded
     accuracy_low: float
     accuracy_high: float
     num_bins: int  # of all that is binned
@@ -62,6 +62,10 @@ class Summary:
     auroc_high: float
     auroc_within: float  # over pairs of answers of one kind; NaN where no kind has right and wrong ones
     aurc: float  # mean risk over coverages
+    augrc: float  # mean share of all questions answered wrongly over coverages
+    prr: float  # prediction-rejection ratio: 0 is random order, 1 an oracle; NaN where all verdicts are equal
+    selective_accuracy_50: float  # accuracy of the most confident half
+    selective_accuracy_80: float
     sharpness: float  # variance of the confidences
     num_confidence_values: int  # distinct percentages that at least MIN_SHARE of answers state
     collapsed: bool  # one percentage for (nearly) everything
@@ -81,12 +85,22 @@ def _no_interval(num_clusters: int) -> str:
 
 def _undefined(summary: Summary, num_clusters: int) -> dict[str, str]:
     """Returns the reason for each number that is NaN, by field."""
-    one_class = "all answers are right" if summary.accuracy == 1 else "all answers are wrong"
+    equal = {0.0: "all answers are wrong", 1.0: "all answers are right"}.get(summary.accuracy)
+    graded = "verdicts are graded"
+    one_class = equal or graded
     few = "no question has a kind" if not summary.kinds else "fewer than three kinds of questions, or all alike"
     reasons = {
         "ece_published": f"fewer questions ({summary.num_questions}) than bins ({summary.num_bins})",
+        "ece_noise_floor": graded,
         "auroc": one_class,
-        "auroc_within": "no kind has right and wrong answers" if summary.kinds else "no question has a kind",
+        "prr": equal or "all verdicts are equal",
+        "auroc_within": (
+            graded
+            if math.isnan(summary.ece_noise_floor)
+            else "no kind has right and wrong answers"
+            if summary.kinds
+            else "no question has a kind"
+        ),
         "kind_correlation": few,
         **{f"{name}_{end}": _no_interval(num_clusters) for name in intervals.METRICS for end in ("low", "high")},
     }
@@ -169,13 +183,14 @@ def summarize(
     ends = {name: (math.nan, math.nan) if low == high else (low, high) for name, (low, high) in ends.items()}
     ends["accuracy"] = of_accuracy
     lows_and_highs = {f"{name}_{end}": ends[name][i] for name in ends for i, end in enumerate(("low", "high"))}
-    enough = len(right) >= num_bins
+    enough, is_graded = len(right) >= num_bins, right.dtype != bool
+    curve = selective.risk_coverage(confidence, right)
     summary = Summary(
         num_questions=len(right),
         accuracy=accuracy,
         num_bins=num_bins,
         ece=metrics.ece(confidence, right, num_bins),
-        ece_noise_floor=metrics.noise_floor(confidence, num_bins=num_bins, seed=seed),
+        ece_noise_floor=math.nan if is_graded else metrics.noise_floor(confidence, num_bins=num_bins, seed=seed),
         ece_debiased=metrics.debiased_ece(confidence, right, num_bins),
         ece_equal_width=metrics.ece(confidence, right, num_bins, equal_width=True),
         ece_smooth=smooth.smooth_ece(confidence, right),
@@ -190,7 +205,11 @@ def summarize(
         log_score=metrics.log_score(confidence, right),
         auroc=metrics.auroc(confidence, right),
         auroc_within=metrics.auroc_within(confidence, right, kinds or [""] * len(right)),
-        aurc=metrics.risk_coverage(confidence, right).aurc,
+        aurc=curve.aurc,
+        augrc=curve.augrc,
+        prr=selective.prediction_rejection_ratio(confidence, right),
+        selective_accuracy_50=curve.accuracy_at(0.5),
+        selective_accuracy_80=curve.accuracy_at(0.8),
         sharpness=metrics.sharpness(confidence),
         num_confidence_values=sum(share >= metrics.MIN_SHARE for share in shares.values()),
         collapsed=max(shares.values()) > metrics.COLLAPSED_SHARE,

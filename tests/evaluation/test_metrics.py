@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from lc_jax.evaluation import intervals, metrics, smooth, summary
+from lc_jax.evaluation import intervals, metrics, selective, smooth, summary
 from tests.evaluation.forecasters import forecaster
 from tests.recorded import load
 
@@ -141,6 +141,7 @@ def test_every_number_that_is_not_defined_has_its_reason():
         "auroc": right,
         "auroc_low": right,
         "auroc_high": right,
+        "prr": right,
         "auroc_within": "no question has a kind",
         "kind_correlation": "no question has a kind",
     }
@@ -182,7 +183,7 @@ def test_claims_of_one_biography_count_as_one_trial_in_wilsons_interval():
         ([0.5], [True, False], "one of each"),
         ([0.5, float("nan"), float("nan")], [True] * 3, r"Row 1: nan is no confidence in \[0, 1\] \(2 such rows\)"),
         ([1.01], [True], "Row 0: 1.01 is no confidence"),
-        ([0.5], [float("nan")], r"Row 0: nan is no verdict \(0 or 1\)"),
+        ([0.5], [float("nan")], r"Row 0: nan is no verdict \(0 or 1, or graded"),
     ],
 )
 def test_bad_rows_are_refused_by_number(confidence, correct, message):
@@ -223,7 +224,7 @@ def test_murphys_parts_of_a_literal_case():
 def test_risk_and_coverage_agree_with_a_plain_loop(pairs, random):
     """Equal confidences in random order: the mean over orders is what is computed at once."""
     confidence, correct = map(np.array, zip(*pairs, strict=True))
-    curve = metrics.risk_coverage(confidence, correct)
+    curve = selective.risk_coverage(confidence, correct)
     for coverage, risk, least in zip(curve.coverages, curve.risks, np.unique(confidence)[::-1], strict=True):
         answered_rows = confidence >= least
         assert (coverage, risk) == pytest.approx((answered_rows.mean(), 1 - correct[answered_rows].mean()))
@@ -234,8 +235,8 @@ def test_risk_and_coverage_agree_with_a_plain_loop(pairs, random):
 
 
 def test_the_area_under_risk_and_coverage_takes_equal_confidences_in_random_order():
-    assert metrics.risk_coverage([0.9, 0.9, 0.1], [True, False, True]).aurc == pytest.approx((0.5 + 0.5 + 1 / 3) / 3)
-    assert metrics.risk_coverage([1.0] * 4, [True, False, False, True]).aurc == pytest.approx(0.5)
+    assert selective.risk_coverage([0.9, 0.9, 0.1], [True, False, True]).aurc == pytest.approx((0.5 + 0.5 + 1 / 3) / 3)
+    assert selective.risk_coverage([1.0] * 4, [True, False, False, True]).aurc == pytest.approx(0.5)
 
 
 @settings(max_examples=15, deadline=None)
@@ -279,8 +280,8 @@ def test_simulated_forecasters_show_what_they_are():
     assert metrics.sharpness([0.7] * 5) == 0
     random = np.random.default_rng(3).random(20_000)
     assert metrics.auroc(random, right) == pytest.approx(0.5, abs=0.02)
-    assert metrics.risk_coverage(random, right).aurc == pytest.approx(1 - right.mean(), abs=0.03)
-    assert metrics.risk_coverage(confidence, correct).aurc < 1 - correct.mean() - 0.05
+    assert selective.risk_coverage(random, right).aurc == pytest.approx(1 - right.mean(), abs=0.03)
+    assert selective.risk_coverage(confidence, correct).aurc < 1 - correct.mean() - 0.05
 
 
 def test_overconfidence_is_signed():

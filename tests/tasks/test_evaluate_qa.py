@@ -348,7 +348,10 @@ def test_every_file_of_an_evaluation_is_strict_json(evaluate, tmp_path, paragrap
     assert result["accuracy"] == pytest.approx(accuracy)
     assert (result["accuracy_low"], result["accuracy_high"]) == pytest.approx(interval, abs=5e-5)
     assert {name for name, value in result.items() if value is None} == set(result["undefined"])
-    undefined |= {"kind_correlation", "auroc_within"} | ({"overconfidence_low"} if "ece_low" in undefined else set())
+    undefined |= {"kind_correlation", "auroc_within"}
+    undefined |= ({"overconfidence_low"} if "ece_low" in undefined else set()) | (
+        {"prr"} if "auroc" in undefined else set()
+    )
     assert undefined == set(result["undefined"]) - {
         "auroc_low", "auroc_high", "ece_high", "brier_high", "overconfidence_high"
     }  # fmt: skip
