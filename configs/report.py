@@ -18,6 +18,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.output = "runs/report"  # folder of report.html, results.json and figures
     config.methods = ("LC RL", "LC SFT", "Factuality RL", "Factuality SFT")  # rows in this order, others after them
     config.baseline = ""  # the method that others are compared with; "": the first
+    config.intrinsic = ""  # the method whose confidence is a model's own, such as the agreement of samples
     config.num_examples = 200  # to browse, a method and data set
     config.allow_different_judges = False  # True: compares evaluations of different annotators or settings
     config.paper = False  # also the paper's results on data sets of which there is no evaluation

@@ -23,6 +23,7 @@ from lc_jax.prompts.summarize import join_paragraphs
 from lc_jax.types import ReplyStatus
 
 NUM_BINS = 40  # of the calibration error, as published
+RECALL_K = 32  # supported claims of a complete biography, for recall and F1 at K
 LONG_ENOUGH = 10  # claims; biographies with fewer are penalised (FActScore's gamma)
 _EXPECTED = [[Claim("a claim of about so many words", OBJECTIVE)] for _ in range(15)]
 
@@ -171,18 +172,29 @@ class FActScore:
     claims_per_biography: float  # objective ones, alternatives counted once, of those that make any
     factscore: float  # mean share of supported claims over biographies with a judged one; NaN without any
     factscore_penalized: float  # the same, less for biographies with fewer than LONG_ENOUGH judged claims
+    num_repeated: int  # judged claims that repeat another of their biography; the numbers below count them once
+    precision: float  # mean share of supported claims, as factscore but for repetitions
+    recall_at_k: float  # mean of min(1, supported claims / RECALL_K); a biography without a judged claim has 0
+    f1_at_k: float  # mean of the harmonic mean of precision and recall (Wei et al. 2024); likewise
 
     def sentence(self) -> str:
         """The figures in words, for a report."""
         return (
             f"{self.num_biographies} biographies, {self.respond_ratio:.1%} of which make claims, "
             f"{self.claims_per_biography:.1f} each on average; FActScore {self.factscore:.3f}, with the penalty for "
-            f"short ones {self.factscore_penalized:.3f}"
+            f"short ones {self.factscore_penalized:.3f}; {self.num_repeated} repeated claims counted once: recall at "
+            f"{RECALL_K} {self.recall_at_k:.3f}, F1 at {RECALL_K} {self.f1_at_k:.3f}"
         )
 
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
+
+
+def _normalized(claim: str) -> str:
+    """Returns a claim's words in lower case, without punctuation and articles; equal ones are one claim."""
+    words = "".join(c if c.isalnum() else " " for c in claim.casefold()).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 
 def factscore(records: Sequence[Record]) -> FActScore:
@@ -191,13 +203,22 @@ def factscore(records: Sequence[Record]) -> FActScore:
     for record in records:
         if record.claims or record.status == "no_claims":
             by_biography[record.biography or record.entity].append(record)
-    counts, shares, penalized = [], [], []
+    counts, shares, penalized, num_repeated = [], [], [], 0
+    precisions, recalls, f1s = [], [], []
     for records in by_biography.values():
         counts.append(sum(any(label == OBJECTIVE for _, label in record.claims) for record in records))
         verdicts = [record.correct for record in records if record.status == "ok"]
         if verdicts:
             shares.append(sum(verdicts) / len(verdicts))
             penalized.append(shares[-1] * min(1.0, math.exp(1 - LONG_ENOUGH / len(verdicts))))
+        distinct = {_normalized(record.chosen): record.correct for record in reversed(records) if record.status == "ok"}
+        num_repeated += len(verdicts) - len(distinct)
+        supported = sum(distinct.values())
+        precisions += [supported / len(distinct)] if distinct else []
+        if distinct or all(record.status in ("no_claims", "not_objective") for record in records):
+            recalls.append(min(1.0, supported / RECALL_K))
+            share = precisions[-1] if distinct else 0.0
+            f1s.append(2 * share * recalls[-1] / (share + recalls[-1]) if supported else 0.0)
     responses = [float(count) for count in counts if count]
     return FActScore(
         len(counts),
@@ -205,4 +226,8 @@ def factscore(records: Sequence[Record]) -> FActScore:
         _mean(responses),
         _mean(shares),
         _mean(penalized),
+        num_repeated,
+        _mean(precisions),
+        _mean(recalls),
+        _mean(f1s),
     )

@@ -119,6 +119,7 @@ def page(
     changes: Differences,
     *,
     baseline: str = "",
+    remarks: Mapping[str, Sequence[str]] | None = None,
     num_examples: int = 200,
     seed: int = 0,
     published_sets: Sequence[str] = (),
@@ -129,6 +130,7 @@ def page(
       entries: evaluations in the order of the table; those of one data set form a section.
       changes: `differences` of the entries; {} shows none.
       baseline: the method that others are compared with; "": the first of each data set.
+      remarks: more sentences below the table of a data set, by its name.
       num_examples: to browse, for each evaluation.
       seed: of the draw of examples.
       published_sets: the paper's data sets that are shown without an evaluation of one's own.
@@ -160,7 +162,9 @@ def page(
         num_bins=metrics.NUM_BINS,
         columns=MAIN,
         max_open_kinds=MAX_OPEN_KINDS,
-        sections=[_section(data, group, changes, baseline) for data, group in groups.items()],
+        sections=[
+            _section(data, group, changes, baseline, (remarks or {}).get(data, ())) for data, group in groups.items()
+        ],
         published_sections=[_published_section(data) for data in published_sets],
         runs=[_run(entry) for entry in entries],
         example_notes=notes,
@@ -170,7 +174,9 @@ def page(
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
 
 
-def _section(data: str, group: Sequence[Entry], changes: Differences, baseline: str) -> dict[str, Any]:
+def _section(
+    data: str, group: Sequence[Entry], changes: Differences, baseline: str, remarks: Sequence[str]
+) -> dict[str, Any]:
     """Returns what the page shows of one data set."""
     entries = {label(entry, group): entry for entry in group}
     theirs, methods = _published_rows(group), {entry.method for entry in group}
@@ -193,7 +199,7 @@ def _section(data: str, group: Sequence[Entry], changes: Differences, baseline: 
         "paper": [_published_line(row) for row in theirs if row.method in methods],
         "other_paper": [_published_line(row) for row in theirs if row.method not in methods],
         "flags": [(name, note) for name, entry in entries.items() for note in entry.result.get("notes", ())],
-        "notes": published.ratio_notes(errors, {row.method: row for row in theirs}),
+        "notes": [*published.ratio_notes(errors, {row.method: row for row in theirs}), *remarks],
         "more": [
             Line(column.title, [_cell(entry.result, column) for entry in group], column.meaning)
             for column in MORE

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from lc_jax.data import jsonl
 from lc_jax.data.rows import optional
-from lc_jax.evaluation import plots, published, report, results, table
+from lc_jax.evaluation import agreement, plots, published, report, results, table
 from lc_jax.evaluation.results import Entry, by_data, judges
 
 
@@ -79,6 +79,11 @@ def load(config: ConfigDict) -> list[Entry]:
     return entries
 
 
+def _remarks(group: Sequence[Entry], intrinsic: str) -> list[str]:
+    """Returns sentences on the agreement of judges, and of stated with intrinsic confidence."""
+    return [*agreement.judge_notes(group), *agreement.intrinsic_notes(group, intrinsic)]
+
+
 def _suffixes(groups: Iterable[str]) -> dict[str, str]:
     """Returns the suffixes of the names of figures, by data set; "" if there is only one."""
     suffixes: dict[str, str] = {}
@@ -100,14 +105,19 @@ def run(config: ConfigDict, mesh: Any) -> None:
     """
     entries = load(config) if optional(config.evaluations) is not None else []
     groups, output = by_data(entries), Path(config.output)
+    if config.intrinsic and config.intrinsic not in map(agreement.method_name, entries):
+        methods = sorted(set(map(agreement.method_name, entries)))
+        raise ValueError(f"--config.intrinsic={config.intrinsic!r} was not evaluated; there are {methods}.")
     alone = [data for data in published.data_sets() if data not in groups] if config.paper else []
     if not entries and not alone:
         raise ValueError("--config.evaluations is empty: give a folder of evaluations, or --config.paper=true.")
     changes = report.differences(entries, config.baseline)
+    remarks = {data: _remarks(group, config.intrinsic) for data, group in groups.items()}
     page = report.page(
         entries,
         changes,
         baseline=config.baseline,
+        remarks=remarks,
         num_examples=config.num_examples,
         seed=config.seed,
         published_sets=alone,
@@ -115,7 +125,8 @@ def run(config: ConfigDict, mesh: Any) -> None:
     rows = report.rows(entries, changes, config.baseline)
     text = "\n".join([table.render(rows)] * bool(rows) + [table.render_published(data) for data in alone])
     if entries:
-        text = "\n\n".join([text, *results.not_evaluated(Path(config.evaluations))])
+        lines = [f"- {data}: {remark}" for data, sentences in remarks.items() for remark in sentences]
+        text = "\n\n".join([text, *["\n".join(lines)] * bool(lines), *results.not_evaluated(Path(config.evaluations))])
     suffixes = _suffixes([*groups, *alone])
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".report-", dir=output) as name:

@@ -113,6 +113,10 @@ def test_figures_by_hand():
         claims_per_biography=2.5,
         factscore=pytest.approx((3 / 4 + 1) / 2),
         factscore_penalized=pytest.approx((3 / 4 * penalty[0] + penalty[1]) / 2),
+        num_repeated=0,
+        precision=pytest.approx((3 / 4 + 1) / 2),
+        recall_at_k=pytest.approx((3 + 1 + 0 + 0) / 32 / 4),
+        f1_at_k=pytest.approx((2 * 3 / (4 + 32) + 2 / (1 + 32)) / 4),  # 2 S / (claims + K)
     )
     assert "4 biographies, 50.0% of which make claims, 2.5 each on average; FActScore 0.875" in found.sentence()
     unread = [biography.whole(Biography("E", "", ""), status) for status in ("unverifiable", "refused", "failed")]
@@ -126,6 +130,20 @@ def test_long_biographies_are_not_penalised():
     decomposed = {"Ada": [[(f"Ada did {i}.", "Objective")] for i in range(12)]}
     found = biography.factscore(Answers(decomposed, true={f"Ada did {i}." for i in range(6)}).records())
     assert found.factscore == found.factscore_penalized == 0.5
+
+
+def test_a_repeated_claim_counts_once_and_a_long_biography_is_complete():
+    """Forty distinct supported claims and sixty times that Ada is a person, in other letters and articles."""
+    texts = [f"Ada did {i}." for i in range(40)] + ["Ada is a person.", "ada is the person", "Ada is person!"] * 20
+    found = biography.factscore(
+        Answers({"Ada": [[(text, "Objective")] for text in texts]}, true=set(texts[:40])).records()
+    )
+    assert found.num_repeated == 59
+    assert found.factscore == pytest.approx(0.4)
+    assert found.precision == pytest.approx(40 / 41)
+    assert found.recall_at_k == 1
+    assert found.f1_at_k == pytest.approx(2 * 40 / 41 / (40 / 41 + 1))
+    assert "59 repeated claims counted once: recall at 32 1.000, F1 at 32 0.988" in found.sentence()
 
 
 @pytest.mark.parametrize("status", ["invalid", "refused", "truncated", "failed"])
@@ -142,6 +160,7 @@ def test_what_could_not_be_annotated_is_a_status(status):
     found = biography.factscore(records)
     assert (found.num_biographies, found.respond_ratio) == (3, pytest.approx(2 / 3))  # Ada, Cleo, Dora
     assert found.factscore == pytest.approx(2 / 3)  # of Ada: two of the three that were judged
+    assert found.recall_at_k == pytest.approx((2 / 32 + 0) / 2)  # of Ada and Cleo; Dora's claim could not be judged
 
 
 def test_no_biography_at_all():

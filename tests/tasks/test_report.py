@@ -58,6 +58,22 @@ def test_paired_differences_from_the_baseline_are_in_the_table_and_the_results(m
     assert f"{change['brier']['difference']:+.3f} {ends}" in (out / "table.md").read_text()
 
 
+def test_the_agreement_of_judges_and_of_intrinsic_confidence_is_stated(make):
+    other = entry("LC RL", judge="anthropic/claude-haiku-4-5")
+    flipped = [{**row, "correct": not row["correct"]} if i == 0 else row for i, row in enumerate(other.records)]
+    samples = entry("agreement of samples", seed=1)
+    entries = entry("LC RL"), dataclasses.replace(other, records=flipped), samples
+    out = make(*entries, allow_different_judges=True, intrinsic="agreement of samples")
+    pages = (out / "table.md").read_text(), (out / "report.html").read_text()
+    for text in pages:
+        assert "give 99.2% of 119 equal answers the same verdict" in text
+        assert "LC RL (judge openai/gpt-4.1), seed 0: stated confidence differs from that of" in text
+    with pytest.raises(
+        ValueError, match=r"--config.intrinsic='nobody' was not evaluated; there are \['LC RL', 'agreement of"
+    ):
+        make(*entries, allow_different_judges=True, intrinsic="nobody")
+
+
 def test_several_data_sets_have_figures_of_their_own(make):
     out = make(entry("LC RL"), entry("LC RL", data="BioASQ, mine"))
     assert (out / "reliability_triviaqa.png").exists()
