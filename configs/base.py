@@ -280,7 +280,7 @@ def add_evaluation(config: ConfigDict, roles: Sequence[str]) -> None:
     config.model = ""  # a checkpoint that writes them, where there is no file
     add_sampling(config, temperature=0.3)
     config.writer = annotator()  # a provider's model that writes them
-    config.strategy = "finetuned"  # or 8-shot, summary-8-shot, llama-2-chat; of a writer 0-shot, uncertainty, ...
+    config.strategy = "finetuned"  # or 8-shot, few-shot, percentage, own-probability, ... (prompts/strategies.py)
     config.uses_confidence = True  # False for methods that state none: the first answer counts, with confidence 1
     config.limit = 0  # questions, or entities; 0 = all
     config.annotators = {role: annotator() for role in roles}  # where one has no name, `annotator` does its part

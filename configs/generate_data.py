@@ -23,7 +23,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.limit = 0  # rows; 0 = all
     config.clues = False  # queries from Jeopardy! clues (with a `category`), which are made questions first
     config.model = ""  # a checkpoint that writes paragraphs
-    config.in_context = False  # paragraphs of a base model, after eight examples
+    config.in_context = False  # after eight examples, or those of few_shot.txt in prompt_dir: short answers
     config.first_paragraph = config.get_ref(
         "in_context"
     ).identity()  # a base model continues: cut at the first blank line

@@ -138,6 +138,11 @@ class Tokenizer:
             text = text.replace(spaced, spaced.strip(" "))
         return text
 
+    def line_break_ids(self) -> tuple[int, ...]:
+        """Returns the ids of all tokens whose text has a line break."""
+        texts = self._hf.batch_decode([[i] for i in range(len(self))], clean_up_tokenization_spaces=False)
+        return tuple(i for i, text in enumerate(texts) if "\n" in text)
+
     def fits(self, max_length: int) -> Callable[[PromptText], bool]:
         """Returns a predicate: whether a prompt has at most `max_length` tokens."""
         return lambda prompt: len(self.encode_prompt(prompt)) <= max_length

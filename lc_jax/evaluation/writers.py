@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lc_jax.llm.annotate import Annotation, AnnotationTask, AnnotationTasks, rea
 from lc_jax.llm.cost import Costs
 from lc_jax.llm.session import Session
 from lc_jax.prompts import Prompt, strategies
+from lc_jax.prompts.models import AUTO
 from lc_jax.provenance import fingerprint
 from lc_jax.types import Reply
 
@@ -40,7 +42,7 @@ class Writer:
     """Exactly one of `paragraphs`, `model` and `writer`, and how it is asked. The fields are those of the configs.
 
     Raises:
-      ValueError: none of the three is named, or several; or a provider's model with a top_p.
+      ValueError: none of the three is named, or several; a provider's model with a top_p; samples' own probability.
     """
 
     paragraphs: str  # a file
@@ -74,6 +76,12 @@ class Writer:
                 f"--config.top_p={self.top_p} is of checkpoints: {self.writer['name']} is asked without; leave it at 1."
             )
 
+        if self.strategy == strategies.OWN_PROBABILITY and self.temperature != 0:
+            raise ValueError(
+                f"--config.temperature={self.temperature}: the strategy {self.strategy} states the probability of the "
+                "greedy answer; give --config.temperature=0."
+            )
+
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Writer:
         """The writer that a config names."""
@@ -97,7 +105,7 @@ class Writer:
           session: whose store and budget a provider's model shares.
           mesh: of a checkpoint; None where none writes.
         """
-        templates = self.templates
+        templates = AUTO if self.strategy == strategies.ASKED_PERCENTAGE else self.templates
         if self.model and not self.dry_run:
             from lc_jax.data.tokenizer import resolve_templates
 
@@ -137,10 +145,17 @@ class Writer:
             )
         paragraphs = {row["question_id"]: _annotation(row) for row in rows}
         todo = [name for name in prompts if name not in paragraphs]
-        decoding = writing.Decoding(self.max_new_tokens, self.temperature, self.seed, self.batch_size, self.top_p)
+        # A model that continues a text writes further examples; one that answers a message stops by itself.
+        one_line = self.strategy in strategies.SHORT and not prompt.is_message
+        numbers = (self.max_new_tokens, self.temperature, self.seed, self.batch_size, self.top_p)
+        decoding = writing.Decoding(*numbers, one_line=one_line)
         texts = [prompt.prompt_text(paragraph_generation_prompt=prompts[name]) for name in todo]
-        for place, text, _ in writing.write(self.model, mesh, texts, decoding, self.precision):
+        for place, text, _, logprob in writing.write(self.model, mesh, texts, decoding, self.precision):
             annotation = read_reply(prompt, {}, Reply("ok", text))
+            if self.strategy == strategies.OWN_PROBABILITY and annotation.value:
+                percentage = max(0.1, 100 * math.exp(logprob))  # 0% would say that it is another answer
+                text = f"{annotation.value.removesuffix('.')} ({percentage:.1f}%)"
+                annotation = dataclasses.replace(annotation, value=text)
             row = {"question_id": todo[place], "paragraph": annotation.value, "recipe": recipe}
             if annotation.status != "ok":  # a reasoning model that did not come to its answer
                 row |= {"status": annotation.status, "detail": annotation.detail}

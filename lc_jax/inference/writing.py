@@ -25,11 +25,13 @@ class Decoding:
     seed: int
     batch_size: int
     top_p: float = 1.0  # 1 = any token
+    one_line: bool = False  # a text ends at its first line break, which is not part of it
 
     def sampling(self, tokenizer: Tokenizer) -> generate.Sampling:
-        """Returns the sampling settings with the tokenizer's stop and padding tokens."""
+        """Returns the sampling settings with the tokenizer's padding token and the tokens that end a text."""
+        ends = (*tokenizer.stop_ids, *(tokenizer.line_break_ids() if self.one_line else ()))
         return generate.Sampling(
-            self.max_new_tokens, self.temperature, self.top_p, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
+            self.max_new_tokens, self.temperature, self.top_p, eos_ids=ends, pad_id=tokenizer.pad_id
         )
 
 
@@ -40,8 +42,11 @@ def write(
     decoding: Decoding,
     precision: Mapping[str, Any],
     row_ids: Sequence[int] | None = None,
-) -> Iterator[tuple[int, str, bool]]:
-    """Yields (index into `prompts`, text, whether it is finished), batch by batch; without prompts no model is loaded.
+) -> Iterator[tuple[int, str, bool, float]]:
+    """Yields (index into `prompts`, text, whether it is finished, log-probability), batch by batch.
+
+    The log-probability is the sum over the text's tokens, the one that ends it included, in nats; of a greedy text at
+    temperature 1. Without prompts no model is loaded.
 
     Args:
       precision: what `hf.load` takes.
@@ -61,4 +66,7 @@ def write(
     stream = generate.stream(model, encoded, decoding.sampling(tokenizer), **settings)
     for place, completion in tqdm(stream, total=len(encoded), unit="text", disable=None):
         check_finite(completion.logprobs, folder, f"text {place + 1} of {len(encoded)}")
-        yield place, tokenizer.decode(completion.tokens), completion.finished
+        text = tokenizer.decode(completion.tokens)
+        if decoding.one_line:
+            text = text.partition("\n")[0]
+        yield place, text, completion.finished, sum(completion.logprobs)

@@ -43,6 +43,9 @@ FILES = {
     "in_context": "paragraph_generation/generate_paragraphs_llama_trivia_qa_icl_8shot.txt",
     "confident_in_context": "paragraph_generation/generate_paragraphs_llama_trivia_qa_summary_icl_8shot.txt",
     "llama_2_chat": "paragraph_generation/generate_paragraphs_llama_chat_0shot.txt",
+    # of short answers, which the paper does not ask for: no published files, but read from the same folder
+    "few_shot": "few_shot.txt",
+    "percentage": "percentage.txt",
     # of annotators
     "query": "generating_open_ended_queries/generate_open_ended_query_claude_10shot.txt",
     "clue": "generating_open_ended_queries/generate_jeopardy_question_claude_5shot.txt",
@@ -67,7 +70,7 @@ _QUERY, _READING = ("paragraph_generation_prompt",), ("generated_paragraph", "qu
 # The fields that each wording has to show, by our names; where it may show others, those of our prompt.
 _NEEDED = {
     **dict.fromkeys(("paragraph", "in_context", "confident_in_context", "vendor_confident_in_context"), _QUERY),
-    **dict.fromkeys(("llama_2_chat", "claude_distill", "uncertainty"), _QUERY),
+    **dict.fromkeys(("llama_2_chat", "claude_distill", "uncertainty", "few_shot", "percentage"), _QUERY),
     **dict.fromkeys(("extract_answers", "extract", "eval_extract"), _READING),
     **dict.fromkeys(("forecast_probs", "factuality", "correctness"), (*_READING, "answer")),
     **dict.fromkeys(("forecast", "eval_forecast"), (*_READING, "answer")),

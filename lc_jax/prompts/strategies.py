@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from lc_jax.prompts import in_context, paragraph, published
-from lc_jax.prompts.models import load_templates
+from lc_jax.prompts.models import CHAT, load_templates
 from lc_jax.prompts.parsing import one_paragraph
 from lc_jax.prompts.prompt import Prompt, read_template, schema
 
@@ -26,6 +27,15 @@ LLAMA_2_CHAT = Prompt(
     )
 )
 
+
+def _first_line(reply: str, fields: Mapping[str, str]) -> str:
+    """Returns the short answer of a model that was shown examples; after it come examples of its own."""
+    return reply.partition("\n")[0].strip()
+
+
+PERCENTAGE = Prompt(read_template("percentage"))
+COMPLETED_PERCENTAGE = Prompt(PERCENTAGE.template + "\n\nReply:", _first_line)  # for a model that continues texts
+
 # By name: (the prompt, its published name). "finetuned" is in the templates of the model.
 _PROMPTED = {
     "0-shot": (paragraph.PROMPT, "claude_distill"),
@@ -34,7 +44,9 @@ _PROMPTED = {
     "uncertainty": (UNCERTAINTY, "uncertainty"),
     "llama-2-chat": (LLAMA_2_CHAT, "llama_2_chat"),
 }
-OF_CHECKPOINTS = ("finetuned", "8-shot", "summary-8-shot", "llama-2-chat")
+# Of short answers. "own-probability": the answer of "few-shot", and the model's own probability of it as a percentage.
+FEW_SHOT, ASKED_PERCENTAGE, OWN_PROBABILITY = SHORT = ("few-shot", "percentage", "own-probability")
+OF_CHECKPOINTS = ("finetuned", "8-shot", "summary-8-shot", "llama-2-chat", *SHORT)
 OF_PROVIDERS = ("0-shot", "8-shot", "summary-8-shot", "uncertainty")
 
 
@@ -42,12 +54,13 @@ def load(strategy: str, templates: str | Path, prompt_dir: str | Path = "", *, c
     """Returns the prompt of a strategy, with the one field `paragraph_generation_prompt`.
 
     Args:
-      templates: of fine-tuned models; see `load_templates`.
-      prompt_dir: a folder of wordings in place of ours; see `published`.
+      templates: of fine-tuned models; see `load_templates`. With "chat", "percentage" is a user's message.
+      prompt_dir: a folder of wordings in place of ours; see `published`. "few-shot" needs its few_shot.txt, examples
+        and then the question.
       checkpoint: whether a checkpoint writes, rather than a provider's model.
 
     Raises:
-      ValueError: such a writer has no such strategy.
+      ValueError: such a writer has no such strategy, or no few_shot.txt is there.
     """
     names = OF_CHECKPOINTS if checkpoint else OF_PROVIDERS
     if strategy not in names:
@@ -55,6 +68,17 @@ def load(strategy: str, templates: str | Path, prompt_dir: str | Path = "", *, c
         raise ValueError(f"--config.strategy={strategy!r}: {writer} is asked by one of {list(names)}.")
     if strategy == "finetuned":
         return load_templates(templates, prompt_dir).paragraph
+    if strategy == ASKED_PERCENTAGE:
+        ours = dataclasses.replace(PERCENTAGE, is_message=True) if templates == CHAT else COMPLETED_PERCENTAGE
+        return dataclasses.replace(published.override(prompt_dir, "percentage", ours), is_message=ours.is_message)
+    if strategy in SHORT:
+        examples = published.override(prompt_dir, "few_shot", COMPLETED_PERCENTAGE)
+        if examples is COMPLETED_PERCENTAGE:
+            raise ValueError(
+                f"--config.strategy={strategy} needs examples: give a folder with few_shot.txt by --config.prompt_dir; "
+                "the file ends with {paragraph_generation_prompt} and what comes before an answer."
+            )
+        return examples
     prompt, name = _PROMPTED[strategy]
     if not checkpoint and strategy == "summary-8-shot":
         name = "vendor_confident_in_context"

@@ -40,7 +40,7 @@ from lc_jax.llm.data_tasks import data_tasks
 from lc_jax.llm.session import open_configured
 from lc_jax.models import released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
-from lc_jax.prompts import in_context, published, query, summarize
+from lc_jax.prompts import in_context, published, query, strategies, summarize
 from lc_jax.prompts.parsing import first_paragraph, parse_list, strip_reasoning
 from lc_jax.provenance import fingerprint
 from lc_jax.types import Question
@@ -93,8 +93,16 @@ async def queries(work: Work, row: int) -> Result:
     return {"paragraph_generation_prompt": annotation.value} | columns, [*outcomes, ("query", annotation)]
 
 
+def _is_few_shot(config: ConfigDict) -> bool:
+    """Returns whether the examples for the checkpoint are of short answers: those of few_shot.txt in `prompt_dir`."""
+    folder = config.prompt_dir if config.in_context else ""
+    return bool(folder) and published.find(Path(folder), "few_shot") is not None
+
+
 def _template(config: ConfigDict) -> prompts.Prompt:
     """Returns the prompt template for the checkpoint."""
+    if _is_few_shot(config):
+        return strategies.load(strategies.FEW_SHOT, config.templates, config.prompt_dir, checkpoint=True)
     if config.in_context:
         return published.override(config.prompt_dir, "in_context", in_context.PROMPT)
     return load_templates_for(config.model, config.templates, config.prompt_dir).paragraph
@@ -103,6 +111,7 @@ def _template(config: ConfigDict) -> prompts.Prompt:
 def paragraphs(work: Work) -> Iterator[tuple[int, Result]]:
     """Samples `num_samples` paragraphs a question from `config.model`, cut at the first blank line of base models.
 
+    Short answers (few_shot.txt in `prompt_dir`) end at the first line break.
     Goes into `config.column`: a list, or the one paragraph when num_samples is 1.
     """
     config, num_samples = work.config, work.config.num_samples
@@ -113,10 +122,11 @@ def paragraphs(work: Work) -> Iterator[tuple[int, Result]]:
         template.prompt_text(paragraph_generation_prompt=q.prompt) for _, q in questions for _ in range(num_samples)
     ]
     ids = [row * num_samples + sample for row, _ in questions for sample in range(num_samples)]
-    decoding = writing.Decoding(config.max_new_tokens, config.temperature, config.seed, config.batch_size, config.top_p)
+    numbers = (config.max_new_tokens, config.temperature, config.seed, config.batch_size, config.top_p)
+    decoding = writing.Decoding(*numbers, one_line=_is_few_shot(config))
     completions = writing.write(config.model, work.mesh, texts, decoding, config.precision, ids)
     samples: dict[int, dict[int, Annotation]] = {row: {} for row, _ in questions}
-    for i, text, finished in completions:
+    for i, text, finished, _ in completions:
         row, sample = divmod(ids[i], num_samples)
         answer = strip_reasoning(text)
         if answer is not None and config.first_paragraph:

@@ -58,6 +58,8 @@ FORMS = {
         TOPIC, WRITE, "## Paragraph 9\nOne (50%).\n\nTwo.", "One (50%).\n\nTwo.",
     ),
     "llama_2_chat": (TOPIC, WRITE, " It is so.", "It is so."),
+    "few_shot": ("Q: Where?\nA: There\nQ: " + TOPIC + "\nA:", WRITE, " Bern\nQ: And this?\nA: Rome", "Bern"),
+    "percentage": (TOPIC + " In per cent?", WRITE, "Bern (50%)\n", "Bern (50%)"),
     "query": (
         "Question 1: {question}", query.request_fields("Which river?", ["Danube"]),
         "Question 2: Write a paragraph about the river.", "Write a paragraph about the river.",
@@ -129,6 +131,7 @@ FORMS = {
 OURS = {name: task.prompt for name, task in (qa.TASKS | biography.TASKS | data_tasks(False, False)).items()}
 OURS |= {name: prompt for prompt, name in strategies._PROMPTED.values()}
 OURS |= {"vendor_confident_in_context": in_context.CONFIDENT}
+OURS |= {"few_shot": strategies.COMPLETED_PERCENTAGE, "percentage": strategies.PERCENTAGE}
 FULL = load_templates("full")
 OURS |= {field.name: getattr(FULL, field.name) for field in dataclasses.fields(FULL)}
 

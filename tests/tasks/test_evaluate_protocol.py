@@ -48,7 +48,7 @@ def test_a_checkpoint_writes_from_the_nucleus_and_a_run_begun_otherwise_is_refus
 
     def decode(folder, mesh, prompts, decoding, precision):
         decodings.append(decoding)
-        return iter([(i, f"It is Mount {i} (70%) or K2 (30%).", True) for i in range(len(prompts))])
+        return iter([(i, f"It is Mount {i} (70%) or K2 (30%).", True, -1.0) for i in range(len(prompts))])
 
     monkeypatch.setattr(writing, "write", decode)
     with FakeServer(scripted) as server:

@@ -192,10 +192,12 @@ def test_mistakes_are_named(evaluate, tmp_path, monkeypatch, overrides, message)
         evaluate(None, **overrides)
 
 
-def test_every_strategy_has_a_prompt():
+def test_every_strategy_has_a_prompt(tmp_path):
+    (tmp_path / "few_shot.txt").write_text("Q: Where?\nA: There\n\nQ: {paragraph_generation_prompt}\nA:\n")
     for checkpoint, names in ((True, strategies.OF_CHECKPOINTS), (False, strategies.OF_PROVIDERS)):
         for name in names:
-            prompt = strategies.load(name, "full", checkpoint=checkpoint)
+            folder = tmp_path if name in ("few-shot", "own-probability") else ""
+            prompt = strategies.load(name, "full", folder, checkpoint=checkpoint)
             assert prompt.fields == ("paragraph_generation_prompt",)
             assert "Write about {x}." in prompt.render(paragraph_generation_prompt="Write about {x}.")
     chat = strategies.load("llama-2-chat", "full", checkpoint=True).render(paragraph_generation_prompt="Write.")

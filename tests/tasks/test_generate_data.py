@@ -315,7 +315,7 @@ def test_paragraphs_are_cut_only_where_a_base_model_goes_on(run, tmp_path, monke
 
     def decode(folder, mesh, prompts, decoding, precision, row_ids):
         decodings.append(decoding)
-        return iter([(0, "\none\n\n- a list", True), (1, "two\n\nRequest: Write", False)])
+        return iter([(0, "\none\n\n- a list", True, -1.0), (1, "two\n\nRequest: Write", False, -1.0)])
 
     monkeypatch.setattr(generate_data.writing, "write", decode)
     settings = {"input": str(tmp_path / "in.jsonl"), "in_context": in_context, "column": "paragraph", "num_samples": 1}
