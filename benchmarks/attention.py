@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import models, report
-from lc_jax.kernels.attention import RowMask, attention, decode_attention
+from lc_jax.kernels.attention import RowMask, ScoreScaling, attention, decode_attention
 from lc_jax.kernels.dispatch import attention_implementation
 
 
@@ -77,14 +77,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     scale = config.head_dim**-0.5
     mask = RowMask(ends=jnp.full(batch, length, jnp.int32))
     # The cache as generation keeps it, the query the last token's.
-    keys, values, starts = k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.zeros(batch, jnp.int32)
-    decode = jax.jit(lambda q, keys, values: decode_attention(q, keys, values, starts, jnp.int32(length), scale))
+    keys, values, rows = k.swapaxes(1, 2), v.swapaxes(1, 2), RowMask(jnp.zeros(batch, jnp.int32))
+    last_position, scaling = jnp.int32(length - 1), ScoreScaling(scale)
+    decode = jax.jit(lambda q, keys, values: decode_attention(q, keys, values, rows, last_position, scaling))
     expected = exact(*(np.asarray(x[:1], np.float64) for x in (q, k, v)), scale)
     ours: dict[tuple[str, str], Callable[[], Any]] = {}
     errors: dict[tuple[str, str], float] = {}
     # The implementation that is chosen here and the plain one, so that the choice can be judged.
     for name in dict.fromkeys((attention_implementation("auto", q.dtype, config.head_dim), "portable")):
-        forward = jax.jit(lambda q, k, v, name=name: attention(q, k, v, mask, scale, name))
+        forward = jax.jit(lambda q, k, v, name=name: attention(q, k, v, mask, scaling, name))
         backward = jax.jit(jax.grad(lambda *x, f=forward: f(*x).astype(jnp.float32).sum(), argnums=(0, 1, 2)))
         ours[name, "forward"] = lambda f=forward: jax.block_until_ready(f(q, k, v))
         ours[name, "backward"] = lambda f=backward: jax.block_until_ready(f(q, k, v))

@@ -160,12 +160,15 @@ class Activations:
         hidden, inner = config.hidden_size, config.intermediate_size / tensor
         queries, keys = config.num_heads * config.head_dim / tensor, config.num_kv_heads * config.head_dim / tensor
         matrices = [leaf.shape[1:] for leaf in jax.tree.leaves(model.params) if leaf.ndim == 3]
-        count, n = len(matrices), matrices.count((hidden, config.intermediate_size))
+        count, n = len(matrices), 2 if config.gated_mlp else 1
+        norms = 4 if config.norm_placement == "both" else 2
         self.input = self.size * hidden  # of a block, for each token; the other numbers likewise
         # Saved for the backward pass: the input of every matrix; queries, keys, values and the output of attention;
-        # what the MLP's activation is computed from; and of each of two norms its input and two results, in float32.
+        # what the MLP's activation is computed from; and of each norm its input and two results, in float32.
         inputs = (count - 2) * hidden + queries + inner
-        self.all = self.size * (inputs + 2 * (queries + keys) + (1 + 2 * n) * inner) + 2 * 3 * 4 * hidden
+        self.all = self.size * (inputs + 2 * (queries + keys) + (1 + 2 * n) * inner) + norms * 3 * 4 * hidden
+        if config.qk_norm != "none":
+            self.all += 3 * 4 * (queries + keys)
         self.outputs = self.size * (hidden + queries + 2 * keys + n * inner)  # of every matrix but the last
         # The most at one time within a block: in the MLP, or in attention.
         self.mlp = self.size * (2 * hidden + (1 + n) * inner)

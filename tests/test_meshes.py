@@ -38,7 +38,7 @@ def sequences(rng, count, length=20):
     return [rng.integers(3, 256, int(rng.integers(6, length))).tolist() for _ in range(count)]
 
 
-def supervised_losses(mesh, kind, microbatches):
+def supervised_losses(mesh, kind, microbatches, family="tiny-llama"):
     rng = np.random.default_rng(0)
     texts = sequences(rng, 16)
     if kind == "scalar":
@@ -47,7 +47,7 @@ def supervised_losses(mesh, kind, microbatches):
         data, loss_fn = language_model.dataset([Encoded(tuple(t), 3) for t in texts]), language_model.loss_fn
     losses = []
     with jax.set_mesh(mesh):
-        model = model_on(mesh, kind)
+        model = model_on(mesh, kind, family)
         tx = make_optimizer(OPTIMIZER, trainable(model.params))
         state = states.create(model.params, tx)
         for _ in range(STEPS):
@@ -68,14 +68,27 @@ def test_supervised_training(kind):
     np.testing.assert_allclose(supervised_losses(eight, kind, 2), expected, rtol=1e-5)
 
 
-def ppo_losses(mesh):
+# Windows, norms of heads and of whole projections, layers without positions, joint projections, softcaps, 1 + w.
+OTHER_FAMILIES = ["tiny-olmo3", "tiny-smollm3", "tiny-phi3", "tiny-gemma2", "tiny-gemma3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_supervised_training_of_other_families(family):
+    one, eight = meshes()
+    expected = supervised_losses(one, "causal", 1, family)
+    assert expected[-1] < expected[0]
+    np.testing.assert_allclose(supervised_losses(eight, "causal", 2, family), expected, rtol=1e-5)
+
+
+def ppo_losses(mesh, family="tiny-llama"):
     rng = np.random.default_rng(0)
     prompts, responses = sequences(rng, 16, 9), sequences(rng, 16, 9)
     completions = [generate.Completion(tokens, [0.0] * len(tokens), True) for tokens in responses]
     losses = []
     with jax.set_mesh(mesh):
-        actor_critic = ActorCritic(model_on(mesh, "causal"), model_on(mesh, "scalar", seed=1))
-        reference = model_on(mesh, "causal", seed=2)
+        actor_critic = ActorCritic(model_on(mesh, "causal", family), model_on(mesh, "scalar", family, 1))
+        reference = model_on(mesh, "causal", family, 2)
         tx = make_optimizer(OPTIMIZER, trainable(actor_critic.params()))
         packed = batch.pack(prompts, completions, 12)
         episodes = rollout.score_rollout(
@@ -91,11 +104,12 @@ def ppo_losses(mesh):
 
 
 @pytest.mark.slow
-def test_ppo():
+@pytest.mark.parametrize("family", ["tiny-llama", *OTHER_FAMILIES])
+def test_ppo(family):
     one, eight = meshes()
-    expected = ppo_losses(one)
+    expected = ppo_losses(one, family)
     assert expected[-1] < expected[0]
-    np.testing.assert_allclose(ppo_losses(eight), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ppo_losses(eight, family), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -23,14 +24,31 @@ LANES = 128  # of a TPU: splash attention's blocks
 SHARED_PREFIX, PADDING = 0, -1  # segment ids of tokens that all segments see, and of tokens that none sees
 
 
+class ScoreScaling(NamedTuple):
+    """The function from the product of a query and a key to a score: times `factor`, then c tanh(score / c)."""
+
+    factor: float
+    softcap: float | None = None  # c; None: scores are not bounded
+
+    def apply(self, product: Float[Array, "*A"]) -> Float[Array, "*A"]:
+        """Computes scores, float32."""
+        scores = product * self.factor
+        return scores if self.softcap is None else self.softcap * jnp.tanh(scores / self.softcap)
+
+    def slope(self, scores: Float[Array, "*A"]) -> Float[Array, "*A"] | float:
+        """Returns the derivative of scores by products, from the scores; without a softcap it is `factor`."""
+        return self.factor if self.softcap is None else self.factor * (1 - jnp.square(scores / self.softcap))
+
+
 @flax.struct.dataclass
 class RowMask:
-    """Keys that the queries of a row see, besides causality: real tokens, and those of their own segment."""
+    """Keys that the queries of a row see, besides causality: real tokens, those of their own segment, and the last."""
 
     starts: Int[Array, " B"] | None = None  # first real position; None: 0
     ends: Int[Array, " B"] | None = None  # past the last real position; None: the row has no padding behind
     # Packed suffixes: a query sees the keys of its own segment and those of SHARED_PREFIX.
     segment_ids: Int[Array, "B T"] | None = None
+    window: Int[Array, ""] | int | None = None  # tokens of its sequence that a query sees, itself the last; None: all
 
     def visible(self, first: int, end: int) -> Bool[Array, "#B t s"]:
         """Returns which of the keys 0 <= s < end the queries first <= t < end see."""
@@ -43,12 +61,30 @@ class RowMask:
         if self.segment_ids is not None:
             of_keys, of_queries = self.segment_ids[:, None, :end], self.segment_ids[:, first:end, None]
             visible = visible & ((of_keys == SHARED_PREFIX) | (of_keys == of_queries))
+        if self.window is not None:  # in columns, but for suffixes, which do not begin behind each other
+            places = keys[None] if self.segment_ids is None else self.positions(self.segment_ids.shape[1])
+            visible = visible & (places[:, first:end, None] - places[:, None, :end] < self.window)
         return visible
+
+    def visible_at(self, position: Int[Array, ""], length: int) -> Bool[Array, "B 1 s"]:
+        """Returns which of `length` keys of a cache the query at `position` sees; rows have `starts` alone."""
+        assert self.starts is not None
+        keys = jnp.arange(length)
+        visible = (keys >= self.starts[:, None]) & (keys <= position)
+        return (visible if self.window is None else visible & (position - keys < self.window))[:, None]
+
+    def visible_prefix(self, columns: Int[Array, " t"], count: int) -> Bool[Array, "B t c"] | None:
+        """Returns which of the `count` keys of a shared prefix the queries in `columns` see; None: all."""
+        if self.window is None:
+            return None
+        assert self.starts is not None
+        positions = columns - self.starts[:, None] + count
+        return positions[:, :, None] - jnp.arange(count) < self.window
 
     def positions(self, length: int) -> Int[Array, "#B T"]:
         """Returns the position of each token in its sequence, and 1 for padding, as in transformers' generation."""
         if self.segment_ids is not None:
-            num_visible = jnp.sum(self.visible(0, length), axis=2)
+            num_visible = jnp.sum(self.replace(window=None).visible(0, length), axis=2)  # type: ignore[attr-defined]
             return jnp.where(self.segment_ids == PADDING, 1, num_visible - 1)
         columns = jnp.arange(length)[None]
         starts = jnp.zeros(1, jnp.int32) if self.starts is None else self.starts
@@ -68,25 +104,28 @@ def _masked(
     keys: Float[Array, "B G S K"],
     values: Float[Array, "B G S K"],
     mask: Bool[Array, "#B T S"],
-    scale: float,
+    scaling: ScoreScaling,
     prefix: KeysValues | None = None,
+    prefix_mask: Bool[Array, "#B T C"] | None = None,
 ) -> Float[Array, "B T G R K"]:
     """Attends to the keys that `mask` allows, and to those of a shared prefix [1 G C K], which is stored once."""
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scores, mask = product("btgrk,bgsk->bgrts", q, keys) * scale, mask[:, None, None]
+    scores, mask = scaling.apply(product("btgrk,bgsk->bgrts", q, keys)), mask[:, None, None]
     if prefix is None:
         return jnp.einsum("bgrts,bgsk->btgrk", _weigh(scores, mask, values.dtype), values)
-    before = product("btgrk,gck->bgrtc", q, prefix[0][0]) * scale
+    before = scaling.apply(product("btgrk,gck->bgrtc", q, prefix[0][0]))
     count = before.shape[-1]
     mask = jnp.pad(mask, [(0, 0)] * 4 + [(count, 0)], constant_values=True)
+    if prefix_mask is not None:
+        mask = mask.at[..., :count].set(prefix_mask[:, None, None])
     probs = _weigh(jnp.concatenate([before, scores], axis=-1), mask, values.dtype)
     # Not with a float32 result: XLA's CPU compiler has no such product of bfloat16.
     out = jnp.einsum("bgrtc,gck->btgrk", probs[..., :count], prefix[1][0])
     return out + jnp.einsum("bgrts,bgsk->btgrk", probs[..., count:], values)
 
 
-def _portable(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float) -> jax.Array:
-    return prefill_attention(q, k, v, mask, scale, None)
+def _portable(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scaling: ScoreScaling) -> jax.Array:
+    return prefill_attention(q, k, v, mask, scaling, None)
 
 
 # --- by blocks of queries: scores above the diagonal are not computed, and none is saved for the backward pass ---
@@ -102,9 +141,9 @@ def _scores(
     q: Float[Array, "B G R t K"],
     k: Float[Array, "B G s K"],
     mask: Bool[Array, "#B t s"],
-    scale: float,
+    scaling: ScoreScaling,
 ) -> Float[Array, "B G R t s"]:
-    scores = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32) * scale
+    scores = scaling.apply(jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32))
     return jnp.where(mask[:, None, None], scores, MASKED)
 
 
@@ -114,18 +153,18 @@ def _by_blocks(
     k: Float[Array, "B G T K"],
     v: Float[Array, "B G T K"],
     mask: RowMask,
-    scale: float,
+    scaling: ScoreScaling,
 ) -> Float[Array, "B G R T K"]:
-    return _by_blocks_forward(q, k, v, mask, scale)[0]
+    return _by_blocks_forward(q, k, v, mask, scaling)[0]
 
 
 def _by_blocks_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scaling: ScoreScaling
 ) -> tuple[jax.Array, tuple]:
     """Saves the logarithm of each query's normaliser, from which the backward pass computes the weights again."""
     outs, normalizers = [], []
     for start, end in _blocks(q.shape[3]):
-        scores = _scores(q[:, :, :, start:end], k[:, :, :end], mask.visible(start, end), scale)
+        scores = _scores(q[:, :, :, start:end], k[:, :, :end], mask.visible(start, end), scaling)
         top = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -138,7 +177,7 @@ def _by_blocks_forward(
     return out, (q, k, v, mask, out, normalizer)
 
 
-def _by_blocks_backward(scale: float, saved: tuple, by_out: jax.Array) -> tuple[jax.Array | None, ...]:
+def _by_blocks_backward(scaling: ScoreScaling, saved: tuple, by_out: jax.Array) -> tuple[jax.Array | None, ...]:
     q, k, v, mask, out, normalizer = saved
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     # Softmax takes the mean of its gradient away, which is the same as the output's product with its own.
@@ -146,10 +185,12 @@ def _by_blocks_backward(scale: float, saved: tuple, by_out: jax.Array) -> tuple[
     by_q, by_k, by_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
     for start, end in _blocks(q.shape[3]):
         queries, back = q[:, :, :, start:end], by_out[:, :, :, start:end]
-        scores = _scores(queries, k[:, :, :end], mask.visible(start, end), scale)
+        scores = _scores(queries, k[:, :, :end], mask.visible(start, end), scaling)
         weights = jnp.exp(scores - normalizer[:, :, :, start:end])
         by_weights = product("bgrtk,bgsk->bgrts", back, v[:, :, :end])
-        by_scores = (weights * (by_weights - mean[:, :, :, start:end]) * scale).astype(k.dtype)
+        # A masked key has no weight; its slope must be finite all the same.
+        slope = scaling.slope(jnp.maximum(scores, -scaling.softcap) if scaling.softcap else scores)
+        by_scores = (weights * (by_weights - mean[:, :, :, start:end]) * slope).astype(k.dtype)
         by_q.append(product("bgrts,bgsk->bgrtk", by_scores, k[:, :, :end]))
         by_k = by_k.at[:, :, :end].add(product("bgrts,bgrtk->bgsk", by_scores, queries))
         by_v = by_v.at[:, :, :end].add(product("bgrts,bgrtk->bgsk", weights.astype(v.dtype), back))
@@ -159,10 +200,10 @@ def _by_blocks_backward(scale: float, saved: tuple, by_out: jax.Array) -> tuple[
 _by_blocks.defvjp(_by_blocks_forward, _by_blocks_backward)
 
 
-def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float) -> jax.Array:
+def _blocked(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scaling: ScoreScaling) -> jax.Array:
     (batch, length, heads, size), groups = q.shape, k.shape[2]
     q = q.reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
-    out = _by_blocks(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale)
+    out = _by_blocks(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scaling)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
 
 
@@ -176,13 +217,13 @@ def _without_padding(out: Float[Array, "B T H K"], mask: RowMask) -> Float[Array
     return jnp.where((jnp.arange(out.shape[1]) < mask.ends[:, None])[..., None, None], out, 0)
 
 
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float) -> jax.Array:
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scaling: ScoreScaling) -> jax.Array:
     lengths = None if mask.ends is None else jnp.maximum(mask.ends, 1)  # a row without keys would have no softmax
     out = jax.nn.dot_product_attention(
         q,
         k,
         v,
-        scale=scale,
+        scale=scaling.factor,
         is_causal=True,
         query_seq_lengths=lengths,
         key_value_seq_lengths=lengths,
@@ -191,10 +232,10 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float
     return _without_padding(out, mask)
 
 
-def _splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scale: float) -> jax.Array:
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scaling: ScoreScaling) -> jax.Array:
     length, size = q.shape[1], q.shape[3]
     padding = ((0, 0), (0, 0), (0, -length % LANES), (0, -size % LANES))
-    q, k, v = (jnp.pad(x.swapaxes(1, 2), padding) for x in (q * jnp.asarray(scale, q.dtype), k, v))
+    q, k, v = (jnp.pad(x.swapaxes(1, 2), padding) for x in (q * jnp.asarray(scaling.factor, q.dtype), k, v))
     causal = splash_attention.MultiHeadMask([splash_attention.CausalMask((q.shape[2],) * 2)] * q.shape[1])
     kernel = splash_attention.make_splash_mha_single_device(causal, interpret=jax.default_backend() == "cpu")
     return _without_padding(jax.vmap(kernel)(q, k, v).swapaxes(1, 2)[:, :length, :, :size], mask)
@@ -213,7 +254,7 @@ def attention(
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G K"],
     mask: RowMask,
-    scale: float,
+    scaling: ScoreScaling,
     implementation: str = "portable",
 ) -> Float[Array, "B T H K"]:
     """Computes causal attention with grouped heads: query i sees the keys j <= i that `mask` allows.
@@ -222,9 +263,10 @@ def attention(
     are zero.
 
     Args:
-      implementation: as dispatch.py gives it. "cudnn" and "splash" need rows that begin at position 0, no segments.
+      implementation: as dispatch.py gives it. "cudnn" and "splash" need rows that begin at position 0, no segments,
+        no window and no softcap.
     """
-    return IMPLEMENTATIONS[implementation](q, k, v, mask, scale)
+    return IMPLEMENTATIONS[implementation](q, k, v, mask, scaling)
 
 
 # --- over a cache ---
@@ -235,26 +277,33 @@ def prefill_attention(
     k: Float[Array, "B T G K"],
     v: Float[Array, "B T G K"],
     mask: RowMask,
-    scale: float,
+    scaling: ScoreScaling,
     prefix: KeysValues | None,
 ) -> Float[Array, "B T H K"]:
     """Computes `attention` of rows behind a shared prefix, whose keys and values are [1 G C K]."""
     grouped = q.reshape(*k.shape[:3], -1, k.shape[3])
-    visible = mask.visible(0, q.shape[1])
-    return _masked(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, scale, prefix).reshape(q.shape)
+    visible, before = mask.visible(0, q.shape[1]), None
+    if prefix is not None:
+        before = mask.visible_prefix(jnp.arange(q.shape[1]), prefix[0].shape[2])
+    return _masked(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, scaling, prefix, before).reshape(q.shape)
 
 
 def decode_attention(
     q: Float[Array, "B H K"],
     keys: Float[Array, "B G S K"],
     values: Float[Array, "B G S K"],
-    starts: Int[Array, " B"],
-    end: Int[Array, ""],
-    scale: float,
+    mask: RowMask,
+    position: Int[Array, ""],
+    scaling: ScoreScaling,
     prefix: KeysValues | None = None,
 ) -> Float[Array, "B H K"]:
-    """Computes attention of one query a row over the positions starts[b] <= s < end of a cache and a shared prefix."""
-    positions = jnp.arange(keys.shape[2])
-    mask = ((positions >= starts[:, None]) & (positions < end))[:, None]
+    """Computes attention of one query a row, at `position` of a cache, over what it sees there and of a shared prefix.
+
+    Args:
+      mask: with `starts`, and a window or none.
+    """
+    visible, before = mask.visible_at(position, keys.shape[2]), None
+    if prefix is not None:
+        before = mask.visible_prefix(position[None], prefix[0].shape[2])
     grouped = q.reshape(len(q), 1, keys.shape[1], -1, q.shape[2])
-    return _masked(grouped, keys, values, mask, scale, prefix).reshape(q.shape)
+    return _masked(grouped, keys, values, visible, scaling, prefix, before).reshape(q.shape)

@@ -11,14 +11,18 @@
 
 A name that is of one kernel leaves the other to "auto". cudnn and splash are what the field uses on these platforms;
 they take rows that begin at position 0 and hold one sequence, so that left-padded rows are computed by "portable" and
-packed suffixes by "blocked". Attention over a cache or behind a shared prefix has one implementation.
+packed suffixes, windows that are shorter than the rows and softcaps of scores by "blocked". "pallas" has no softcap of
+logits. Attention over a cache or behind a shared prefix has one implementation.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax.extend import backend
+
+from lc_jax.kernels.attention import RowMask, ScoreScaling
 
 KERNELS = ("auto", "portable", "blocked", "cudnn", "splash", "analytic", "pallas")
 FUSED = ("cudnn", "splash")
@@ -46,6 +50,23 @@ def attention_implementation(kernels: str, dtype: jnp.dtype, head_dim: int) -> s
     return {"cpu": "blocked", "tpu": "splash"}.get(platform, "portable")
 
 
-def logprobs_implementation(kernels: str) -> str:
+def unfused_implementation(implementation: str, mask: RowMask, scaling: ScoreScaling) -> str:
+    """Returns `implementation`, or what takes the place of a fused kernel that lacks something of mask or scaling."""
+    if implementation not in FUSED:
+        return implementation
+    if mask.starts is not None:
+        return "portable"
+    if mask.window is not None or scaling.softcap is not None:
+        logging.log_first_n(
+            logging.INFO, "Windows and softcaps of scores are computed by 'blocked', not by %r", 1, implementation
+        )
+        return "blocked"
+    return implementation if mask.segment_ids is None else "blocked"
+
+
+def logprobs_implementation(kernels: str, softcap: float | None = None) -> str:
     """Returns "portable", "analytic" or "pallas"."""
+    if kernels == "pallas" and softcap is not None:
+        logging.log_first_n(logging.INFO, "Logits with a softcap are computed by 'analytic', not by 'pallas'", 1)
+        return "analytic"
     return kernels if kernels in ("portable", "pallas") else "analytic"

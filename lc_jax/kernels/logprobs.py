@@ -23,8 +23,15 @@ CHUNK_LOGITS = 2**26  # logits that exist at once on each device: 256 MiB in flo
 Read = tuple[Float[Array, " N"], Float[Array, " N"], Float[Array, " N"]]  # log-probability, entropy, log-normaliser
 
 
-def _logits(hidden: Float[Array, "N D"], head: Float[Array, "D V"], temperature: Float[Array, ""]) -> jax.Array:
-    return jnp.matmul(hidden, head, preferred_element_type=jnp.float32) / temperature
+def soften(logits: Float[Array, "*A"], softcap: float | None) -> Float[Array, "*A"]:
+    """Computes softcap * tanh(logits / softcap); without a softcap, logits as they are."""
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def _logits(
+    hidden: Float[Array, "N D"], head: Float[Array, "D V"], temperature: Float[Array, ""], softcap: float | None
+) -> jax.Array:
+    return soften(jnp.matmul(hidden, head, preferred_element_type=jnp.float32), softcap) / temperature
 
 
 def _read(logits: Float[Array, "N V"], targets: Int[Array, " N"]) -> Read:
@@ -38,11 +45,15 @@ def _read(logits: Float[Array, "N V"], targets: Int[Array, " N"]) -> Read:
 
 
 def _portable(
-    hidden: Float[Array, "C N D"], targets: Int[Array, "C N"], head: Float[Array, "D V"], temperature: Float[Array, ""]
+    hidden: Float[Array, "C N D"],
+    targets: Int[Array, "C N"],
+    head: Float[Array, "D V"],
+    temperature: Float[Array, ""],
+    softcap: float | None,
 ) -> tuple[Float[Array, "C N"], Float[Array, "C N"]]:
     @jax.checkpoint
     def part(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _read(_logits(hidden, head, temperature), targets)[:2]
+        return _read(_logits(hidden, head, temperature, softcap), targets)[:2]
 
     return jax.lax.scan(lambda carry, xs: (carry, part(*xs)), None, (hidden, targets))[1]
 
@@ -50,14 +61,15 @@ def _portable(
 # --- with a gradient of its own: one pass over the logits in place of several, the head's summed in float32 ---
 
 
-def _read_all(
-    hidden: jax.Array, targets: jax.Array, head: jax.Array, temperature: jax.Array, implementation: str
-) -> Read:
+Variant = tuple[str, float | None]  # implementation and softcap
+
+
+def _read_all(hidden: jax.Array, targets: jax.Array, head: jax.Array, temperature: jax.Array, variant: Variant) -> Read:
     def part(_: None, xs: tuple[jax.Array, jax.Array]) -> tuple[None, Read]:
-        if implementation == "pallas":
+        if variant[0] == "pallas":
             platform = "gpu" if jax.default_backend() == "gpu" else "tpu"
             return None, logprobs_pallas.read(*xs, head, temperature, platform)
-        return None, _read(_logits(xs[0], head, temperature), xs[1])
+        return None, _read(_logits(xs[0], head, temperature, variant[1]), xs[1])
 
     return jax.lax.scan(part, None, (hidden, targets))[1]
 
@@ -68,26 +80,24 @@ def _analytic(
     targets: Int[Array, "C N"],
     head: Float[Array, "D V"],
     temperature: Float[Array, ""],
-    implementation: str,
+    variant: Variant,
 ) -> tuple[Float[Array, "C N"], Float[Array, "C N"]]:
-    return _read_all(hidden, targets, head, temperature, implementation)[:2]
+    return _read_all(hidden, targets, head, temperature, variant)[:2]
 
 
-def _analytic_forward(
-    hidden: Any, targets: Any, head: Any, temperature: Any, implementation: str
-) -> tuple[tuple, tuple]:
+def _analytic_forward(hidden: Any, targets: Any, head: Any, temperature: Any, variant: Variant) -> tuple[tuple, tuple]:
     """Saves two numbers per token, and the logits where there is a single chunk."""
     hidden, targets, head, temperature = (x.value for x in (hidden, targets, head, temperature))
     saved_logits = None
-    if implementation == "analytic" and len(hidden) == 1:
-        saved_logits = _logits(hidden[0], head, temperature)
+    if variant[0] == "analytic" and len(hidden) == 1:
+        saved_logits = _logits(hidden[0], head, temperature, variant[1])
         logprobs, entropies, normalizers = (x[None] for x in _read(saved_logits, targets[0]))
     else:
-        logprobs, entropies, normalizers = _read_all(hidden, targets, head, temperature, implementation)
+        logprobs, entropies, normalizers = _read_all(hidden, targets, head, temperature, variant)
     return (logprobs, entropies), (hidden, targets, head, temperature, entropies, normalizers, saved_logits)
 
 
-def _analytic_backward(implementation: str, saved: tuple, cotangents: tuple[Any, Any]) -> tuple[jax.Array | None, ...]:
+def _analytic_backward(variant: Variant, saved: tuple, cotangents: tuple[Any, Any]) -> tuple[jax.Array | None, ...]:
     """Applies d log p[y] / dz = 1[v = y] - p and d entropy / dz = -p (z - E z), chunk by chunk."""
     hidden, targets, head, temperature, entropies, normalizers, saved_logits = saved
     without_entropy = isinstance(cotangents[1], SymbolicZero)  # the usual case in training
@@ -98,14 +108,17 @@ def _analytic_backward(implementation: str, saved: tuple, cotangents: tuple[Any,
 
     def part(sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]) -> tuple[tuple, jax.Array]:
         x, target, entropy, normalizer, by_logprob, by_entropy = xs
-        logits = _logits(x, head, temperature) if saved_logits is None else saved_logits
+        logits = _logits(x, head, temperature, variant[1]) if saved_logits is None else saved_logits
         slope = by_logprob[:, None]
         if not without_entropy:
             slope = slope + by_entropy[:, None] * (logits - (normalizer - entropy)[:, None])
         here = jnp.arange(logits.shape[1]) == target[:, None]
         by_logit = jnp.where(here, by_logprob[:, None], 0.0) - jnp.exp(logits - normalizer[:, None]) * slope
         by_temperature = -jnp.sum(by_logit * logits) / temperature
-        by_logit = (by_logit / temperature).astype(x.dtype)
+        by_logit = by_logit / temperature
+        if (softcap := variant[1]) is not None:  # d c tanh(z / c) / dz = 1 - tanh(z / c)^2
+            by_logit = by_logit * (1 - jnp.square(logits * temperature / softcap))
+        by_logit = by_logit.astype(x.dtype)
         by_hidden = jnp.matmul(by_logit, head.T, preferred_element_type=jnp.float32)
         by_head = apart(jnp.matmul(apart(x.T), by_logit, preferred_element_type=jnp.float32))
         return (sums[0] + by_head, sums[1] + by_temperature), by_hidden.astype(x.dtype)
@@ -125,14 +138,18 @@ def token_logprobs(
     targets: Int[Array | np.ndarray, "B T"],
     temperature: Float[Array, ""],
     implementation: str = "analytic",
+    softcap: float | None = None,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Computes log softmax(hidden @ head / temperature)[target] and the entropy of that distribution, float32 nats.
+
+    With a softcap c, c tanh(logits / c) are in the place of the logits.
 
     The matmul runs in the inputs' dtype and accumulates in float32. Logits exist for one chunk of tokens at a time,
     about CHUNK_LOGITS of them on each device, forward and backward (each chunk is computed again for its gradient).
 
     Args:
-      implementation: as `dispatch.logprobs_implementation` gives it. The gradient of "pallas" is that of "analytic".
+      implementation: as `dispatch.logprobs_implementation` gives it. The gradient of "pallas" is that of "analytic";
+        its kernel has no softcap.
 
     Raises:
       ValueError: "pallas" on a mesh of several devices, over which its kernel cannot be divided.
@@ -150,8 +167,8 @@ def token_logprobs(
     # Token by token as one matrix: on CPUs the backward pass is much faster.
     parts, ids = parts.reshape(count, batch * size, width), ids.reshape(count, batch * size)
     if implementation == "portable":
-        outs = _portable(parts, ids, head, temperature)
+        outs = _portable(parts, ids, head, temperature, softcap)
     else:
-        outs = _analytic(parts, ids, head, temperature, implementation)
+        outs = _analytic(parts, ids, head, temperature, (implementation, softcap))
     logprobs, entropies = (x.reshape(count, batch, size).swapaxes(0, 1).reshape(batch, -1)[:, :length] for x in outs)
     return logprobs, entropies

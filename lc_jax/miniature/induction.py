@@ -18,6 +18,7 @@ from lc_jax.models.config import Config
 from lc_jax.models.params import named_arrays, param_specs, with_arrays
 from lc_jax.models.transformer import Model
 
+FAMILIES = ("gpt_neox", "llama")  # into whose blocks the circuit fits
 CONSTANT = 0.7  # length of the embeddings' shared component, relative to the rest; position heads attend to it alone
 POSITION, PLANES = 6.0, 5  # score that each of the fastest rotary planes gives to the position before
 MATCH = 12.0  # score of a token with an equal token
@@ -48,7 +49,7 @@ def plant(model: Model, seed: int) -> Model:
 def _write(values: dict[tuple[str, ...], np.ndarray], config: Config, rng: np.random.Generator) -> None:
     """Writes the circuit into the arrays, assuming that norms scale every token to length sqrt(hidden_size)."""
     size, width, norm = config.hidden_size, config.head_dim, config.initializer_range * config.hidden_size**0.5
-    turns = np.asarray(config.inverse_frequencies())
+    turns = np.asarray(config.rope.inverse_frequencies(config.rotary_dim))
     planes = np.flatnonzero(turns * REACH < 1)
     slow = np.concatenate([planes, planes + len(turns), np.arange(config.rotary_dim, width)])
 

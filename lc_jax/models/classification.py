@@ -1,7 +1,8 @@
-"""Reward models as transformers has them: LlamaForSequenceClassification, GPTNeoXForSequenceClassification."""
+"""Reward models as transformers has them: LlamaForSequenceClassification and those of the other families."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from lc_jax import parallel
 from lc_jax.models import tensors
 from lc_jax.models.folders import write_text_files
 from lc_jax.models.layout import BACKBONE, SCORE, new_folder
-from lc_jax.models.params import NamedArrays, named_arrays, param_specs
+from lc_jax.models.params import NamedArrays, named_arrays, param_specs, stored_tensors, tensors_of
 from lc_jax.models.registry import config_to_hf, kind_of
 from lc_jax.models.tensors import TensorSpec
 from lc_jax.models.transformer import Model
@@ -69,12 +70,8 @@ def save(
     dtype = model.config.param_dtype
     # The head's bias is folded into the norm's, so that these are written after all others.
     last = {spec.path: spec for spec in param_specs(model) if spec.path in (HEAD_WEIGHT, NORM_BIAS)}
-    specs = [
-        TensorSpec(key.removeprefix(BACKBONE), spec.hf_shape, dtype)
-        for spec in param_specs(model)
-        if spec.path not in (HEAD_WEIGHT, HEAD_BIAS, NORM_BIAS, LM_HEAD)
-        for key in spec.hf_keys
-    ]
+    plain = [s for s in param_specs(model) if s.path not in (HEAD_WEIGHT, HEAD_BIAS, NORM_BIAS, LM_HEAD)]
+    specs = [dataclasses.replace(spec, key=spec.key.removeprefix(BACKBONE)) for spec in tensors_of(plain, dtype)]
     specs.append(TensorSpec(SCORE, last[HEAD_WEIGHT].hf_shape, dtype))
     if NORM_BIAS in last:
         norm_key = last[NORM_BIAS].hf_keys[0].removeprefix(BACKBONE)
@@ -84,11 +81,16 @@ def save(
     def values() -> Iterator[tuple[str, np.ndarray]]:
         nonlocal bias
         vectors: dict[tuple[str, ...], np.ndarray] = {}
-        for spec, array in named_arrays(model) if arrays is None else arrays:
-            if spec.path in (HEAD_WEIGHT, HEAD_BIAS, NORM_BIAS):
-                vectors[spec.path] = parallel.to_host(array).astype(np.float32)
-            elif spec.path != LM_HEAD:
-                yield from ((key.removeprefix(BACKBONE), value.astype(dtype)) for key, value in spec.tensors(array))
+
+        def others() -> NamedArrays:
+            for spec, array in named_arrays(model) if arrays is None else arrays:
+                if spec.path in (HEAD_WEIGHT, HEAD_BIAS, NORM_BIAS):
+                    vectors[spec.path] = parallel.to_host(array).astype(np.float32)
+                elif spec.path != LM_HEAD:
+                    yield spec, array
+
+        for key, value in stored_tensors(others()):
+            yield key.removeprefix(BACKBONE), value.astype(dtype)
         weight, bias = vectors[HEAD_WEIGHT], float(vectors[HEAD_BIAS][0])
         yield SCORE, weight.astype(dtype)
         if NORM_BIAS in last:

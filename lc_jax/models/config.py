@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from lc_jax.kernels import dispatch
-from lc_jax.models.config_file import ConfigFile
+from lc_jax.kernels.attention import ScoreScaling
+from lc_jax.models.rope import Rope
 from lc_jax.preflight import check_all, check_settings
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -21,6 +19,8 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+QK_NORMS, PLACEMENTS = ("none", "head", "all"), ("before", "after", "both")
+LINEAR = ("qkv", "q", "k", "v", "o", "gate", "up", "down")  # linear layers of a block
 _GELU, _GELU_TANH = (functools.partial(jax.nn.gelu, approximate=approximate) for approximate in (False, True))
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {  # by transformers' names
     "gelu": _GELU,
@@ -36,22 +36,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {  # by transformers'
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-    """Llama 3's stretching of low rotary frequencies (config.json's names)."""
+@dataclasses.dataclass(frozen=True)
+class LayerKind:
+    """A kind of layers: their rope and their window."""
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-    def apply(self, inverse: Float[Array, " R"]) -> Float[Array, " R"]:
-        """Divides slow frequencies by `factor`, leaves fast ones as they are, and blends those between."""
-        wavelength = 2 * math.pi / inverse
-        turns = self.original_max_position_embeddings / wavelength
-        blend = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        blend = jnp.clip(blend, 0.0, 1.0)
-        return inverse * (blend + (1 - blend) / self.factor)
+    rope: Rope | None  # how positions are encoded; None: not at all
+    window: int | None = None  # tokens that a query sees, itself the last of them; None: all before it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,20 +61,26 @@ class Config:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     initializer_range: float = 0.02  # standard deviation of fresh matrices
+    embedding_scale: float = 1.0  # factor of the embeddings, but not of a tied head
+    logit_softcap: float | None = None  # c: logits are c tanh(logits / c)
     # Norms
     layer_norm: bool  # LayerNorm with a bias, in place of RMSNorm
     norm_eps: float
+    norm_offset: float = 0.0  # what is added to the stored scales of norms
+    norm_placement: str = "before"  # of attention and of the MLP: "before", "after" (before it is added) or "both"
+    qk_norm: str = "none"  # norm of queries and keys: of each head ("head"), of all heads together ("all") or "none"
     # Attention
     fused_qkv: bool  # one projection: head h has the columns h*3K to (h+1)*3K, its query, key and value in turn
-    attention_bias: bool
     rotary_dim: int  # leading part of each head that is rotated
-    rope_theta: float
-    rope_scaling: RopeScaling | None = None
+    kinds: tuple[LayerKind, ...]
+    kind_of_layer: tuple[int, ...] = ()  # index into `kinds` of each layer, where there are several
+    query_scale: float | None = None  # factor of scores; None: head_dim ** -0.5
+    score_softcap: float | None = None  # c: scores are c tanh(scores / c)
     # MLP
     gated_mlp: bool  # down(activation(gate(x)) * up(x)), in place of down(activation(up(x)))
-    mlp_bias: bool
     activation: str
     parallel_residual: bool  # the MLP reads the block's input, in place of what attention has added to
+    biases: tuple[str, ...] = ()  # linear layers of a block that have one: some of LINEAR
     # How it is computed
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
@@ -95,7 +91,7 @@ class Config:
         names = dict(param_dtype=DTYPES, compute_dtype=DTYPES, remat=("none", *REMAT))
         check_all(
             lambda: check_settings("precision", self, **names),
-            lambda: check_settings("", self, kernels=dispatch.KERNELS),
+            lambda: check_settings("", self, kernels=dispatch.KERNELS, qk_norm=QK_NORMS, norm_placement=PLACEMENTS),
         )
 
     @property
@@ -103,27 +99,22 @@ class Config:
         """Dtype of activations and matmuls."""
         return jnp.dtype(self.compute_dtype)
 
-    def inverse_frequencies(self) -> Float[Array, " R"]:
-        """Returns the rotary angle per position of each of rotary_dim / 2 planes, radians."""
-        exponents = jnp.arange(0, self.rotary_dim, 2, dtype=jnp.float32) / self.rotary_dim
-        inverse = 1.0 / self.rope_theta**exponents
-        return inverse if self.rope_scaling is None else self.rope_scaling.apply(inverse)
+    @property
+    def rope(self) -> Rope:
+        """The rope of the first kind of layer that has one."""
+        return next(kind.rope for kind in self.kinds if kind.rope is not None)
 
+    @property
+    def layers(self) -> tuple[LayerKind, ...]:
+        """The kind of each layer."""
+        return tuple(self.kinds[i] for i in self.kind_of_layer or (0,) * self.num_layers)
 
-def rope_settings(file: ConfigFile, default_theta: float) -> tuple[float, RopeScaling | None]:
-    """Returns rotary base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`.
+    @property
+    def score_scaling(self) -> ScoreScaling:
+        """The scaling of attention's scores."""
+        return ScoreScaling(self.query_scale or self.head_dim**-0.5, self.score_softcap)
 
-    Raises:
-      ValueError: another type of scaling than Llama 3's, or one of its numbers is missing.
-    """
-    rope = ConfigFile(file.group("rope_parameters") or file.group("rope_scaling"))
-    old = file.number("rotary_emb_base", default_theta)
-    theta = rope.number("rope_theta", file.number("rope_theta", old))
-    kind = rope.raw.get("rope_type") or rope.raw.get("type") or "default"
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise ValueError(f"config.json: rope scaling of type {kind!r} is not implemented, only 'llama3'.")
-    names = [field.name for field in dataclasses.fields(RopeScaling)]
-    numbers: dict[str, Any] = {name: rope.number(name) for name in names}
-    return theta, RopeScaling(**(numbers | {names[-1]: rope.integer(names[-1])}))
+    def windows(self, length: int) -> tuple[int | None, ...] | None:
+        """Returns the window of each kind of layer; None where none hides anything in rows of `length` tokens."""
+        windows = tuple(kind.window for kind in self.kinds)
+        return windows if any(window is not None and window < length for window in windows) else None

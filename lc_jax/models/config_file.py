@@ -30,6 +30,13 @@ class ConfigFile:
             raise ValueError(f"config.json: {key} must be a number above 0, not {value!r}.")
         return float(value)
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """Returns a list of numbers above 0 and below 1e30."""
+        values = self._value(key, None)
+        if not isinstance(values, list):
+            raise ValueError(f"config.json: {key} must be a list of numbers, not {values!r}.")
+        return tuple(ConfigFile({key: value}).number(key) for value in values)
+
     def flag(self, key: str, default: bool) -> bool:
         """Returns true or false."""
         value = self._value(key, default)

@@ -29,6 +29,8 @@ SUM_TOLERANCE = 1e-5  # relative; the published sum is a float32 one
 
 _NORMS = tuple(family.KEYS["norm.scale"] for family in FAMILIES.values())  # keys of the last norm
 _EMBEDDINGS = tuple(family.KEYS["embedding"] for family in FAMILIES.values())
+# Families whose norms are stored as w of 1 + w, which are about 0 in a model too.
+_AROUND_ZERO = [name for name, family in FAMILIES.items() if getattr(family, "NORM_OFFSET", 0.0)]
 _MAX_NORM = 0.05  # of a difference: fine-tuning moves the last norm by less, and a model's own is about 1
 
 
@@ -37,6 +39,12 @@ def is_difference(folder: Path) -> bool:
     if folder.name.endswith(ENDING) or (folder / CHECKSUMS).is_file():
         return True
     try:
+        raw = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+        if any(
+            isinstance(config, dict) and config.get("model_type") in _AROUND_ZERO
+            for config in (raw, raw.get("backbone_config"))
+        ):
+            return False
         tensors = Tensors(folder)
         norms = [tensors.slice(key)[...] for key in tensors.names() if key.endswith(_NORMS)]
     except (OSError, ValueError):  # loading it says what is wrong with it

@@ -76,7 +76,7 @@ def _remedy(path: Path) -> str:
     if path.parts[:2] == ("runs", "miniature"):
         return "bash launch/quickstart.sh makes it"
     if len(path.parts) == 1:
-        return "correct the path, or name a Llama or GPT-NeoX model of the hub as OWNER/NAME"
+        return "correct the path, or name a model of the hub as OWNER/NAME"
     return "run the stage that writes it, or correct the path"
 
 

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from lc_jax.models import llama
-from lc_jax.models.config import Config, RopeScaling
+from lc_jax.models.config import Config
 from lc_jax.models.layout import check_file
 from lc_jax.models.params import NamedArrays, ParamSpec, param_specs
 from lc_jax.models.registry import abstract_model, config_from_hf
+from lc_jax.models.rope import Llama3
 from lc_jax.models.tensors import check_values
 from lc_jax.models.transformer import Model
 
@@ -168,14 +169,14 @@ class GGUF:
         """
         kind = self.metadata.get(f"{ARCHITECTURE}.rope.scaling.type", "none")
         if kind != "none":
-            return {"rope_type": kind}  # refused by name
+            raise ValueError(f"{self.path}: rope scaling of type {kind!r} is not implemented for GGUF files.")
         if _ROPE not in self._tensors:
             return None
         divisors = self._dequantised(_ROPE)
         settings: dict[str, Any] = {"factor": float(str(divisors.max())), **_LLAMA_3}
         theta = self._number("rope.freq_base", 10000.0)
         inverse = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
-        expected = inverse / np.asarray(RopeScaling(**settings).apply(inverse))
+        expected = inverse / np.asarray(Llama3(**settings).apply(inverse, theta))
         if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-3):
             raise ValueError(
                 f"{self.path}: {_ROPE} holds another scaling of rotary frequencies than Llama 3's, which is not "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lc_jax.models.config import ACTIVATIONS, Config, rope_settings
+from lc_jax.models.config import ACTIVATIONS, Config, LayerKind
 from lc_jax.models.config_file import ConfigFile
+from lc_jax.models.rope import rope_settings
 
 MODEL_TYPE = "gpt_neox"
 ARCHITECTURE = "GPTNeoXForCausalLM"
@@ -20,8 +21,8 @@ def from_hf(file: ConfigFile) -> dict[str, Any]:
     activation = file.text("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         raise ValueError(f"config.json: hidden_act={activation!r} is not implemented, only {sorted(ACTIVATIONS)}.")
-    theta, scaling = rope_settings(file, 10000.0)
-    if scaling:
+    rope_of_layers = rope_settings(file, 10000.0)
+    if rope_of_layers.scaling:
         raise ValueError("config.json: rope_scaling is not implemented for GPT-NeoX.")
     head_dim = file.head_size()
     rope = ConfigFile(file.group("rope_parameters"))
@@ -34,11 +35,10 @@ def from_hf(file: ConfigFile) -> dict[str, Any]:
         "layer_norm": True,
         "norm_eps": file.number("layer_norm_eps", 1e-5),
         "fused_qkv": True,
-        "attention_bias": file.flag("attention_bias", True),
         "rotary_dim": int(head_dim * fraction),
-        "rope_theta": theta,
+        "kinds": (LayerKind(rope_of_layers),),
         "gated_mlp": False,
-        "mlp_bias": True,
+        "biases": (("qkv", "o") if file.flag("attention_bias", True) else ()) + ("up", "down"),
         "activation": activation,
         "parallel_residual": file.flag("use_parallel_residual", True),
     }
@@ -50,10 +50,10 @@ def to_hf(config: Config) -> dict[str, Any]:
         "hidden_act": config.activation,
         "max_position_embeddings": config.max_length,
         "layer_norm_eps": config.norm_eps,
-        "rotary_emb_base": config.rope_theta,
+        "rotary_emb_base": config.rope.theta,
         "rotary_pct": config.rotary_dim / config.head_dim,
         "use_parallel_residual": config.parallel_residual,
-        "attention_bias": config.attention_bias,
+        "attention_bias": "qkv" in config.biases,
         "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
     }

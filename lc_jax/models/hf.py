@@ -15,7 +15,15 @@ from lc_jax.models import tensors as files
 from lc_jax.models.config import Config
 from lc_jax.models.folders import config_of, read_config, resolve, write_configs
 from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, SCORE, new_folder
-from lc_jax.models.params import NamedArrays, ParamSpec, named_arrays, param_specs, tensor_specs, with_arrays
+from lc_jax.models.params import (
+    NamedArrays,
+    ParamSpec,
+    named_arrays,
+    param_specs,
+    stored_tensors,
+    tensor_specs,
+    with_arrays,
+)
 from lc_jax.models.registry import FAMILIES, abstract_model, family_of
 from lc_jax.models.tensors import Tensors, check_values
 from lc_jax.models.transformer import Model
@@ -138,6 +146,7 @@ def _report(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], vocab_si
         for key in spec.hf_keys:
             if key in actual and tensors.shape(key) != shape:
                 problems.append(f"{key} has shape {list(tensors.shape(key))}, config.json asks for {list(shape)}")
+    problems = list(dict.fromkeys(problems))  # a tensor of several parameters is named once
     if problems:
         more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise ValueError(f"{folder} does not fit its config.json:\n  " + "\n  ".join(problems[:20]) + more)
@@ -155,6 +164,8 @@ def _reader(tensors: Tensors, spec: ParamSpec, old_vocab_size: int) -> Callable[
 
     def matrix(key: str, index: tuple[slice, ...]) -> np.ndarray:
         lazy, index = tensors.slice(key), index[::-1] if spec.transposed else index
+        if spec.rows is not None:
+            index = (slice(spec.rows[0] + index[0].start, spec.rows[0] + index[0].stop), *index[1:])
         part = _vocabulary_rows(lazy, index[0], index[1], old_vocab_size) if spec.is_vocabulary else lazy[index]
         check_values(tensors.folder, key, part)
         return (part.T if spec.transposed else part).astype(spec.dtype)
@@ -215,5 +226,4 @@ def save(
 
 def host_tensors(model: Model, arrays: NamedArrays | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (key, value) of every tensor that a folder of the model holds, one at a time; `arrays` as in `save`."""
-    for spec, array in named_arrays(model) if arrays is None else arrays:
-        yield from spec.tensors(array)
+    return stored_tensors(named_arrays(model) if arrays is None else arrays)

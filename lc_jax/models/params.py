@@ -6,7 +6,7 @@ Loading, saving, load reports, classification heads and shardings all go through
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ class ParamSpec:
 
     path: tuple[str, ...]  # in the nnx state
     hf_keys: tuple[str, ...]  # one tensor, or one per layer
+    rows: tuple[int, int] | None  # its first row in tensors that hold several parameters, and all their rows
     stacked: bool  # the first dimension of the parameter is the layer
     transposed: bool  # [in, out] in the model, [out, in] in the folder
     shape: tuple[int, ...]
@@ -40,10 +41,11 @@ class ParamSpec:
     def hf_shape(self) -> tuple[int, ...]:
         """Shape of each of its tensors in a folder."""
         shape = self.shape[1:] if self.stacked else self.shape
-        return shape[::-1] if self.transposed else shape
+        shape = shape[::-1] if self.transposed else shape
+        return shape if self.rows is None else (self.rows[1], *shape[1:])
 
     def tensors(self, array: jax.Array) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields (key, value) of each of its tensors as a folder holds them; one layer at a time is on the host."""
+        """Yields (key, its values) of each of its tensors as a folder holds them, one layer at a time on the host."""
         layers = (array[i] for i in range(len(array))) if self.stacked else [array]
         for key, layer in zip(self.hf_keys, layers, strict=True):
             value = parallel.to_host(layer)
@@ -55,18 +57,24 @@ NamedArrays = Iterable[tuple[ParamSpec, jax.Array]]  # parameters in the order o
 
 def param_specs(model: Model) -> list[ParamSpec]:
     """Returns every parameter of a model, abstract or not, in the order of its tree."""
-    keys, num_layers, is_scalar = family_of(model.config).KEYS, model.config.num_layers, kind_of(model) == "scalar"
-    specs = []
-    for path, leaf in named_leaves(model.params):
+    family, num_layers, is_scalar = family_of(model.config), model.config.num_layers, kind_of(model) == "scalar"
+    keys, joint, specs = family.KEYS, getattr(family, "JOINT", {}), []
+    leaves = named_leaves(model.params)
+    sizes = {".".join(path[1:] if is_scalar else path): leaf.shape[-1] for path, leaf in leaves if leaf.ndim}
+    for path, leaf in leaves:
         if path[0] == "reward_head":
             key = HEAD + path[1]
         else:
-            key = BACKBONE + keys[".".join(path[1:])] if is_scalar else keys[".".join(path)]
-        stacked = "{}" in key
+            name = ".".join(path[1:] if is_scalar else path)
+            key = BACKBONE + keys[name] if is_scalar else keys[name]
+        stacked, rows = "{}" in key, None
+        if names := joint.get(key.removeprefix(BACKBONE)):
+            rows = sum(sizes[n] for n in names[: names.index(name)]), sum(sizes[n] for n in names)
         specs.append(
             ParamSpec(
                 path=path,
                 hf_keys=tuple(key.format(layer) for layer in range(num_layers)) if stacked else (key,),
+                rows=rows,
                 stacked=stacked,
                 transposed=path[-1] == "kernel",
                 shape=tuple(leaf.shape),
@@ -79,7 +87,30 @@ def param_specs(model: Model) -> list[ParamSpec]:
 
 def tensor_specs(model: Model, dtype: str) -> list[TensorSpec]:
     """Returns key and shape of every tensor that a folder of the model holds, stored in `dtype`."""
-    return [TensorSpec(key, spec.hf_shape, dtype) for spec in param_specs(model) for key in spec.hf_keys]
+    return tensors_of(param_specs(model), dtype)
+
+
+def tensors_of(specs: Sequence[ParamSpec], dtype: str) -> list[TensorSpec]:
+    """Returns key and shape of the tensors of some parameters; one of several parameters has the place of the last."""
+    last = {key: spec.path for spec in specs for key in spec.hf_keys}
+    return [TensorSpec(key, s.hf_shape, dtype) for s in specs for key in s.hf_keys if last[key] == s.path]
+
+
+def stored_tensors(arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (key, value) of every tensor that a folder holds, in the order of `tensors_of`.
+
+    One tensor at a time is on the host, with those parts of others that wait for the parameters they are stored with.
+    """
+    parts: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for spec, array in arrays:
+        for key, value in spec.tensors(array):
+            if spec.rows is None:
+                yield key, value
+                continue
+            waiting = parts.setdefault(key, [])
+            waiting.append((spec.rows[0], value))
+            if sum(len(part) for _, part in waiting) == spec.rows[1]:
+                yield key, np.concatenate([part for _, part in sorted(parts.pop(key), key=lambda item: item[0])])
 
 
 def named_arrays(model: Model) -> NamedArrays:

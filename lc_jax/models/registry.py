@@ -10,14 +10,29 @@ import jax
 from flax import nnx
 
 from lc_jax import parallel
-from lc_jax.models import gpt_neox, llama
+from lc_jax.models import (
+    gemma2,
+    gemma3,
+    gpt_neox,
+    llama,
+    mistral,
+    olmo2,
+    olmo3,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+)
 from lc_jax.models.config import Config
 from lc_jax.models.config_file import ConfigFile
 from lc_jax.models.heads import ScalarModel
 from lc_jax.models.layout import token_ids
 from lc_jax.models.transformer import CausalLM, Model
 
-FAMILIES: dict[str, ModuleType] = {module.MODEL_TYPE: module for module in (llama, gpt_neox)}
+_MODULES = (gemma2, gemma3, gpt_neox, llama, mistral, olmo2, olmo3, phi3, qwen2, qwen3, smollm3)
+FAMILIES: dict[str, ModuleType] = {module.MODEL_TYPE: module for module in _MODULES}
+# Keys of config.json by which models say that their MLPs are mixtures of experts.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 
 
 def family_of(config: Config) -> ModuleType:
@@ -32,21 +47,23 @@ def config_from_hf(raw: Mapping[str, Any], **precision: Any) -> Config:
       ValueError: it asks for something that is not implemented; the message names the key.
     """
     file, family = ConfigFile(raw), FAMILIES[raw["model_type"]]
-    return Config(
-        model_type=family.MODEL_TYPE,
-        vocab_size=file.integer("vocab_size"),
-        hidden_size=file.integer("hidden_size"),
-        intermediate_size=file.integer("intermediate_size"),
-        num_layers=file.integer("num_hidden_layers"),
-        num_heads=file.integer("num_attention_heads"),
-        max_length=file.integer("max_position_embeddings", 2048),
-        tied_embeddings=file.flag("tie_word_embeddings", False),
-        bos_id=file.token_id("bos_token_id"),
-        eos_ids=token_ids(raw.get("eos_token_id"), "config.json: eos_token_id"),
-        initializer_range=file.number("initializer_range", 0.02),
-        **family.from_hf(file),
-        **precision,
-    )
+    for key in EXPERTS:
+        if raw.get(key):
+            raise ValueError(f"config.json: {key}={raw[key]!r}: mixtures of experts are not implemented.")
+    fields: dict[str, Any] = {
+        "model_type": family.MODEL_TYPE,
+        "vocab_size": file.integer("vocab_size"),
+        "hidden_size": file.integer("hidden_size"),
+        "intermediate_size": file.integer("intermediate_size"),
+        "num_layers": file.integer("num_hidden_layers"),
+        "num_heads": file.integer("num_attention_heads"),
+        "max_length": file.integer("max_position_embeddings", 2048),
+        "tied_embeddings": file.flag("tie_word_embeddings", False),
+        "bos_id": file.token_id("bos_token_id"),
+        "eos_ids": token_ids(raw.get("eos_token_id"), "config.json: eos_token_id"),
+        "initializer_range": file.number("initializer_range", 0.02),
+    }
+    return Config(**fields | family.from_hf(file), **precision)
 
 
 def config_to_hf(config: Config) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The decoder of all families: embedding, a scan over stacked blocks, final norm, head, and generation over a cache.
 
-What differs between families is a field of the config; llama.py and gpt_neox.py map config.json and keys to it.
+What differs between families is a field of the config; a file such as llama.py maps config.json and keys to it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import flax.struct
 import jax
@@ -19,11 +19,14 @@ from jaxtyping import Array, Float, Int
 from lc_jax import parallel
 from lc_jax.kernels import dispatch
 from lc_jax.kernels.attention import RowMask, attention, decode_attention, prefill_attention
-from lc_jax.kernels.logprobs import token_logprobs
+from lc_jax.kernels.logprobs import soften, token_logprobs
 from lc_jax.models.cache import Cache, LayerCache
 from lc_jax.models.config import ACTIVATIONS, REMAT, Config
+from lc_jax.models.rope import angles, rotate
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
+Window = Int[Array, ""] | int | None
+NO_WINDOW = 2**31 - 1  # in the place of a window where other kinds of layers have one
 UNROLL = 8  # up to this many layers the loop over layers is unrolled: faster, and still quick to compile
 
 
@@ -49,11 +52,12 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
     """RMSNorm or LayerNorm; computed in float32, returned in the dtype of the input."""
 
-    def __init__(self, config: Config, *, layers: int = 0) -> None:
+    def __init__(self, config: Config, *, size: int = 0, layers: int = 0) -> None:
         lead, names = ((layers,), ("layers",)) if layers else ((), ())
-        shape, axes = (*lead, config.hidden_size), (*names, "norm")
-        self.eps = config.norm_eps
-        self.scale = nnx.Param(jnp.ones(shape, config.param_dtype), out_sharding=axes)
+        shape, axes = (*lead, size or config.hidden_size), (*names, "norm")
+        self.eps, self.offset = config.norm_eps, config.norm_offset
+        ones = jnp.full(shape, 1 - config.norm_offset, config.param_dtype)
+        self.scale = nnx.Param(ones, out_sharding=axes)
         self.bias = nnx.Param(jnp.zeros(shape, config.param_dtype), out_sharding=axes) if config.layer_norm else None
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
@@ -61,29 +65,9 @@ class Norm(nnx.Module):
         if self.bias is not None:
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        y = y * self.scale[...].astype(jnp.float32)
+        scale = self.scale[...].astype(jnp.float32)
+        y = y * (scale + self.offset if self.offset else scale)
         return (y if self.bias is None else y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
-
-
-@jax.custom_vjp
-def rotate(
-    x: Float[Array, "B T H K"], cos: Float[Array, "B T R"], sin: Float[Array, "B T R"]
-) -> Float[Array, "B T H K"]:
-    """Applies rotary position embedding to the first 2R dimensions of each head (planes i and i + R), in float32.
-
-    Its gradient is the rotation back; angles have none.
-    """
-    half = cos.shape[-1]
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    a, b, rest = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32), x[..., 2 * half :]
-    turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-    return jnp.concatenate([turned, rest], axis=-1) if rest.shape[-1] else turned
-
-
-rotate.defvjp(
-    lambda x, cos, sin: (rotate(x, cos, sin), (cos, sin)),
-    lambda angles, by_y: (rotate(by_y, angles[0], -angles[1]), None, None),
-)
 
 
 class Block(nnx.Module):
@@ -97,39 +81,62 @@ class Block(nnx.Module):
         names += ["o", "gate", "up", "down"] if config.gated_mlp else ["o", "up", "down"]
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
-        def attention(name: str, shape: tuple[int, int], axes: tuple[str, str] = ("embed", "heads")) -> Linear:
-            return Linear(keys[name], shape, axes, config, bias=config.attention_bias, layers=count)
+        def linear(name: str, shape: tuple[int, int], axes: tuple[str, str]) -> Linear:
+            return Linear(keys[name], shape, axes, config, bias=name in config.biases, layers=count)
 
-        def mlp(name: str, shape: tuple[int, int], axes: tuple[str, str] = ("embed", "mlp")) -> Linear:
-            return Linear(keys[name], shape, axes, config, bias=config.mlp_bias, layers=count)
-
-        self.attention_norm = Norm(config, layers=count)
+        into_heads, into_mlp = ("embed", "heads"), ("embed", "mlp")
+        if config.norm_placement != "after":
+            self.attention_norm, self.mlp_norm = Norm(config, layers=count), Norm(config, layers=count)
+        if config.norm_placement != "before":
+            self.attention_out_norm, self.mlp_out_norm = Norm(config, layers=count), Norm(config, layers=count)
         if config.fused_qkv:
-            self.qkv = attention("qkv", (hidden, queries + 2 * pairs))
+            self.qkv = linear("qkv", (hidden, queries + 2 * pairs), into_heads)
         else:
-            self.q = attention("q", (hidden, queries))
-            self.k = attention("k", (hidden, pairs))
-            self.v = attention("v", (hidden, pairs))
-        self.o = attention("o", (queries, hidden), ("heads", "embed"))
-        self.mlp_norm = Norm(config, layers=count)
+            self.q = linear("q", (hidden, queries), into_heads)
+            self.k = linear("k", (hidden, pairs), into_heads)
+            self.v = linear("v", (hidden, pairs), into_heads)
+        if config.qk_norm != "none":
+            sizes = (config.head_dim,) * 2 if config.qk_norm == "head" else (queries, pairs)
+            self.q_norm, self.k_norm = (Norm(config, size=size, layers=count) for size in sizes)
+        self.o = linear("o", (queries, hidden), ("heads", "embed"))
         if config.gated_mlp:
-            self.gate = mlp("gate", (hidden, inner))
-        self.up = mlp("up", (hidden, inner))
-        self.down = mlp("down", (inner, hidden), ("mlp", "embed"))
+            self.gate = linear("gate", (hidden, inner), into_mlp)
+        self.up = linear("up", (hidden, inner), into_mlp)
+        self.down = linear("down", (inner, hidden), ("mlp", "embed"))
 
     def __call__(self, x: Float[Array, "B T D"], attend: Attend) -> Float[Array, "B T D"]:
         """Runs one layer (the first dimension of the parameters already taken off)."""
         config, shape = self.config, x.shape[:2]
-        y = self.attention_norm(x)
+        before, after = config.norm_placement != "after", config.norm_placement != "before"
+        q, k, v = self._heads(self.attention_norm(x) if before else x)
+        y = self.o(attend(q, k, v).reshape(*shape, -1))
+        attended = x + (self.attention_out_norm(y) if after else y)
+        y = x if config.parallel_residual else attended
+        y = self.mlp_norm(y) if before else y
+        activation = ACTIVATIONS[config.activation]
+        inner = activation(self.gate(y)) * self.up(y) if config.gated_mlp else activation(self.up(y))
+        y = self.down(inner)
+        return attended + (self.mlp_out_norm(y) if after else y)
+
+    def _heads(self, y: Float[Array, "B T D"]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns queries [B T H K], keys and values [B T G K], before their rotation."""
+        config, shape = self.config, y.shape[:2]
         if config.fused_qkv:
             q, k, v = jnp.split(self.qkv(y).reshape(*shape, config.num_heads, 3 * config.head_dim), 3, axis=-1)
         else:
-            q, k, v = (linear(y).reshape(*shape, -1, config.head_dim) for linear in (self.q, self.k, self.v))
-        attended = x + self.o(attend(q, k, v).reshape(*shape, -1))
-        y = self.mlp_norm(x if config.parallel_residual else attended)
-        activation = ACTIVATIONS[config.activation]
-        inner = activation(self.gate(y)) * self.up(y) if config.gated_mlp else activation(self.up(y))
-        return attended + self.down(inner)
+            q, k, v = self.q(y), self.k(y), self.v(y)
+            if config.qk_norm == "all":
+                q, k = self.q_norm(q), self.k_norm(k)
+            q, k, v = (x.reshape(*shape, -1, config.head_dim) for x in (q, k, v))
+        return (self.q_norm(q), self.k_norm(k), v) if config.qk_norm == "head" else (q, k, v)
+
+
+class ByKind(NamedTuple):
+    """Angles and window of one kind of layer."""
+
+    cos: Float[Array, "B T R"]
+    sin: Float[Array, "B T R"]
+    window: Window
 
 
 class CausalLM(nnx.Module):
@@ -157,25 +164,37 @@ class CausalLM(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Computes float32 logits."""
-        return jnp.matmul(hidden, self.head_matrix(), preferred_element_type=jnp.float32)
+        logits = jnp.matmul(hidden, self.head_matrix(), preferred_element_type=jnp.float32)
+        return soften(logits, self.config.logit_softcap)
 
     def logprobs(
         self, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], temperature: Float[Array, ""]
     ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
         """Computes the log-probability of each target and the entropy at its position; see `token_logprobs`."""
-        implementation = dispatch.logprobs_implementation(self.config.kernels)
-        return token_logprobs(hidden, self.head_matrix(), targets, temperature, implementation)
+        softcap = self.config.logit_softcap
+        implementation = dispatch.logprobs_implementation(self.config.kernels, softcap)
+        return token_logprobs(hidden, self.head_matrix(), targets, temperature, implementation, softcap)
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
+        x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
+        scale = self.config.embedding_scale
+        return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
 
-    def _angles(self, positions: Int[Array, "B T"], length: int) -> tuple[Float[Array, "B T R"], Float[Array, "B T R"]]:
-        """Returns cosine and sine of the angle of each plane, from a table of the positions below `length`.
+    def _by_kind(self, positions: Int[Array, "B T"], length: int) -> tuple[Any, Callable[..., ByKind]]:
+        """Returns the number of each layer's kind, to be scanned with its parameters, and what a number stands for.
 
-        Without the table, XLA on CPUs computes both again in every rotation, for each head.
+        Both tables are computed once, for positions below `length`. Decoders with one kind of layer scan None.
         """
-        table = jnp.arange(max(length, 2))[:, None] * self.config.inverse_frequencies()  # padding is at position 1
-        return jnp.take(jnp.cos(table), positions, axis=0), jnp.take(jnp.sin(table), positions, axis=0)
+        config = self.config
+        ropes = [kind.rope for kind in config.kinds]
+        cos, sin = angles(ropes, config.rotary_dim, config.max_length, positions, length)
+        windows = config.windows(length)
+        if len(ropes) == 1:
+            only = ByKind(cos, sin, None if windows is None else windows[0])
+            return None, lambda kind: only
+        sizes = None if windows is None else jnp.asarray([size or NO_WINDOW for size in windows])
+        kinds = jnp.asarray(config.kind_of_layer)
+        return kinds, lambda kind: ByKind(cos[kind], sin[kind], None if sizes is None else sizes[kind])
 
     def __call__(
         self,
@@ -195,33 +214,32 @@ class CausalLM(nnx.Module):
         """
         ends = lengths if starts is None or lengths is None else starts + lengths
         mask = RowMask(starts, ends, segment_ids)
-        cos, sin = self._angles(jnp.broadcast_to(mask.positions(tokens.shape[1]), tokens.shape), tokens.shape[1])
+        positions = jnp.broadcast_to(mask.positions(tokens.shape[1]), tokens.shape)
+        kinds, by_kind = self._by_kind(positions, tokens.shape[1])
         graphdef, stacked = nnx.split(self.layers)
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return self._attention(rotate(q, cos, sin), rotate(k, cos, sin), v, mask)
+        def body(x: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, None]:
+            cos, sin, window = by_kind(layer[1])
 
-        def body(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
-            return parallel.constrain(nnx.merge(graphdef, layer)(x, attend), "batch", None, None), None
+            def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+                layer_mask = dataclasses.replace(mask, window=window)
+                return self._attention(rotate(q, cos, sin), rotate(k, cos, sin), v, layer_mask)
+
+            return parallel.constrain(nnx.merge(graphdef, layer[0])(x, attend), "batch", None, None), None
 
         if self.config.remat != "none":
             body = jax.checkpoint(body, policy=REMAT[self.config.remat], prevent_cse=self.config.num_layers <= UNROLL)
         # Laid out as the table's columns are, then by rows: in one step XLA would gather what all replicas looked up.
         x = parallel.constrain(self._embed(tokens), "replica", None, "embed")
         x = parallel.constrain(x, "batch", None, None)
-        x, _ = jax.lax.scan(body, x, stacked, unroll=self._unroll())
+        x, _ = jax.lax.scan(body, x, (stacked, kinds), unroll=self._unroll())
         return self.norm(x)
 
     def _attention(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask) -> Float[Array, "B T H K"]:
-        config = self.config
+        config, scaling = self.config, self.config.score_scaling
         implementation = dispatch.attention_implementation(config.kernels, config.dtype, config.head_dim)
-        if implementation in dispatch.FUSED and mask.starts is not None:
-            implementation = "portable"
-        if implementation in dispatch.FUSED and mask.segment_ids is not None:
-            implementation = "blocked"
-        call: Callable[..., jax.Array] = functools.partial(
-            attention, scale=config.head_dim**-0.5, implementation=implementation
-        )
+        implementation = dispatch.unfused_implementation(implementation, mask, scaling)
+        call: Callable[..., jax.Array] = functools.partial(attention, scaling=scaling, implementation=implementation)
         # The compiler divides the others over the mesh by itself.
         if implementation == "splash":
             call = parallel.per_device(call, (q.shape[0], config.num_kv_heads))
@@ -248,10 +266,11 @@ class CausalLM(nnx.Module):
         """
         mask = RowMask(starts)
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, layer: LayerCache) -> jax.Array:
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: Window, layer: LayerCache) -> jax.Array:
+            layer_mask = dataclasses.replace(mask, window=window)
             if layer.prefix is None:
-                return self._attention(q, k, v, mask)
-            return prefill_attention(q, k, v, mask, self.config.head_dim**-0.5, layer.prefix)
+                return self._attention(q, k, v, layer_mask)
+            return prefill_attention(q, k, v, layer_mask, self.config.score_scaling, layer.prefix)
 
         positions = mask.positions(tokens.shape[1]) + cache.prefix_length
         return self._through_cache(tokens, positions, cache, 0, attend)
@@ -264,11 +283,11 @@ class CausalLM(nnx.Module):
         cache: Cache,
     ) -> tuple[Float[Array, "B D"], Cache]:
         """Computes the hidden state of one more token a row at `position`; it sees starts[b] <= s <= position."""
-        scale, in_sequence = self.config.head_dim**-0.5, position - starts + cache.prefix_length
+        in_sequence = position - starts + cache.prefix_length
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, layer: LayerCache) -> jax.Array:
-            keys, values = layer.read()
-            return decode_attention(q[:, 0], keys, values, starts, position + 1, scale, layer.prefix)[:, None]
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: Window, layer: LayerCache) -> jax.Array:
+            mask, scaling = RowMask(starts, window=window), self.config.score_scaling
+            return decode_attention(q[:, 0], *layer.read(), mask, position, scaling, layer.prefix)[:, None]
 
         hidden, cache = self._through_cache(token[:, None], in_sequence[:, None], cache, position, attend)
         return hidden[:, 0], cache
@@ -282,22 +301,25 @@ class CausalLM(nnx.Module):
         attend: Callable[..., jax.Array],
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Runs the blocks; each writes keys and values at `position` of its cache, then attends by attend(q, k, v,
-        cache of the layer)."""
-        cos, sin = self._angles(positions, cache.prefix_length + cache.length)
+        window, cache of the layer)."""
+        kinds, by_kind = self._by_kind(positions, cache.prefix_length + cache.length)
         graphdef, stacked = nnx.split(self.layers)
 
-        def step(x: jax.Array, params: Any, layer: LayerCache) -> tuple[jax.Array, LayerCache]:
+        def step(x: jax.Array, inputs: tuple[Any, Any], layer: LayerCache) -> tuple[jax.Array, LayerCache]:
+            params, kind = inputs
+            cos, sin, window = by_kind(kind)
+
             def write_and_attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
                 nonlocal layer
                 q, k = rotate(q, cos, sin), rotate(k, cos, sin)
                 layer = layer.write(k, v, position)
-                return attend(q, k, v, layer)
+                return attend(q, k, v, window, layer)
 
             x = nnx.merge(graphdef, params)(x, write_and_attend)
             return parallel.constrain(x, "batch", None, None), layer
 
         x = parallel.constrain(self._embed(tokens), "batch", None, None)  # from a table that fsdp does not split
-        x, cache = cache.scan(step, x, stacked)
+        x, cache = cache.scan(step, x, (stacked, kinds))
         return self.norm(x), cache
 
 

@@ -42,7 +42,7 @@ def check(config: ConfigDict) -> None:
             fit.num_steps(config.num_documents)
 
     check_all(
-        lambda: check_settings("", config, family=tuple(sorted(registry.FAMILIES))),
+        lambda: check_settings("", config, family=induction.FAMILIES),
         mix,
         sizes,
         num_steps,

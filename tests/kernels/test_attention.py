@@ -10,16 +10,28 @@ import pytest
 from lc_jax.kernels import attention as kernel
 from lc_jax.kernels import dispatch
 
-SCALE = 0.3
+SCALE = kernel.ScoreScaling(0.3)
 
 
-def exact(q, k, v, spans):
+CASES = {  # a window is in tokens, the query's own the last of them
+    "plain": (kernel.ScoreScaling(0.3), None),
+    "window": (kernel.ScoreScaling(0.3), 5),
+    "softcap": (kernel.ScoreScaling(0.3, softcap=1.5), None),
+    "both": (kernel.ScoreScaling(0.3, softcap=1.5), 40),
+}
+
+
+def exact(q, k, v, spans, scaling=SCALE, window=None):
     """Causal attention inside the spans by numpy in float64; queries without keys are zero."""
     (_, length, heads, _), groups = q.shape, k.shape[2]
     k, v = (np.repeat(x, heads // groups, axis=2) for x in (k, v))
-    scores = np.einsum("bthk,bshk->bhts", q, k) * SCALE
+    scores = np.einsum("bthk,bshk->bhts", q, k) * scaling.factor
+    if scaling.softcap is not None:
+        scores = scaling.softcap * np.tanh(scores / scaling.softcap)
     slots = np.arange(length)
-    sees = (slots <= slots[:, None]) & ((slots >= spans[:, :1]) & (slots < spans[:, 1:]))[:, None, :]
+    reach = length if window is None else window
+    sees = (slots <= slots[:, None]) & (slots > slots[:, None] - reach)
+    sees = sees & ((slots >= spans[:, :1]) & (slots < spans[:, 1:]))[:, None, :]
     weights = np.where(sees[:, None], np.exp(scores - scores.max(axis=-1, keepdims=True)), 0.0)
     total = weights.sum(axis=-1, keepdims=True)
     return np.einsum("bhts,bshk->bthk", weights / np.where(total > 0, total, 1.0), v)
@@ -60,20 +72,43 @@ def slopes(function, arrays, weights, epsilon=1e-5):
 @pytest.mark.parametrize("implementation", ["portable", "blocked"])
 @pytest.mark.parametrize("length", [1, 31, 33, 70])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_against_float64(implementation, length, side):
+@pytest.mark.parametrize("case", CASES)
+def test_against_float64(implementation, length, side, case):
     """Lengths at and across the edges of blocks; one row is empty."""
     q, k, v = inputs(length)
     ends = np.array([[0, length], [0, length // 2], [0, 0]])
     spans = ends if side == "right" else length - ends[:, ::-1]
     weights = np.random.default_rng(1).normal(size=q.shape)
-    expected = exact(q, k, v, spans)
-    function = functools.partial(kernel.attention, mask=row_mask(spans), scale=SCALE, implementation=implementation)
+    scaling, window = CASES[case]
+    expected = exact(q, k, v, spans, scaling, window)
+    mask = row_mask(spans).replace(window=window)
+    function = functools.partial(kernel.attention, mask=mask, scaling=scaling, implementation=implementation)
     out, back = jax.vjp(jax.jit(lambda *args: function(*args)), *single((q, k, v)))
     np.testing.assert_allclose(out, expected, atol=1e-5)
     grads = back(jnp.asarray(weights, jnp.float32))
-    for ways, slope in slopes(lambda *args: exact(*args, spans), (q, k, v), weights):
+    for ways, slope in slopes(lambda *args: exact(*args, spans, scaling, window), (q, k, v), weights):
         found = sum(np.sum(np.asarray(g, np.float64) * w) for g, w in zip(grads, ways, strict=True))
         np.testing.assert_allclose(found, slope, rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_of_three_tokens():
+    """Query 4 sees the keys 2 to 4; a suffix sees the end of the prefix by its place in its own sequence."""
+    visible = kernel.RowMask(window=3).visible(0, 6)[0].astype(int).tolist()
+    assert visible == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 0],
+        [0, 0, 0, 1, 1, 1],
+    ]
+    packed = kernel.RowMask(segment_ids=jnp.array([[0, 0, 0, 1, 1, 2, -1]]), window=3).visible(0, 7)[0].astype(int)
+    assert packed.tolist()[3:6] == [[0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0], [0, 1, 1, 0, 0, 1, 0]]
+    left = kernel.RowMask(jnp.array([2]), window=3)
+    assert left.visible_at(jnp.int32(3), 6)[0, 0].astype(int).tolist() == [0, 0, 1, 1, 0, 0]
+    assert left.visible_at(jnp.int32(5), 6)[0, 0].astype(int).tolist() == [0, 0, 0, 1, 1, 1]
+    # Two tokens of a prefix before column 2: the query there is its sequence's third, the one after it the fourth.
+    assert left.visible_prefix(jnp.array([2, 3, 4]), 2)[0].astype(int).tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 def test_blocks_cover_a_sequence_once_and_are_few():
@@ -99,19 +134,22 @@ def test_blocked_multiplies_less_than_the_square():
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("bfloat16", 3e-2)])
-def test_behind_a_shared_prefix_as_behind_ones_own(dtype, atol):
-    count, length = 40, 70
+@pytest.mark.parametrize("case", CASES)
+def test_behind_a_shared_prefix_as_behind_ones_own(dtype, atol, case):
+    """A window of 40 tokens ends within the prefix, one of 5 hides all of it from most queries."""
+    (scaling, window), count, length = CASES[case], 40, 70
     q, k, v = (x.astype(dtype) for x in single(inputs(length)))
     k, v = (x.at[:, :count].set(x[0, :count]) for x in (k, v))
-    expected = exact(*(np.asarray(x, np.float64) for x in (q, k, v)), np.array([[0, length]] * 3))
+    expected = exact(*(np.asarray(x, np.float64) for x in (q, k, v)), np.array([[0, length]] * 3), scaling, window)
     prefix = tuple(x[:1, :count].swapaxes(1, 2) for x in (k, v))
-    starts = jnp.zeros(3, jnp.int32)
-    prefill = jax.jit(functools.partial(kernel.prefill_attention, scale=SCALE))
-    out = prefill(*(x[:, count:] for x in (q, k, v)), kernel.RowMask(starts), prefix=prefix)
+    mask = kernel.RowMask(jnp.zeros(3, jnp.int32), window=window)
+    prefill = jax.jit(functools.partial(kernel.prefill_attention, scaling=scaling))
+    out = prefill(*(x[:, count:] for x in (q, k, v)), mask, prefix=prefix)
     assert out.dtype == dtype
     np.testing.assert_allclose(np.asarray(out, np.float64), expected[:, count:], atol=atol)
     keys, values = (x[:, count:].swapaxes(1, 2) for x in (k, v))
-    last = jax.jit(kernel.decode_attention)(q[:, -1], keys, values, starts, jnp.int32(length - count), SCALE, prefix)
+    decode = jax.jit(functools.partial(kernel.decode_attention, scaling=scaling))
+    last = decode(q[:, -1], keys, values, mask, jnp.int32(length - count - 1), prefix=prefix)
     np.testing.assert_allclose(np.asarray(last, np.float64), expected[:, -1], atol=atol)
 
 
@@ -136,7 +174,7 @@ def test_splash_interpreted(length):
         function = functools.partial(
             kernel.attention,
             mask=kernel.RowMask(ends=jnp.asarray(spans[:, 1])),
-            scale=SCALE,
+            scaling=SCALE,
             implementation=implementation,
         )
         out, back = jax.vjp(function, *arrays)
@@ -196,6 +234,22 @@ def test_choice(monkeypatch, platform, dtype, head_dim, expected):
 def test_cudnn_for_what_it_cannot_do_is_refused():
     with pytest.raises(ValueError, match="here they are of 32 in float32"):
         dispatch.attention_implementation("cudnn", jnp.dtype("float32"), 32)
+
+
+@pytest.mark.parametrize("fused", dispatch.FUSED)
+def test_what_fused_kernels_lack_is_computed_by_others(fused):
+    plain, capped, segments = kernel.ScoreScaling(1.0), kernel.ScoreScaling(1.0, 50.0), jnp.zeros((1, 4), jnp.int32)
+    for mask, scaling, expected in (
+        (kernel.RowMask(), plain, fused),
+        (kernel.RowMask(starts=jnp.array([1])), plain, "portable"),
+        (kernel.RowMask(segment_ids=segments), plain, "blocked"),
+        (kernel.RowMask(window=4), plain, "blocked"),
+        (kernel.RowMask(), capped, "blocked"),
+    ):
+        assert dispatch.unfused_implementation(fused, mask, scaling) == expected
+        assert dispatch.unfused_implementation("portable", mask, scaling) == "portable"
+    assert dispatch.logprobs_implementation("pallas") == "pallas"
+    assert dispatch.logprobs_implementation("pallas", 30.0) == "analytic"
 
 
 # --- which keys a query sees ---

@@ -13,9 +13,10 @@ from lc_jax import parallel
 from lc_jax.kernels import logprobs, logprobs_pallas
 
 
-def plain(hidden, head, targets, temperature):
+def plain(hidden, head, targets, temperature, softcap=None):
     """The same two outputs from the whole array of logits."""
-    logits = (hidden @ head) / temperature
+    logits = hidden @ head
+    logits = (logits if softcap is None else softcap * jnp.tanh(logits / softcap)) / temperature
     table = jax.nn.log_softmax(logits, axis=-1)
     return jnp.take_along_axis(table, targets[..., None], axis=-1)[..., 0], -jnp.sum(jnp.exp(table) * table, axis=-1)
 
@@ -40,11 +41,11 @@ def chunk_tokens(request, monkeypatch):
     return request.param
 
 
-def in_float64(hidden, head, targets, temperature, weights):
+def in_float64(hidden, head, targets, temperature, weights, softcap=None):
     """The two outputs, and the gradients of their weighted sum by hidden states, head and temperature."""
 
     def total(*arrays):
-        outs = plain(*arrays[:2], targets, arrays[2])
+        outs = plain(*arrays[:2], targets, arrays[2], softcap)
         return sum(jnp.sum(w * x) for w, x in zip(weights, outs, strict=True)), outs
 
     with jax.enable_x64(True):
@@ -53,21 +54,24 @@ def in_float64(hidden, head, targets, temperature, weights):
         return jax.device_get((outs, grads))
 
 
-@pytest.mark.parametrize("implementation", FORMS)
+@pytest.mark.parametrize(
+    ("implementation", "softcap"), [*((form, None) for form in FORMS), ("portable", 2.0), ("analytic", 2.0)]
+)
 @pytest.mark.parametrize("outputs", ["both", "logprobs", "entropies"])
-def test_against_float64(chunk_tokens, implementation, outputs):
+def test_against_float64(chunk_tokens, implementation, softcap, outputs):
     """Values and gradients; a loss of one output alone takes a way of its own through the backward pass."""
     temperature = 0.7
     hidden, head, targets = inputs()
     # So that no position can hide behind another.
     weights = np.random.default_rng(1).normal(size=(2, *targets.shape)).astype(np.float32)
     used = {"both": (0, 1), "logprobs": (0,), "entropies": (1,)}[outputs]
-    expected, slopes = in_float64(hidden, head, targets, temperature, [w * (i in used) for i, w in enumerate(weights)])
+    weighted = [w * (i in used) for i, w in enumerate(weights)]
+    expected, slopes = in_float64(hidden, head, targets, temperature, weighted, softcap)
 
     @jax.jit
     def gradients(hidden, head, temperature):
         def total(*arrays):
-            outs = logprobs.token_logprobs(*arrays[:2], targets, arrays[2], implementation)
+            outs = logprobs.token_logprobs(*arrays[:2], targets, arrays[2], implementation, softcap)
             return sum(jnp.sum(weights[i] * outs[i]) for i in used), outs
 
         return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(hidden, head, temperature)

@@ -100,9 +100,11 @@ def test_no_gradient_reaches_what_is_not_trained(mesh):
         ("tiny-llama", dict(hidden_act="gelu"), "hidden_act='gelu'"),
         ("tiny-llama", dict(sliding_window=128), "sliding_window"),
         ("tiny-llama", dict(quantization_config=dict(quant_method="gptq")), "quantization_config"),
-        ("tiny-llama", dict(rope_scaling=dict(type="linear", factor=2.0)), "rope scaling of type 'linear'"),
-        ("tiny-llama", dict(rope_parameters=dict(rope_type="yarn", factor=2.0)), "rope scaling of type 'yarn'"),
-        ("tiny-llama", dict(model_type="mistral"), "model_type='mistral'"),
+        ("tiny-llama", dict(rope_scaling=dict(type="dynamic", factor=2.0)), "rope scaling of type 'dynamic'"),
+        ("tiny-llama", dict(rope_parameters=dict(rope_type="ntk", factor=2.0)), "rope scaling of type 'ntk'"),
+        ("tiny-llama", dict(model_type="mixtral"), "model_type='mixtral'"),
+        ("tiny-llama", dict(num_local_experts=8), "num_local_experts=8: mixtures of experts"),
+        ("tiny-llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor=0.5"),
         ("tiny-gpt-neox", dict(hidden_act="gelu_10"), "hidden_act='gelu_10'"),
         ("tiny-gpt-neox", dict(rope_scaling=dict(rope_type="dynamic", factor=2.0)), "rope scaling of type 'dynamic'"),
     ],
@@ -123,8 +125,8 @@ def test_rotary_settings_of_both_generations_of_config(mesh, folder):
         folder, rope_theta=None, rope_scaling=None, rope_parameters=scaling | dict(rope_type="llama3", rope_theta=5e5)
     )
     assert folders.config_of(folder)[0] == old
-    assert old.rope_theta == 5e5
-    assert old.rope_scaling.factor == 8.0
+    assert old.rope.theta == 5e5
+    assert old.rope.scaling.factor == 8.0
 
 
 def test_unknown_preset():

@@ -79,6 +79,6 @@ def test_our_config_is_the_published_one(pair):
     config, _ = pair
     theirs = PUBLISHED[next(n for n, c in PUBLISHED.items() if c.hidden_size == config.hidden_size)].to_dict()
     again = registry.config_from_hf(theirs)
-    for field in ("hidden_size", "num_layers", "num_heads", "head_dim", "rotary_dim", "rope_theta", "norm_eps"):
+    for field in ("hidden_size", "num_layers", "num_heads", "head_dim", "rotary_dim", "kinds", "norm_eps"):
         assert getattr(again, field) == getattr(config, field), field
     assert (again.vocab_size, again.max_length) == (config.vocab_size, config.max_length)

@@ -1,4 +1,4 @@
-"""Both families against transformers on random tiny models, and against numbers recorded from the published code."""
+"""All families against transformers on random tiny models, and against numbers recorded from the published code."""
 
 import dataclasses
 import json
@@ -18,55 +18,10 @@ from lc_jax.kernels.logprobs import token_logprobs
 from lc_jax.models import folders, hf
 from lc_jax.models.heads import RewardHead
 from lc_jax.models.transformer import Model
+from tests.models.families import LLAMA_AND_NEOX, OTHERS, PAD, SOME
 from tests.recorded import load
 
-VOCAB, PAD = 97, 96
-SHAPE = dict(
-    vocab_size=VOCAB,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    max_position_embeddings=64,
-    initializer_range=0.2,  # large, so that attention is far from uniform and greedy tokens are clear
-)
-LLAMA3 = dict(
-    rope_type="llama3",
-    rope_theta=500000.0,
-    factor=4.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_position_embeddings=16,
-)
-
-
-def llama(**changes):
-    return transformers.LlamaConfig(**(SHAPE | dict(bos_token_id=1, eos_token_id=2, pad_token_id=PAD) | changes))
-
-
-def neox(pct, **changes):
-    rope = dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=pct)
-    ids = dict(bos_token_id=0, eos_token_id=0, pad_token_id=PAD)
-    return transformers.GPTNeoXConfig(**(SHAPE | ids | dict(rope_parameters=rope) | changes))
-
-
-CONFIGS = {
-    "llama": lambda: llama(),
-    "llama_gqa": lambda: llama(num_key_value_heads=2),
-    "llama_one_kv_head": lambda: llama(num_key_value_heads=1),
-    "llama_wide_heads": lambda: llama(head_dim=16, num_key_value_heads=2),
-    "llama_tied": lambda: llama(tie_word_embeddings=True),
-    "llama_biases": lambda: llama(attention_bias=True, mlp_bias=True),
-    "llama_theta": lambda: llama(rope_parameters=dict(rope_type="default", rope_theta=1234.0)),
-    "llama3": lambda: llama(rope_parameters=LLAMA3, num_key_value_heads=2),
-    "neox_parallel": lambda: neox(0.25),
-    "neox_sequential": lambda: neox(0.25, use_parallel_residual=False),
-    "neox_whole_heads": lambda: neox(1.0),
-    "neox_redpajama": lambda: neox(1.0, use_parallel_residual=False),
-    "neox_tied": lambda: neox(0.5, tie_word_embeddings=True),
-    "neox_no_bias": lambda: neox(0.25, attention_bias=False),
-    "neox_tanh": lambda: neox(0.25, hidden_act="gelu_pytorch_tanh"),
-}
+CONFIGS = LLAMA_AND_NEOX | OTHERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +42,7 @@ def mesh():
 def pair(request, mesh, tmp_path_factory):
     """A random model of transformers, saved by it and loaded by us; biases and norms are random as well."""
     torch.manual_seed(len(request.param))
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param]()).eval()
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param](), attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -144,7 +99,9 @@ def test_without_lengths_every_token_is_real(pair):
 def test_saved_model_opens_in_transformers(pair, tmp_path):
     """Our folder gives transformers the same logits, and its generation config the same end of sequence."""
     hf.save(tmp_path / "model", pair.ours)
-    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    back = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     assert type(back) is type(pair.torch)
     padded = batches.pad(ragged(4, 20), 20, pad_id=PAD)
     _, logits, real = theirs(back, padded.tokens, padded.lengths, padded.starts)
@@ -161,7 +118,7 @@ def test_config_survives_the_round_trip(pair, tmp_path):
 @pytest.mark.parametrize(
     "pair",
     [
-        name if name in ("llama_gqa", "neox_parallel") else pytest.param(name, marks=pytest.mark.slow)
+        name if name in ("llama_gqa", "neox_parallel", *SOME) else pytest.param(name, marks=pytest.mark.slow)
         for name in CONFIGS
     ],
     indirect=True,

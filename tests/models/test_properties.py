@@ -13,7 +13,8 @@ from flax import nnx
 from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.models import registry
-from lc_jax.models.transformer import rotate, trainable
+from lc_jax.models.rope import rotate
+from lc_jax.models.transformer import trainable
 from lc_jax.training import language_model, loop, optimizer, state
 
 VOCAB = 64

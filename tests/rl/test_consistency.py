@@ -13,6 +13,7 @@ from lc_jax import parallel
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference.generate import Completion
+from lc_jax.kernels.attention import RowMask
 from lc_jax.models import folders, hf, registry, transformer
 from lc_jax.models.transformer import CausalLM
 from lc_jax.rl import batch, consistency, loss, rollout, update
@@ -93,7 +94,9 @@ def position_shifted(patch):
 
 def padding_attended(patch):
     read = transformer.decode_attention
-    patch.setattr(transformer, "decode_attention", lambda q, k, v, starts, *a: read(q, k, v, 0 * starts, *a))
+    patch.setattr(
+        transformer, "decode_attention", lambda q, k, v, mask, *a: read(q, k, v, RowMask(0 * mask.starts), *a)
+    )
 
 
 def stale_weights(patch):

@@ -37,7 +37,9 @@ def stale_weights_in_the_sampler(patch):
 
 def padding_attended_while_decoding(patch):
     read = transformer.decode_attention
-    patch.setattr(transformer, "decode_attention", lambda q, k, v, starts, *a: read(q, k, v, 0 * starts, *a))
+    patch.setattr(
+        transformer, "decode_attention", lambda q, k, v, mask, *a: read(q, k, v, RowMask(0 * mask.starts), *a)
+    )
 
 
 def padding_attended_while_scoring(patch):
