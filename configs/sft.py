@@ -7,6 +7,10 @@
 Rows: JSON lines, JSON, CSV or Parquet. `prompt` and `completion` are verbatim text; `messages` (or `conversations`)
 go through the tokenizer's chat template, and the last message, the assistant's, is learned. Columns of other names:
 --config.data.rows.columns=prompt=instruction,completion=output
+
+Calibration without reinforcement learning (docs/objectives.md): rows with `prompt`, `completion` with one place
+"{confidence}" for a number from 0 to 100, and `label`, 1 if the answer in it is correct, else 0:
+--config.objective.name=expected_brier --config.data.recipe=stated_confidence
 """
 
 from ml_collections import ConfigDict
@@ -15,4 +19,9 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    return base.own_training("sft", mode, "demonstrations", warmup_ratio=0.03, mini_length=128)
+    config = base.own_training("sft", mode, "demonstrations", warmup_ratio=0.03, mini_length=128)
+    config.objective = dict(
+        name="next_token",  # or "expected_brier", "expected_log" of a stated number, with data.recipe=stated_confidence
+        step=10,  # per cent between the numbers that can be stated
+    )
+    return config

@@ -29,6 +29,7 @@ from lc_jax.types import Example
 if TYPE_CHECKING:
     from lc_jax.data.tokenizer import Tokenizer
 
+PLACE = "{confidence}"  # of the number in a completion that states one
 MAX_PARAGRAPH = 2000  # characters of a paragraph in a reward model's prompt
 Fits = Callable[[str], bool]  # whether a prompt is short enough for its model
 
@@ -174,6 +175,14 @@ def _labelled(row: Row, templates: Templates, fits: Fits | None) -> list[Example
     return [Example(id_in(row), _reader_prompt(templates.forecast_probs, fields, fits), label=label)]
 
 
+def _stated_confidence(row: Row, templates: Templates, fits: Fits | None) -> list[Example]:
+    """Makes a prompt, verbatim -> a completion with one PLACE for the stated number, with its outcome as the label."""
+    prompt, target = demonstration_in(row)
+    if target.count(PLACE) != 1:
+        raise Dropped(f"the completion has {target.count(PLACE)} places {PLACE}: give one")
+    return [Example(id_in(row), prompt, target, label=label_in(row))]
+
+
 RECIPES: dict[str, Callable[[Row, Templates, Fits | None], list[Example]]] = {
     "sft_lc": _sft_lc,
     "sft_factuality": _sft_factuality,
@@ -183,9 +192,14 @@ RECIPES: dict[str, Callable[[Row, Templates, Fits | None], list[Example]]] = {
     "factuality": _factuality,
     "demonstrations": _demonstration,  # a user's own rows
     "labelled_answers": _labelled,
+    "stated_confidence": _stated_confidence,
 }
 # Columns that users' own rows must have, for messages.
-_REQUIRED_COLUMNS = {"demonstrations": ("prompt", "completion"), "labelled_answers": ("prompt", "answer", "label")}
+_REQUIRED_COLUMNS = {
+    "demonstrations": ("prompt", "completion"),
+    "labelled_answers": ("prompt", "answer", "label"),
+    "stated_confidence": ("prompt", "completion", "label"),
+}
 
 # Recipes whose models are prompted with Templates.paragraph.
 PARAGRAPH_RECIPES = ("sft_lc", "sft_factuality", "sft_claude_distill")

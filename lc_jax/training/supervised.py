@@ -61,7 +61,8 @@ def train(
     examples.report_sizes(data, num_train, num_held_out, dropped)
 
     save = functools.partial(hf.save, tokenizer=tokenizer, dtype=settings["export_dtype"] or None)
-    run_directory = RunDirectory.of(settings, "model", "seed", "data", "fit", "optimizer", "precision")
+    names = ["model", "seed", "data", "fit", "optimizer", "precision", *({"objective"} & settings.keys())]
+    run_directory = RunDirectory.of(settings, *names)
     kind = run_steps.TASKS[objective.task][1]
     model = loop.fit(
         hf.load(settings["model"], mesh, kind=kind, vocab_size=tokenizer.num_rows, **settings["precision"]),
