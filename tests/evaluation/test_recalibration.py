@@ -57,6 +57,11 @@ def test_platt_shifts_what_temperature_cannot():
     assert mapped("temperature", [0.9] * 300, thirds, [0.9]) == pytest.approx([0.5])
 
 
+def test_logits_of_certain_statements_are_those_of_half_a_per_cent():
+    expected = [-np.log(199), -np.log(199), np.log(97 / 3), np.log(199)]
+    assert recalibration.logits(np.array([0, 0.001, 0.97, 1])) == pytest.approx(expected)
+
+
 def test_means_of_kinds():
     fit = FITS["kind"](answers([0.5] * 5, [1, 0, 0, 1, 1], ["a", "a", "b", "b", ""]))
     assert fit(answers([0.9, 0.1, 0.3, 0.7], [0] * 4, ["b", "a", "c", ""])) == pytest.approx([0.5, 0.5, 0.6, 0.6])

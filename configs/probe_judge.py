@@ -1,0 +1,24 @@
+"""Probe a judge's bias against hedges: the same answers with and without words of doubt, counting changed verdicts.
+
+  python -m lc_jax.main --config=configs/probe_judge.py --config.evaluation=runs/evaluation/lc_rl \\
+      --config.annotator.name=anthropic/claude-haiku-4-5 --config.dry_run=true
+
+The evaluation (result.json, records.jsonl of configs/evaluate_qa.py) has the answers. The command prints what the
+requests would cost; without --config.dry_run=true it asks the judge and leaves probe.json.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(mode: str = "") -> ConfigDict:
+    config = base.asking(base.base_config("probe_judge", mode))
+    config.evaluation = ""  # folder of the evaluation whose answers are judged
+    config.output = "runs/probe_judge"  # folder of probe.json
+    config.judge_temperature = 0.0  # of verdicts
+    config.limit = 200  # answers; 0 = all
+    if mode == "mini":
+        config.evaluation, config.output = f"{base.root()}/evaluation/lc_rl", f"{base.root()}/probe_judge"
+        config.annotator.name = base.ANNOTATOR
+    return config
