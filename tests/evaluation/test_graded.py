@@ -91,6 +91,15 @@ def test_the_summary_says_what_graded_verdicts_do_not_have():
     assert equal.undefined["prr"] == "all verdicts are equal"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_graded_rows_changes_nothing_to_the_last_bit(seed):
+    rng = np.random.default_rng(seed)
+    confidence, verdict = rng.integers(0, 4, 200) / 10, rng.integers(0, 11, 200) / 10
+    order = rng.permutation(200)
+    for measure in (metrics.brier, metrics.ece, metrics.log_score, metrics.debiased_ece):
+        assert measure(confidence[order], verdict[order]) == measure(confidence, verdict)
+
+
 def test_maps_are_fitted_to_graded_verdicts():
     answers = recalibration.Answers.from_rows([0.2, 0.2, 0.9], [0.1, 0.5, 0.4], [""] * 3)
     assert recalibration.isotonic(answers)(answers) == pytest.approx([0.3, 0.3, 0.4])
