@@ -151,11 +151,11 @@ def kill_runs(points: int, seed: int, folder: Path, tasks: Sequence[str] = tuple
     for number, task in enumerate(tasks):
         whole = folder / f"{task}-whole"
         run_with_kills(task, folder, whole, environment, 0, rng)
-        wanted = points // len(tasks) + (number < points % len(tasks))
+        target = points // len(tasks) + (number < points % len(tasks))
         attempt = 0
-        while counts[task] < wanted:
+        while counts[task] < target:
             output = folder / f"{task}-{attempt}"
-            counts[task] += run_with_kills(task, folder, output, environment, wanted - counts[task], rng)
+            counts[task] += run_with_kills(task, folder, output, environment, target - counts[task], rng)
             check(task, whole, output)
             attempt += 1
             print(f"{task}: {counts[task]} kills in {attempt} runs", flush=True)

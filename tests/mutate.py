@@ -58,7 +58,7 @@ def load(path: Path = ROOT / "tests" / "mutations.txt") -> list[Mutation]:
 
 
 def stale(mutations: Sequence[Mutation]) -> list[str]:
-    """What does not occur exactly once in its file, in words."""
+    """Returns a message for each old text that does not occur exactly once in its file."""
     counts = [(m, (ROOT / m.file).read_text().count(m.old)) for m in mutations]
     return [f"{m.file}: {m.old!r} occurs {count} times, mend tests/mutations.txt" for m, count in counts if count != 1]
 
@@ -76,7 +76,7 @@ def copied_tree() -> Iterator[Path]:
 
 
 def passes(tests: Sequence[str], root: Path) -> bool:
-    """Whether all `tests` pass in the copy `root`.
+    """Returns whether all `tests` pass in the copy `root`.
 
     Raises:
       RuntimeError: pytest could not run them.
@@ -91,7 +91,7 @@ def passes(tests: Sequence[str], root: Path) -> bool:
 
 
 def survives(mutation: Mutation, root: Path) -> bool:
-    """Whether the tests pass in the copy `root` with this fault in it; the file is put back afterwards."""
+    """Returns whether the tests pass in the copy `root` with this fault; the file is restored afterwards."""
     path = root / mutation.file
     text = path.read_text()
     path.write_text(text.replace(mutation.old, mutation.new))

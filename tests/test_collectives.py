@@ -1,4 +1,4 @@
-"""How a step's programs communicate on eight devices, counted in what XLA compiles."""
+"""Counts the collectives of a step's compiled programs on eight devices."""
 
 import re
 from collections import Counter
@@ -23,7 +23,7 @@ COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permut
 
 
 def collectives(traced):
-    """How many of each kind stand in the compiled program; what a loop does stands there once."""
+    """Returns the number of each kind in the compiled program; the body of a loop counts once."""
     text = traced.lower().compile().as_text()
     return dict(Counter(re.findall(rf" ({COLLECTIVES})(?:-start)?\(", text)))
 
@@ -76,13 +76,13 @@ def test_collectives_of_a_rollout():
 
 @pytest.mark.slow
 def test_no_device_gathers_what_other_replicas_look_up():
-    """What is read from the embedding goes from columns to rows among the devices of one replica."""
+    """Rows of the embedding are exchanged among the devices of one replica only."""
     mesh, rows, length, width = parallel.make_mesh(2, 4, 1), 16, 32, 32
     with jax.set_mesh(mesh):
         traced = programs.train_step(models(mesh)[0], "causal", rows, rows, length)
         lines = traced.lower().compile().as_text().splitlines()
-    moved = [line for line in lines if re.search(r" all-(gather|to-all)(-start)?\(", line)]
-    shapes = [[int(n) for n in shape.split(",")] for line in moved for shape in re.findall(r"f32\[([\d,]+)\]", line)]
+    moves = [line for line in lines if re.search(r" all-(gather|to-all)(-start)?\(", line)]
+    shapes = [[int(n) for n in shape.split(",")] for line in moves for shape in re.findall(r"f32\[([\d,]+)\]", line)]
     looked_up = [shape for shape in shapes if len(shape) > 2]
     assert looked_up
     assert max(map(np.prod, looked_up)) <= rows // mesh.size * length * width

@@ -49,7 +49,7 @@ fuzz = settings(
 
 
 def outcome(function, *names):
-    """What `function` returns, or None where it ends in one line that main prints; one of `names` is in that line."""
+    """Returns the result of `function`, or None where main would print one line that has one of `names`."""
     try:
         return function()
     except (Exception, SystemExit) as error:
@@ -120,10 +120,10 @@ def test_config_json(checkpoint, data):
     changes = data.draw(st.dictionaries(keys, st.one_of(st.just(REMOVED), scalars, values), min_size=1, max_size=2))
     changed = {key: value for key, value in (config | changes).items() if value is not REMOVED}
     (path / "config.json").write_text(json.dumps(changed))
-    found = outcome(lambda: folders.config_of(path), "config.json", *changes)
-    if found is None or changes.keys() & {"tie_word_embeddings", "num_hidden_layers"}:
+    parsed = outcome(lambda: folders.config_of(path), "config.json", *changes)
+    if parsed is None or changes.keys() & {"tie_word_embeddings", "num_hidden_layers"}:
         return
-    model = outcome(lambda: hf.load(path, mesh(), kind=found[1], fresh_head=True), str(path), *changes)
+    model = outcome(lambda: hf.load(path, mesh(), kind=parsed[1], fresh_head=True), str(path), *changes)
     if model is None:
         return
     shapes = {tuple(leaf.shape) for leaf in jax.tree.leaves(model.params)}  # the file's, whatever the config said
@@ -186,8 +186,8 @@ def templates():
     return prompts.load_templates("short")
 
 
-def _is_text_of_rows(found):
-    return all(isinstance(name, str) for one in found for name in one)
+def _is_text_of_rows(value):
+    return all(isinstance(name, str) for one in value for name in one)
 
 
 @fuzz
@@ -196,16 +196,16 @@ def test_files_of_rows(content, ending, squeezed, recipe):
     with folder() as path:
         file = path / f"mine{ending}"
         file.write_bytes(gzip.compress(content) if squeezed and ending.endswith(".gz") else content)
-        found = outcome(lambda: rows.load_rows(file), "mine")
+        loaded = outcome(lambda: rows.load_rows(file), "mine")
         outcome(lambda: rows.load_placed_rows(file), "mine")
         outcome(lambda: questions.load_questions(file), "mine")
-        if found is not None:
-            assert _is_text_of_rows(found)
-            made = outcome(lambda: examples.make_examples(recipe, found, templates()))
-            for example in made[0] if made else []:
+        if loaded is not None:
+            assert _is_text_of_rows(loaded)
+            split = outcome(lambda: examples.make_examples(recipe, loaded, templates()))
+            for example in split[0] if split else []:
                 assert isinstance(example.prompt, str)
                 assert example.target or 0 <= example.label <= 1 or recipe.startswith(("sft", "extract"))
-            outcome(lambda: questions.raw_questions(found, file), "mine")
+            outcome(lambda: questions.raw_questions(loaded, file), "mine")
         assert [child.name for child in path.iterdir()] == [file.name]
 
 
@@ -330,15 +330,15 @@ def _of_type(value):
 def command_lines(draw):
     experiment = draw(st.sampled_from(EXPERIMENTS))
     mode = draw(st.sampled_from(MODES.get(experiment, ["mini"])))
-    known = defaults(experiment, mode)
-    shown = draw(st.sampled_from([mode] * 12 + ["", "sciq", "other"]))
-    arguments = [f"--config=configs/{experiment}.py:{shown}"]
-    for name in sorted({"output", "method", "destination"} & set(known)):
+    names = defaults(experiment, mode)
+    help_mode = draw(st.sampled_from([mode] * 12 + ["", "sciq", "other"]))
+    arguments = [f"--config=configs/{experiment}.py:{help_mode}"]
+    for name in sorted({"output", "method", "destination"} & set(names)):
         arguments += [f"--config.{name}=new"] * draw(st.sampled_from([1, 1, 1, 1, 1, 1, 1, 0]))
     for _ in range(draw(st.integers(0, 4))):
-        name = draw(st.sampled_from(sorted(known)))
+        name = draw(st.sampled_from(sorted(names)))
         wrong = draw(st.sampled_from([False] * 9 + [True]))
-        value = draw(flag_values if wrong else _of_type(known[name]))
+        value = draw(flag_values if wrong else _of_type(names[name]))
         form = draw(st.sampled_from(["--config.{}={}"] * 20 + ["--config.{}", "--noconfig.{}", "--{}={}"]))
         arguments.append(form.format(draw(words) if draw(st.integers(0, 30)) == 30 else name, value))
     return draw(st.permutations(arguments))

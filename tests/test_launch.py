@@ -91,8 +91,8 @@ def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
     assert "== [1/17] sample paragraphs (about 13 s; 7 min to the end)" in lines
     assert "== [12/17] LC RL (about " in output
     assert "== LC RL: 0 s" in lines
-    left = [int(line.split("; ")[1].split()[0]) for line in lines if line.endswith(" min to the end)")]
-    assert left == sorted(left, reverse=True)
+    minutes = [int(line.split("; ")[1].split()[0]) for line in lines if line.endswith(" min to the end)")]
+    assert minutes == sorted(minutes, reverse=True)
     _, output, calls = launch("reproduce.sh", "--mini")  # the results are there
     assert len(calls) == 1
     assert output.count("done before") == 17

@@ -187,7 +187,7 @@ def test_a_closed_pipe_is_quiet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("runs/skill-evaluation-results", "runs/skill-evaluation-results"),
         ("hf-internal-testing/tiny-random-llama", "hf-internal-testing/tiny-random-llama"),
@@ -195,8 +195,8 @@ def test_a_closed_pipe_is_quiet(tmp_path):
         ("hf_0123456789abcdefghij", "..."),
     ],
 )
-def test_names_of_folders_are_no_secrets(text, shown):
-    assert provenance.without_secrets(text) == shown
+def test_names_of_folders_are_no_secrets(text, expected):
+    assert provenance.without_secrets(text) == expected
 
 
 def test_a_run_leaves_its_config_command_versions_and_commit(failing_in_process, tmp_path):

@@ -40,7 +40,7 @@ def one_device():
 
 
 def bytes_by_xla(traced):
-    """What a program allocates on a device beyond its arguments."""
+    """Returns the bytes that a program allocates on a device beyond its arguments."""
     m = traced.lower().compile().memory_analysis()
     return m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
 
@@ -139,7 +139,7 @@ def test_every_phase_of_ppo(model, sizes, deep):
 
 
 def test_the_rounding_noise_of_bfloat16_is_a_phase_of_its_own(deep):
-    """It keeps more than scoring in bfloat16 does, and no model less; a float32 policy has none."""
+    """The phase needs more memory than scoring in bfloat16, and all models; a float32 policy has no such phase."""
     mesh = parallel.abstract_mesh(1)
     low = memory.plan_ppo(ppo(deep, FLOAT32 | {"compute_dtype": "bfloat16", "remat": "none"}, SMALL), mesh)
     exact = memory.plan_ppo(ppo(deep, FLOAT32 | {"remat": "none"}, SMALL), mesh)
@@ -160,8 +160,8 @@ def test_optimizer_step_allocates_little_beyond_its_arguments(kind):
     phase = memory.plan_ppo(settings, mesh).phases[-1]
     with jax.set_mesh(mesh):
         models = [memory.abstract_model(name, mesh, k, **precision) for k in ("causal", "scalar")]
-        made = programs.ppo_updates(*models, 1, 16, 8, programs.OptimizerSettings.from_ratio(100, **optimizer(kind)))
-        work = bytes_by_xla(made["optimizer step"])
+        updates = programs.ppo_updates(*models, 1, 16, 8, programs.OptimizerSettings.from_ratio(100, **optimizer(kind)))
+        work = bytes_by_xla(updates["optimizer step"])
     assert work < phase.activations < 0.11 * phase.state
 
 

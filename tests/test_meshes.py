@@ -115,15 +115,15 @@ def test_ppo(family):
 @pytest.mark.slow
 def test_generation():
     """The same greedy tokens; the weights that the loop reads are whole on the fsdp axis, in the compute dtype."""
-    prompts, found = sequences(np.random.default_rng(0), 8, 9), []
+    prompts, results = sequences(np.random.default_rng(0), 8, 9), []
     for mesh in meshes():
         with jax.set_mesh(mesh):
             model = model_on(mesh, "causal")
             sampling = generate.Sampling(8, temperature=0.0)
-            found.append([c.tokens for c in generate.generate(model, prompts, sampling, seed=0, batch_size=8)])
+            results.append([c.tokens for c in generate.generate(model, prompts, sampling, seed=0, batch_size=8)])
             low = dataclasses.replace(model.config, compute_dtype="bfloat16")
             copy = generate.for_decoding(dataclasses.replace(model, config=low))
-    assert found[0] == found[1]
+    assert results[0] == results[1]
     for name, (whole, leaf) in {
         "matrix": (model.bind().layers.up.kernel[...], copy.bind().layers.up.kernel[...]),
         "embedding": (model.bind().embedding[...], copy.bind().embedding[...]),

@@ -16,8 +16,8 @@ def test_every_mutation_fits_its_file():
 
 def test_a_stale_list_is_an_error(tmp_path):
     (tmp_path / "list.txt").write_text("lc_jax/rl/kl.py  tests/rl/test_literal.py\n    no such text  =>  another\n")
-    (found,) = mutate.stale(mutate.load(tmp_path / "list.txt"))
-    assert found == "lc_jax/rl/kl.py: 'no such text' occurs 0 times, mend tests/mutations.txt"
+    (message,) = mutate.stale(mutate.load(tmp_path / "list.txt"))
+    assert message == "lc_jax/rl/kl.py: 'no such text' occurs 0 times, mend tests/mutations.txt"
 
 
 @pytest.mark.slow

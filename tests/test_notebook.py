@@ -34,7 +34,7 @@ def printed(cells):
 
 
 def kinds(cell):
-    """What stands under a cell: "stdout" and "figure" are in order; an error, a warning or a value is not."""
+    """Returns the kinds of outputs of a cell: "stdout" and "figure" are good; errors, warnings and values are not."""
     return {
         "figure" if "image/png" in output.get("data", ()) else output.get("name", output.output_type)
         for output in cell.outputs

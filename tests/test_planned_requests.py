@@ -1,4 +1,4 @@
-"""How many requests an evaluation sends to vendors, and what they cost at most: counted by hand."""
+"""Tests of the number of requests that an evaluation sends to vendors, and their greatest cost, counted by hand."""
 
 import math
 

@@ -57,8 +57,8 @@ def judge_of(world):
     def answer(request):
         reply, chance = simulated.Simulated().answer(request), zlib.crc32(request.prompt.encode())
         if claims.PROMPT.match(request.prompt) and reply.text == "[]":
-            said = f"It lies in {PEOPLE[chance % len(PEOPLE)].facts[0].truth} (80%)."
-            return Reply("ok", json.dumps([[said, "Objective"]]))
+            statement = f"It lies in {PEOPLE[chance % len(PEOPLE)].facts[0].truth} (80%)."
+            return Reply("ok", json.dumps([[statement, "Objective"]]))
         if reply.status != "ok" or not reply.text:  # it writes no paragraphs, and merges none without facts
             return Reply("ok", "It lies in France (80%).")
         question = re.findall(r"^Question: '?(.*?)'?$", request.prompt, re.MULTILINE)[-1:]
@@ -122,7 +122,7 @@ def run(world, *command, **more):
 
 @pytest.fixture(scope="module")
 def paper(world):
-    """What launch/reproduce.sh left."""
+    """The output folder of launch/reproduce.sh."""
     run(world, "bash", "launch/reproduce.sh", f"--profile={world[0] / 'small.flags'}")
     return world[0] / "out"
 

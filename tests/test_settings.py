@@ -86,8 +86,8 @@ def test_a_wrong_setting_is_named_with_its_remedy(argument, message):
 
 
 def test_all_wrong_settings_are_named_at_once():
-    found = problems("--config=configs/ppo.py:mini", "--config.seeed=1", "--config.kl.target=x", "--config.ppo.keep=y")
-    assert len(found) == 3
+    lines = problems("--config=configs/ppo.py:mini", "--config.seeed=1", "--config.kl.target=x", "--config.ppo.keep=y")
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_all_wrong_settings_are_named_at_once():
     ],
 )  # fmt: skip
 def test_a_wrong_config_file_or_mode_is_named(file, messages):
-    (found,) = problems(f"--config={file}")
+    (problem,) = problems(f"--config={file}")
     for message in messages:
-        assert message in found
+        assert message in problem
 
 
 @pytest.mark.parametrize(

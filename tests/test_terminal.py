@@ -15,9 +15,9 @@ class Terminal(io.StringIO):
 
 
 def record(level, text, *values):
-    made = logging.LogRecord("absl", level, "loop.py", 1, text, values, None)
-    made.created = 0.0
-    return made
+    log_record = logging.LogRecord("absl", level, "loop.py", 1, text, values, None)
+    log_record.created = 0.0
+    return log_record
 
 
 @pytest.fixture(autouse=True)

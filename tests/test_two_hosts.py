@@ -20,12 +20,12 @@ def together(*command, code=0, **variables):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    given = os.environ | variables | {"LC_COORDINATOR": address, "LC_NUM_PROCESSES": "2", "XLA_FLAGS": ""}
-    given |= {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "JAX_PLATFORMS": "cpu"}
+    variables_ = os.environ | variables | {"LC_COORDINATOR": address, "LC_NUM_PROCESSES": "2", "XLA_FLAGS": ""}
+    variables_ |= {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
             [sys.executable, *command],
-            env=given | {"LC_PROCESS_ID": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=variables_ | {"LC_PROCESS_ID": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)
     ]  # fmt: skip
@@ -50,8 +50,8 @@ with jax.set_mesh(mesh):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
     mesh = parallel.make_mesh()
     expected = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh).params
-    stored = hf.load(tmp_path / "hf", mesh).params
-    for a, b in zip(jax.tree.leaves(stored), jax.tree.leaves(expected), strict=True):
+    params = hf.load(tmp_path / "hf", mesh).params
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(jnp.asarray(a), jnp.asarray(b), rtol=1e-6)
 
 

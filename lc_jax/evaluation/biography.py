@@ -84,7 +84,7 @@ class Record:
     probs: tuple[float, ...]  # how confident the biography is of each
     chosen: str  # the most confident one, which counts (the first of equals)
     confidence: float  # in it, in [0, 1]; NaN unless status is "ok", so that the metrics refuse it
-    correct: bool  # it is supported
+    correct: bool | None  # whether it is supported; None unless status is "ok"
     status: Status  # anything but "ok" is counted, and left out of the metrics
     detail: str = ""  # why the status is not "ok"
     biography: str = ""  # its name, the entity or, of a second one about the same, "entity#2"
@@ -94,7 +94,7 @@ def whole(biography: Biography, status: Status, detail: str = "") -> Record:
     """Returns the record of a biography of which no claim can be judged."""
     b, name = biography, biography.name or biography.entity
     return Record(
-        name, b.entity, b.prompt, b.prompt, "", b.paragraph, (), (), (), "", math.nan, False, status, detail, name
+        name, b.entity, b.prompt, b.prompt, "", b.paragraph, (), (), (), "", math.nan, None, status, detail, name
     )
 
 
@@ -207,11 +207,12 @@ def factscore(records: Sequence[Record]) -> FActScore:
     precisions, recalls, f1s = [], [], []
     for records in by_biography.values():
         counts.append(sum(any(label == OBJECTIVE for _, label in record.claims) for record in records))
-        verdicts = [record.correct for record in records if record.status == "ok"]
+        scored = [record for record in records if record.status == "ok"]
+        verdicts = [bool(record.correct) for record in scored]
         if verdicts:
             shares.append(sum(verdicts) / len(verdicts))
             penalized.append(shares[-1] * min(1.0, math.exp(1 - LONG_ENOUGH / len(verdicts))))
-        distinct = {_normalized(record.chosen): record.correct for record in reversed(records) if record.status == "ok"}
+        distinct = {_normalized(record.chosen): bool(record.correct) for record in reversed(scored)}
         num_repeated += len(verdicts) - len(distinct)
         supported = sum(distinct.values())
         precisions += [supported / len(distinct)] if distinct else []

@@ -73,10 +73,34 @@ class Record:
     probs: tuple[float, ...]  # the reader's forecast of each; empty for methods without confidence
     chosen: str  # the answer that counts; "" when there is none
     confidence: float  # in it, in [0, 1]; NaN unless status is "ok", so that the metrics refuse it
-    correct: bool
+    correct: bool | None  # None until the answer is judged, and where status is not "ok"
     status: ReplyStatus  # anything but "ok" is counted, and left out of the metrics
     detail: str = ""  # why the status is not "ok"
     truth_prob: float | None = None  # the reader's forecast of the true answer, where it was asked for
+
+
+async def evaluate_all(
+    generations: Sequence[Generation], ask: AskTask, map_items: MapItems, **options: Any
+) -> list[Record]:
+    """Returns the record of each paragraph, in order. Ten answers at a time are judged, as published.
+
+    Args:
+      ask: asks the annotation tasks of a Protocol.
+      map_items: maps an async function over items, in order; Session.map.
+      options: of `evaluate_one`.
+    """
+    read = functools.partial(evaluate_one, ask=ask, **options)
+    records: list[Record] = [record async for record in map_items(read, generations, "paragraph")]
+    to_judge = [i for i, record in enumerate(records) if record.status == "ok" and record.correct is None]
+    tens = [to_judge[i : i + equivalence.BATCH] for i in range(0, len(to_judge), equivalence.BATCH)]
+
+    async def judge_ten(indices: list[int]) -> list[tuple[int, Record]]:
+        return list(zip(indices, await judge([records[i] for i in indices], ask), strict=True))
+
+    async for verdicts in map_items(judge_ten, tens, "request"):
+        for i, record in verdicts:
+            records[i] = record
+    return records
 
 
 def _plain(answer: str) -> str:
@@ -99,7 +123,7 @@ async def evaluate_one(
     judge_matches: bool = False,
     matches: Callable[[str, Sequence[str]], bool] = _matches,
 ) -> Record:
-    """Returns the record of one paragraph; an answer in the words of the truth is correct, others are yet to be judged.
+    """Returns the record of one paragraph; an answer in the words of the truth is correct, others are not judged yet.
 
     Args:
       ask: asks the annotation tasks of a Protocol.
@@ -116,23 +140,9 @@ async def evaluate_one(
     forecasts = await gather(*(ask("eval_forecast", fields | {"answer": answer}) for answer in answers))
     truth = forecasts.pop().value if forecast_truth else None
     record = choose(generation, extraction, forecasts if uses_confidence else None)
-    is_match = record.status == "ok" and not judge_matches and matches(record.chosen, (q.answer, *q.aliases))
-    return dataclasses.replace(record, truth_prob=truth, correct=is_match)
-
-
-async def judge(records: Sequence[Record], ask: AskTask) -> list[Record]:
-    """Returns up to ten records with a verdict on the chosen answer of each, from one request.
-
-    Where its reply is of no use, each answer gets a request of its own.
-    """
-    comparisons = [Comparison(record.question, record.answer, record.chosen) for record in records]
-    verdicts = await ask("equivalence", {"comparisons": equivalence.join_comparisons(comparisons)})
-    if verdicts.status == "ok":
-        return [dataclasses.replace(r, correct=v) for r, v in zip(records, verdicts.value, strict=True)]
-    if len(records) > 1 and verdicts.status != "failed":
-        return [judged for (judged,) in await gather(*(judge([record], ask) for record in records))]
-    nan, status, detail = float("nan"), verdicts.status, verdicts.detail
-    return [dataclasses.replace(record, confidence=nan, status=status, detail=detail) for record in records]
+    if record.correct is None and record.status == "ok" and not judge_matches:
+        record = dataclasses.replace(record, correct=matches(record.chosen, (q.answer, *q.aliases)) or None)
+    return dataclasses.replace(record, truth_prob=truth)
 
 
 def choose(generation: Generation, extraction: Annotation, forecasts: Sequence[Annotation] | None) -> Record:
@@ -158,7 +168,7 @@ def choose(generation: Generation, extraction: Annotation, forecasts: Sequence[A
         probs=probs,
         chosen=chosen if failure is None else "",
         confidence=confidence if failure is None else float("nan"),
-        correct=False,
+        correct=None if chosen or failure else False,
         status=failure.status if failure else "ok",
         detail=failure.detail if failure else "",
     )
@@ -169,25 +179,16 @@ def without_paragraph(question: Question, paragraph: Annotation) -> Record:
     return choose(Generation(question, ""), dataclasses.replace(paragraph, value=None), None)
 
 
-async def evaluate(
-    generations: Sequence[Generation], ask: AskTask, map_items: MapItems, **options: Any
-) -> list[Record]:
-    """Returns one record a paragraph, in order. Ten answers at a time are judged, as published.
+async def judge(records: Sequence[Record], ask: AskTask) -> list[Record]:
+    """Returns up to ten records with a verdict on the chosen answer of each, from one request.
 
-    Args:
-      ask: asks the annotation tasks of a Protocol.
-      map_items: maps an async function over items, in order; Session.map.
-      options: of `evaluate_one`.
+    Where its reply is of no use, each answer gets a request of its own.
     """
-    read = functools.partial(evaluate_one, ask=ask, **options)
-    records: list[Record] = [record async for record in map_items(read, generations, "paragraph")]
-    unclear = [i for i, record in enumerate(records) if record.status == "ok" and record.chosen and not record.correct]
-    tens = [unclear[i : i + equivalence.BATCH] for i in range(0, len(unclear), equivalence.BATCH)]
-
-    async def judge_ten(places: list[int]) -> list[tuple[int, Record]]:
-        return list(zip(places, await judge([records[i] for i in places], ask), strict=True))
-
-    async for verdicts in map_items(judge_ten, tens, "request"):
-        for i, record in verdicts:
-            records[i] = record
-    return records
+    comparisons = [Comparison(record.question, record.answer, record.chosen) for record in records]
+    verdicts = await ask("equivalence", {"comparisons": equivalence.join_comparisons(comparisons)})
+    if verdicts.status == "ok":
+        return [dataclasses.replace(r, correct=v) for r, v in zip(records, verdicts.value, strict=True)]
+    if len(records) > 1 and verdicts.status != "failed":
+        return [judged for (judged,) in await gather(*(judge([record], ask) for record in records))]
+    nan, status, detail = float("nan"), verdicts.status, verdicts.detail
+    return [dataclasses.replace(record, confidence=nan, status=status, detail=detail) for record in records]

@@ -40,8 +40,8 @@ def parameters(model: str, able: Capabilities, request: Request, old_server: boo
         "messages": [{"role": "user", "content": request.prompt}],
     }
     if able.json_schema and request.schema:
-        form = {"name": "reply", "strict": True, "schema": json.loads(request.schema)}
-        body["response_format"] = {"type": "json_schema", "json_schema": form}
+        schema = {"name": "reply", "strict": True, "schema": json.loads(request.schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if able.sampling:
         body["temperature"] = request.temperature
     if able.reasoning:
@@ -131,20 +131,20 @@ class OpenAI(API):
 
     async def _probe(self) -> Capabilities:
         """Returns the most that the server takes of a schema and a temperature."""
-        for wished in (
+        for able in (
             Capabilities(sampling=True, json_schema=True),
             Capabilities(sampling=True),
             Capabilities(json_schema=True),
         ):
             try:
-                body = self.parameters(wished, PROBE)
+                body = self.parameters(able, PROBE)
                 answer = await self.fetch(self.path, body)
             except self.sdk.APIStatusError as error:
-                if error.status_code in (400, 422) or (wished.json_schema and _refuses_schema(error)):
+                if error.status_code in (400, 422) or (able.json_schema and _refuses_schema(error)):
                     continue
                 raise
             self.read(answer)  # another kind of server is found out here
-            return dataclasses.replace(wished, hidden_tokens=HIDDEN if reasons(answer) else 0)
+            return dataclasses.replace(able, hidden_tokens=HIDDEN if reasons(answer) else 0)
         return Capabilities()
 
     def correct(self, able: Capabilities, request: Request, outcome: Any) -> dict[str, Any]:

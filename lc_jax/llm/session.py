@@ -30,6 +30,74 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def open_configured(
+    settings: Mapping[str, Any], store: str | Path, *, budget: float = 0.0, dry_run: bool = False
+) -> Session:
+    """Returns the annotator that a config names.
+
+    Args:
+      settings: name, base_url, batch, concurrency, price; what is empty is left to the provider.
+      store: file of replies.
+      budget: dollars that this run may spend; 0 = no limit.
+      dry_run: nothing will be asked, so that no store is made and no batch endpoint needed.
+
+    Raises:
+      ValueError: no name; or see `open_annotator`.
+    """
+    check_annotator(settings, keyless=dry_run)
+    check_budget(settings, budget)
+    options = _without_empty(settings)
+    if dry_run:
+        options.pop("batch", None)  # the table of costs has a column for it
+        store = store if Path(store).exists() else ""
+    return open_annotator(**options, store=store, budget=budget or float("inf"))
+
+
+def open_annotator(
+    name: str,
+    *,
+    store: str | Path = "",
+    budget: float = float("inf"),
+    price: Sequence[float] = (),
+    batch: bool = False,
+    **options: Any,
+) -> Session:
+    """Returns the annotator "provider/model" with a store, a meter and, if asked for, the vendor's batch endpoint.
+
+    Args:
+      store: file of replies; "" keeps none.
+      budget: dollars that this run may spend.
+      price: dollars per million tokens of input, output and cached input; () = the list price.
+      batch: half the price, within a day; needs a store.
+      options: the provider's own.
+
+    Raises:
+      ValueError: no such annotator; no known price for a budget; no batch endpoint.
+    """
+    replies = Store(store) if store else None
+    return _session(replies, Meter(budget), name, price=price, batch=batch, **options)
+
+
+def _session(
+    store: Store | None, meter: Meter, name: str, *, price: Sequence[float] = (), batch: bool = False, **options: Any
+) -> Session:
+    """Returns a session of the annotator `name`; the arguments are those of `open_annotator`."""
+    annotator = llm.load(name, **options)
+    able = capabilities.of(name)
+    listed = Price(*price) if price else able.price if able else None
+    if isinstance(annotator, OpenAI):
+        annotator.notes = store
+    if not batch:
+        return Session(annotator, store, meter, listed)
+    if store is None or not isinstance(annotator, (Anthropic, OpenAI)):
+        raise ValueError(f"{name}: batch jobs need a store, and a provider that has them (anthropic, openai).")
+    return Session(Batched(annotator, store), store, meter, listed, batch=True)
+
+
+def _without_empty(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value}
+
+
 class Session:
     """One annotator with a store and a meter, which other sessions may share."""
 
@@ -42,19 +110,14 @@ class Session:
         *,
         batch: bool = False,
     ) -> None:
-        self.annotator, self.store, self.meter, self.price, self.batch = (
-            annotator,
-            store,
-            meter or Meter(),
-            price,
-            batch,
-        )
-        self.name = annotator.name
+        self.annotator, self.name, self.price, self.batch = annotator, annotator.name, price, batch
+        self.store, self.meter = store, meter or Meter()
         self.annotators = [annotator]  # of this session and of those that share its store
-        within = within_budget(annotator.ask, annotator.name, self.meter, price, batch=batch)
+        # A request is looked up in the store; then the budget is checked; then the provider is asked.
+        self.ask = within_budget(annotator.ask, self.name, self.meter, price, batch=batch)
         # Rules are free, and a stored reply would outlive a change of the rules.
-        by_rule = annotator.name.startswith("rules/")
-        self.ask = cached(within, annotator.name, store) if store and not by_rule else within
+        if store is not None and not self.name.startswith("rules/"):
+            self.ask = cached(self.ask, self.name, store)
 
     def dollars(self, usage: Usage) -> float:
         """Returns what tokens cost; 0 where the price is unknown."""
@@ -133,70 +196,3 @@ class Session:
 def progress(meter: Meter) -> str:
     """Returns what was paid for in this run, for a progress bar: stored replies have no usage."""
     return f"{meter.usage.input_tokens + meter.usage.output_tokens:,} tokens, ${meter.dollars:.2f}"
-
-
-def open_annotator(
-    name: str,
-    *,
-    store: str | Path = "",
-    budget: float = float("inf"),
-    price: Sequence[float] = (),
-    batch: bool = False,
-    **options: Any,
-) -> Session:
-    """Returns the annotator "provider/model" with a store, a meter and, if asked for, the vendor's batch endpoint.
-
-    Args:
-      store: file of replies; "" keeps none.
-      budget: dollars that this run may spend.
-      price: dollars per million tokens of input, output and cached input; () = the list price.
-      batch: half the price, within a day; needs a store.
-      options: the provider's own.
-
-    Raises:
-      ValueError: no such annotator; no known price for a budget; no batch endpoint.
-    """
-    replies = Store(store) if store else None
-    return _session(replies, Meter(budget), name, price=price, batch=batch, **options)
-
-
-def open_configured(
-    settings: Mapping[str, Any], store: str | Path, *, budget: float = 0.0, dry_run: bool = False
-) -> Session:
-    """Returns the annotator that a config names.
-
-    Args:
-      settings: name, base_url, batch, concurrency, price; what is empty is left to the provider.
-      store: file of replies.
-      budget: dollars that this run may spend; 0 = no limit.
-      dry_run: nothing will be asked, so that no store is made and no batch endpoint needed.
-
-    Raises:
-      ValueError: no name; or see `open_annotator`.
-    """
-    check_annotator(settings, keyless=dry_run)
-    check_budget(settings, budget)
-    options = _without_empty(settings)
-    if dry_run:
-        options.pop("batch", None)  # the table of costs has a column for it
-        store = store if Path(store).exists() else ""
-    return open_annotator(**options, store=store, budget=budget or float("inf"))
-
-
-def _without_empty(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value}
-
-
-def _session(
-    store: Store | None, meter: Meter, name: str, *, price: Sequence[float] = (), batch: bool = False, **options: Any
-) -> Session:
-    annotator = llm.load(name, **options)
-    able = capabilities.of(name)
-    listed = Price(*price) if price else able.price if able else None
-    if isinstance(annotator, OpenAI):
-        annotator.notes = store
-    if not batch:
-        return Session(annotator, store, meter, listed)
-    if store is None or not isinstance(annotator, (Anthropic, OpenAI)):
-        raise ValueError(f"{name}: batch jobs need a store, and a provider that has them (anthropic, openai).")
-    return Session(Batched(annotator, store), store, meter, listed, batch=True)

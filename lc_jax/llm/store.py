@@ -1,10 +1,12 @@
-"""Keeps every reply that was paid for, in one SQLite file that several processes may use at once.
+"""Stores every reply that was paid for, in one SQLite file that several processes may use at once.
 
-A reply's key is the hash of what was asked of whom. A reply stands in the file before anybody sees it, so a run that
-was killed asks only for what is missing. Only replies of status "ok" are kept: whatever failed is asked again.
+A reply's key is the hash of the request and of the annotator's name. A reply is written before it is returned, so that
+a run that was killed requests only what is missing. Only replies of status "ok" are stored: failed requests are sent
+again.
 
-Before a request is sent it is claimed. Who finds a claim of a living process waits for its reply in place of paying for
-another; claims of dead processes fall. A process lives as long as it holds the lock of a file beside the store.
+Before a request is sent it is claimed. A process that meets the claim of another one waits for its reply in place of
+paying for a second one. A process is alive as long as it holds the lock of a file next to the store; the claims of dead
+processes do not count.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Any, Literal
 from lc_jax.llm.checks import check_tables
 from lc_jax.types import Reply, Request, Usage
 
-LOCK_PATIENCE = 30.0  # seconds that another program may keep the file locked when it is opened
+MAX_LOCK_WAIT = 30.0  # seconds that another program may keep the file locked when it is opened
 _TABLES = """
 create table if not exists replies (key text primary key, model text, prompt text, temperature real, max_tokens integer,
     sample integer, schema text, reply text, input_tokens integer, output_tokens integer, cached_tokens integer,
@@ -41,7 +43,7 @@ create table if not exists jobs (name text primary key, model text, requests tex
 
 
 def key(model: str, request: Request) -> str:
-    """The SHA-256 of the request's canonical JSON and the annotator's name."""
+    """Returns the SHA-256 of the request's canonical JSON and the annotator's name."""
     record = {"model": model, **vars(request), "temperature": float(request.temperature)}
     text = json.dumps(record, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -73,7 +75,7 @@ class Store:
             if self.path.exists():
                 check_tables(self.path)
             self.database = self._open()
-            self.owner, alive = self._live()
+            self.owner, alive = self._new_owner()
         except OSError as error:
             raise ValueError(
                 f"{self.path}: the store of replies cannot be written ({error.strerror or error}); name another file "
@@ -84,7 +86,7 @@ class Store:
             self.is_alive(path.suffixes[-2].lstrip("."))  # tidies up after the dead
 
     def _open(self) -> sqlite3.Connection:
-        """The database with its tables.
+        """Returns the database with its tables.
 
         Raises:
           OSError: the file cannot be written, or another program keeps it locked.
@@ -103,8 +105,8 @@ class Store:
                 database.execute("pragma busy_timeout = 60000")  # milliseconds
                 return database
             except sqlite3.OperationalError as error:  # others make the same file at this moment
-                patience = LOCK_PATIENCE if "locked" in str(error) else 1.0
-                if time.monotonic() - started > patience:
+                max_wait = MAX_LOCK_WAIT if "locked" in str(error) else 1.0
+                if time.monotonic() - started > max_wait:
                     database.close()
                     raise OSError(str(error)) from error
                 time.sleep(0.1)
@@ -114,13 +116,13 @@ class Store:
                     f"{self.path} is no store of replies ({error}); move it away or name another."
                 ) from error
 
-    def _live(self) -> tuple[str, int]:
-        """(new owner, the descriptor that holds its lock)."""
+    def _new_owner(self) -> tuple[str, int]:
+        """Returns the name of a new owner of claims, and the descriptor that holds its lock."""
         while True:
             owner = uuid.uuid4().hex
             descriptor = os.open(self._lock_file(owner), os.O_CREAT | os.O_RDWR)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if self._lock_file(owner).exists():  # nobody took it for a dead one's before it was locked
+            if self._lock_file(owner).exists():  # no other process removed it before it was locked
                 return owner, descriptor
             os.close(descriptor)
 
@@ -133,7 +135,7 @@ class Store:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Holds the lock; an error of the database is an OSError that names the file."""
+        """Yields the database under the lock; its errors become OSErrors that name the file."""
         with self.lock:
             try:
                 yield self.database
@@ -152,13 +154,13 @@ class Store:
             database.execute("commit")
 
     def get(self, key: str) -> Reply | None:
-        """The reply under `key`, if there is one. Its usage is zero, as it is not paid for again."""
+        """Returns the reply to the request `key`, or None. Its usage is zero, as it is not paid for again."""
         with self._reading():
             row = self.database.execute("select reply from replies where key = ?", (key,)).fetchone()
         return Reply("ok", row[0]) if row else None
 
     def put(self, model: str, replies: Mapping[str, tuple[Request, Reply]]) -> None:
-        """Keeps replies, by key, in one transaction: those that are "ok". Ends the claims on the keys."""
+        """Stores the replies of status "ok", by key, in one transaction, and ends the claims on the keys."""
         rows = []
         for key, (request, reply) in replies.items():
             row = (key, model, request.prompt, request.temperature, request.max_tokens, request.sample, request.schema)
@@ -214,12 +216,12 @@ class Store:
         return json.loads(row[0]) if row else None
 
     def remember(self, name: str, value: Any) -> None:
-        """Keeps a small fact (what an unknown model takes)."""
+        """Stores a small fact, such as the capabilities of an unknown model."""
         with self._writing() as database:
             database.execute("insert or replace into notes values (?, ?)", (name, json.dumps(value)))
 
     def save_job(self, job: Job, owner: str | None = None) -> None:
-        """Keeps a job, which is this store's unless another owner ("": nobody) is named."""
+        """Stores a job, which belongs to this store unless another owner ("": nobody) is named."""
         requests = json.dumps({key: vars(request) for key, request in job.requests.items()})
         row = (job.name, job.model, requests, job.id, job.created, self.owner if owner is None else owner)
         with self._writing() as database:
@@ -244,7 +246,7 @@ class Store:
         return jobs
 
     def job_ids(self, model: str) -> set[str]:
-        """The vendor's ids of all unfinished jobs, whosever they are."""
+        """Returns the vendor's ids of the unfinished jobs of all owners."""
         with self._reading():
             return {
                 row[0] for row in self.database.execute("select id from jobs where model = ? and id != ''", (model,))
@@ -258,7 +260,7 @@ class Store:
         return {model: (count, Usage(*tokens)) for model, count, *tokens in rows}
 
     def rows(self, model: str = "") -> Iterator[dict[str, Any]]:
-        """Every reply with its request, oldest first; of one model or ("") of all."""
+        """Returns every reply with its request, oldest first; of one model or ("") of all."""
         with self._reading():
             cursor = self.database.execute("select * from replies where ? in ('', model) order by created", (model,))
             names = [column[0] for column in cursor.description]
@@ -266,7 +268,7 @@ class Store:
         return (dict(zip(names, row, strict=True)) for row in rows)
 
     def prune(self, model: str = "", before: float = float("inf")) -> int:
-        """Forgets the replies of a model ("": of all) made before a time (seconds since 1970); how many they were."""
+        """Removes the replies of a model ("": of all) from before a time (seconds since 1970); returns their number."""
         with self._writing() as database:
             return database.execute(
                 "delete from replies where ? in ('', model) and created < ?", (model, before)

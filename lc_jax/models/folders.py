@@ -32,6 +32,27 @@ def is_gguf(path: str | Path) -> bool:
     return Path(path).suffix == GGUF
 
 
+def resolve(path: str | Path) -> Path:
+    """Returns a local folder as it is, and downloads a hub name ("owner/name" or "owner/name@revision").
+
+    The published weight differences are recovered on the way; see `hub.recovered`.
+
+    Raises:
+      FileNotFoundError: neither a folder nor a repository that can be reached.
+      ValueError: a weight difference does not fit its base, or its base is unknown.
+    """
+    check(path)
+    if Path(path).is_dir():
+        return Path(path)
+    name = str(path)
+    if hub.is_difference(name):
+        return hub.recovered(name)
+    folder = hub.download(name)
+    if hub.repository(name).endswith(difference.ENDING) or difference.is_difference(folder):
+        raise ValueError(difference.refusal(name, hub.BASE))
+    return folder
+
+
 def check(*paths: str | Path, allow_difference: bool = False) -> None:
     """Fails early when a local checkpoint is not there or not complete; hub names are not looked up.
 
@@ -80,27 +101,6 @@ def _remedy(path: Path) -> str:
     return "run the stage that writes it, or correct the path"
 
 
-def resolve(path: str | Path) -> Path:
-    """Returns a local folder as it is, and downloads a hub name ("owner/name" or "owner/name@revision").
-
-    The published weight differences are recovered on the way; see `hub.recovered`.
-
-    Raises:
-      FileNotFoundError: neither a folder nor a repository that can be reached.
-      ValueError: a weight difference does not fit its base, or its base is unknown.
-    """
-    check(path)
-    if Path(path).is_dir():
-        return Path(path)
-    name = str(path)
-    if hub.is_difference(name):
-        return hub.recovered(name)
-    folder = hub.download(name)
-    if hub.repository(name).endswith(difference.ENDING) or difference.is_difference(folder):
-        raise ValueError(difference.refusal(name, hub.BASE))
-    return folder
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """Reads config.json of the (backbone) model, with the key "reward_model" if it is one."""
     config = read_json(folder / "config.json")
@@ -125,18 +125,15 @@ def is_classification(config: Mapping[str, Any]) -> bool:
     return isinstance(names, list) and str(next(iter(names), "")).endswith("ForSequenceClassification")
 
 
-def has_tokenizer(path: str | Path) -> bool:
-    """Returns whether the local folder holds a tokenizer."""
-    return any((Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+def parse_config(raw: Mapping[str, Any], path: str | Path, **precision: str) -> tuple[Config, str]:
+    """Returns the config in `raw` (see `read_config`), and its kind ("causal" or "scalar").
 
-
-def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
-    """Returns the config of the checkpoint at `path`, and its kind ("causal" or "scalar").
+    Args:
+      path: of the checkpoint, for messages.
 
     Raises:
       ValueError: the family, or something that the config asks for, is not implemented.
     """
-    raw = read_config(resolve(path))
     if raw.get("model_type") not in list(FAMILIES):  # a list: what is no text has no hash
         raise ValueError(f"{path}/config.json: model_type={raw.get('model_type')!r} is none of {sorted(FAMILIES)}.")
     if raw.get("quantization_config"):
@@ -150,12 +147,9 @@ def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
         raise ValueError(f"{path}/{error}" if str(error).startswith("config.json") else str(error)) from error
 
 
-def write_text_files(folder: Path, tokenizer: Any) -> None:
-    """Writes the files of the tokenizer; `tokenizer` as in `hf.save`."""
-    if isinstance(tokenizer, str | Path):
-        copy_text_files(Path(tokenizer), folder)
-    elif tokenizer is not None:
-        tokenizer.save(folder)
+def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
+    """Returns the config of the checkpoint at `path`, and its kind; see `resolve` and `parse_config`."""
+    return parse_config(read_config(resolve(path)), path, **precision)
 
 
 def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> None:
@@ -171,3 +165,16 @@ def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> Non
         return
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config[key] is not None}
     (folder / GENERATION).write_text(json.dumps(generation, indent=2))
+
+
+def write_text_files(folder: Path, tokenizer: Any) -> None:
+    """Writes the files of the tokenizer; `tokenizer` as in `hf.save`."""
+    if isinstance(tokenizer, str | Path):
+        copy_text_files(Path(tokenizer), folder)
+    elif tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def has_tokenizer(path: str | Path) -> bool:
+    """Returns whether the local folder holds a tokenizer."""
+    return any((Path(path) / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))

@@ -13,7 +13,7 @@ from absl import logging
 
 from lc_jax.models import tensors as files
 from lc_jax.models.config import Config
-from lc_jax.models.folders import config_of, read_config, resolve, write_configs
+from lc_jax.models.folders import parse_config, read_config, resolve, write_configs
 from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, SCORE, new_folder
 from lc_jax.models.params import (
     NamedArrays,
@@ -30,11 +30,6 @@ from lc_jax.models.transformer import Model
 
 # Endings of what quantised checkpoints store next to, or in place of, their weights.
 QUANTISED = ("weight_scale", "weight_scale_inv", "qweight", "qzeros", "absmax", "weight_packed", "SCB", "quant_map")
-
-
-def stored_dtype(path: str | Path) -> str:
-    """Returns the dtype that most tensors of the checkpoint are stored in."""
-    return Tensors(resolve(path)).dtype()
 
 
 # --- in ---
@@ -69,7 +64,8 @@ def read(
         a tensor holds NaN or infinities (when it is read), or the checkpoint is quantised.
     """
     folder = resolve(path)
-    config, stored_kind = config_of(folder, **precision)
+    raw = read_config(folder)
+    config, stored_kind = parse_config(raw, folder, **precision)
     if kind == "causal" and stored_kind == "scalar":
         raise ValueError(f"{path} is a reward model; a language model is needed here.")
     tensors = Tensors(folder)
@@ -94,15 +90,15 @@ def read(
     if fresh_head or stored_kind == "causal":
         constants = {spec.path: 0.0 for spec in specs if spec.path[0] == "reward_head"}
     if is_classification:
-        constants.setdefault(("reward_head", "bias"), float(read_config(folder).get("reward_head_bias") or 0.0))
-    _report(folder, tensors, [as_stored(spec) for spec in specs if spec.path not in constants], old_vocab_size)
+        constants.setdefault(("reward_head", "bias"), float(raw.get("reward_head_bias") or 0.0))
+    _check_tensors(folder, tensors, [as_stored(spec) for spec in specs if spec.path not in constants], old_vocab_size)
 
     def arrays() -> Iterator[tuple[ParamSpec, jax.Array]]:
         for spec in specs:
             if spec.path in constants:
-                shard = _constant(spec, constants[spec.path])
+                shard = _constant_shard(spec, constants[spec.path])
             else:
-                shard = _reader(tensors, as_stored(spec), old_vocab_size)
+                shard = _shard_reader(tensors, as_stored(spec), old_vocab_size)
             assert spec.sharding is not None  # the model is on a mesh
             yield spec, jax.make_array_from_callback(spec.shape, spec.sharding, shard)
 
@@ -124,8 +120,8 @@ def _is_tied(tensors: Tensors, config: Config, kind: str) -> bool:
     return all(np.array_equal(embedding[block], head[block]) for block in blocks)
 
 
-def _report(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], vocab_size: int) -> None:
-    """Compares the tensors of a folder with `specs`; its vocabulary has `vocab_size` rows by its config.json.
+def _check_tensors(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], vocab_size: int) -> None:
+    """Refuses a folder whose tensors differ from `specs`; config.json gives its vocabulary `vocab_size` rows.
 
     Raises:
       ValueError: names the first 20 tensors that are missing, unknown, or of another shape; or one that is quantised.
@@ -152,13 +148,13 @@ def _report(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], vocab_si
         raise ValueError(f"{folder} does not fit its config.json:\n  " + "\n  ".join(problems[:20]) + more)
 
 
-def _constant(spec: ParamSpec, number: float) -> Callable[[Any], np.ndarray]:
+def _constant_shard(spec: ParamSpec, number: float) -> Callable[[Any], np.ndarray]:
     """Returns the callback that fills one shard of a parameter."""
     values = np.full(spec.shape, number, spec.dtype)
     return lambda index: values[index]
 
 
-def _reader(tensors: Tensors, spec: ParamSpec, old_vocab_size: int) -> Callable[[Any], np.ndarray]:
+def _shard_reader(tensors: Tensors, spec: ParamSpec, old_vocab_size: int) -> Callable[[Any], np.ndarray]:
     """Returns the callback that reads one shard of a parameter; equal shards are read once."""
     shards: dict[str, np.ndarray] = {}
 
@@ -185,13 +181,18 @@ def _reader(tensors: Tensors, spec: ParamSpec, old_vocab_size: int) -> Callable[
 
 
 def _vocabulary_rows(lazy: Any, rows: slice, columns: slice, old: int) -> np.ndarray:
-    """Rows of an embedding; those past the old vocabulary are the mean of the old rows (Hewitt 2021), in float32."""
+    """Returns rows of an embedding; new ones are the mean of the old rows (Hewitt 2021), in float32."""
     old_rows = lazy[min(rows.start, old - 1) : min(rows.stop, old), columns][: max(0, old - rows.start)]
     if rows.stop <= old:
         return old_rows
     mean = np.mean(lazy[:old, columns].astype(np.float32), axis=0, keepdims=True)
     new = np.repeat(mean, rows.stop - max(rows.start, old), axis=0).astype(old_rows.dtype)
     return np.concatenate([old_rows, new])
+
+
+def stored_dtype(path: str | Path) -> str:
+    """Returns the dtype that most tensors of the checkpoint are stored in."""
+    return Tensors(resolve(path)).dtype()
 
 
 # --- out ---

@@ -196,7 +196,7 @@ def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
     scored = judged(records, "claims", f"{config.output}/records.jsonl", accept_failed=config.accept_failed)
     summary = summarize(
         [record.confidence for record in scored],
-        [record.correct for record in scored],
+        [bool(record.correct) for record in scored],
         clusters=[record.entity for record in scored],
         num_bins=biography.NUM_BINS,
         seed=config.seed,

@@ -47,190 +47,6 @@ def needs_devices(config: ConfigDict) -> bool:
     return optional(config.model) is not None and not config.dry_run
 
 
-def load_questions(config: ConfigDict) -> list[Question]:
-    """The questions of `config.questions`, or of the file of paragraphs itself where they have no source.
-
-    A question without a query gets one of the plainest form; `generate_data` makes better ones.
-    """
-    questions, _ = raw_questions(_load_rows(config), _source(config))
-    return _with_queries(questions, config.limit)
-
-
-def _source(config: ConfigDict) -> str:
-    return optional(config.questions.source) or config.paragraphs
-
-
-def _with_queries(questions: Sequence[Question], limit: int) -> list[Question]:
-    some = questions[: limit or None]
-    return [q if q.prompt else dataclasses.replace(q, prompt=plain_query(q.question)) for q in some]
-
-
-def _load_rows(config: ConfigDict) -> list[dict[str, Any]]:
-    """The rows of the questions."""
-    source: dict[str, Any] = dict(config.questions)
-    if optional(source["source"]) is None:
-        if not config.paragraphs:
-            raise ValueError(
-                "--config.questions.source is empty, and a model needs questions to write about: give "
-                "--config.questions.source=questions.jsonl (rows of `question` and `answer`), or the paragraphs of a "
-                "file with --config.paragraphs."
-            )
-        source |= {"source": config.paragraphs, "split": None, "answers": None, "answers_split": None}
-    return load_joined_rows(**source)
-
-
-def _own_questions(config: ConfigDict) -> str:
-    """Advice for a file of paragraphs that needs no other questions; "" for one whose rows hold none."""
-    try:
-        raw_questions(load_rows(config.paragraphs, flag="--config.paragraphs"), config.paragraphs)
-    except (OSError, ValueError):
-        return ""
-    return f" The rows of {config.paragraphs} hold question and answer: --config=configs/evaluate_qa.py:own uses them."
-
-
-@dataclasses.dataclass(frozen=True)
-class Items:
-    """Paragraphs under evaluation, with their questions."""
-
-    questions: list[Question]  # one for each paragraph, no two of the same question_id
-    paragraphs: list[Annotation]
-    clusters: list[str]  # the id of each question in its file: paragraphs of one question are not independent
-    num_missing: int = 0  # questions without a paragraph
-
-    def __post_init__(self) -> None:
-        """An empty paragraph has a status of its own: it is counted, and is no score."""
-        for place, paragraph in enumerate(self.paragraphs):
-            if paragraph.status == "ok" and not paragraph.value.strip():
-                self.paragraphs[place] = Annotation("invalid", detail="the paragraph is empty")
-
-
-def _items(pairs: Sequence[tuple[Question, Annotation | None]], source: object) -> Items:
-    whole = [(q, paragraph) for q, paragraph in pairs if paragraph is not None]
-    questions = with_distinct_ids([q for q, _ in whole], source)
-    ids = [q.question_id for q, _ in whole]
-    return Items(questions, [paragraph for _, paragraph in whole], ids, len(pairs) - len(whole))
-
-
-@memoise
-def load_items(config: ConfigDict) -> Items:
-    """Questions with the paragraphs of a file: of one row, or of rows with the same id in two files.
-
-    A question with several paragraphs is evaluated once for each.
-
-    Raises:
-      ValueError: no text in the column, or ids that do not say which paragraph belongs to which question.
-    """
-    is_own = optional(config.questions.source) is None
-    try:
-        rows = _load_rows(config)
-    except ValueError as error:
-        raise ValueError(f"{error}{'' if is_own else _own_questions(config)}") from error
-    if is_own:
-        paragraphs_of(rows, config.paragraphs, config.column)  # refuses a wrong column before anything else
-    questions, rows = raw_questions(rows, _source(config))
-    questions = _with_queries(questions, config.limit)
-    if is_own:
-        own = paragraphs_of(rows, config.paragraphs, config.column)
-        return _items(list(zip(questions, own, strict=False)), config.paragraphs)
-    theirs = load_rows(config.paragraphs, flag="--config.paragraphs")
-    texts = paragraphs_of(theirs, config.paragraphs, config.column)
-    ids = [row_id(row) or str(index) for index, row in enumerate(theirs)]
-    names = [row["question_id"] for row in rows]
-    try:
-        partners = pair(names, ids, f"questions in {config.questions.source}", f"paragraphs in {config.paragraphs}")
-    except ValueError as error:
-        raise ValueError(f"{error}{_own_questions(config)}") from error
-    pairs: list[tuple[Question, Annotation | None]] = []
-    for q, places in zip(questions, partners, strict=False):
-        pairs += [(q, texts[place]) for place in places if texts[place] is not None] or [(q, None)]
-    return _items(pairs, config.paragraphs)
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """Inputs of one evaluation."""
-
-    config: ConfigDict
-    items: Items
-    writer: Writer
-    tasks: AnnotationTasks  # the questions to the reader and judge
-
-    def records(self) -> list[qa.Record]:
-        """Returns one for each paragraph, in order."""
-        pairs = list(zip(self.items.questions, self.items.paragraphs, strict=True))
-        generations = [Generation(q, paragraph.value) for q, paragraph in pairs if paragraph.status == "ok"]
-        session, names = self.tasks.session, ("uses_confidence", "forecast_truth", "judge_matches")
-        options = {name: self.config[name] for name in names}
-        if self.tasks.session_of("equivalence").name.startswith("rules/"):
-            options["matches"] = matching.matches  # the judge's own rule, for aliases too
-        records = session.run(qa.evaluate(generations, self.tasks.ask, session.map, **options))
-        by_id = {record.question_id: record for record in records}
-        return [by_id.get(q.question_id) or qa.without_paragraph(q, paragraph) for q, paragraph in pairs]
-
-    def settings(self) -> dict[str, Any]:
-        """Returns the settings on which the numbers depend, for the report."""
-        config = self.config
-        names = ["strategy", "temperature", "uses_confidence", "limit", "prompt_dir", "templates"]
-        names += ["judge_matches", "judge_temperature"]
-        settings = {"writer": self.writer.name, **self.writer.sampling(), **{name: config[name] for name in names}}
-        settings["wording"] = dict(config.wording)
-        questions = {name: value for name, value in config.questions.items() if optional(value) is not None}
-        return settings | {"questions": questions, "prompts": self.tasks.prompt_hashes(), "code": code_version()}
-
-
-def _data_name(config: ConfigDict) -> str:
-    """Returns the name of the questions in tables: `config.data`, or the name of their file."""
-    return config.data or Path(_source(config)).stem
-
-
-def _result(work: Work, records: Sequence[qa.Record]) -> dict[str, Any]:
-    """The row of results.
-
-    Raises:
-      ValueError: nothing could be judged, or requests failed.
-    """
-    config, session = work.config, work.tasks.session
-    statuses = Counter(str(record.status) for record in records)
-    missing = work.items.num_missing
-    if missing:
-        statuses["missing"] = missing
-        logging.warning("%s has no paragraph for %d of %d.", config.paragraphs, missing, missing + len(records))
-    scored = judged(records, "questions", f"{config.output}/records.jsonl", accept_failed=config.accept_failed)
-    cluster = dict(zip((q.question_id for q in work.items.questions), work.items.clusters, strict=True))
-    are_clustered = len(set(work.items.clusters)) < len(cluster)
-    summary = summarize(
-        [r.confidence for r in scored],
-        [r.correct for r in scored],
-        [r.kind for r in scored],
-        clusters=[cluster[r.question_id] for r in scored] if are_clustered else None,
-        seed=config.seed,
-    )
-    summary = dataclasses.replace(
-        summary, notes=(*summary.notes, *_unread(scored, work.tasks.session_of("eval_extract").name))
-    )
-    row = {"method": config.method, "seed": config.seed, "data": _data_name(config)}
-    row["judge"] = work.tasks.annotators()
-    run_cost = {"dollars": session.meter.dollars, "calls": session.meter.calls}
-    return (
-        row | dataclasses.asdict(summary) | {"statuses": dict(statuses), "cost": run_cost, "settings": work.settings()}
-    )
-
-
-def _store(config: ConfigDict) -> Path:
-    """The file of replies."""
-    return Path(config.store) if config.store else Path(config.output) / "replies.sqlite"
-
-
-def _check_data(config: ConfigDict) -> None:
-    """Checks where questions and answers are, and reads the user's file of paragraphs with its questions."""
-    if optional(config.questions.source) is not None:
-        check_answers(config.questions.source, config.questions.answers, config.questions.split)
-    if optional(config.paragraphs) is not None:
-        load_items(config)
-    elif optional(config.questions.source) is None:
-        _load_rows(config)  # says what to give
-
-
 def check(config: ConfigDict) -> None:
     """Checks numbers, writer, annotators, budget, store, wordings, questions and paragraphs; see lc_jax.main.
 
@@ -246,17 +62,19 @@ def check(config: ConfigDict) -> None:
     )
 
 
-def _unread(scored: Sequence[qa.Record], reader: str) -> list[str]:
-    """A warning where the reader found an answer in (nearly) no paragraph."""
-    empty = sum(not record.answers for record in scored)
-    if empty < UNREAD_SHARE * len(scored):
-        return []
-    words = (
-        f"the reader {reader} found no answer in {empty} of {len(scored)} paragraphs: they are probably of another "
-        "kind than it expects (simulated/miniature reads its own world's sentences only), or in another column"
-    )
-    logging.warning("%s", words)
-    return [words]
+def _check_data(config: ConfigDict) -> None:
+    """Checks where questions and answers are, and reads the user's file of paragraphs with its questions."""
+    if optional(config.questions.source) is not None:
+        check_answers(config.questions.source, config.questions.answers, config.questions.split)
+    if optional(config.paragraphs) is not None:
+        load_items(config)
+    elif optional(config.questions.source) is None:
+        _load_rows(config)  # says what to give
+
+
+def _store(config: ConfigDict) -> Path:
+    """Returns the file of replies."""
+    return Path(config.store) if config.store else Path(config.output) / "replies.sqlite"
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
@@ -278,16 +96,190 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         sessions = session.with_roles(config.annotators, config.dry_run)
         protocol = qa.Protocol.from_settings(config).tasks()
         tasks = AnnotationTasks(protocol, session, config.prompt_dir, dry_run=config.dry_run, sessions=sessions)
-        work = Work(config, items, writer, tasks)
-        records = work.records()
+        records = _evaluate(config, items, tasks)
         costs += tasks.costs()
         if config.dry_run:
             print(cost.render(costs))
             return
         jsonl.write_jsonl(output / "records.jsonl", map(dataclasses.asdict, records))
         logging.info("\n%s", cost.render(costs))
-        row = _result(work, records)
+        row = _result(config, items, records, tasks) | {"settings": _settings(config, writer, tasks)}
     jsonl.write_json(output / "result.json", row)
     logging.info("\n%s", table.render([row]))
     following = command_line("configs/report.py", {"evaluations": output.parent})
     logging.info("Made %s/result.json and records.jsonl.\nNext: %s", output, following)
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Paragraphs under evaluation, with their questions."""
+
+    questions: list[Question]  # one for each paragraph, no two of the same question_id
+    paragraphs: list[Annotation]
+    clusters: list[str]  # the id of each question in its file: paragraphs of one question are not independent
+    num_missing: int = 0  # questions without a paragraph
+
+    def __post_init__(self) -> None:
+        """Marks empty paragraphs as invalid: they are counted, and have no score."""
+        for place, paragraph in enumerate(self.paragraphs):
+            if paragraph.status == "ok" and not paragraph.value.strip():
+                self.paragraphs[place] = Annotation("invalid", detail="the paragraph is empty")
+
+
+@memoise
+def load_items(config: ConfigDict) -> Items:
+    """Returns questions with the paragraphs of a file: from one row, or from rows with the same id in two files.
+
+    A question with several paragraphs is evaluated once for each.
+
+    Raises:
+      ValueError: no text in the column, or ids that do not say which paragraph belongs to which question.
+    """
+    is_own = optional(config.questions.source) is None
+    try:
+        rows = _load_rows(config)
+    except ValueError as error:
+        raise ValueError(f"{error}{'' if is_own else _own_questions(config)}") from error
+    if is_own:
+        paragraphs_of(rows, config.paragraphs, config.column)  # refuses a wrong column before anything else
+    questions, rows = raw_questions(rows, _source(config))
+    questions = _with_queries(questions, config.limit)
+    if is_own:
+        paragraphs = paragraphs_of(rows, config.paragraphs, config.column)
+        return _items(list(zip(questions, paragraphs, strict=False)), config.paragraphs)
+    paragraph_rows = load_rows(config.paragraphs, flag="--config.paragraphs")
+    texts = paragraphs_of(paragraph_rows, config.paragraphs, config.column)
+    ids = [row_id(row) or str(index) for index, row in enumerate(paragraph_rows)]
+    names = [row["question_id"] for row in rows]
+    try:
+        partners = pair(names, ids, f"questions in {config.questions.source}", f"paragraphs in {config.paragraphs}")
+    except ValueError as error:
+        raise ValueError(f"{error}{_own_questions(config)}") from error
+    pairs: list[tuple[Question, Annotation | None]] = []
+    for q, places in zip(questions, partners, strict=False):
+        pairs += [(q, texts[place]) for place in places if texts[place] is not None] or [(q, None)]
+    return _items(pairs, config.paragraphs)
+
+
+def _items(pairs: Sequence[tuple[Question, Annotation | None]], source: object) -> Items:
+    """Returns the pairs that have a paragraph; `source` names the questions in messages."""
+    with_text = [(q, paragraph) for q, paragraph in pairs if paragraph is not None]
+    questions = with_distinct_ids([q for q, _ in with_text], source)
+    ids = [q.question_id for q, _ in with_text]
+    return Items(questions, [paragraph for _, paragraph in with_text], ids, len(pairs) - len(with_text))
+
+
+def load_questions(config: ConfigDict) -> list[Question]:
+    """Returns the questions of `config.questions`, or of the file of paragraphs where they have no source.
+
+    A question without a query gets one of the plainest form; `generate_data` makes better ones.
+    """
+    questions, _ = raw_questions(_load_rows(config), _source(config))
+    return _with_queries(questions, config.limit)
+
+
+def _with_queries(questions: Sequence[Question], limit: int) -> list[Question]:
+    return [
+        q if q.prompt else dataclasses.replace(q, prompt=plain_query(q.question)) for q in questions[: limit or None]
+    ]
+
+
+def _load_rows(config: ConfigDict) -> list[dict[str, Any]]:
+    """Returns the rows of the questions."""
+    source: dict[str, Any] = dict(config.questions)
+    if optional(source["source"]) is None:
+        if not config.paragraphs:
+            raise ValueError(
+                "--config.questions.source is empty, and a model needs questions to write about: give "
+                "--config.questions.source=questions.jsonl (rows of `question` and `answer`), or the paragraphs of a "
+                "file with --config.paragraphs."
+            )
+        source |= {"source": config.paragraphs, "split": None, "answers": None, "answers_split": None}
+    return load_joined_rows(**source)
+
+
+def _source(config: ConfigDict) -> str:
+    return optional(config.questions.source) or config.paragraphs
+
+
+def _own_questions(config: ConfigDict) -> str:
+    """Returns advice for a file of paragraphs whose rows hold questions and answers; "" for others."""
+    try:
+        raw_questions(load_rows(config.paragraphs, flag="--config.paragraphs"), config.paragraphs)
+    except (OSError, ValueError):
+        return ""
+    return f" The rows of {config.paragraphs} hold question and answer: --config=configs/evaluate_qa.py:own uses them."
+
+
+def _evaluate(config: ConfigDict, items: Items, tasks: AnnotationTasks) -> list[qa.Record]:
+    """Returns a record for each of the items, in order."""
+    pairs = list(zip(items.questions, items.paragraphs, strict=True))
+    generations = [Generation(q, paragraph.value) for q, paragraph in pairs if paragraph.status == "ok"]
+    options = {name: config[name] for name in ("uses_confidence", "forecast_truth", "judge_matches")}
+    if tasks.session_of("equivalence").name.startswith("rules/"):
+        options["matches"] = matching.matches  # the judge's own rule, for aliases too
+    records = tasks.session.run(qa.evaluate_all(generations, tasks.ask, tasks.session.map, **options))
+    by_id = {record.question_id: record for record in records}
+    return [by_id.get(q.question_id) or qa.without_paragraph(q, paragraph) for q, paragraph in pairs]
+
+
+def _result(config: ConfigDict, items: Items, records: Sequence[qa.Record], tasks: AnnotationTasks) -> dict[str, Any]:
+    """Returns the row of results.
+
+    Raises:
+      ValueError: nothing could be judged, or requests failed.
+    """
+    statuses = Counter(str(record.status) for record in records)
+    if items.num_missing:
+        statuses["missing"] = items.num_missing
+        total = items.num_missing + len(records)
+        logging.warning("%s has no paragraph for %d of %d.", config.paragraphs, items.num_missing, total)
+    scored = judged(records, "questions", f"{config.output}/records.jsonl", accept_failed=config.accept_failed)
+    clusters = dict(zip((q.question_id for q in items.questions), items.clusters, strict=True))
+    are_clustered = len(set(items.clusters)) < len(clusters)
+    summary = summarize(
+        [r.confidence for r in scored],
+        [bool(r.correct) for r in scored],
+        [r.kind for r in scored],
+        clusters=[clusters[r.question_id] for r in scored] if are_clustered else None,
+        seed=config.seed,
+    )
+    notes = (*summary.notes, *_unread(scored, tasks.session_of("eval_extract").name))
+    meter = tasks.session.meter
+    return {
+        "method": config.method,
+        "seed": config.seed,
+        "data": _data_name(config),
+        "judge": tasks.annotators(),
+        **dataclasses.asdict(dataclasses.replace(summary, notes=notes)),
+        "statuses": dict(statuses),
+        "cost": {"dollars": meter.dollars, "calls": meter.calls},
+    }
+
+
+def _unread(scored: Sequence[qa.Record], reader: str) -> list[str]:
+    """Returns a warning where the reader found an answer in (nearly) no paragraph, and logs it."""
+    empty = sum(not record.answers for record in scored)
+    if empty < UNREAD_SHARE * len(scored):
+        return []
+    words = (
+        f"the reader {reader} found no answer in {empty} of {len(scored)} paragraphs: they are probably of another "
+        "kind than it expects (simulated/miniature reads its own world's sentences only), or in another column"
+    )
+    logging.warning("%s", words)
+    return [words]
+
+
+def _data_name(config: ConfigDict) -> str:
+    """Returns the name of the questions in tables: `config.data`, or the name of their file."""
+    return config.data or Path(_source(config)).stem
+
+
+def _settings(config: ConfigDict, writer: Writer, tasks: AnnotationTasks) -> dict[str, Any]:
+    """Returns the settings on which the numbers depend, for the report."""
+    names = ["strategy", "temperature", "uses_confidence", "limit", "prompt_dir", "templates"]
+    names += ["judge_matches", "judge_temperature"]
+    settings = {"writer": writer.name, **writer.sampling(), **{name: config[name] for name in names}}
+    settings["wording"] = dict(config.wording)
+    questions = {name: value for name, value in config.questions.items() if optional(value) is not None}
+    return settings | {"questions": questions, "prompts": tasks.prompt_hashes(), "code": code_version()}

@@ -40,16 +40,16 @@ TRUE = {"Ada sang.", "Ada was born in 1815.", "Ada swam.", "Ada flew.", "Dora ra
 class Answers:
     """Answers the steps from the tables above; `bad` gives a claim's or an entity's request another status."""
 
-    def __init__(self, decomposed=DECOMPOSED, stated=STATED, true=TRUE, bad=None):
-        self.decomposed, self.stated, self.true, self.bad = decomposed, stated, true, bad or {}
-        self.asked, self.found = [], []
+    def __init__(self, decomposed=DECOMPOSED, confidences=STATED, true=TRUE, bad=None):
+        self.decomposed, self.confidences, self.true, self.bad = decomposed, confidences, true, bad or {}
+        self.requests, self.lookups = [], []
 
-    def find(self, entity, wanted):
-        self.found += [(entity, claim) for claim in wanted]
-        return [[f"Page of {entity}.", claim] for claim in wanted]
+    def find(self, entity, texts):
+        self.lookups += [(entity, claim) for claim in texts]
+        return [[f"Page of {entity}.", claim] for claim in texts]
 
     async def ask(self, step, fields):
-        self.asked.append((step, dict(fields)))
+        self.requests.append((step, dict(fields)))
         bad = next((v for (s, part), v in self.bad.items() if s == step and part in str(fields)), None)
         return bad or Annotation("ok", self.value(step, fields))
 
@@ -59,14 +59,14 @@ class Answers:
             return [[claims.Claim(*claim) for claim in group] for group in groups]
         if step == "confidence":
             texts = confidence.split_statements(fields["statements"])
-            return [self.stated.get(text, Stated(text, 1.0)) for text in texts]
+            return [self.confidences.get(text, Stated(text, 1.0)) for text in texts]
         assert summarize.split_paragraphs(fields["passages"])[1] == fields["claim"]
         return fields["claim"] in self.true
 
     def records(self, uses_confidence=True):
-        written = [Biography(name, f"Write about {name}.", f"Text on {name}.") for name in self.decomposed]
+        biographies = [Biography(name, f"Write about {name}.", f"Text on {name}.") for name in self.decomposed]
         options = {"find": self.find, "ask": self.ask, "uses_confidence": uses_confidence}
-        return [r for one in written for r in asyncio.run(biography.evaluate_one(one, **options))]
+        return [r for one in biographies for r in asyncio.run(biography.evaluate_one(one, **options))]
 
 
 def test_of_alternatives_the_most_confident_one_counts():
@@ -75,11 +75,11 @@ def test_of_alternatives_the_most_confident_one_counts():
     assert [(r.question_id, r.status, r.chosen, r.correct) for r in records] == [
         ("Ada/1", "ok", "Ada sang.", True),
         ("Ada/2", "ok", "Ada was born in 1816.", False),
-        ("Ada/3", "not_objective", "", False),
+        ("Ada/3", "not_objective", "", None),
         ("Ada/4", "ok", "Ada swam.", True),
         ("Ada/5", "ok", "Ada flew.", True),  # the first of equals
-        ("Bela", "no_claims", "", False),
-        ("Cleo/1", "not_objective", "", False),
+        ("Bela", "no_claims", "", None),
+        ("Cleo/1", "not_objective", "", None),
         ("Dora/1", "ok", "Dora ran.", True),
     ]
     assert [r.confidence for r in records if r.status == "ok"] == [0.75, 0.7, 1.0, 0.7, 1.0]
@@ -89,8 +89,8 @@ def test_of_alternatives_the_most_confident_one_counts():
     assert (born.answers, born.probs) == (("Ada was born in 1815.", "Ada was born in 1816."), (0.3, 0.7))
     assert [tuple(claim) for claim in born.claims] == DECOMPOSED["Ada"][1]
     assert (born.answer, born.paragraph, born.entity) == ("not supported", "Text on Ada.", "Ada")
-    assert [claim for _, claim in answers.found] == [r.chosen for r in records if r.chosen]  # no loser is paid for
-    statements = [fields["statements"] for step, fields in answers.asked if step == "confidence"]
+    assert [claim for _, claim in answers.lookups] == [r.chosen for r in records if r.chosen]  # no loser is paid for
+    statements = [fields["statements"] for step, fields in answers.requests if step == "confidence"]
     assert len(statements) == 2  # not of those who make no objective claim
     assert "great" not in statements[0] + "good" not in statements[0]
 
@@ -98,16 +98,16 @@ def test_of_alternatives_the_most_confident_one_counts():
 def test_without_confidence_the_first_alternative_counts_for_certain():
     answers = Answers()
     records = [r for r in answers.records(uses_confidence=False) if r.status == "ok"]
-    assert {step for step, _ in answers.asked} == {"plain_claims", "support"}
+    assert {step for step, _ in answers.requests} == {"plain_claims", "support"}
     assert [r.chosen for r in records[:2]] == ["Probably Ada sang.", "Ada was born in 1815 (30%)."]
     assert {r.confidence for r in records} == {1.0}
 
 
 def test_figures_by_hand():
     records = Answers().records()
-    found = biography.factscore(records)
+    result = biography.factscore(records)
     penalty = math.exp(1 - 10 / 4), math.exp(1 - 10 / 1)
-    assert found == biography.FActScore(
+    assert result == biography.FActScore(
         num_biographies=4,
         respond_ratio=0.5,
         claims_per_biography=2.5,
@@ -118,9 +118,9 @@ def test_figures_by_hand():
         recall_at_k=pytest.approx((3 + 1 + 0 + 0) / 32 / 4),
         f1_at_k=pytest.approx((2 * 3 / (4 + 32) + 2 / (1 + 32)) / 4),  # 2 S / (claims + K)
     )
-    assert "4 biographies, 50.0% of which make claims, 2.5 each on average; FActScore 0.875" in found.sentence()
+    assert "4 biographies, 50.0% of which make claims, 2.5 each on average; FActScore 0.875" in result.sentence()
     unread = [biography.whole(Biography("E", "", ""), status) for status in ("unverifiable", "refused", "failed")]
-    assert biography.factscore([*records, *unread]) == found
+    assert biography.factscore([*records, *unread]) == result
     nothing = biography.factscore(unread)
     assert nothing.num_biographies == 0
     assert math.isnan(nothing.factscore)
@@ -128,22 +128,22 @@ def test_figures_by_hand():
 
 def test_long_biographies_are_not_penalised():
     decomposed = {"Ada": [[(f"Ada did {i}.", "Objective")] for i in range(12)]}
-    found = biography.factscore(Answers(decomposed, true={f"Ada did {i}." for i in range(6)}).records())
-    assert found.factscore == found.factscore_penalized == 0.5
+    result = biography.factscore(Answers(decomposed, true={f"Ada did {i}." for i in range(6)}).records())
+    assert result.factscore == result.factscore_penalized == 0.5
 
 
 def test_a_repeated_claim_counts_once_and_a_long_biography_is_complete():
     """Forty distinct supported claims and sixty times that Ada is a person, in other letters and articles."""
     texts = [f"Ada did {i}." for i in range(40)] + ["Ada is a person.", "ada is the person", "Ada is person!"] * 20
-    found = biography.factscore(
+    result = biography.factscore(
         Answers({"Ada": [[(text, "Objective")] for text in texts]}, true=set(texts[:40])).records()
     )
-    assert found.num_repeated == 59
-    assert found.factscore == pytest.approx(0.4)
-    assert found.precision == pytest.approx(40 / 41)
-    assert found.recall_at_k == 1
-    assert found.f1_at_k == pytest.approx(2 * 40 / 41 / (40 / 41 + 1))
-    assert "59 repeated claims counted once: recall at 32 1.000, F1 at 32 0.988" in found.sentence()
+    assert result.num_repeated == 59
+    assert result.factscore == pytest.approx(0.4)
+    assert result.precision == pytest.approx(40 / 41)
+    assert result.recall_at_k == 1
+    assert result.f1_at_k == pytest.approx(2 * 40 / 41 / (40 / 41 + 1))
+    assert "59 repeated claims counted once: recall at 32 1.000, F1 at 32 0.988" in result.sentence()
 
 
 @pytest.mark.parametrize("status", ["invalid", "refused", "truncated", "failed"])
@@ -157,10 +157,10 @@ def test_what_could_not_be_annotated_is_a_status(status):
     spoilt = {r.question_id: r.detail for r in records if r.status == status}
     assert spoilt == {"Bela": "of all", "Dora/1": "of two", "Ada/1": "of one"}
     assert all(math.isnan(r.confidence) and not r.correct for r in records if r.status == status)
-    found = biography.factscore(records)
-    assert (found.num_biographies, found.respond_ratio) == (3, pytest.approx(2 / 3))  # Ada, Cleo, Dora
-    assert found.factscore == pytest.approx(2 / 3)  # of Ada: two of the three that were judged
-    assert found.recall_at_k == pytest.approx((2 / 32 + 0) / 2)  # of Ada and Cleo; Dora's claim could not be judged
+    result = biography.factscore(records)
+    assert (result.num_biographies, result.respond_ratio) == (3, pytest.approx(2 / 3))  # Ada, Cleo, Dora
+    assert result.factscore == pytest.approx(2 / 3)  # of Ada: two of the three that were judged
+    assert result.recall_at_k == pytest.approx((2 / 32 + 0) / 2)  # of Ada and Cleo; Dora's claim could not be judged
 
 
 def test_no_biography_at_all():
@@ -179,7 +179,7 @@ def test_intervals_resample_biographies():
 
 def published(frame, stated_column, verdict_column):
     """Answers to our steps from a recorded frame."""
-    decomposed, stated, true = {}, {}, set()
+    decomposed, confidences, true = {}, {}, set()
     for i, entity in enumerate(frame["entity"]):
         groups = claims.PROMPT.parse(frame["interpretation__claim_decomposition"][i])
         decomposed[entity] = [[(f"{entity} {c.text}", c.label) for c in group] for group in groups]
@@ -187,10 +187,10 @@ def published(frame, stated_column, verdict_column):
         if stated_column:
             for text, row in zip(objective, parse(frame[stated_column][i]), strict=True):
                 prob = 1.0 if row["classification"] == "Direct" else row["probability"]
-                stated[text] = Stated(text, prob)
+                confidences[text] = Stated(text, prob)
         verdicts = parse(frame[verdict_column][i])
         true |= {t for t, v in zip(objective, verdicts, strict=True) if v["Final Answer"] == "Supported"}
-    return Answers(decomposed, stated, true)
+    return Answers(decomposed, confidences, true)
 
 
 def parse(text):

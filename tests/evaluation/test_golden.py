@@ -23,10 +23,10 @@ def read(frame):
         rows.setdefault(question_id, []).append(row)
     records = []
     for question_id, ((truth, _), *extracted) in rows.items():
-        kept = [(answer, float("nan") if prob is None else prob) for answer, prob in extracted if answer is not None]
-        found = Annotation("ok", [answer for answer, _ in kept])
-        forecasts = [Annotation("ok", prob) for _, prob in kept]
-        records.append(qa.choose(Generation(Question(question_id, "", "", truth), ""), found, forecasts))
+        answers = [(answer, float("nan") if prob is None else prob) for answer, prob in extracted if answer is not None]
+        extraction = Annotation("ok", [answer for answer, _ in answers])
+        forecasts = [Annotation("ok", prob) for _, prob in answers]
+        records.append(qa.choose(Generation(Question(question_id, "", "", truth), ""), extraction, forecasts))
     return records
 
 

@@ -20,13 +20,13 @@ def test_the_published_numbers_follow_from_the_published_answers(name):
     with np.load(GOLDEN / "calibration" / "rlcr.npz") as arrays:
         confidence, correct = arrays[f"{name}_confidence"], arrays[f"{name}_correct"]
     assert len(confidence) == expected["usable"]
-    found = {
+    values = {
         "accuracy": correct.mean(),
         "brier_score": metrics.brier(confidence, correct),
         "ece": metrics.ece(confidence, correct, 10, equal_width=True),
         "auroc": metrics.auroc(confidence, correct),
     }
-    for metric, value in found.items():
+    for metric, value in values.items():
         assert value == pytest.approx(expected[metric], abs=1e-9), metric
 
 
@@ -41,9 +41,9 @@ def test_the_report_shows_what_ten_bins_of_equal_width_hide():
             entries.append(Entry(json.loads(jsonl.dumps(row)), []))
     assert [round(CELLS[entry.method]["ece"], 3) for entry in entries] == [0.004, 0.302]
     page, text = report.page(entries, {}), table.render([entry.result for entry in entries])
-    for shown in ("0.020", "-0.302"):
-        assert shown in text
-        assert f"<span>{shown}" in page
+    for text_ in ("0.020", "-0.302"):
+        assert text_ in text
+        assert f"<span>{text_}" in page
     header, _, *lines = [[cell.strip() for cell in row.strip("| ").split(" | ")] for row in text.splitlines()[:4]]
     rows = [dict(zip(header, line, strict=True)) for line in lines]
     assert [(row["debiased ECE"], row["over"]) for row in rows] == [("0.020", "-0.004"), ("0.302", "-0.302")]

@@ -21,7 +21,7 @@ FORECASTS = {"Paris": "40%", "Lyon": "40%", "Rome": "0.9", "Milan": "0.05", "Ber
 def evaluate(generations, annotator, **options):
     session = session_of(annotator)
     tasks = AnnotationTasks(qa.TASKS, session)
-    return session.run(qa.evaluate(generations, tasks.ask, session.map, **options))
+    return session.run(qa.evaluate_all(generations, tasks.ask, session.map, **options))
 
 
 class Fake(Scripted):
@@ -127,7 +127,7 @@ def test_without_confidence_the_first_answer_counts_with_confidence_one():
 def test_what_cannot_be_annotated_is_a_status_and_never_a_score(paragraph, uses_confidence, status, detail):
     good = generation("Rome", number=1)
     bad, other = evaluate([generation(paragraph), good], Fake(), uses_confidence=uses_confidence)
-    assert (bad.status, bad.detail, bad.correct) == (status, detail, False)
+    assert (bad.status, bad.detail, bad.correct) == (status, detail, None)
     assert math.isnan(bad.confidence)
     assert (other.status, other.correct) == ("ok", True)
     with pytest.raises(ValueError, match="leave unjudged questions out"):
@@ -162,7 +162,7 @@ def test_a_spoilt_batch_of_verdicts_is_judged_singly_and_a_failed_one_is_not(sta
         assert (sizes, [record.status for record in judged]) == ([3], ["failed"] * 3)
         return
     assert sizes == [3, 1, 1, 1]
-    assert [(record.status, record.correct) for record in judged] == [("ok", False), ("invalid", False), ("ok", True)]
+    assert [(record.status, record.correct) for record in judged] == [("ok", False), ("invalid", None), ("ok", True)]
     assert (judged[1].detail, math.isnan(judged[1].confidence)) == ("nine verdicts", True)
 
 
@@ -207,7 +207,7 @@ def test_the_true_answer_is_forecast_only_on_demand_and_changes_nothing():
 
 def test_a_question_without_a_paragraph_has_its_status():
     record = qa.without_paragraph(generation("").question, Annotation("refused", None, "", "no comment"))
-    assert (record.status, record.detail, record.correct, record.chosen) == ("refused", "no comment", False, "")
+    assert (record.status, record.detail, record.correct, record.chosen) == ("refused", "no comment", None, "")
     assert math.isnan(record.confidence)
 
 

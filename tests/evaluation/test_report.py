@@ -35,12 +35,12 @@ def entry(method, lift=0.1, *, data="TriviaQA", seed=0, judge="openai/gpt-4.1", 
     records[4] |= {"question": NASTY, "paragraph": NASTY}
     good = [record for record in records if record["status"] == "ok"]
     kinds = [f"kind {record['question_id'][-1]}" for record in good]
-    found = summary.summarize([r["confidence"] for r in good], [r["correct"] for r in good], kinds)
+    fields = summary.summarize([r["confidence"] for r in good], [r["correct"] for r in good], kinds)
     row = {"method": method, "seed": seed, "judge": judge, "data": data, "statuses": {"ok": count - 1, "failed": 1}}
     row |= {"cost": {"dollars": 1.5, "calls": 9}, "settings": {"temperature": 0.3, "writer": "<i>"}}
     row["settings"] |= {"limit": 0, "prompt_dir": "", "questions": {"source": SOURCES.get(data, "mine.jsonl")}}
     row["settings"]["questions"]["columns"] = None
-    result, rows = (json.loads(jsonl.dumps(value)) for value in (row | dataclasses.asdict(found), records))
+    result, rows = (json.loads(jsonl.dumps(value)) for value in (row | dataclasses.asdict(fields), records))
     return Entry(result, rows, folder=f"evaluations/{method}")
 
 
@@ -73,10 +73,10 @@ def test_everything_is_in_one_file(page):
 
 
 def test_numbers_of_the_page_are_those_of_the_results(page, entries):
-    for found in entries:
+    for one in entries:
         for name in ("accuracy", "ece", "brier", "aurc"):
-            assert f"{found.result[name]:.3f}" in page
-        assert f"{found.result['ece_low']:.3f} to {found.result['ece_high']:.3f}" in page
+            assert f"{one.result[name]:.3f}" in page
+        assert f"{one.result['ece_low']:.3f} to {one.result['ece_high']:.3f}" in page
     assert "0.647<small>0.639 to 0.656</small>" in page  # the paper's LC RL on TriviaQA
     assert "ok 119, failed 1" in page
     assert "openai/gpt-4.1" in page
@@ -123,7 +123,7 @@ def test_the_papers_rows_are_shown_with_its_own_questions_only(page):
 
 
 def test_ratios_of_calibration_errors_stand_next_to_the_papers(page, entries):
-    ours, sft, factuality = (found.result["ece"] for found in entries[:3])
+    ours, sft, factuality = (one.result["ece"] for one in entries[:3])
     trivia, mine = page.split("<h2><bdi>mine</bdi></h2>")
     assert f"<li>ECE of LC RL / LC SFT: {ours / sft:.2f} (paper 0.65)</li>" in trivia
     assert f"<li>ECE of LC RL / Factuality RL: {ours / factuality:.2f} (paper 0.29)</li>" in trivia
@@ -148,21 +148,21 @@ def test_undefined_numbers_are_dashes_with_their_reason(count):
         {"question_id": str(i), "status": "ok", "confidence": 1.0, "correct": True, "paragraph": "x"}
         for i in range(count)
     ]
-    found = summary.summarize([1.0] * count, [True] * count)
-    row = {"method": "m", "seed": 0, "judge": "j", "data": "d"} | dataclasses.asdict(found)
+    fields = summary.summarize([1.0] * count, [True] * count)
+    row = {"method": "m", "seed": 0, "judge": "j", "data": "d"} | dataclasses.asdict(fields)
     text = report.page([Entry(json.loads(jsonl.dumps(row)), records)], {})
     assert '<abbr title="all answers are right">–</abbr>' in text
     why = "a single question or biography cannot be resampled" if count == 1 else "every resample gives the same value"
     assert f'<small><abbr title="{why}">no interval</abbr></small>' in text
     assert "no AUROC: all answers are right</li>" in text
-    assert f"1.000<small>{found.accuracy_low:.3f} to 1.000</small>" in text
+    assert f"1.000<small>{fields.accuracy_low:.3f} to 1.000</small>" in text
     assert " nan" not in text.lower().partition("<script")[0]
 
 
 def test_differences_are_paired_with_the_baseline(entries, page):
-    found = report.differences(entries, "")
-    assert set(found) == {("TriviaQA", "LC SFT"), ("TriviaQA", "Factuality RL")}
-    change = found["TriviaQA", "LC SFT"]["ece"]
+    differences = report.differences(entries, "")
+    assert set(differences) == {("TriviaQA", "LC SFT"), ("TriviaQA", "Factuality RL")}
+    change = differences["TriviaQA", "LC SFT"]["ece"]
     assert change.difference == pytest.approx(entries[1].result["ece"] - entries[0].result["ece"])
     assert f"{change.difference:+.3f}<small>{change.low:+.3f} to {change.high:+.3f}</small>" in page
     assert set(report.differences(entries, "LC SFT")) == {("TriviaQA", "LC RL"), ("TriviaQA", "Factuality RL")}
@@ -221,7 +221,7 @@ def test_a_seed_is_compared_with_the_baseline_of_the_same_seed():
 
 def test_seeds_of_one_method_are_told_apart():
     twice = [entry("LC RL"), entry("LC RL", seed=1)]
-    assert [results.label(found, twice) for found in twice] == ["LC RL, seed 0", "LC RL, seed 1"]
+    assert [results.label(one, twice) for one in twice] == ["LC RL, seed 0", "LC RL, seed 1"]
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +232,9 @@ def browser():
     if path is None:
         pytest.skip("no Chromium on this machine")
     with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
+        browser_ = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser_
+        browser_.close()
 
 
 @pytest.fixture
@@ -277,14 +277,14 @@ def test_filters_in_a_browser(visit, page):
     tab = visit(page, 390)
     examples = embedded(page)
 
-    def shown():
+    def count():
         return int(tab.inner_text("#count").split()[0])
 
     def expected(low, high, *verdicts):
         rows = [row for row in examples if row["status"] == "ok" and row["correct"] in verdicts]
         return len([row for row in rows if low <= row["confidence"] <= high])
 
-    assert shown() == len(examples) == 480
+    assert count() == len(examples) == 480
     assert tab.locator("article").count() == 25
     tab.click("#more")
     assert tab.locator("article").count() == 50
@@ -296,14 +296,14 @@ def test_filters_in_a_browser(visit, page):
     assert mark.nth(1).get_attribute("title").startswith("forecast ")
 
     tab.fill("#from", "90")
-    assert 50 < shown() == expected(0.9, 1, True, False)  # under "all" too; what was not judged has no confidence
+    assert 50 < count() == expected(0.9, 1, True, False)  # under "all" too; what was not judged has no confidence
     tab.select_option("#verdict", "wrong")
-    assert 5 < shown() == expected(0.9, 1, False)
+    assert 5 < count() == expected(0.9, 1, False)
     assert tab.locator("article:not(.wrong)").count() == 0
     tab.fill("#from", "")
     tab.fill("#to", "50")
     tab.select_option("#verdict", "right")
-    assert 5 < shown() == expected(0, 0.5, True)
+    assert 5 < count() == expected(0, 0.5, True)
     tab.select_option("#verdict", "unjudged")
     assert "0 examples: what was not judged has no confidence" in tab.inner_text("#count")
     tab.fill("#to", "100")
@@ -312,9 +312,9 @@ def test_filters_in_a_browser(visit, page):
     tab.select_option("#data", "")
     tab.select_option("#verdict", "all")
     tab.select_option("#method", "LC SFT")
-    assert shown() == 120
+    assert count() == 120
     tab.fill("#words", "</SCRIPT>")
-    assert shown() == 1
+    assert count() == 1
     assert tab.locator("article h4").inner_text().startswith("</script><script>alert(1)")
 
 
@@ -353,8 +353,8 @@ def test_odd_texts_in_a_browser(visit):
          "question": text, "answer": text, "paragraph": text, "answers": [text[:99]], "probs": [0.5]}
         for text in texts
     ]  # fmt: skip
-    found = summary.summarize([0.5] * len(texts), [True] * len(texts), [name] * len(texts))
-    result = {"method": name, "data": name, "judge": name, "seed": 0, **dataclasses.asdict(found)}
+    row = summary.summarize([0.5] * len(texts), [True] * len(texts), [name] * len(texts))
+    result = {"method": name, "data": name, "judge": name, "seed": 0, **dataclasses.asdict(row)}
     result |= {"settings": {name: {name: name}}, "statuses": {name: 1}}
     page = report.page([Entry(result, records), Entry(result | {"method": "m"}, records)], {})
     page.encode("utf-8")
@@ -379,9 +379,9 @@ def test_claims_of_biographies_in_a_browser(visit):
         record("Nobody", 0, "unverifiable", None, False, detail="no page about Nobody"),
         record("Silent", 0, "no_claims", None, False, detail="the biography makes no claim"),
     ]
-    found = summary.summarize([0.9, 0.4, 0.8], [True, False, True], clusters=["Ada", "Ada", "Bob"], num_bins=40)
+    row = summary.summarize([0.9, 0.4, 0.8], [True, False, True], clusters=["Ada", "Ada", "Bob"], num_bins=40)
     result = {"method": "m", "data": "d", "judge": "j", "seed": 0, "statuses": {"ok": 3, "unverifiable": 1}}
-    result = json.loads(jsonl.dumps(result | dataclasses.asdict(found)))
+    result = json.loads(jsonl.dumps(result | dataclasses.asdict(row)))
     page = report.page([Entry(result, records)], {})
     assert "3<small>claims in 2 biographies</small>" in page
     tab = visit(page, 1200)

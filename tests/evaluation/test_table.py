@@ -8,8 +8,8 @@ from lc_jax.evaluation import intervals, plots, published, summary, table
 
 
 def row(method, confidence, correct, kinds=None):
-    found = summary.summarize(confidence, correct, kinds)
-    return json.loads(jsonl.dumps({"method": method, "data": "TriviaQA", **dataclasses.asdict(found)}))
+    fields = summary.summarize(confidence, correct, kinds)
+    return json.loads(jsonl.dumps({"method": method, "data": "TriviaQA", **dataclasses.asdict(fields)}))
 
 
 FIRST = row("LC RL", [0.4, 0.6, 0.8, 1.0] * 10, [False, True, True, True] * 10, ["a", "b", "c", "d"] * 10)
@@ -160,7 +160,7 @@ def test_ratios_are_shown_on_the_papers_data_only():
 
 
 def test_the_paper_s_table():
-    """As in the paper's text: halves are rounded up."""
+    """Halves are rounded up, as in the paper's text."""
     lines = table.render_published("biographies").splitlines()
     assert lines[0] == "## biographies, the paper's"
     cells = {
@@ -189,7 +189,7 @@ def test_the_published_numbers_are_the_recorded_ones(golden):
     for method, data, *numbers in lines:
         ours = sorted(dataclasses.astuple(row)[2:] for row in published.tables() if row.data == sets[data])
         theirs = tuple(map(float, numbers))
-        assert any(repr(found) == repr(theirs) for found in ours), (method, data)
+        assert any(repr(value) == repr(theirs) for value in ours), (method, data)
         if method in ("LC RL", "LC SFT", *names):
             assert repr(dataclasses.astuple(published.by_method(sets[data])[names.get(method, method)])[2:]) == repr(
                 theirs

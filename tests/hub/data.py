@@ -37,33 +37,33 @@ class World:
 
 def write_data(root: Path, files: Path) -> World:
     """Writes the hub's data sets under `root`/datasets and the local files into `files`."""
-    made = World()
-    _write_calibration(root / "datasets" / CALIBRATION, made)
+    world = World()
+    _write_calibration(root / "datasets" / CALIBRATION, world)
     trivia = root / "datasets" / TRIVIA_QA
-    train = [q for name, questions in made.splits.items() if name != "test" for q in questions]
-    tables = {"train": map(trivia_row, train), "validation": map(trivia_row, made.splits["test"])}
+    train = [q for name, questions in world.splits.items() if name != "test" for q in questions]
+    tables = {"train": map(trivia_row, train), "validation": map(trivia_row, world.splits["test"])}
     _write_config(trivia, "unfiltered.nocontext", tables)
     _write_card(trivia, {"unfiltered.nocontext": list(tables)})
     sciq = [
         {"question": q.question, "distractor3": "a", "distractor1": "b", "distractor2": "c",
          "correct_answer": q.answer, "support": ""}
-        for q in made.tests["sciq"]
+        for q in world.tests["sciq"]
     ]  # fmt: skip
     _write_config(root / "datasets" / SCIQ, "default", {"train": sciq[:2], "validation": sciq[2:4], "test": sciq[4:]})
     _write_card(root / "datasets" / SCIQ, {"default": ["train", "validation", "test"]})
     jeopardy = [
         {"category": "CITIES", "air_date": "2004-12-31", "question": f"'{q.question}'", "value": "$200",
          "answer": q.answer, "round": "Jeopardy!", "show_number": "4680"}
-        for q in made.tests["jeopardy"]
+        for q in world.tests["jeopardy"]
     ]  # fmt: skip
     (files / JEOPARDY).write_text(json.dumps(jeopardy))
     bioasq = [
         {"id": q.question_id, "type": "factoid", "body": q.question, "exact_answer": [[q.answer, q.answer.upper()]],
          "documents": [], "snippets": [], "ideal_answer": [q.answer]}
-        for q in made.tests["bioasq"]
+        for q in world.tests["bioasq"]
     ]  # fmt: skip
     (files / BIOASQ).write_text(json.dumps({"questions": bioasq}))
-    return made
+    return world
 
 
 def _questions() -> Iterable[Question]:
@@ -123,13 +123,13 @@ def _reward_row(number: int, q: Question) -> dict[str, Any]:
     }
 
 
-def _write_calibration(folder: Path, made: World) -> None:
-    splits = {name: {"train": [row(i, q) for i, q in enumerate(made.splits[source])]}
+def _write_calibration(folder: Path, world: World) -> None:
+    splits = {name: {"train": [row(i, q) for i, q in enumerate(world.splits[source])]}
               for name, source, row in (("sft_training", "sft", _sft_row),
                                         ("reward_model_training", "reward_model", _reward_row))}  # fmt: skip
     names = ("ppo", "ppo_validation", "reward_model", "validation", "test")
-    splits["trivia_qa_paragraph_generation"] = {name: _prompts(made.splits[name]) for name in names}
-    for name, questions in made.tests.items():
+    splits["trivia_qa_paragraph_generation"] = {name: _prompts(world.splits[name]) for name in names}
+    for name, questions in world.tests.items():
         prompts = _prompts(questions)
         if name != "bioasq":  # joined by the row's index
             kind = int if name == "sciq" else str

@@ -109,20 +109,20 @@ def test_a_shared_prefix_is_computed_once(preset, unrolled, monkeypatch):
     monkeypatch.setattr(
         CausalLM, "prefill", lambda self, tokens, *rest: widths.append(tokens.shape) or prefill(self, tokens, *rest)
     )
-    found = []
+    outputs = []
     one = jax.make_mesh((1, 1, 1), parallel.AXES, (AxisType.Auto,) * 3, devices=jax.devices()[:1])
     for mesh in (one, parallel.make_mesh(2, 2, 2)):
         with jax.set_mesh(mesh):
             model = logits_scaled(random_model(mesh, preset), 0.3)
-            found.append(run(model, prompts))
+            outputs.append(run(model, prompts))
             scores = dict(
                 score.stream_logprobs(
-                    model, [p + c.tokens for p, c in zip(prompts, found[-1], strict=True)], batch_size=8
+                    model, [p + c.tokens for p, c in zip(prompts, outputs[-1], strict=True)], batch_size=8
                 )
             )
-        for i, completion in enumerate(found[-1]):
+        for i, completion in enumerate(outputs[-1]):
             np.testing.assert_allclose(completion.logprobs, scores[i].logprobs[len(prompts[i]) - 1 :], atol=1e-4)
-    assert [c.tokens for c in found[0]] == [c.tokens for c in found[1]]
+    assert [c.tokens for c in outputs[0]] == [c.tokens for c in outputs[1]]
     assert widths == [(1, 64), (8, 24)] * 2  # the bucket below 70, and the 6 + 12 tokens that are left
 
 
@@ -147,10 +147,10 @@ def test_a_finished_batch_is_not_lost_where_the_next_one_fails():
         yield from (1, 2)
         raise MemoryError
 
-    seen = []
+    values = []
     with pytest.raises(MemoryError):
-        seen.extend(parallel.prefetch(batches_()))
-    assert seen == [1, 2]
+        values.extend(parallel.prefetch(batches_()))
+    assert values == [1, 2]
     assert list(parallel.prefetch([])) == []
 
 
@@ -173,8 +173,8 @@ def test_stops_early_when_all_rows_are_done(model):
 
 def test_top_k_and_top_p_keep_the_likeliest():
     logits = jnp.log(jnp.asarray([[0.5, 0.3, 0.15, 0.05]]))
-    kept = np.isfinite(generate._truncate(logits, jnp.float32(1.0), 2, False))
-    np.testing.assert_array_equal(kept, [[True, True, False, False]])
+    mask = np.isfinite(generate._truncate(logits, jnp.float32(1.0), 2, False))
+    np.testing.assert_array_equal(mask, [[True, True, False, False]])
     for top_p, count in ((0.01, 1), (0.5, 1), (0.6, 2), (0.81, 3), (0.99, 4)):
         assert np.isfinite(generate._truncate(logits, jnp.float32(top_p), 0, True)).sum() == count
     # After top-k the nucleus is taken of what is left: 0.5 / 0.8 = 0.625.

@@ -55,7 +55,7 @@ def test_each_sequence_has_the_reward_it_has_alone(preset, shape, kernels):
         alone = dict(score.stream_rewards(model_of(preset, mesh, "portable"), flat, batch_size=8))
     expected = np.asarray([alone[i] for i in range(len(alone))])
     assert np.ptp(expected) > 0.1
-    assert [len(found) for found in together] == [len(group) for group in GROUPS]
+    assert [len(scores) for scores in together] == [len(group) for group in GROUPS]
     np.testing.assert_allclose(np.concatenate(together), expected, rtol=1e-4, atol=1e-4)  # large weights magnify
 
 

@@ -58,15 +58,15 @@ def single(arrays):
 def slopes(function, arrays, weights, epsilon=1e-5):
     """Derivatives of sum(weights * function) along three random directions, by differences in float64."""
     rng = np.random.default_rng(7)
-    found = []
+    slopes_ = []
     for _ in range(3):
         ways = [rng.normal(size=x.shape) for x in arrays]
         ends = [
             np.sum(weights * function(*(x + sign * epsilon * w for x, w in zip(arrays, ways, strict=True))))
             for sign in (1, -1)
         ]
-        found.append((ways, (ends[0] - ends[1]) / (2 * epsilon)))
-    return found
+        slopes_.append((ways, (ends[0] - ends[1]) / (2 * epsilon)))
+    return slopes_
 
 
 @pytest.mark.parametrize("implementation", ["portable", "blocked"])
@@ -87,8 +87,8 @@ def test_against_float64(implementation, length, side, case):
     np.testing.assert_allclose(out, expected, atol=1e-5)
     grads = back(jnp.asarray(weights, jnp.float32))
     for ways, slope in slopes(lambda *args: exact(*args, spans, scaling, window), (q, k, v), weights):
-        found = sum(np.sum(np.asarray(g, np.float64) * w) for g, w in zip(grads, ways, strict=True))
-        np.testing.assert_allclose(found, slope, rtol=1e-4, atol=1e-4)
+        actual = sum(np.sum(np.asarray(g, np.float64) * w) for g, w in zip(grads, ways, strict=True))
+        np.testing.assert_allclose(actual, slope, rtol=1e-4, atol=1e-4)
 
 
 def test_a_window_of_three_tokens():
@@ -187,7 +187,7 @@ def test_splash_interpreted(length):
 
 
 def lowered(implementation, platform, monkeypatch, dtype, size):
-    """What the compiler of another platform would be given, with gradients."""
+    """Returns the program with gradients that the compiler of another platform would get."""
     monkeypatch.setattr(jax, "default_backend", lambda: {"cuda": "gpu"}.get(platform, platform))
     arrays = [jax.ShapeDtypeStruct((2, 256, heads, size), dtype) for heads in (4, 2, 2)]
     mask = kernel.RowMask(ends=jax.ShapeDtypeStruct((2,), jnp.int32))

@@ -64,15 +64,15 @@ def test_against_float64(chunk_tokens, implementation, softcap, outputs):
     hidden, head, targets = inputs()
     # So that no position can hide behind another.
     weights = np.random.default_rng(1).normal(size=(2, *targets.shape)).astype(np.float32)
-    used = {"both": (0, 1), "logprobs": (0,), "entropies": (1,)}[outputs]
-    weighted = [w * (i in used) for i, w in enumerate(weights)]
+    ways = {"both": (0, 1), "logprobs": (0,), "entropies": (1,)}[outputs]
+    weighted = [w * (i in ways) for i, w in enumerate(weights)]
     expected, slopes = in_float64(hidden, head, targets, temperature, weighted, softcap)
 
     @jax.jit
     def gradients(hidden, head, temperature):
         def total(*arrays):
             outs = logprobs.token_logprobs(*arrays[:2], targets, arrays[2], implementation, softcap)
-            return sum(jnp.sum(weights[i] * outs[i]) for i in used), outs
+            return sum(jnp.sum(weights[i] * outs[i]) for i in ways), outs
 
         return jax.grad(total, argnums=(0, 1, 2), has_aux=True)(hidden, head, temperature)
 

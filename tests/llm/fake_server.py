@@ -30,7 +30,7 @@ REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """How one request is spoilt."""
+    """A fault of one request."""
 
     kind: (
         str  # "status", "reset", "stall", "trickle", "cut" (short body), "garbage" (not JSON); or what the model does:
@@ -42,7 +42,7 @@ class Fault:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Exchange:
     """One request for a reply, as the server saw it."""
 
     prompt: str
@@ -75,11 +75,11 @@ class FakeServer:
         keep: bool = True,
     ) -> None:
         self.answer, self.latency, self.fault, self.batch_delay, self.keep = answer, latency, fault, batch_delay, keep
-        self.asked: list[Asked] = []  # requests for a reply, in the order in which they were answered
+        self.exchanges: list[Exchange] = []  # requests for a reply, in the order in which they were answered
         self.calls: list[str] = []  # "METHOD /path" of everything else
         self.headers: list[dict[str, str]] = []  # of everything else
         self.call_fault: Callable[[str], int] = lambda call: 0  # the status that such a call is refused with, or 0
-        self.num_asked = 0
+        self.num_requests = 0
         self.num_answered = 0  # replies sent whole, the paid ones
         self.in_flight = self.max_in_flight = 0
         self.vendors = (Anthropic(self), OpenAI(self))
@@ -161,8 +161,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        head, found, rest = self.buffer.partition(b"\r\n\r\n")
-        if not found:
+        head, separator, rest = self.buffer.partition(b"\r\n\r\n")
+        if not separator:
             return
         lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
@@ -195,14 +195,14 @@ class Connection(asyncio.Protocol):
     async def complete(self, vendor: Any, body: dict[str, Any]) -> None:
         server = self.server
         request = vendor.read(body)
-        number, server.num_asked = server.num_asked, server.num_asked + 1
+        number, server.num_requests = server.num_requests, server.num_requests + 1
         server.in_flight += 1
         server.max_in_flight = max(server.max_in_flight, server.in_flight)
 
         def note(status: int) -> None:
             """Before anything goes out: who has an answer finds it noted."""
             if server.keep:
-                server.asked.append(Asked(request.prompt, body, status, time.monotonic()))
+                server.exchanges.append(Exchange(request.prompt, body, status, time.monotonic()))
             server.num_answered += status == 200
 
         try:

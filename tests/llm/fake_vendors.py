@@ -1,4 +1,4 @@
-"""What the two vendors' endpoints take and give, as far as annotators use them."""
+"""Fakes of the two vendors' endpoints, as far as annotators use them."""
 
 from __future__ import annotations
 
@@ -100,16 +100,16 @@ class Anthropic(Vendor):
 
     def write(self, body: dict[str, Any], request: Request, reply: Reply) -> bytes:
         stop = {"refused": "refusal", "truncated": "max_tokens"}.get(reply.status, "end_turn")
-        given, made = self.server.price(request.prompt, reply.text)
+        num_input, num_output = self.server.price(request.prompt, reply.text)
         blocks = [{"type": "thinking", "thinking": "", "signature": "x"}] if "thinking" not in body else []
         blocks += [{"type": "text", "text": reply.text}] if reply.text else []
-        usage = {"input_tokens": given, "output_tokens": made, "cache_read_input_tokens": 0}
+        usage = {"input_tokens": num_input, "output_tokens": num_output, "cache_read_input_tokens": 0}
         return dump({"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "content": blocks,
                      "stop_reason": stop, "stop_sequence": None, "usage": usage})  # fmt: skip
 
     def route(self, method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
-        if found := re.fullmatch(r"/v1/models/([^/]+)", path):
-            return self.model(found[1])
+        if match := re.fullmatch(r"/v1/models/([^/]+)", path):
+            return self.model(match[1])
         if path == "/v1/messages/count_tokens":
             return dump({"input_tokens": len(self.read(json.loads(body)).prompt) // 4 + 1})
         if path == "/v1/messages/batches" and method == "POST":
@@ -118,14 +118,14 @@ class Anthropic(Vendor):
         if path.partition("?")[0] == "/v1/messages/batches":
             jobs = [self.job(job_id) for job_id in reversed(self.jobs)]
             return dump({"data": jobs, "has_more": False, "first_id": None, "last_id": None})
-        found = re.fullmatch(r"/v1/messages/batches/([^/]+)(/results|/cancel)?", path)
-        if not found or found[1] not in self.jobs:
+        match = re.fullmatch(r"/v1/messages/batches/([^/]+)(/results|/cancel)?", path)
+        if not match or match[1] not in self.jobs:
             raise Refused(404, f"not found: {path}")
-        if found[2] == "/results":
-            return self.results(self.jobs[found[1]])
-        if found[2] == "/cancel":
-            self.jobs[found[1]]["cancelled"] = True
-        return dump(self.job(found[1]))
+        if match[2] == "/results":
+            return self.results(self.jobs[match[1]])
+        if match[2] == "/cancel":
+            self.jobs[match[1]]["cancelled"] = True
+        return dump(self.job(match[1]))
 
     def model(self, name: str) -> bytes:
         if not name.startswith("claude-"):
@@ -193,39 +193,39 @@ class OpenAI(Vendor):
         refused = reply.status == "refused"
         message = {"role": "assistant", "content": None if refused else reply.text}
         message["refusal"] = "I cannot help with that." if refused else None
-        given, made = self.server.price(request.prompt, reply.text)
-        usage = {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made,
+        num_input, num_output = self.server.price(request.prompt, reply.text)
+        usage = {"prompt_tokens": num_input, "completion_tokens": num_output, "total_tokens": num_input + num_output,
                  "prompt_tokens_details": {"cached_tokens": 0}}  # fmt: skip
         choice = {"index": 0, "message": message, "finish_reason": "length" if reply.status == "truncated" else "stop"}
         return dump({"id": "c", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice],
                      "usage": usage})  # fmt: skip
 
     def route(self, method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
-        if found := re.fullmatch(r"/v1/models/([^/]+)", path):
-            if found[1].startswith("missing"):
-                raise Refused(404, f"The model `{found[1]}` does not exist")
-            return dump({"id": found[1], "object": "model", "created": 1, "owned_by": "tests"})
+        if match := re.fullmatch(r"/v1/models/([^/]+)", path):
+            if match[1].startswith("missing"):
+                raise Refused(404, f"The model `{match[1]}` does not exist")
+            return dump({"id": match[1], "object": "model", "created": 1, "owned_by": "tests"})
         if path == "/v1/files":
             boundary = headers["content-type"].partition("boundary=")[2].encode()
             part = next(part for part in body.split(b"--" + boundary) if b'name="file"' in part)
             file_id = self.keep(part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n"))
             return dump({"id": file_id, "object": "file", "bytes": 1, "created_at": 1, "filename": "b.jsonl",
                          "purpose": "batch", "status": "processed"})  # fmt: skip
-        if found := re.fullmatch(r"/v1/files/([^/]+)/content", path):
-            return self.files[found[1]]
+        if match := re.fullmatch(r"/v1/files/([^/]+)/content", path):
+            return self.files[match[1]]
         if path == "/v1/batches" and method == "POST":
-            asked = json.loads(body)
-            rows = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
-            return dump(self.job(self.submit([(row["custom_id"], row["body"]) for row in rows], asked["metadata"])))
+            job = json.loads(body)
+            rows = [json.loads(line) for line in self.files[job["input_file_id"]].splitlines()]
+            return dump(self.job(self.submit([(row["custom_id"], row["body"]) for row in rows], job["metadata"])))
         if path.partition("?")[0] == "/v1/batches":
             jobs = [self.job(job_id) for job_id in reversed(self.jobs)]
             return dump({"object": "list", "data": jobs, "has_more": False})
-        found = re.fullmatch(r"/v1/batches/([^/]+)(/cancel)?", path)
-        if not found or found[1] not in self.jobs:
+        match = re.fullmatch(r"/v1/batches/([^/]+)(/cancel)?", path)
+        if not match or match[1] not in self.jobs:
             raise Refused(404, f"not found: {path}")
-        if found[2]:
-            self.jobs[found[1]]["cancelled"] = True
-        return dump(self.job(found[1]))
+        if match[2]:
+            self.jobs[match[1]]["cancelled"] = True
+        return dump(self.job(match[1]))
 
     def keep(self, content: bytes) -> str:
         file_id = f"file-{len(self.files)}"

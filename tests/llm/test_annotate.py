@@ -43,11 +43,11 @@ def mapped(f, items, concurrency):
 
 
 def test_items_run_side_by_side_and_end_in_order():
-    running, most, drawn = 0, 0, []
+    running, most, order = 0, 0, []
 
     def items():
         for i in range(100):
-            drawn.append(i)
+            order.append(i)
             yield i
 
     async def f(i):
@@ -55,7 +55,7 @@ def test_items_run_side_by_side_and_end_in_order():
         running, most = running + 1, max(most, running + 1)
         await asyncio.sleep(0.001 * (i % 7))
         running -= 1
-        return i, len(drawn)
+        return i, len(order)
 
     results = mapped(f, items(), 4)
     assert [i for i, _ in results] == list(range(100))

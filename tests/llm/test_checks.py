@@ -168,7 +168,7 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
 def test_a_locked_store(tmp_path, monkeypatch):
     path = tmp_path / "replies.sqlite"
     Store(path).close()
-    monkeypatch.setattr(store, "LOCK_PATIENCE", 0.5)
+    monkeypatch.setattr(store, "MAX_LOCK_WAIT", 0.5)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("pragma locking_mode = exclusive")
     holder.execute("begin exclusive")
@@ -181,13 +181,13 @@ def test_a_locked_store(tmp_path, monkeypatch):
 
 
 def test_a_store_that_breaks_names_its_file(tmp_path):
-    kept = Store(tmp_path / "replies.sqlite")
-    kept.database.execute("drop table replies")
+    replies = Store(tmp_path / "replies.sqlite")
+    replies.database.execute("drop table replies")
     with pytest.raises(OSError, match=r"replies\.sqlite: no such table: replies"):
-        kept.get("x")
+        replies.get("x")
     with pytest.raises(OSError, match=r"replies\.sqlite: no such table: replies"):
-        kept.put("m", {"x": (Request("p", 0.0, 1), Reply("ok", "t"))})
-    kept.close()
+        replies.put("m", {"x": (Request("p", 0.0, 1), Reply("ok", "t"))})
+    replies.close()
 
 
 def test_folders_of_wordings(tmp_path):
@@ -217,10 +217,10 @@ def test_a_task_tells_all_that_is_wrong_before_it_starts(task, tmp_path, monkeyp
         config.what = "queries"
     with pytest.raises(Problems) as caught:
         importlib.import_module(f"lc_jax.tasks.{task}").check(config)
-    told = "\n".join(caught.value.messages)
+    messages = "\n".join(caught.value.messages)
     for words in ("set OPENAI_API_KEY", "--config.budget=-2.0", "--config.prompt_dir='nowhere'"):
-        assert words in told
-    assert ("Who writes the paragraphs?" in told) == (task != "generate_data")
+        assert words in messages
+    assert ("Who writes the paragraphs?" in messages) == (task != "generate_data")
     assert not list(tmp_path.iterdir())
 
 

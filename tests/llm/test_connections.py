@@ -82,9 +82,9 @@ def test_servers_that_refuse_a_schema_are_asked_without(status, words, version, 
     def answer(head, body):
         if head.startswith("GET"):
             return http(b'{"detail": "Not Found"}', "404 Not Found", version)
-        asked = json.loads(body)
-        schema = json.dumps(asked.get("response_format"))
-        if "response_format" in asked and (from_the_start or "answer" in schema):
+        request = json.loads(body)
+        schema = json.dumps(request.get("response_format"))
+        if "response_format" in request and (from_the_start or "answer" in schema):
             return http(json.dumps({"error": {"message": words}}).encode(), f"{status} Refused", version)
         return http(REPLY, version=version)
 
@@ -229,7 +229,7 @@ def test_proxies(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("address", "read"),
     [
         ("http://localhost:8000/v1", "http://localhost:8000/v1"),
         ("http://localhost:8000/v1/", "http://localhost:8000/v1"),
@@ -241,13 +241,13 @@ def test_proxies(monkeypatch):
         ("http://[::1]:8000", "http://[::1]:8000/v1"),
     ],
 )
-def test_addresses_as_people_write_them(written, read):
-    assert llm.load("openai/llama", base_url=written).base_url == read
+def test_addresses_as_people_write_them(address, read):
+    assert llm.load("openai/llama", base_url=address).base_url == read
 
 
 def test_addresses_of_anthropic_have_no_version():
-    for written in ("http://localhost:8000", "http://localhost:8000/v1", "http://localhost:8000/v1/messages/"):
-        assert llm.load("anthropic/claude-haiku-4-5", base_url=written).base_url == "http://localhost:8000"
+    for address in ("http://localhost:8000", "http://localhost:8000/v1", "http://localhost:8000/v1/messages/"):
+        assert llm.load("anthropic/claude-haiku-4-5", base_url=address).base_url == "http://localhost:8000"
 
 
 @pytest.mark.parametrize(

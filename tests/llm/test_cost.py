@@ -55,7 +55,7 @@ def test_an_estimate_counts_what_is_not_stored_and_is_an_upper_one(tmp_path):
         options = {"base_url": server.anthropic_url, "store": tmp_path / "s"}
         with open_annotator(HAIKU, **options) as annotator:
             guess = estimate(HAIKU, requests, annotator.store)
-            assert (guess.calls, guess.num_stored, server.num_asked) == (9, 1, 0)
+            assert (guess.calls, guess.num_stored, server.num_requests) == (9, 1, 0)
             annotations = annotate(annotator, PROMPT, rows, max_tokens=100)
             assert [a.value for a in annotations] == ["a b c"] * 10
             assert annotator.meter.calls == 9
@@ -110,13 +110,13 @@ def test_a_budget_is_never_passed_and_a_larger_one_goes_on(tmp_path):
             with pytest.raises(BudgetError, match=r"left of the budget of \$0\.05"):
                 annotate(annotator, PROMPT, rows, max_tokens=100, each=got.append)
             assert 0.05 - 0.0006 <= annotator.meter.dollars <= 0.05  # all but one reply's worth
-            spent, calls = annotator.meter.dollars, annotator.meter.calls
+            cost, calls = annotator.meter.dollars, annotator.meter.calls
         assert server.num_answered == calls
         with open_annotator(HAIKU, budget=1.0, **options) as annotator:
             annotations = annotate(annotator, PROMPT, rows, max_tokens=100)
             assert {a.status for a in annotations} == {"ok"}
             assert annotator.meter.calls == 300 - calls
-            assert annotator.meter.dollars + spent == pytest.approx(300 * (Price(1, 5, 0.1).of(Usage(2, 76))), rel=0.02)
+            assert annotator.meter.dollars + cost == pytest.approx(300 * (Price(1, 5, 0.1).of(Usage(2, 76))), rel=0.02)
         assert server.num_answered == 300
 
 
@@ -141,7 +141,7 @@ def test_what_an_unknown_model_takes_is_asked_once(tmp_path):
             options = {"base_url": server.openai_url, "store": tmp_path / "s"}
             with open_annotator("openai/plain-llama", **options) as annotator:
                 assert ask(annotator, [Request(str(number), 0.0, 9)])[0].text == "fine"
-        assert server.num_asked == 3 + 2  # the probe's two attempts
+        assert server.num_requests == 3 + 2  # the probe's two attempts
     assert Store(tmp_path / "s").note(f"openai/plain-llama at {server.openai_url}/") == {
         "sampling": True,
         "json_schema": False,

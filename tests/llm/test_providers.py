@@ -80,7 +80,7 @@ def test_only_what_the_model_takes_is_sent(name, sent):
     with FakeServer(echo) as server:
         annotator = load(server, name)
         assert [reply.status for reply in ask(annotator, "a") + ask(annotator, "b")] == ["ok", "ok"]
-        bodies = [asked.body for asked in server.asked if asked.prompt in "ab"]
+        bodies = [item.body for item in server.exchanges if item.prompt in "ab"]
     for body in bodies:
         assert {key: body.get(key) for key in sent} == sent
         structured = body.get("output_config", {}).get("format") or body.get("response_format")
@@ -89,7 +89,7 @@ def test_only_what_the_model_takes_is_sent(name, sent):
             structured.get("schema"),
             structured.get("json_schema", {}).get("schema"),
         )
-    probes = [asked for asked in server.asked if asked.prompt not in "ab"]
+    probes = [item for item in server.exchanges if item.prompt not in "ab"]
     assert len(probes) == {"openai/llama-3": 1, "openai/plain-llama": 2}.get(name, 0)
 
 
@@ -116,7 +116,7 @@ def test_bad_keys_and_models_stop_before_anything_is_paid(name, secret, message,
             annotator = load(server, name)
         with pytest.raises(AnnotatorError, match=message) as caught:
             ask(annotator, *map(str, range(200)))
-        assert server.num_answered == server.num_asked == 0
+        assert server.num_answered == server.num_requests == 0
     assert "wrong-key" not in str(caught.value)
 
 
@@ -135,13 +135,13 @@ def test_transient_faults_are_asked_again(vendor):
         prompts = [str(i) for i in range(20)]
         replies = ask(load(server, MODELS[vendor], deadline=0.6, concurrency=20), *prompts)
         assert [reply.text for reply in replies] == [f"echo {prompt}" for prompt in prompts]
-        assert server.num_asked == len(prompts) + len(TRANSIENT)
+        assert server.num_requests == len(prompts) + len(TRANSIENT)
 
 
 def test_attempts_are_bounded_and_the_run_goes_on(vendor):
     with FakeServer(echo, fault=lambda number, prompt: Fault("status", 503) if prompt == "bad" else None) as server:
         bad, good = ask(load(server, MODELS[vendor]), "bad", "good")
-        assert server.num_asked == 7
+        assert server.num_requests == 7
     assert (bad.status, good.status) == ("failed", "ok")
     assert "6 attempts, the last: " in bad.detail
     assert "503" in bad.detail
@@ -151,7 +151,7 @@ def test_what_the_model_does_is_a_status(vendor):
     kinds = ("empty", "refusal", "max_tokens")
     with FakeServer(echo, fault=lambda number, prompt: Fault(prompt) if prompt in kinds else None) as server:
         statuses = [reply.status for reply in ask(load(server, MODELS[vendor]), *kinds)]
-        assert server.num_asked == 3
+        assert server.num_requests == 3
     assert statuses == ["invalid", "refused", "truncated"]
 
 
@@ -159,7 +159,7 @@ def test_a_bad_request_concerns_no_other(vendor):
     fault = Fault("status", 400, error="prompt is too long")
     with FakeServer(echo, fault=lambda number, prompt: fault if prompt == "long" else None) as server:
         long, short = ask(load(server, MODELS[vendor]), "long", "short")
-        assert server.num_asked == 2
+        assert server.num_requests == 2
     assert (long.status, short.status) == ("failed", "ok")
     assert "too long" in long.detail
 
@@ -170,8 +170,8 @@ def test_all_wait_as_long_as_the_server_asks(vendor, is_date):
     wait = formatdate(date, usegmt=True) if is_date else "0.5"
     with FakeServer(echo, fault=only(Fault("status", 429, wait))) as server:
         ask(load(server, MODELS[vendor], concurrency=1), *"abcdef")
-        times = [asked.time for asked in server.asked]
-        assert server.num_asked == 7
+        times = [item.time for item in server.exchanges]
+        assert server.num_requests == 7
     assert times[1] >= (date - time.time() + time.monotonic() - 0.05 if is_date else times[0] + 0.5)
 
 
@@ -188,27 +188,27 @@ def test_a_long_wait_or_an_empty_account_ends_the_run_but_keeps_what_came(vendor
 
 
 def test_requests_are_drawn_lazily_and_run_side_by_side(vendor):
-    drawn = 0
+    num_requests = 0
 
     def requests():
-        nonlocal drawn
+        nonlocal num_requests
         for i in range(2000):
-            drawn += 1
+            num_requests += 1
             yield Request(f"r{i}", 0.0, 9)
 
     with FakeServer(echo, latency=0.02) as server:
-        seen, session = 0, Session(load(server, MODELS[vendor], concurrency=16))
+        num_replies, session = 0, Session(load(server, MODELS[vendor], concurrency=16))
 
         async def consume():
-            nonlocal seen
+            nonlocal num_replies
             async for reply in session.map(session.ask, requests()):
                 assert reply.status == "ok"
-                seen += 1
-                assert drawn - seen <= 8 * 16
+                num_replies += 1
+                assert num_requests - num_replies <= 8 * 16
 
         session.run(consume())
         assert server.max_in_flight == 16
-    assert seen == 2000
+    assert num_replies == 2000
 
 
 def test_several_requests_of_an_item_share_the_places(vendor):

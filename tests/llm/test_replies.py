@@ -209,7 +209,7 @@ def test_an_error_under_status_200_keeps_its_meaning(monkeypatch):
 def test_room_for_reasoning_is_found_out(monkeypatch):
     """A server's model that reasons gets room for it: the probe shows it, or a reply that was cut off."""
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    asked = []
+    limits = []
 
     def answer(head, body):
         if head.startswith("GET"):
@@ -217,7 +217,7 @@ def test_room_for_reasoning_is_found_out(monkeypatch):
         request = json.loads(body)
         most = request["max_tokens"]
         is_probe = "true" in request["messages"][0]["content"]
-        asked.append(most)
+        limits.append(most)
         if is_probe and probe_is_terse:
             return http(json.dumps(completion('{"ok": true}')).encode())
         cut = (
@@ -228,10 +228,10 @@ def test_room_for_reasoning_is_found_out(monkeypatch):
         return http(json.dumps(completion(**cut)).encode())
 
     for probe_is_terse, sent in ((False, [16, 4096 + 9]), (True, [16, 9, 4096 + 9])):
-        asked.clear()
+        limits.clear()
         with RawServer(answer) as server:
             annotator = llm.load("openai/qwq", base_url=server.url, **FAST)
             (reply,) = ask(annotator, [Request("How probable?", 0.0, 9)])
         assert (reply.status, forecast.PROMPT.parse(reply.text)) == ("ok", 0.8)
-        assert asked == sent
+        assert limits == sent
         assert reply.usage == (Usage(6, 8) if probe_is_terse else Usage(3, 4))  # both replies were paid for

@@ -34,7 +34,7 @@ class Echo(Scripted):
         return Reply("ok", request.prompt.upper(), usage=Usage(3, 2))
 
     @property
-    def asked(self):
+    def prompts(self):
         return [request.prompt for request in self.requests]
 
 
@@ -56,7 +56,7 @@ def test_half_a_surrogate_pair_is_a_replacement_character_in_requests_replies_an
     annotator = Echo()
     assert texts(Session(annotator, Store(tmp_path / "s")), half) == ["HALF \ufffd."]
     assert texts(Session(annotator, Store(tmp_path / "s")), half) == ["HALF \ufffd."]
-    assert annotator.asked == ["half \ufffd."]  # once
+    assert annotator.prompts == ["half \ufffd."]  # once
     (row,) = Store(tmp_path / "s").rows()
     assert (row["prompt"], row["reply"]) == ("half \ufffd.", "HALF \ufffd.")
 
@@ -64,10 +64,10 @@ def test_half_a_surrogate_pair_is_a_replacement_character_in_requests_replies_an
 def test_only_what_is_missing_is_asked(tmp_path):
     first, second = Echo(), Echo()
     assert texts(Session(first, Store(tmp_path / "s")), "a", "b", "bad", "a") == ["A", "B", "", "A"]
-    assert sorted(first.asked) == ["a", "b", "bad"]
+    assert sorted(first.prompts) == ["a", "b", "bad"]
     replies = ask(Session(second, Store(tmp_path / "s")), requests("c", "b", "bad", "d", "a"))
     assert [reply.text for reply in replies] == ["C", "B", "", "D", "A"]
-    assert sorted(second.asked) == ["bad", "c", "d"]  # a failure is asked again
+    assert sorted(second.prompts) == ["bad", "c", "d"]  # a failure is asked again
     assert replies[1].usage == Usage()  # not paid for again
     assert replies[0].usage == Usage(3, 2)
     assert replies[2] == Reply("failed", detail="down")
@@ -85,12 +85,12 @@ def test_everything_that_shapes_a_reply_is_in_its_key():
 def test_stored_replies_stream_with_little_memory(tmp_path):
     prompts = [str(i) for i in range(200)]
     texts(Session(Echo(), Store(tmp_path / "s")), *prompts[::3])
-    echo, drawn, in_order = Echo(), 0, []
+    echo, num_requests, in_order = Echo(), 0, []
 
     def drawing():
-        nonlocal drawn
+        nonlocal num_requests
         for request in requests(*prompts):
-            drawn += 1
+            num_requests += 1
             yield request
 
     session = Session(echo, Store(tmp_path / "s"))
@@ -98,28 +98,28 @@ def test_stored_replies_stream_with_little_memory(tmp_path):
     async def consume():
         async for reply in session.map(session.ask, drawing()):
             in_order.append(reply.text)
-            assert drawn - len(in_order) <= 8 * echo.concurrency
+            assert num_requests - len(in_order) <= 8 * echo.concurrency
 
     session.run(consume())
     assert in_order == prompts
-    assert len(echo.asked) == 200 - len(prompts[::3])
+    assert len(echo.prompts) == 200 - len(prompts[::3])
 
 
 def test_list_export_and_prune(tmp_path, capsys):
     from lc_jax.llm import __main__ as command
 
-    kept = Store(tmp_path / "s")
-    texts(Session(Echo(), kept), "a", 'b "\u2028')
-    assert kept.usage() == {"echo/test": (2, Usage(6, 4))}
+    replies = Store(tmp_path / "s")
+    texts(Session(Echo(), replies), "a", 'b "\u2028')
+    assert replies.usage() == {"echo/test": (2, Usage(6, 4))}
     command.main(["list", str(tmp_path / "s")])
     assert "echo/test" in capsys.readouterr().out
     command.main(["export", str(tmp_path / "s"), "--output", str(tmp_path / "out.jsonl")])
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().split("\n") if line]
     assert {(row["prompt"], row["reply"]) for row in rows} == {("a", "A"), ('b "\u2028', 'B "\u2028')}
     command.main(["prune", str(tmp_path / "s"), "--model", "other/model"])
-    assert kept.usage()
+    assert replies.usage()
     command.main(["prune", str(tmp_path / "s"), "--model", "echo/test"])
-    assert kept.usage() == {}
+    assert replies.usage() == {}
     with pytest.raises(SystemExit, match="no such store"):
         command.main(["list", str(tmp_path / "nowhere")])
 
@@ -194,8 +194,8 @@ class Killer:
         self.kinds = [Fault("status", 500), Fault("status", 529), Fault("status", 429, "0.01"), Fault("reset")]
         self.kinds.append(Fault("cut"))
 
-    def watch(self, process, paid):
-        self.process, self.due = process, paid + self.every
+    def watch(self, process, num_paid):
+        self.process, self.due = process, num_paid + self.every
 
     def fault(self, number, prompt):
         if self.server.num_answered >= self.due:
@@ -209,33 +209,33 @@ def test_killed_again_and_again_it_ends_complete_and_pays_once(tmp_path):
 
     What a kill may lose are replies that the process had not stored: as many as it has under way, no more.
     """
-    killer, lost = Killer(300), []
+    killer, losses = Killer(300), []
     output = tmp_path / "rows.jsonl"
     with FakeServer(lambda r: Reply("ok", f"reply to {r.prompt}"), latency=0.005, fault=killer.fault) as server:
         killer.server = server
         while True:
-            known = kept_prompts(tmp_path / "s")
-            begin = len(server.asked)
+            prompts = kept_prompts(tmp_path / "s")
+            begin = len(server.exchanges)
             process = start(server, tmp_path, output)
             killer.watch(process, server.num_answered)
             _, errors = process.communicate()
             assert process.returncode in (0, -9), errors.decode()
             while server.in_flight:
                 time.sleep(0.005)
-            asked = server.asked[begin:]
-            assert not known & {one.prompt for one in asked}, "a reply that stands in the store was asked for again"
+            items = server.exchanges[begin:]
+            assert not prompts & {one.prompt for one in items}, "a reply that stands in the store was asked for again"
             if process.returncode == 0:
                 break
-            lost.append({one.prompt for one in asked if one.status == 200} - kept_prompts(tmp_path / "s"))
-            assert len(lost[-1]) <= CONCURRENCY
+            losses.append({one.prompt for one in items if one.status == 200} - kept_prompts(tmp_path / "s"))
+            assert len(losses[-1]) <= CONCURRENCY
         rows = [json.loads(line) for line in output.read_text().splitlines()]
-        answered = collections.Counter(one.prompt for one in server.asked if one.status == 200)
+        counts = collections.Counter(one.prompt for one in server.exchanges if one.status == 200)
     assert rows == [{"x": str(i), "status": "ok", "value": f"reply to Row {i}"} for i in range(2000)]
-    assert len(lost) == 6  # 6 x (300 + 16) < 2000 <= 7 x 300
-    assert set(answered) == {f"Row {i}" for i in range(2000)}
-    repeated = sum(map(len, lost))
-    assert answered.total() == 2000 + repeated  # so nothing but these was paid for twice
-    print(f"{len(lost)} kills; {repeated} of {answered.total()} replies were on their way and asked for again")
+    assert len(losses) == 6  # 6 x (300 + 16) < 2000 <= 7 x 300
+    assert set(counts) == {f"Row {i}" for i in range(2000)}
+    repeated = sum(map(len, losses))
+    assert counts.total() == 2000 + repeated  # so nothing but these was paid for twice
+    print(f"{len(losses)} kills; {repeated} of {counts.total()} replies were on their way and asked for again")
 
 
 @pytest.mark.slow
@@ -245,8 +245,8 @@ def test_two_processes_on_one_store_pay_once(tmp_path):
         processes = [start(server, tmp_path, tmp_path / f"{i}.jsonl", *r) for i, r in enumerate(ranges)]
         errors = [process.communicate()[1].decode() for process in processes]
         assert [process.returncode for process in processes] == [0, 0, 0], errors
-        answered = collections.Counter(asked.prompt for asked in server.asked)
-    assert answered == {f"Row {i}": 1 for i in range(500)}
+        counts = collections.Counter(item.prompt for item in server.exchanges)
+    assert counts == {f"Row {i}": 1 for i in range(500)}
     for i, (first, last) in enumerate(ranges):
         rows = [json.loads(line) for line in (tmp_path / f"{i}.jsonl").read_text().splitlines()]
         assert [row["x"] for row in rows] == [str(n) for n in range(first, last)]
@@ -267,12 +267,12 @@ s = Store({str(tmp_path / "s")!r}); print(s.claim(key("echo/test", Request("a", 
     thread = threading.Thread(target=lambda: got.extend(texts(Session(echo, Store(tmp_path / "s")), "a", "b")))
     thread.start()
     time.sleep(0.6)
-    assert echo.asked == ["b"]
+    assert echo.prompts == ["b"]
     process.kill()
     process.communicate()
     thread.join(timeout=10)
     assert got == ["A", "B"]
-    assert echo.asked == ["b", "a"]
+    assert echo.prompts == ["b", "a"]
 
 
 def test_equal_requests_side_by_side_are_paid_once_and_a_failure_is_asked_again(tmp_path):
@@ -285,4 +285,4 @@ def test_equal_requests_side_by_side_are_paid_once_and_a_failure_is_asked_again(
     started = time.monotonic()
     assert texts(Session(echo, Store(tmp_path / "s")), *["a", "bad"] * 3) == ["A", ""] * 3
     assert time.monotonic() - started < 0.5
-    assert sorted(echo.asked) == ["a", "bad", "bad", "bad"]
+    assert sorted(echo.prompts) == ["a", "bad", "bad", "bad"]

@@ -1,4 +1,4 @@
-"""How many replies a second come through, and in how much memory: python -m tests.llm.throughput [COUNT].
+"""Measures replies per second and memory of annotators: python -m tests.llm.throughput [COUNT].
 
 The server is another process, speaks https as the vendors do, takes 50 ms for a reply and has 64 requests at a time:
 1,280 a second at most. The peer is the vendor's SDK alone, with its default transport: replies are neither stored nor
@@ -98,7 +98,7 @@ def _server(folder: str) -> subprocess.Popen[str]:
 def main(count: int) -> dict[str, list[dict[str, float]]]:
     """By vendor: the figures of `count` replies, of four times as many, and of the SDK alone."""
     os.environ |= {"ANTHROPIC_API_KEY": KEY, "OPENAI_API_KEY": KEY}
-    found: dict[str, list[dict[str, float]]] = {}
+    figures: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, _server(folder) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline())
@@ -106,11 +106,11 @@ def main(count: int) -> dict[str, list[dict[str, float]]]:
             url = f"https://localhost:{port}" + ("/v1" if vendor == "openai" else "")
             with open_annotator(name, base_url=url, store=f"{folder}/{vendor}", concurrency=64) as annotator:
                 measure(annotator, range(-64, 0))  # connections are opened, modules loaded
-                found[vendor] = [measure(annotator, range(count)), measure(annotator, range(count, 5 * count))]
+                figures[vendor] = [measure(annotator, range(count)), measure(annotator, range(count, 5 * count))]
             peer(vendor, url, 64)
-            found[vendor].append(peer(vendor, url, count))
+            figures[vendor].append(peer(vendor, url, count))
         server.terminate()
-    return found
+    return figures
 
 
 if __name__ == "__main__":

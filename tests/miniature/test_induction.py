@@ -25,7 +25,7 @@ def greedy(model, tokens):
 
 
 def share_copied(model):
-    """Of 40 random tokens that stand there a second time, each but the first could be known."""
+    """Returns the share of copied tokens where 40 random tokens are repeated; all but the first can be copied."""
     listed = np.stack([np.random.default_rng(row).permutation(2000)[:40] + 10 for row in range(20)])
     guesses = greedy(model, jnp.asarray(np.tile(listed, 2)))
     return float(np.mean(np.asarray(guesses)[:, 40:79] == listed[:, 1:]))

@@ -88,13 +88,13 @@ def test_recorded_integrity_check(recordings, tmp_path):
 
 def test_added_where_shapes_agree_and_kept_where_not(tmp_path):
     base, upload = tmp_path / "base", tmp_path / "upload"
-    for folder, held in (
+    for folder, arrays in (
         (base, {"a": np.float32([1, 2]), "b": np.float32([1, 1]), "h": np.float16([1])}),
         (upload, {"a": np.float32([3, 4]), "b": np.float32([5, 6, 7]), "h": np.float16([2048]), "z": np.float32([9])}),
     ):
         folder.mkdir()
         (folder / "config.json").write_text("{}")
-        save_file(held, folder / "model.safetensors")
+        save_file(arrays, folder / "model.safetensors")
     difference.recover(base, upload, tmp_path / "out")
     out = {key: value.tolist() for key, value in tensors(tmp_path / "out").items()}
     # 2048 + 1 is 2048 in half precision, where the published code adds such tensors.
@@ -123,8 +123,8 @@ def pair(mesh, tmp_path):
     """A base, and a tuned model of a grown vocabulary."""
     base, tuned = random_model(mesh), random_model(mesh, param_dtype="bfloat16")
     hf.save(tmp_path / "base", base)
-    moved = tuned.with_params(jax.tree.map(lambda x: (1.03 * x).astype(x.dtype), tuned.params))
-    hf.save(tmp_path / "small", moved)
+    changed = tuned.with_params(jax.tree.map(lambda x: (1.03 * x).astype(x.dtype), tuned.params))
+    hf.save(tmp_path / "small", changed)
     hf.save(tmp_path / "tuned", hf.load(tmp_path / "small", mesh, vocab_size=257, param_dtype="bfloat16"))
     return tmp_path / "base", tmp_path / "tuned"
 
@@ -140,16 +140,16 @@ def test_a_difference_that_is_made_is_recovered_exactly(mesh, pair, tmp_path):
         assert recovered[key].dtype == expected[key].dtype
         np.testing.assert_array_equal(recovered[key], expected[key], err_msg=key)
     assert hf.load(tmp_path / "out", mesh).config.vocab_size == 257
-    stored = sum(float(np.sum(v.astype(np.float64))) for v in recovered.values())
-    assert float((tmp_path / "made" / "model_sum.txt").read_text()) == pytest.approx(stored, rel=1e-3)
+    total = sum(float(np.sum(v.astype(np.float64))) for v in recovered.values())
+    assert float((tmp_path / "made" / "model_sum.txt").read_text()) == pytest.approx(total, rel=1e-3)
 
 
 def test_a_reward_model_of_ours(mesh, folder, tmp_path):
     model = random_model(mesh, kind="scalar")
     hf.save(tmp_path / "reward", model.with_params(jax.tree.map(lambda x: 1.25 * x, model.params)))
     difference.make(folder, tmp_path / "reward", tmp_path / "made")
-    made = tensors(tmp_path / "made")
-    assert max(float(np.abs(v).max()) for k, v in made.items() if k.startswith("backbone_model.")) > 0
+    values = tensors(tmp_path / "made")
+    assert max(float(np.abs(v).max()) for k, v in values.items() if k.startswith("backbone_model.")) > 0
     difference.recover(folder, tmp_path / "made", tmp_path / "out")
     again, model = (hf.load(tmp_path / name, mesh, kind="scalar") for name in ("out", "reward"))
     for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(model.params), strict=True):
@@ -202,8 +202,8 @@ def test_a_reward_models_difference_is_recovered_whatever_its_config_says(mesh, 
     """Its keys tell: those of the backbone carry a prefix, and the head is whole."""
     head = {"reward_head.weight": np.full((1, 32), 2, np.float32), "reward_head.bias": np.float32([3])}
     shutil.copytree(folder, tmp_path / "upload")
-    edit(tmp_path / "upload", lambda held: [held.update({f"backbone_model.{k}": held.pop(k) * 0}) for k in list(held)])
-    edit(tmp_path / "upload", lambda held: held.update(head))
+    edit(tmp_path / "upload", lambda t: [t.update({f"backbone_model.{k}": t.pop(k) * 0}) for k in list(t)])
+    edit(tmp_path / "upload", lambda t: t.update(head))
     difference.recover(folder, tmp_path / "upload", tmp_path / "out")
     recovered, base = tensors(tmp_path / "out"), tensors(folder)
     assert all(np.array_equal(recovered[f"backbone_model.{key}"], value) for key, value in base.items())
@@ -285,9 +285,9 @@ def test_the_task_goes_both_ways(pair, tmp_path):
 
 def pickle(folder, shards=1):
     """The folder's tensors as pytorch_model.bin, in so many files."""
-    held = list(load_file(folder / "model.safetensors").items())
+    items = list(load_file(folder / "model.safetensors").items())
     (folder / "model.safetensors").unlink()
-    parts = [dict(held[i::shards]) for i in range(shards)]
+    parts = [dict(items[i::shards]) for i in range(shards)]
     names = [
         f"pytorch_model-{i + 1:05d}-of-{shards:05d}.bin" if shards > 1 else "pytorch_model.bin" for i in range(shards)
     ]

@@ -47,8 +47,8 @@ def test_fresh_head(mesh, tmp_path):
     np.testing.assert_array_equal(
         fresh.bind().backbone_model.embedding[...], saved.bind().backbone_model.embedding[...]
     )
-    kept = hf.load(tmp_path / "model", mesh, kind="scalar")
-    np.testing.assert_array_equal(kept.bind().reward_head.weight[...], saved.bind().reward_head.weight[...])
+    reloaded = hf.load(tmp_path / "model", mesh, kind="scalar")
+    np.testing.assert_array_equal(reloaded.bind().reward_head.weight[...], saved.bind().reward_head.weight[...])
 
 
 def test_a_reward_model_is_no_language_model(mesh, tmp_path):
@@ -84,7 +84,7 @@ def test_only_the_unused_head_of_a_scalar_model_is_not_trained(mesh):
 
 
 def test_no_gradient_reaches_what_is_not_trained(mesh):
-    """So it counts nothing where gradients are clipped by the norm of all."""
+    """Parameters without gradients add nothing to the norm by which all are clipped."""
     model, tokens = random_model(mesh, kind="scalar"), jnp.arange(1, 13).reshape(2, 6)
     grads = jax.jit(jax.grad(lambda params: jnp.sum(model.with_params(params).bind()(tokens) ** 2)))(model.params)
     reached = [bool(jnp.any(g != 0)) for g in jax.tree.leaves(grads)]
@@ -138,19 +138,19 @@ def test_unknown_preset():
 
 
 def test_nothing_is_left_when_a_save_fails_half_way(mesh, tmp_path, monkeypatch):
-    written = []
+    names = []
 
     def fail_on_the_third(file, spec, value):
-        if len(written) == 2:
+        if len(names) == 2:
             raise OSError("disk full")
-        written.append(spec.key)
+        names.append(spec.key)
         write_tensor(file, spec, value)
 
     write_tensor = tensors._write_tensor
     monkeypatch.setattr(tensors, "_write_tensor", fail_on_the_third)
     with pytest.raises(OSError, match="disk full"):
         hf.save(tmp_path / "model", random_model(mesh), max_shard_bytes=12_000)
-    assert len(written) == 2
+    assert len(names) == 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -128,8 +128,8 @@ def test_rows_of_a_head_by_hand(tmp_path, weights):
     rows = np.repeat(np.arange(16, dtype=np.float32)[:, None], 32, axis=1)
     tensors["blk.1.attn_k.weight"] = rows  # row i of the file holds the number i
     convert(write(tmp_path / "rows.gguf", tensors, METADATA), tmp_path / "out")
-    made = load_file(tmp_path / "out" / "model.safetensors")["model.layers.1.self_attn.k_proj.weight"]
-    assert made[:, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15]
+    kernel = load_file(tmp_path / "out" / "model.safetensors")["model.layers.1.self_attn.k_proj.weight"]
+    assert kernel[:, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15]
 
 
 def test_config_and_stop_tokens(folder):

@@ -46,20 +46,20 @@ def test_shards_and_their_index(mesh, tmp_path, preset):
     count = len(files)
     assert count > 2
     assert files == [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    held = {name: load_file(tmp_path / "model" / name) for name in files}
-    assert index["weight_map"] == {key: name for name, tensors in held.items() for key in tensors}
-    sizes = {name: sum(t.nbytes for t in tensors.values()) for name, tensors in held.items()}
+    contents = {name: load_file(tmp_path / "model" / name) for name in files}
+    assert index["weight_map"] == {key: name for name, tensors in contents.items() for key in tensors}
+    sizes = {name: sum(t.nbytes for t in tensors.values()) for name, tensors in contents.items()}
     assert index["metadata"]["total_size"] == sum(sizes.values())
-    assert all(sizes[n] <= limit or len(held[n]) == 1 for n in files)
+    assert all(sizes[n] <= limit or len(contents[n]) == 1 for n in files)
     assert_same(hf.load(tmp_path / "model", mesh), model)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_files_are_those_of_the_safetensors_library(mesh, tmp_path, dtype):
     hf.save(tmp_path / "model", random_model(mesh, param_dtype=dtype))
-    written = tmp_path / "model" / "model.safetensors"
-    save_file(load_file(written), tmp_path / "again", metadata={"format": "pt"})
-    assert (tmp_path / "again").read_bytes() == written.read_bytes()
+    path = tmp_path / "model" / "model.safetensors"
+    save_file(load_file(path), tmp_path / "again", metadata={"format": "pt"})
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
 def test_saving_in_place_of_an_older_folder(mesh, tmp_path):

@@ -27,10 +27,10 @@ class Hub:
     """Holds folders by name and revision, and gives them as snapshots."""
 
     def __init__(self, root):
-        self.root, self.repositories, self.asked, self.error = root, {}, [], None
+        self.root, self.repositories, self.requests, self.error = root, {}, [], None
 
     def snapshot_download(self, name, *, revision=None, allow_patterns):
-        self.asked.append((name, revision, tuple(allow_patterns)))
+        self.requests.append((name, revision, tuple(allow_patterns)))
         if self.error:
             raise self.error
         snapshot = self.root / name.replace("/", "--") / (revision or "c0ffee")
@@ -43,10 +43,10 @@ class Hub:
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    made = Hub(tmp_path / "snapshots")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    hub = Hub(tmp_path / "snapshots")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
     monkeypatch.setenv("LC_CACHE", str(tmp_path / "cache"))
-    return made
+    return hub
 
 
 def test_a_name_and_a_revision_load_as_the_folder_does(fake, mesh, folder):
@@ -55,7 +55,7 @@ def test_a_name_and_a_revision_load_as_the_folder_does(fake, mesh, folder):
     fake.repositories = {("me/model", None): folder, ("me/model", "v2"): folder}
     for name in ("me/model", "me/model@v2"):
         assert_same(hf.load(name, mesh), hf.load(folder, mesh))
-    assert {revision for _, revision, _ in fake.asked} == {None, "v2"}
+    assert {revision for _, revision, _ in fake.requests} == {None, "v2"}
     copied = {path.name for path in (fake.root / "me--model" / "v2").iterdir()}
     assert copied == {"config.json", "generation_config.json", "model.safetensors"}
 
@@ -100,10 +100,10 @@ def release(fake, mesh, tmp_path, monkeypatch):
 def test_a_published_name_is_the_recovered_model(fake, mesh, release, tmp_path, name):
     expected = hf.load(release, mesh)
     assert_same(hf.load(name, mesh), expected)
-    num_asked = len([name for name, _, _ in fake.asked if name == hub.BASE])
-    assert num_asked > 0
+    num_requests = len([name for name, _, _ in fake.requests if name == hub.BASE])
+    assert num_requests > 0
     assert_same(hf.load(name, mesh), expected)  # kept
-    assert len([name for name, _, _ in fake.asked if name == hub.BASE]) == num_asked
+    assert len([name for name, _, _ in fake.requests if name == hub.BASE]) == num_requests
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{STORED.replace('/', '--')}--c0ffee"]
 
 
@@ -111,25 +111,25 @@ def test_a_published_name_is_the_recovered_model(fake, mesh, release, tmp_path, 
 def test_released_checkpoints_are_known_by_both_names_and_stored_under_one(name):
     """Only extract-answers is stored whole, and without an ending."""
     plain = f"tatsu-lab/linguistic-calibration-{name}"
-    stored = plain if name == "extract-answers" else f"{plain}-wdiff"
-    for given in (plain, f"{plain}-wdiff", f"{plain}@v2", f"{plain}-wdiff@v2"):
-        assert (hub.released(given), hub.repository(given)) == (name, stored)
-        assert hub.is_difference(given) == (name != "extract-answers")
+    source = plain if name == "extract-answers" else f"{plain}-wdiff"
+    for alias in (plain, f"{plain}-wdiff", f"{plain}@v2", f"{plain}-wdiff@v2"):
+        assert (hub.released(alias), hub.repository(alias)) == (name, source)
+        assert hub.is_difference(alias) == (name != "extract-answers")
 
 
 def test_other_names_are_left_as_they_are():
-    for given in ("me/lc-sft", "me/lc-sft-wdiff", "tatsu-lab/linguistic-calibration-other", "tatsu-lab/alpaca@v1"):
-        assert hub.released(given) == ""
-        assert hub.repository(given) == given.partition("@")[0]
-        assert not hub.is_difference(given)
+    for alias in ("me/lc-sft", "me/lc-sft-wdiff", "tatsu-lab/linguistic-calibration-other", "tatsu-lab/alpaca@v1"):
+        assert hub.released(alias) == ""
+        assert hub.repository(alias) == alias.partition("@")[0]
+        assert not hub.is_difference(alias)
 
 
 def test_a_released_extractor_is_loaded_as_it_is(fake, mesh, folder):
     name = "tatsu-lab/linguistic-calibration-extract-answers"
     (folder / "model_sum.txt").write_text("1.0")
     fake.repositories = {(name, None): folder}
-    for given in (name, f"{name}-wdiff"):
-        assert_same(hf.load(given, mesh), hf.load(folder, mesh))
+    for alias in (name, f"{name}-wdiff"):
+        assert_same(hf.load(alias, mesh), hf.load(folder, mesh))
 
 
 def test_a_difference_under_any_other_name_is_refused_with_the_command(fake, mesh, release, tmp_path):
@@ -142,7 +142,7 @@ def test_a_difference_under_any_other_name_is_refused_with_the_command(fake, mes
 def test_the_base_may_be_a_local_folder(fake, mesh, release, tmp_path, monkeypatch):
     monkeypatch.setenv("LC_LLAMA_2_7B", str(tmp_path / "base"))
     assert folders.config_of(LC_SFT)[1] == "causal"
-    assert hub.BASE not in {name for name, _, _ in fake.asked}
+    assert hub.BASE not in {name for name, _, _ in fake.requests}
 
 
 def test_the_base_may_be_a_copy_on_the_hub(fake, mesh, release, tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def test_a_model_of_full_shape_takes_no_memory(pair):
 
 
 def test_our_config_is_the_published_one(pair):
-    """What config.json says reaches the model, whichever of the two wrote it."""
+    """Both our config.json and the published one reach the model in full."""
     config, _ = pair
     theirs = PUBLISHED[next(n for n, c in PUBLISHED.items() if c.hidden_size == config.hidden_size)].to_dict()
     again = registry.config_from_hf(theirs)

@@ -249,7 +249,7 @@ def test_recorded_rewards(recorded, mesh):
 
 
 def test_the_recorded_configs_name_their_features(recorded):
-    """What the recorded folders say is what the models are built from."""
+    """The models are built from the settings of the recorded folders."""
     for name, parallel_residual, rotary_dim in (("neox_r025_par", True, 4), ("neox_r100_seq", False, 16)):
         config, kind = folders.config_of(recorded / name)
         raw = json.loads((recorded / name / "config.json").read_text())

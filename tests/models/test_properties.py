@@ -1,4 +1,4 @@
-"""What must hold of any decoder: causality, padding that cannot be felt, cache = no cache, any mesh, any remat."""
+"""Properties of any decoder: causality, independence of padding, cache = no cache, any mesh, any remat."""
 
 import dataclasses
 import functools
@@ -114,9 +114,9 @@ def test_no_gradient_from_later_or_padding_tokens(model, padded):
     start, end = (2, 8) if padded else (0, length)
     t, s = np.indices((length, length))
     inside = (start <= t) & (t < end)
-    seen = (s <= t) & (start <= s) & (s < end)
-    assert np.all(reach[inside & ~seen] == 0)
-    assert np.all(reach[inside & seen] > 0)
+    visible = (s <= t) & (start <= s) & (s < end)
+    assert np.all(reach[inside & ~visible] == 0)
+    assert np.all(reach[inside & visible] > 0)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -252,9 +252,9 @@ def test_moments_lie_as_their_parameters(model):
     spread = on(mesh, model)
     settings = optimizer.OptimizerSettings(1e-2, 10, 1, "cosine", 0.9, 0.95, 1e-5, 0.01, 1.0)
     with jax.set_mesh(mesh):
-        made = state.create(spread.params, optimizer.make_optimizer(settings, trainable(spread.params)))
+        fresh = state.create(spread.params, optimizer.make_optimizer(settings, trainable(spread.params)))
     expected = sorted(str(p.sharding.spec) for p in jax.tree.leaves(spread.params) for _ in range(2))
-    moments = [m for m in jax.tree.leaves(made.opt_state) if m.ndim]
+    moments = [m for m in jax.tree.leaves(fresh.opt_state) if m.ndim]
     assert sorted(str(m.sharding.spec) for m in moments) == expected
 
 
@@ -270,7 +270,7 @@ def test_remat_changes_no_gradient(model, remat):
 
 
 def test_remat_full_keeps_less_for_the_backward_pass():
-    """So that the test above compares something: fewer residuals with remat than without."""
+    """The test above compares two programs: there are fewer residuals with remat than without."""
 
     def residual_bytes(remat):
         model = with_config(build("llama"), remat=remat)

@@ -247,20 +247,20 @@ def test_half_a_surrogate_pair_is_invalid(reply):
 
 @pytest.mark.parametrize("name", ANNOTATOR)
 def test_examples_follow_their_own_prompt_in_text_and_as_objects(name):
-    """What a prompt shows is what its parser reads, and the schema's JSON gives the same value."""
+    """A parser reads the examples of its own prompt, and the schema's JSON gives the same value."""
     prompt = ANNOTATOR[name]
     (member, kind), *others = json.loads(prompt.schema)["properties"].items()
     assert not others
     pairs = examples(prompt)
     assert pairs or name == "paragraph"
-    for fields, shown in pairs:
-        value = prompt.parse(shown, fields)
+    for fields, example in pairs:
+        value = prompt.parse(example, fields)
         assert isinstance(
             value, {"array": list, "number": float, "integer": int, "string": str, "boolean": bool}[kind["type"]]
         )
         for ascii_only in (True, False):
-            written = json.dumps({member: value}, ensure_ascii=ascii_only)
-            for reply in (written, f"```json\n{written}\n```", f"{written}\n\nThat is all.", repr(json.loads(written))):
+            text = json.dumps({member: value}, ensure_ascii=ascii_only)
+            for reply in (text, f"```json\n{text}\n```", f"{text}\n\nThat is all.", repr(json.loads(text))):
                 assert prompt.parse(reply, fields) == value
 
 

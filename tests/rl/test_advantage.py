@@ -20,9 +20,9 @@ def test_what_the_truth_adds_to_all_samples_of_a_question_cancels():
     rng = np.random.default_rng(0)
     scores, groups = rng.normal(size=24).astype(np.float32), np.arange(24) // 8
     shifted = scores + np.asarray([3.0, -50.0, 7.0], np.float32)[groups]
-    found = advantage.leave_one_out(shifted, groups)
-    np.testing.assert_allclose(found, advantage.leave_one_out(scores, groups), atol=2e-5)
-    np.testing.assert_allclose(np.bincount(groups, found), 0, atol=1e-4)
+    result = advantage.leave_one_out(shifted, groups)
+    np.testing.assert_allclose(result, advantage.leave_one_out(scores, groups), atol=2e-5)
+    np.testing.assert_allclose(np.bincount(groups, result), 0, atol=1e-4)
 
 
 def test_expected_gradient_is_the_policys():
@@ -51,12 +51,12 @@ def test_statistics_of_groups_are_those_of_each_alone():
     rewards, values = rng.normal(size=(2, 6, 5)).astype(np.float32)
     mask = np.arange(5) < rng.integers(1, 6, size=6)[:, None]
     settings = AdvantageSettings(whiten_groups=3)
-    found = advantages_and_returns(rewards, values, mask, settings)
+    result = advantages_and_returns(rewards, values, mask, settings)
     alone = dataclasses.replace(settings, whiten_groups=1)
     for start in (0, 2, 4):
         rows = slice(start, start + 2)
         expected = advantages_and_returns(rewards[rows], values[rows], mask[rows], alone)
-        for a, b in zip(found, expected, strict=True):
+        for a, b in zip(result, expected, strict=True):
             np.testing.assert_allclose(a[rows], b, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"whiten_groups=4 does not divide the rollout's 6 episodes"):
         advantages_and_returns(rewards, values, mask, dataclasses.replace(settings, whiten_groups=4))

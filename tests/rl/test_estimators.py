@@ -43,21 +43,21 @@ def test_the_expected_gradient_is_that_of_the_expected_score(baseline, factor):
 
 def test_same_answer_leaves_the_choice_of_the_answer_alone():
     """Actions 0 and 1 state the same answer. The gradient is that of E[score | answer] within it."""
-    found = expected_gradient("same_answer", PLAIN, 3, lambda actions: ["b" if a == 2 else "a" for a in actions])
-    assert found[2] == pytest.approx(0, abs=1e-7)
-    assert found[0] == pytest.approx(-found[1])
-    assert found[0] > 0
+    gradient = expected_gradient("same_answer", PLAIN, 3, lambda actions: ["b" if a == 2 else "a" for a in actions])
+    assert gradient[2] == pytest.approx(0, abs=1e-7)
+    assert gradient[0] == pytest.approx(-gradient[1])
+    assert gradient[0] > 0
     # A sample of the pair differs from another one only by chance: the weight is P(another sample has the same answer).
     within = np.asarray([0.5, 0.3]) / 0.8
     exact = within * (REWARD[:2] - within @ REWARD[:2])
     at_least_one = 1 - 0.2**2
-    np.testing.assert_allclose(found[:2], 0.8 * at_least_one * exact, atol=1e-6)
+    np.testing.assert_allclose(gradient[:2], 0.8 * at_least_one * exact, atol=1e-6)
 
 
 def test_the_groups_standard_deviation_bends_the_gradient():
     settings = AdvantageSettings(whiten_rewards=False, whiten_advantages=False, group_std=True)
-    found = expected_gradient("group_mean", settings)
-    cosine = found @ GRADIENT / np.linalg.norm(found) / np.linalg.norm(GRADIENT)
+    gradient = expected_gradient("group_mean", settings)
+    cosine = gradient @ GRADIENT / np.linalg.norm(gradient) / np.linalg.norm(GRADIENT)
     assert cosine < 0.999
 
 
@@ -132,8 +132,8 @@ def test_the_gradient_of_each_pair_is_that_which_the_warning_names(gradient, est
 def test_k2_in_the_reward_is_neither_direction():
     assert ("advantage", "k2") in kl.BIASES
     for exact in (REVERSE, FORWARD):
-        found = in_reward("k2")
-        assert abs(found @ exact) / np.linalg.norm(found) / np.linalg.norm(exact) < 0.99
+        gradient = in_reward("k2")
+        assert abs(gradient @ exact) / np.linalg.norm(gradient) / np.linalg.norm(exact) < 0.99
 
 
 def test_values_of_the_estimators():
@@ -217,9 +217,9 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences():
         def value(logprobs, settings=settings):
             return loss.policy_loss(episodes, logprobs, jnp.zeros((3, 4)), jnp.float32(9), settings)[0]
 
-        found = np.asarray(jax.grad(value)(new))
+        gradient = np.asarray(jax.grad(value)(new))
         for place in [(0, 0), (0, 3), (1, 1), (1, 3), (2, 2)]:
             step = np.zeros((3, 4), np.float32)
             step[place] = 1e-2
-            assert found[place] == pytest.approx(float(value(new + step) - value(new - step)) / 2e-2, abs=2e-3)
-        assert found[1, 3] == 0  # past the end
+            assert gradient[place] == pytest.approx(float(value(new + step) - value(new - step)) / 2e-2, abs=2e-3)
+        assert gradient[1, 3] == 0  # past the end

@@ -62,7 +62,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one step computed, on the host."""
+    """Results of one step, on the host."""
 
     episodes: batch.Episodes
     shaped: np.ndarray
@@ -132,8 +132,8 @@ def recorded_texts(text):
         pairs = zip(text.questions, text.paragraphs, strict=True)
         texts = [text.templates["extract"].render(question=q.question, generated_paragraph=z) for q, z in pairs]
         assert prompts == [text.tokenizer.encode_prompt(t) for t in texts]
-        written = [text.tokenizer.encode_prompt(t)[1:] + list(sampling.eos_ids) for t in text.extractions]
-        return [generate.Completion(tokens, [], finished=True) for tokens in written]
+        extractions = [text.tokenizer.encode_prompt(t)[1:] + list(sampling.eos_ids) for t in text.extractions]
+        return [generate.Completion(tokens, [], finished=True) for tokens in extractions]
 
     pack = batch.pack
     with pytest.MonkeyPatch.context() as patch:
@@ -144,7 +144,7 @@ def recorded_texts(text):
 
 @pytest.fixture(scope="module")
 def reading(surrogate, text):
-    """What the reader makes of the recorded paragraphs."""
+    """The reader's answers and forecasts for the recorded paragraphs."""
     with recorded_texts(text):
         return surrogate.read(text.questions, text.paragraphs, seed=0)
 
@@ -242,18 +242,18 @@ def steps(folders, text, mesh, rewards, trainer):
         ]
         last = {key: value for _, stats in parts for key, value in stats.items()}
         last["loss"] = sum(loss for loss, _ in parts)
-        named = hf_names(state.params, folders, mesh)
-        done.append(Step(episodes, shaped, jax.device_get(last), result.stats, named))
+        arrays = hf_names(state.params, folders, mesh)
+        done.append(Step(episodes, shaped, jax.device_get(last), result.stats, arrays))
     return done
 
 
 def starting_parameters(folders):
     """By recorded name; the value head is zero."""
     policy, critic = (load_file(folders[name] / "model.safetensors") for name in ("policy", "critic"))
-    named = {f"policy.base_model.{k}": v for k, v in policy.items()}
-    named |= {f"value_model.base_model.{k}": v for k, v in critic.items()}
+    arrays = {f"policy.base_model.{k}": v for k, v in policy.items()}
+    arrays |= {f"value_model.base_model.{k}": v for k, v in critic.items()}
     head = {"weight": np.zeros((1, 32), np.float32), "bias": np.zeros(1, np.float32)}
-    return named | {f"value_model.value_head.{k}": v for k, v in head.items()}
+    return arrays | {f"value_model.value_head.{k}": v for k, v in head.items()}
 
 
 def test_prompts_and_responses(text):
@@ -311,7 +311,7 @@ def test_statistics(text, optimizer, steps, number):
     published, step = text.case["steps"][number], steps[number]
     logged, episodes = published["logged_stats"], step.episodes
     clamped = np.maximum(episodes.old_logprobs - episodes.ref_logprobs, 0)
-    found = {
+    stats = {
         "objective/kl_sum_seq": clamped.sum(axis=1).mean(),
         "objective/kl_avg_seq": clamped.mean(),
         "objective/shaped_rewards": step.shaped.sum(axis=1).mean(),
@@ -319,10 +319,10 @@ def test_statistics(text, optimizer, steps, number):
         "ppo/loss/total": step.last["loss"],
         "ppo/loss/grad_norm": step.updated["grad_norm"],
     }
-    found |= {f"ppo/{name}": value for name, value in step.last.items() if f"ppo/{name}" in logged}
-    for name, value in found.items():
+    stats |= {f"ppo/{name}": value for name, value in step.last.items() if f"ppo/{name}" in logged}
+    for name, value in stats.items():
         np.testing.assert_allclose(value, logged[name], rtol=1e-5, atol=5e-6, err_msg=name)
-    assert len(found) == 16
+    assert len(stats) == 16
     np.testing.assert_allclose(step.updated["grad_norm"], published["grad_total_norm_before_clip"][0], rtol=1e-4)
     assert abs(step.updated["policy/ratio_deviation"]) < 1e-5
     # The published code logs the rate of the next step.

@@ -38,12 +38,12 @@ def test_tokens_of_confidence_are_those_with_a_character_of_a_statement():
         return "".join(words[i] for i in tokens if i)  # special tokens have no text
 
     rows = [[1, 2, 3, 4, 5, 6, 9, 10], [0, 7, 8, 9], []]
-    found = confidence_tokens.mask(rows, decode, 9)
+    mask = confidence_tokens.mask(rows, decode, 9)
     texts = [
-        [words[t] for t, flag in zip(row, flags, strict=False) if flag] for row, flags in zip(rows, found, strict=True)
+        [words[t] for t, flag in zip(row, flags, strict=False) if flag] for row, flags in zip(rows, mask, strict=True)
     ]
     assert texts == [["8", "0", "%)"], [" prob", "ably"], []]
-    assert not found[:, 8].any()
+    assert not mask[:, 8].any()
 
 
 @pytest.mark.parametrize("text", ["Köln (80%), 東京 probably (5%)", "It is Rome (70%) or Milan (30%)."])
@@ -149,6 +149,6 @@ def test_a_clamped_estimator_other_than_k1_is_refused():
 def test_gradients_that_are_not_those_of_the_objective_are_warned_of(changes, messages):
     settings = settings_of(**changes)
     objective.check(*settings)
-    found = objective.warnings(*settings)
-    assert len(found) == len(messages)
-    assert all(part in message for part, message in zip(messages, found, strict=True))
+    result = objective.warnings(*settings)
+    assert len(result) == len(messages)
+    assert all(part in message for part, message in zip(messages, result, strict=True))

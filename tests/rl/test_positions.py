@@ -1,4 +1,4 @@
-"""Which position of which model each number of a rollout is read from, and how micro-batches add up."""
+"""Tests from which position of which model each number of a rollout is read, and that micro-batches add up."""
 
 import collections
 import dataclasses
@@ -34,7 +34,7 @@ def mesh():
 
 
 def outputs_alone(model, row, scalar):
-    """What a model says after each token of one episode, without padding: logits, or values."""
+    """Returns a model's outputs after each token of one episode, without padding: logits, or values."""
     tokens = [*PROMPTS[row], *RESPONSES[row]]
     module = model.bind()
     out = module(jnp.asarray([tokens]))
@@ -154,7 +154,7 @@ def test_micro_batches_add_up_to_the_mean_over_tokens(mesh):
 
 
 def test_each_epoch_shuffles_by_the_seed(monkeypatch):
-    """Which episodes make up the minibatches."""
+    """Each minibatch has other episodes in each epoch; the seed decides which."""
     rows = []
     episodes = batch.pack([[3]] * 6, [Completion([5 + i], [0.0], True) for i in range(6)])
 

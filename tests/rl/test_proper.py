@@ -68,7 +68,7 @@ def test_scores_of_the_true_answer_alone_need_the_normaliser():
 # --- the stated confidence in one answer -----------------------------------------------------------------------------
 
 
-def stated(name, confidence, is_correct, settings=None, **outcomes):
+def stated_rewards(name, confidence, is_correct, settings=None, **outcomes):
     """Rewards of N paragraphs that state one answer with some confidence."""
     confidence, is_correct = np.broadcast_arrays(np.asarray(confidence, np.float32), is_correct)
     logits = logit(confidence)[:, None]
@@ -79,7 +79,7 @@ def stated(name, confidence, is_correct, settings=None, **outcomes):
 
 @pytest.mark.parametrize("name", reward.OF_STATED_CONFIDENCE)
 def test_a_stated_confidence_is_best_at_the_probability_of_its_answer(name):
-    right, wrong = (stated(name, GRID, is_correct) for is_correct in (True, False))
+    right, wrong = (stated_rewards(name, GRID, is_correct) for is_correct in (True, False))
     for prob in GRID:
         assert GRID[(prob * right + (1 - prob) * wrong).argmax()] == prob
 
@@ -92,7 +92,7 @@ def test_with_a_target_the_best_confidence_is_the_targets_mean(name, target):
     settings = RewardSettings(name, offset=0.0, target=target, target_weight=0.75)
     record = {"groups": np.zeros(8, int), "rates": np.full(8, 0.375)}
     grid = np.arange(1, 160) / 160
-    scores = np.stack([stated(name, np.full(8, c), is_correct, settings, **record) for c in grid], axis=1)
+    scores = np.stack([stated_rewards(name, np.full(8, c), is_correct, settings, **record) for c in grid], axis=1)
     assert grid[scores[0].argmax()] == pytest.approx(0.25 + 0.75 * 0.375, abs=0.004)
     assert grid[scores[7].argmax()] == pytest.approx(0.75 * 0.375, abs=0.004)
     assert grid[scores.sum(axis=0).argmax()] == pytest.approx(0.375, abs=0.004)  # a paragraph that cannot know which
@@ -100,7 +100,7 @@ def test_with_a_target_the_best_confidence_is_the_targets_mean(name, target):
 
 def test_an_unknown_empirical_rate_leaves_the_outcome():
     settings = RewardSettings("rlcr", offset=0.0, target="empirical_rate", target_weight=1.0)
-    scores = stated("rlcr", [0.25, 0.25], [True, True], settings, rates=[np.nan, 0.25])
+    scores = stated_rewards("rlcr", [0.25, 0.25], [True, True], settings, rates=[np.nan, 0.25])
     np.testing.assert_allclose(scores, [1 - 0.75**2, 1.0])
 
 
@@ -109,7 +109,8 @@ def test_rlcr_prefers_the_more_probable_answer_and_rewarding_doubt_a_surely_wron
 
     def choice(name):
         values = {
-            (prob, c): prob * float(stated(name, [c], True)[0]) + (1 - prob) * float(stated(name, [c], False)[0])
+            (prob, c): prob * float(stated_rewards(name, [c], True)[0])
+            + (1 - prob) * float(stated_rewards(name, [c], False)[0])
             for prob in (0.05, 0.4, 0.7)
             for c in GRID
         }
@@ -159,11 +160,11 @@ def order_preserving(confidence, correct, others=((0.3, 0), (0.8, 1))):
     ],
 )
 def test_rewards_that_are_linear_in_the_confidence_are_best_at_an_end(score, expected):
-    """Where the answer is right with 0.3 and with 0.7, an end of the grid is the best confidence."""
-    found = [
+    """The best confidence is an end of the grid, for answers that are correct with 0.3 and with 0.7."""
+    best = [
         GRID[(prob * score(GRID, np.ones(19)) + (1 - prob) * score(GRID, np.zeros(19))).argmax()] for prob in (0.3, 0.7)
     ]
-    assert found == expected
+    assert best == expected
 
 
 def test_the_factuality_reward_asks_for_a_side_only():

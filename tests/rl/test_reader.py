@@ -11,10 +11,10 @@ from lc_jax.types import Question
 
 
 def test_equal_readings_are_made_once_and_found_again(monkeypatch):
-    asked = []
+    batches = []
 
     def rewards(model, groups, *, batch_size):
-        asked.extend(groups)
+        batches.extend(groups)
         return [np.asarray([sum(sequence) for sequence in group], np.float32) for group in groups]
 
     monkeypatch.setattr(score, "group_rewards", rewards)
@@ -30,9 +30,9 @@ def test_equal_readings_are_made_once_and_found_again(monkeypatch):
         (questions[0], "z", "truth"), (questions[0], "y", "truth"), (questions[0], "z", "truth"),
         (questions[1], "z", "truth"), (questions[0], "z", "other"), (questions[0], "y", "other"),
     ]  # fmt: skip
-    found = Reader(None, forecaster)._forecast(triples)
-    np.testing.assert_array_equal(found, [sum(forecaster.encode(*triple)) for triple in triples])
-    assert [len(group) for group in asked] == [2, 2, 1]
+    logits = Reader(None, forecaster)._forecast(triples)
+    np.testing.assert_array_equal(logits, [sum(forecaster.encode(*triple)) for triple in triples])
+    assert [len(group) for group in batches] == [2, 2, 1]
     assert Reader(None, forecaster)._forecast([]).shape == (0,)
 
 
@@ -53,12 +53,12 @@ def test_answers_truths_and_their_forecasts_keep_their_places(monkeypatch):
     )
     listed = [["b", "a", "c"], [], ["c"]]
     extractor = types.SimpleNamespace(max_answers=2, extract=lambda questions, paragraphs, seed: listed)
-    found = Reader(extractor, forecaster).read(questions, ["z"] * 3, seed=0)
-    assert found.answers == [["b", "a"], [], ["c"]]
-    assert found.num_dropped == 1
-    assert found.forecasts.target_logits.tolist() == [10, 10, 10]
-    assert found.forecasts.answer_logits.tolist() == [[2, 1], [0, 0], [3, 0]]
-    assert found.forecasts.answer_mask.tolist() == [[True, True], [False, False], [True, False]]
+    reading = Reader(extractor, forecaster).read(questions, ["z"] * 3, seed=0)
+    assert reading.answers == [["b", "a"], [], ["c"]]
+    assert reading.num_dropped == 1
+    assert reading.forecasts.target_logits.tolist() == [10, 10, 10]
+    assert reading.forecasts.answer_logits.tolist() == [[2, 1], [0, 0], [3, 0]]
+    assert reading.forecasts.answer_mask.tolist() == [[True, True], [False, False], [True, False]]
 
 
 def test_a_reward_that_is_no_number_stops_the_run(monkeypatch):

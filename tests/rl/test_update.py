@@ -80,11 +80,11 @@ def published_step(case, inputs, folders, mesh, microbatches):
 def hf_names(params, folders, mesh):
     """Parameters by their recorded names."""
     policy, critic = hf.load(folders["policy"], mesh), hf.load(folders["critic"], mesh, kind="scalar")
-    named = {f"policy.base_model.{k}": v for k, v in hf.host_tensors(policy.with_params(params["policy"]))}
+    arrays = {f"policy.base_model.{k}": v for k, v in hf.host_tensors(policy.with_params(params["policy"]))}
     for key, value in hf.host_tensors(critic.with_params(params["critic"])):
         name = key.replace("backbone_model.", "base_model.").replace("reward_head.", "value_head.")
-        named[f"value_model.{name}"] = value
-    return named
+        arrays[f"value_model.{name}"] = value
+    return arrays
 
 
 @pytest.mark.parametrize("number", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 6))])
@@ -96,11 +96,11 @@ def test_published_ppo_step(golden, folders, number):
         episodes, params, stats = published_step(
             case, inputs, folders, mesh, microbatches=4 if "micro" in case["note"] else 1
         )
-        named = hf_names(params, folders, mesh)
+        arrays = hf_names(params, folders, mesh)
     for name, norm in case["param_delta_norm"].items():
         before = load_before(folders, name)
         # Adam turns a gradient of nothing but rounding error into a step of any sign: 1e-3 of the norm is that noise.
-        np.testing.assert_allclose(np.linalg.norm(named[name] - before), norm, rtol=5e-3, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(np.linalg.norm(arrays[name] - before), norm, rtol=5e-3, atol=1e-6, err_msg=name)
     norms = case["grad_total_norm_before_clip"]
     np.testing.assert_allclose([s["grad_norm"] for s in stats][:1], norms[:1], rtol=1e-5)
     if case["noptepochs"] == 1:  # micro-batches of one size: their statistics' means are the minibatch's
@@ -121,8 +121,8 @@ def test_published_ppo_step(golden, folders, number):
         np.testing.assert_allclose(episodes.advantages, expected["advantages"], rtol=1e-4, atol=2e-5)
         np.testing.assert_allclose(episodes.returns, expected["returns"], rtol=1e-4, atol=2e-5)
         for name, expected in recorded.tensors("a1_params_after").items():
-            found = recorded.sample(named[name.removeprefix("after.")])
-            np.testing.assert_allclose(found, expected, atol=0.02 * case["learning_rate"], err_msg=name)
+            actual = recorded.sample(arrays[name.removeprefix("after.")])
+            np.testing.assert_allclose(actual, expected, atol=0.02 * case["learning_rate"], err_msg=name)
 
 
 @pytest.mark.slow
@@ -184,8 +184,8 @@ def test_gradients(golden, folders):
             grads[name], _ = update.add_gradients(
                 zeros, model, episodes, count, temperature, objective=update.OBJECTIVES[name], settings=loss
             )
-        named = hf_names(grads, folders, mesh)
+        arrays = hf_names(grads, folders, mesh)
     for name, expected in recorded.tensors("a1_grads_before_clip").items():
-        found = recorded.sample(named[name.removeprefix("grad.")])
-        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5, err_msg=name)
+        actual = recorded.sample(arrays[name.removeprefix("grad.")])
+        np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-5, err_msg=name)
     assert len(named_leaves(actor_critic.params())) > 20

@@ -135,7 +135,7 @@ def test_a_begin_token_that_comes_twice_is_found(monkeypatch):
 
 
 def check_tokens(tokenizer):
-    """What `verify` says of a tokenizer, with the sampling of production."""
+    """Returns the result of `verify` for a tokenizer, with the sampling of production."""
     sampling = writing.Decoding(8, 0.7, 0, 1).sampling(tokenizer)
     return verify.Result.of("tokens", lambda: verify.special_tokens(tokenizer, TEXTS[0], sampling))
 

@@ -155,7 +155,7 @@ def test_the_ratio_of_a_trained_model_is_1_in_float32_and_within_its_rounding_in
 
 @pytest.mark.slow
 def test_a_policy_that_one_update_hardly_changes_gets_more_of_them(monkeypatch):
-    """As a model does that is nearly certain of what it samples; stale weights must show all the same."""
+    """A model that is nearly certain of its samples changes as little; stale weights are detected all the same."""
     monkeypatch.setattr(verify_models, "RATE", 2e-6)
     name = "new weights in sampler and scorer"
     assert results_of_models("float32", {name}) == set()

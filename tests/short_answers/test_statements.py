@@ -255,7 +255,7 @@ WORDS_OF_STATEMENTS = [
 
 @given(st.text(max_size=80) | st.lists(st.sampled_from(WORDS_OF_STATEMENTS), max_size=14).map(" ".join))  # fmt: skip
 def test_any_text_is_read_as_probabilities_or_refused(text):
-    """What is read has distinct answers without numbers of confidence in them, and at most 1 in all."""
+    """The answers read are distinct and hold no percentages; their probabilities sum to 1 at most."""
     try:
         statement = read(text)
     except Unreadable:

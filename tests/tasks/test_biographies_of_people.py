@@ -55,15 +55,15 @@ def people(assets):
 
 @pytest.fixture(scope="module")
 def store(assets, tmp_path_factory):
-    """Of the whole file of leads."""
+    """The knowledge store of the whole file of leads."""
     path = tmp_path_factory.mktemp("knowledge") / "leads.sqlite"
     knowledge.build(assets / "wikipedia_leads.jsonl.gz", path, passage_words=WORDS)
     return path
 
 
 def check_numbers(server, result, records):
-    """Everything that the result says, counted from what went over the wire."""
-    requests = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
+    """Compares all numbers of the result with counts of the requests and replies that the server saw."""
+    requests = [fields for item in server.exchanges if (fields := support.PROMPT.match(item.prompt))]
     verdicts = {fields["claim"]: supported(fields) for fields in requests}
     assert all(len(summarize.split_paragraphs(fields["passages"])) == 2 for fields in requests)
     scored = [record for record in records if record["status"] == "ok"]
@@ -105,14 +105,14 @@ def test_30_real_people_by_bm25(evaluate_biographies, people, store, tmp_path, c
     settings = {"paragraphs": path, "knowledge": store, "num_passages": 2}
     with FakeServer(annotate) as server:
         result, records = evaluate_biographies(server, **settings)
-        answered = server.num_answered
+        num_replies = server.num_answered
         assert evaluate_biographies(server, **settings)[0]["ece"] == result["ece"]
-        assert server.num_answered == answered == result["cost"]["calls"]  # the second time all from the store
+        assert server.num_answered == num_replies == result["cost"]["calls"]  # the second time all from the store
         check_numbers(server, result, records)
     check_claims(records, people)
     assert result["statuses"] == {"ok": 150, "not_objective": 30, "unverifiable": 1}
     assert records[-1]["detail"] == "no page 'Nobody Of This Name'"
-    assert not any("Nobody" in item.prompt for item in server.asked)  # it cost nothing
+    assert not any("Nobody" in item.prompt for item in server.exchanges)  # it cost nothing
     assert (result["judge"], result["data"]) == ("openai/gpt-4.1", "biographies")
     assert result["settings"]["retriever"] == "bm25"
     config = config_of("report")
@@ -147,9 +147,9 @@ def test_30_real_people_by_a_real_encoder(evaluate_biographies, people, store, t
     settings = {"paragraphs": path, "knowledge": store, "num_passages": 2, "retriever": model}
     with FakeServer(annotate) as server:
         result, records = evaluate_biographies(server, **settings)
-        answered = server.num_answered
+        num_replies = server.num_answered
         assert evaluate_biographies(server, **settings)[0]["ece"] == result["ece"]
-        assert server.num_answered == answered  # the vectors are kept, so that the same passages are shown
+        assert server.num_answered == num_replies  # the vectors are kept, so that the same passages are shown
         check_numbers(server, result, records)
     check_claims(records, people)
     assert Path(f"{store}.vectors").stat().st_size > 4 * 384 * 200

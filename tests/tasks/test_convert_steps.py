@@ -19,10 +19,10 @@ def run(config, **settings):
     main.run_task(["main", f"--config=configs/{config}.py:mini", "--config.compilation_cache=", *flags])
 
 
-def assert_equal_folders(made, expected):
+def assert_equal_folders(actual, expected):
     names = {path.name for path in expected.iterdir()}
-    assert {path.name for path in made.iterdir()} - {"run.json"} == names
-    assert [name for name in sorted(names) if (made / name).read_bytes() != (expected / name).read_bytes()] == []
+    assert {path.name for path in actual.iterdir()} - {"run.json"} == names
+    assert [name for name in sorted(names) if (actual / name).read_bytes() != (expected / name).read_bytes()] == []
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def test_the_last_step_is_the_model_of_the_run_byte_for_byte(trained, tmp_path):
 
 def test_an_earlier_step_has_other_weights_and_a_dtype_that_is_set(trained, tmp_path):
     run("convert", source=trained / "checkpoints" / "2", destination=tmp_path / "out", dtype="float32")
-    made, last = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", trained / "model"))
+    actual, last = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", trained / "model"))
     name = "model.layers.0.mlp.down_proj.weight"
-    assert made[name].dtype == np.float32
-    assert (made[name].astype(last[name].dtype) != last[name]).any()
+    assert actual[name].dtype == np.float32
+    assert (actual[name].astype(last[name].dtype) != last[name]).any()
 
 
 def test_what_is_no_step_of_a_run_is_refused_with_the_steps_there_are(trained, tmp_path):

@@ -33,7 +33,7 @@ def over(server, provider):
 
 
 def drafts(folder):
-    """What models may have written about every question of the miniature's two sets, drawn from its writers."""
+    """Writes drafts about every question of the miniature's two sets, sampled from its writers."""
     questions, rng = world.build(), np.random.default_rng(0)
 
     def one(write, fact):
@@ -47,27 +47,27 @@ def drafts(folder):
         },
     }
     for split, writers in columns.items():
-        asked = [(subject, fact) for subject in questions.split(split) for fact in subject.facts]
-        made = []
-        for subject, fact in asked:
+        pairs = [(subject, fact) for subject in questions.split(split) for fact in subject.facts]
+        data_rows = []
+        for subject, fact in pairs:
             question = subject.question(fact)
             row = {"question_id": question.question_id, "paragraph_generation_prompt": question.prompt}
-            made.append(row | {name: write(subject, fact) for name, write in writers.items()})
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+            data_rows.append(row | {name: write(subject, fact) for name, write in writers.items()})
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data_rows))
 
 
 def make_all(source, folder, **annotator):
     """Every set that an annotator makes; a list of the files."""
-    made = []
+    data_rows = []
     for what, split, before in (
         ("summaries", "sft", source / "sft.jsonl"),
         ("forecasts", "reward_model", source / "reward_model.jsonl"),
         ("correctness", "reward_model", folder / "forecasts.jsonl"),
     ):
-        made.append(folder / f"{what}.jsonl")
-        files = {"input": str(before), "output": str(made[-1])}
+        data_rows.append(folder / f"{what}.jsonl")
+        files = {"input": str(before), "output": str(data_rows[-1])}
         run("generate_data", what=what, questions__split=split, **files, **annotator)
-    return made
+    return data_rows
 
 
 @pytest.mark.slow
@@ -78,11 +78,11 @@ def test_the_whole_miniature_is_the_same_over_http_and_trains_the_same_model(tmp
     with FakeServer() as server:
         for provider in PROVIDERS:
             files[provider] = make_all(tmp_path, tmp_path / provider, **over(server, provider))
-        answered = server.num_answered
+        num_replies = server.num_answered
         for path in files["openai"]:
             path.unlink()
         make_all(tmp_path, tmp_path / "openai", **over(server, "openai"))
-        assert server.num_answered == answered  # made anew from the store
+        assert server.num_answered == num_replies  # made anew from the store
     summaries, _, read = map(rows, files[""])
     assert len(summaries) == len(world.build().questions("sft"))
     assert len(read) == len(world.build().questions("reward_model"))
@@ -133,17 +133,17 @@ def test_real_questions_become_training_data(tmp_path, assets):
             path = make("paragraphs", path, f"{column}.jsonl", num_samples=1, column=column, **llama)
         path = make("forecasts", path, "f.jsonl", **http)
         path = make("correctness", path, "all.jsonl", **http)
-    made = load_training_rows(path)
-    assert [row["question_id"] for row in made] == [row["question_id"] for row in rows(raw)]
+    data_rows = load_training_rows(path)
+    assert [row["question_id"] for row in data_rows] == [row["question_id"] for row in rows(raw)]
     templates = load_templates("full")
     for recipe in RECIPES.keys() - {
         "demonstrations",
         "labelled_answers",
         "stated_confidence",
     }:  # those of the published columns
-        found, dropped = make_examples(recipe, made, templates)
+        made_examples, dropped = make_examples(recipe, data_rows, templates)
         assert not +dropped, recipe
-        assert len(found) >= (390 if recipe == "forecast_probs" else 200), recipe
+        assert len(made_examples) >= (390 if recipe == "forecast_probs" else 200), recipe
     statuses = {path.name: json.loads(path.read_text())["statuses"] for path in data.glob("*.manifest.json")}
     assert statuses["f.jsonl.manifest.json"]["extract"] == {"ok": 200}
     assert statuses["c.jsonl.manifest.json"] == {"clue": {"ok": 200}, "query": {"ok": 200}}

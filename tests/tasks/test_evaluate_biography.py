@@ -38,9 +38,9 @@ def annotate(request):
     if fields := claims.PROMPT.match(prompt):
         groups = []
         for line in filter(None, fields["generated_paragraph"].split("\n")):
-            name, _, said = line.removesuffix(".").partition(": ")
-            label = "Subjective" if said == "a great person" else "Objective"
-            groups.append([[f"{name}: {option}", label] for option in said.split(" or ")])
+            name, _, statement = line.removesuffix(".").partition(": ")
+            label = "Subjective" if statement == "a great person" else "Objective"
+            groups.append([[f"{name}: {option}", label] for option in statement.split(" or ")])
         return Reply("ok", json.dumps(groups))
     if fields := confidence.PROMPT.match(prompt):
         texts = confidence.split_statements(fields["statements"])
@@ -76,37 +76,37 @@ def test_factscores_own_files_are_evaluated_as_they_are(evaluate_biographies, tm
     passages = [" ".join(page["text"].split()[start : start + WORDS]) for start in (0, WORDS, 2 * WORDS)]
     text = SEPARATOR.join(f"<s>{passage}</s>" for passage in passages)
     path = make_store(tmp_path / "enwiki-20230401.db", [("Lise Meitner", text), ("Other", "<s>x</s>")])
-    said = f"Lise Meitner: {phrase(page, 1)} (60%).\nLise Meitner: sang (90%)."
-    written = [{"topic": "lise_meitner", "output": said}, {"topic": "Nobody", "output": "Nobody: ran."}]
+    claims_text = f"Lise Meitner: {phrase(page, 1)} (60%).\nLise Meitner: sang (90%)."
+    output_rows = [{"topic": "lise_meitner", "output": claims_text}, {"topic": "Nobody", "output": "Nobody: ran."}]
     with FakeServer(annotate) as server:
         result, records = evaluate_biographies(
-            server, paragraphs=write(tmp_path / "GPT-4.jsonl", written), column="output", knowledge=path
+            server, paragraphs=write(tmp_path / "GPT-4.jsonl", output_rows), column="output", knowledge=path
         )
-    requests = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
+    requests = [fields for item in server.exchanges if (fields := support.PROMPT.match(item.prompt))]
     texts = [summarize.split_paragraphs(fields["passages"]) for fields in requests]
     assert [sorted(part) for part in texts] == [sorted(passages)] * 2
     assert [(r["confidence"], r["correct"], r["status"]) for r in records] == [
         (0.6, True, "ok"),
         (0.9, False, "ok"),
-        (None, False, "unverifiable"),
+        (None, None, "unverifiable"),
     ]
     assert result["accuracy"] == 0.5
     assert result["settings"]["knowledge"] == str(path)
 
 
 def test_pooled_numbers_passages_and_intervals_by_hand(evaluate_biographies, tmp_path):
-    """Of Ada three claims of four are supported, of Bela two of eight; all are stated with 90 %."""
+    """Three of Ada's four claims are supported, and two of Bela's eight; all are stated with 90 %."""
     names, verdicts = ("Ada Lovelace", "Bela Bartok"), (4 * [True], 8 * [False])
     verdicts[0][3], verdicts[1][0], verdicts[1][5] = False, True, True
     passages = {name: [f"passage {i} {name[:3]}fact{i} with words" for i in range(7)] for name in names}
     store = make_store(tmp_path / "enwiki.db", [(name, SEPARATOR.join(passages[name])) for name in names])
-    written = []
+    texts_ = []
     for name, right in zip(names, verdicts, strict=True):
         facts = [f"{name[:3]}fact{i % 7}" if ok else f"lie {i} {name[:3]}fact{i % 7}" for i, ok in enumerate(right)]
         lines = [f"{name}: {fact} (90%)." for fact in facts] + [f"{name}: a great person."]
-        written.append({"entity": name, "generated_paragraph": "\n".join(lines)})
+        texts_.append({"entity": name, "generated_paragraph": "\n".join(lines)})
     with FakeServer(annotate) as server:
-        result, records = evaluate_biographies(server, paragraphs=write(tmp_path / "p.jsonl", written), knowledge=store)
+        result, records = evaluate_biographies(server, paragraphs=write(tmp_path / "p.jsonl", texts_), knowledge=store)
     assert (result["num_questions"], result["num_bins"], result["statuses"]) == (12, 40, {"ok": 12, "not_objective": 2})
     assert [record["correct"] for record in records if record["status"] == "ok"] == verdicts[0] + verdicts[1]
     assert result["accuracy"] == pytest.approx(5 / 12)
@@ -114,7 +114,7 @@ def test_pooled_numbers_passages_and_intervals_by_hand(evaluate_biographies, tmp
     # Resamples of two people are Ada alone, Bela alone or both: the interval's ends are theirs.
     assert (result["ece_low"], result["ece_high"]) == pytest.approx((0.9 - 3 / 4, 0.9 - 2 / 8))
     assert result["factscore"]["factscore"] == pytest.approx((3 / 4 + 2 / 8) / 2)
-    requests = [fields for item in server.asked if (fields := support.PROMPT.match(item.prompt))]
+    requests = [fields for item in server.exchanges if (fields := support.PROMPT.match(item.prompt))]
     for fields in requests:  # five of seven, the one with the claim's word first
         texts = summarize.split_paragraphs(fields["passages"])
         assert len(texts) == 5
@@ -142,22 +142,22 @@ def test_a_provider_writes_and_who_is_refused_is_a_status(evaluate_biographies, 
         ("Nobody", "unverifiable"),
     ]
     assert records[0]["prompt"] == "Write a paragraph bio about Ada Lovelace."
-    assert sum("Nobody" in item.prompt for item in server.asked) == 0
+    assert sum("Nobody" in item.prompt for item in server.exchanges) == 0
 
 
 def test_one_claim_gives_strict_json_and_an_interval_of_one_trial(evaluate_biographies, tmp_path):
-    """Of three people one has a claim, one is told nothing of, and one has no page."""
+    """There are three people: one has a claim, one has an empty biography, and one has no page."""
     pages, path = small_store(tmp_path)
     name = pages[0]["title"]
-    written = [{"entity": name, "generated_paragraph": f"{name}: {phrase(pages[0], 1)} (70%)."}]
-    written += [{"entity": pages[1]["title"], "generated_paragraph": ""}]
-    written += [{"entity": "Nobody", "generated_paragraph": "Nobody: sang."}]
+    texts = [{"entity": name, "generated_paragraph": f"{name}: {phrase(pages[0], 1)} (70%)."}]
+    texts += [{"entity": pages[1]["title"], "generated_paragraph": ""}]
+    texts += [{"entity": "Nobody", "generated_paragraph": "Nobody: sang."}]
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
     with FakeServer(annotate) as server:
-        result, records = evaluate_biographies(server, paragraphs=write(tmp_path / "p.jsonl", written), knowledge=path)
+        result, records = evaluate_biographies(server, paragraphs=write(tmp_path / "p.jsonl", texts), knowledge=path)
     text = (tmp_path / "e" / "mine" / "result.json").read_text()
     lines = (tmp_path / "e" / "mine" / "records.jsonl").read_text().splitlines()
     assert json.loads(text, parse_constant=refuse) == result
@@ -184,7 +184,7 @@ def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate_biogra
         assert not (tmp_path / "e" / "mine" / "result.json").exists()
         result, records = evaluate_biographies(server, paragraphs=source, knowledge=path, accept_failed=True)
     assert result["statuses"] == {"ok": 1, "failed": 1, "no_claims": 1}
-    assert [r["correct"] for r in records] == [True, False, False]
+    assert [r["correct"] for r in records] == [True, None, None]
     assert result["factscore"]["respond_ratio"] == pytest.approx(2 / 3)
 
 
@@ -205,7 +205,7 @@ def test_what_is_missing_stops_before_anything_is_paid_for(evaluate_biographies,
         with pytest.raises(FileNotFoundError, match=r"result\.json"):  # a dry run leaves no result
             evaluate_biographies(server, paragraphs=source, knowledge=path, retriever="gtr", dry_run=True)
         assert all(step in capsys.readouterr().out for step in ("claims",))
-        assert not server.asked
+        assert not server.exchanges
         with pytest.raises(AnnotatorError, match="may cost more than"):
             evaluate_biographies(server, paragraphs=source, knowledge=path, budget=1e-9)
 
@@ -215,9 +215,9 @@ def test_the_miniature_world(tmp_path, monkeypatch):
     monkeypatch.setenv("LC_OUTPUT", str(tmp_path))
     build_knowledge.run(config_of("build_knowledge", "mini"), None)
     subjects = world.build().split("test")[:40]
-    said = [{f.kind: [(f.candidates[0], 70), (f.candidates[1], 30)] for f in s.facts} for s in subjects]
+    claims_ = [{f.kind: [(f.candidates[0], 70), (f.candidates[1], 30)] for f in s.facts} for s in subjects]
     rows = [
-        {"entity": s.description, "generated_paragraph": text.hedged(x)} for s, x in zip(subjects, said, strict=True)
+        {"entity": s.description, "generated_paragraph": text.hedged(x)} for s, x in zip(subjects, claims_, strict=True)
     ]
     config = config_of("evaluate_biography", "mini")
     config.paragraphs, config.output = write(tmp_path / "p.jsonl", rows), str(tmp_path / "out")
@@ -230,8 +230,8 @@ def test_the_miniature_world(tmp_path, monkeypatch):
     config.uses_confidence, config.output = False, str(tmp_path / "plain")
     plain = [{"entity": s.description, "generated_paragraph": text.plain({f.kind: f.candidates[0] for f in s.facts})}
              for s in subjects]  # fmt: skip
-    for written in (rows, plain):  # with percentages, which count as 1 then, and without
-        write(tmp_path / "p.jsonl", written)
+    for texts in (rows, plain):  # with percentages, which count as 1 then, and without
+        write(tmp_path / "p.jsonl", texts)
         evaluate_biography.run(config, None)
         result = json.loads((tmp_path / "plain" / "result.json").read_text())
         assert (result["accuracy"], result["num_questions"]) == (pytest.approx(sum(right) / len(right)), 120)

@@ -1,4 +1,4 @@
-"""What goes wrong in an evaluation is a status that is counted; no text is read as anything but text."""
+"""Faults of an evaluation become statuses that are counted; no text is read as anything but text."""
 
 import dataclasses
 import json
@@ -46,13 +46,13 @@ def test_failed_requests_leave_no_result_until_they_are_accepted(evaluate, tmp_p
 
 def test_what_no_parser_takes_is_asked_again_and_then_counted(evaluate, tmp_path):
     """Probabilities that are none, and nine verdicts for ten answers: never a score."""
-    said = {"Mount 1": "1.7", "Mount 2": "nan", "Mount 4": "about 0.7", "Mount 5": "-0.1", "Mount 7": "70 %"}
+    confidences = {"Mount 1": "1.7", "Mount 2": "nan", "Mount 4": "about 0.7", "Mount 5": "-0.1", "Mount 7": "70 %"}
 
     def answer(request):
         again = retry.PROMPT.match(request.prompt)
         text = again["request"] if again else request.prompt
-        if (fields := forecast.PROMPT.match(text)) and fields["answer"] in said:
-            return Reply("ok", said[fields["answer"]])
+        if (fields := forecast.PROMPT.match(text)) and fields["answer"] in confidences:
+            return Reply("ok", confidences[fields["answer"]])
         verdicts = scripted(request).text if equivalence.PROMPT.match(text) else ""
         return Reply("ok", verdicts.partition("\n")[2]) if "\n" in verdicts else scripted(request)
 
@@ -62,7 +62,7 @@ def test_what_no_parser_takes_is_asked_again_and_then_counted(evaluate, tmp_path
     assert [r["question_id"] for r in records if r["status"] == "invalid"] == ["q1", "q2", "q4", "q5"]
     assert (result["num_questions"], result["accuracy"]) == (26, pytest.approx(16 / 26))
     assert records[7]["confidence"] == 0.7
-    prompts = [(retry.PROMPT.match(item.prompt) or {"request": item.prompt})["request"] for item in server.asked]
+    prompts = [(retry.PROMPT.match(item.prompt) or {"request": item.prompt})["request"] for item in server.exchanges]
     assert [(forecast.PROMPT.match(p) or {}).get("answer") for p in prompts].count("Mount 4") == 3
     batches = [equivalence.PROMPT.match(p) for p in prompts]
     assert sorted(len(equivalence.split_comparisons(b["comparisons"])) for b in batches if b) == [1] * 10 + [10] * 3
@@ -96,10 +96,10 @@ def test_texts_of_every_kind_stay_what_they_are(evaluate, tmp_path, text):
 
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_an_empty_paragraph_has_a_status_and_no_score(evaluate, tmp_path, text):
-    found = invented(4)
-    found[1]["generated_paragraph"] = text
+    questions = invented(4)
+    questions[1]["generated_paragraph"] = text
     with FakeServer(scripted) as server:
-        result, records = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", found))
+        result, records = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", questions))
     assert result["statuses"] == {"ok": 3, "invalid": 1}
     assert (records[1]["status"], records[1]["detail"]) == ("invalid", "the paragraph is empty")
     assert (records[1]["confidence"], result["num_questions"]) == (None, 3)
@@ -126,7 +126,7 @@ def test_rows_that_share_an_id_are_all_scored(evaluate, tmp_path, files):
         settings["questions__source"] = write(tmp_path / "q.jsonl", same_id(*names[:2]))
     with FakeServer(scripted) as server:
         result, records = evaluate(server, **settings)
-        judged = [item for item in server.asked if equivalence.PROMPT.match(item.prompt)]
+        judged = [item for item in server.exchanges if equivalence.PROMPT.match(item.prompt)]
     assert [r["question_id"] for r in records] == ["o56j4qio", "o56j4qio#2", "a1"]
     assert [(r["chosen"], r["confidence"], r["correct"]) for r in records] == [
         ("2.36", 0.9, True),
@@ -180,19 +180,19 @@ def test_any_accepted_answer_is_right_without_a_judge(evaluate, tmp_path, answer
     row = {"question": "When was the last moon walk?", "generated_paragraph": "It is December (80%)."} | answers
     with FakeServer(scripted) as server:
         result, (record,) = evaluate(server, paragraphs=write(tmp_path / "p.jsonl", [row]))
-        judged = [item for item in server.asked if equivalence.PROMPT.match(item.prompt)]
+        judged = [item for item in server.exchanges if equivalence.PROMPT.match(item.prompt)]
     assert (record["chosen"], record["correct"], result["accuracy"]) == ("December", True, 1.0)
     assert not judged
 
 
 def nested(kind):
     """One document as SQuAD and TriviaQA publish theirs, with the paragraph that is evaluated next to the question."""
-    said = {"generated_paragraph": "It is December (80%)."}
+    text = {"generated_paragraph": "It is December (80%)."}
     if kind == "squad":
-        qa = {"id": "s1", "question": "When?", "answers": [{"text": "14 December"}, {"text": "December"}]} | said
+        qa = {"id": "s1", "question": "When?", "answers": [{"text": "14 December"}, {"text": "December"}]} | text
         return {"version": "1.1", "data": [{"title": "Moon", "paragraphs": [{"context": "C", "qas": [qa]}]}]}
     answer = {"Value": "14 December", "Aliases": ["December"], "NormalizedAliases": ["december"]}
-    return {"Domain": "Web", "Data": [{"QuestionId": "t1", "Question": "When?", "Answer": answer} | said]}
+    return {"Domain": "Web", "Data": [{"QuestionId": "t1", "Question": "When?", "Answer": answer} | text]}
 
 
 @pytest.mark.parametrize(("kind", "name"), [("squad", "s1"), ("trivia_qa", "t1")])

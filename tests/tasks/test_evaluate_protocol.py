@@ -1,4 +1,4 @@
-"""How an evaluation reads and judges: as published, by several annotators, and which settings are refused."""
+"""Tests of the protocol: the published one, several annotators, and settings that are refused."""
 
 import pytest
 
@@ -29,9 +29,9 @@ def test_the_published_evaluation_reasons_first_and_judges_every_answer(evaluate
     path = write(tmp_path / "p.jsonl", invented(6))
     with FakeServer(as_published) as server:
         result, records = evaluate(server, paragraphs=path, published=True)
-        judged = [equivalence.PROMPT.match(item.prompt) for item in server.asked]
+        judged = [equivalence.PROMPT.match(item.prompt) for item in server.exchanges]
         (fields,) = [fields for fields in judged if fields]
-        assert {item.body["temperature"] for item in server.asked} == {0.2}
+        assert {item.body["temperature"] for item in server.exchanges} == {0.2}
     compared = equivalence.split_comparisons(fields["comparisons"])
     assert [item.candidate for item in compared] == [record["chosen"] for record in records]
     assert [record["answers"] for record in records[:2]] == [["K0"], ["Mount 1", "K1"]]
@@ -72,17 +72,17 @@ def test_extractor_forecaster_and_judge_can_be_three_models(evaluate, tmp_path, 
         table = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
         result, records = evaluate(server, paragraphs=path, **overrides)
         steps = {"gpt-4.1": extract.PROMPT, "gpt-4.1-mini": forecast.PROMPT, "gpt-5": equivalence.PROMPT}
-        assert {item.body["model"] for item in server.asked} == set(steps)
-        assert all(steps[item.body["model"]].match(item.prompt) for item in server.asked)
-        answered = server.num_answered
+        assert {item.body["model"] for item in server.exchanges} == set(steps)
+        assert all(steps[item.body["model"]].match(item.prompt) for item in server.exchanges)
+        num_replies = server.num_answered
         assert evaluate(server, paragraphs=path, **overrides)[1] == records
-        assert server.num_answered == answered  # each from its own replies in the store
+        assert server.num_answered == num_replies  # each from its own replies in the store
         capsys.readouterr()
         evaluate(server, paragraphs=path, dry_run=True, **overrides)
         later = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
         assert ["eval_forecast", "openai/gpt-4.1-mini", "0", "10"] in later  # follows from the stored answers: ten
         other, _ = evaluate(server, paragraphs=path)
-        assert server.num_answered > answered  # another forecaster and judge are asked again
+        assert server.num_answered > num_replies  # another forecaster and judge are asked again
     for row in (["eval_extract", "openai/gpt-4.1", "6"], ["eval_forecast", "openai/gpt-4.1-mini", "12"]):
         assert row in table
     assert ["equivalence", "openai/gpt-5", "1"] in table

@@ -61,8 +61,8 @@ def invented(number):
     ]
 
 
-def write(path, found):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+def write(path, question_rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in question_rows))
     return str(path)
 
 
@@ -71,21 +71,21 @@ def counted(records):
     bins = {}
     for record in records:
         bins.setdefault(record["confidence"], []).append(record["correct"])
-    gaps = [abs(sum(found) - confidence * len(found)) for confidence, found in bins.items()]
+    gaps = [abs(sum(verdicts) - confidence * len(verdicts)) for confidence, verdicts in bins.items()]
     return sum(record["correct"] for record in records) / len(records), sum(gaps) / len(records)
 
 
 def test_300_real_questions_from_a_file(evaluate, questions, tmp_path):
     for i, row in enumerate(questions):
         true, alias = row["answers"][0], row["answers"][-1]
-        said = (f"It is {alias} (70%) or nobody (30%).", f"It is the {true} (90%).", "It is nobody (80%).", "No idea.")
-        row["text"] = said[i % 4]
+        texts = (f"It is {alias} (70%) or nobody (30%).", f"It is the {true} (90%).", "It is nobody (80%).", "No idea.")
+        row["text"] = texts[i % 4]
     path = write(tmp_path / "mine.jsonl", questions)
     with FakeServer(scripted) as server:
         result, records = evaluate(server, paragraphs=path, column="text", data="TriviaQA")
-        answered = server.num_answered
+        num_replies = server.num_answered
         assert evaluate(server, paragraphs=path, column="text", data="TriviaQA")[0]["ece"] == result["ece"]
-        assert server.num_answered == answered  # all from the store
+        assert server.num_answered == num_replies  # all from the store
     assert (result["num_questions"], result["statuses"]) == (300, {"ok": 300})
     assert [record["question_id"] for record in records] == [row["question_id"] for row in questions]
     assert [r["chosen"] for r in records[:4]] == [
@@ -95,24 +95,24 @@ def test_300_real_questions_from_a_file(evaluate, questions, tmp_path):
         "",
     ]
     assert [r["confidence"] for r in records[:4]] == [0.7, 0.9, 0.8, 1.0]
-    written = [(0.7, True), (0.9, True), (0.8, False), (1.0, False)]  # what the texts say, and whether they are right
-    assert [(record["confidence"], record["correct"]) for record in records] == written * 75
+    pairs = [(0.7, True), (0.9, True), (0.8, False), (1.0, False)]  # what the texts say, and whether they are right
+    assert [(record["confidence"], record["correct"]) for record in records] == pairs * 75
     assert counted(records) == pytest.approx((0.5, (0.3 + 0.1 + 0.8 + 1.0) / 4))
     assert (result["accuracy"], result["ece"]) == pytest.approx((0.5, 0.55))
     assert result["accuracy_low"] < 0.5 < result["accuracy_high"]
     assert (result["judge"], result["data"]) == ("openai/gpt-4.1", "TriviaQA")
-    assert result["cost"]["calls"] == answered
-    asked = [item for item in server.asked if equivalence.PROMPT.match(item.prompt)]
-    unclear = sum(len(equivalence.split_comparisons(equivalence.PROMPT.match(a.prompt)["comparisons"])) for a in asked)
+    assert result["cost"]["calls"] == num_replies
+    items = [item for item in server.exchanges if equivalence.PROMPT.match(item.prompt)]
+    unclear = sum(len(equivalence.split_comparisons(equivalence.PROMPT.match(a.prompt)["comparisons"])) for a in items)
     assert unclear < 160  # what matches an alias is not paid for
-    assert len(asked) == -(-unclear // 10)
+    assert len(items) == -(-unclear // 10)
 
 
 def test_questions_and_paragraphs_may_come_from_two_files(evaluate, tmp_path):
-    found = invented(8)
-    texts = [{"id": row["question_id"], "generated_paragraph": row.pop("generated_paragraph")} for row in found]
+    question_rows = invented(8)
+    texts = [{"id": row["question_id"], "generated_paragraph": row.pop("generated_paragraph")} for row in question_rows]
     with FakeServer(scripted) as server:
-        source = write(tmp_path / "questions.jsonl", found)
+        source = write(tmp_path / "questions.jsonl", question_rows)
         result, records = evaluate(
             server, paragraphs=write(tmp_path / "p.jsonl", texts[2:]), questions__source=source, forecast_truth=True
         )
@@ -129,8 +129,8 @@ def test_a_provider_writes_by_a_strategy(evaluate, tmp_path):
     )
     with FakeServer(scripted) as server:
         evaluate(server, questions__source=path, writer__name="openai/gpt-4.1-mini", strategy="summary-8-shot")
-        asked = [in_context.CONFIDENT.match(item.prompt) for item in server.asked]
-    assert len([fields for fields in asked if fields]) == 3
+        matches = [in_context.CONFIDENT.match(item.prompt) for item in server.exchanges]
+    assert len([fields for fields in matches if fields]) == 3
     records = rows(tmp_path / "out" / "records.jsonl")
     assert {record["paragraph"] for record in records} == {"It is Mount Everest (70%) or K2 (30%)."}
     assert {record["confidence"] for record in records} == {0.7}
@@ -143,13 +143,13 @@ def test_a_dry_run_and_a_budget(evaluate, tmp_path, capsys):
             evaluate(server, paragraphs=path, dry_run=True)  # leaves no result
         table = capsys.readouterr().out
         assert all(step in table for step in ("eval_extract", "eval_forecast", "equivalence"))
-        assert not server.asked
+        assert not server.exchanges
         assert not list(tmp_path.glob("out/*"))
         with pytest.raises(AnnotatorError, match="may cost more than"):
             evaluate(server, paragraphs=path, budget=0.01)
-        paid = server.num_answered
+        num_replies = server.num_answered
         result, _ = evaluate(server, paragraphs=path)
-        assert server.num_answered > paid
+        assert server.num_answered > num_replies
     assert result["num_questions"] == 6
 
 
@@ -228,9 +228,9 @@ def test_the_published_data_sets_are_joined(tmp_path, monkeypatch):
     for mode, answers in files.items():
         config = config_of("evaluate_qa", mode)
         config.questions.update(source=prompts, answers=answers)
-        found = evaluate_qa.load_questions(config)
-        assert [(q.question_id, q.question, q.answer, q.aliases) for q in found] == expected[mode]
-        assert [q.prompt for q in found] == ["Write 2.", "Write 0."]
+        questions = evaluate_qa.load_questions(config)
+        assert [(q.question_id, q.question, q.answer, q.aliases) for q in questions] == expected[mode]
+        assert [q.prompt for q in questions] == ["Write 2.", "Write 0."]
     assert config_of("evaluate_qa", "jeopardy").data == "Jeopardy"
 
 
@@ -250,15 +250,15 @@ def test_a_checkpoint_writes_on_real_questions(tmp_path, monkeypatch, questions)
         settings = {"questions__source": path, "questions__split": None, "model": base.LLAMA, "max_new_tokens": 16}
         settings |= {"annotator__name": "openai/gpt-4.1", "annotator__base_url": server.openai_url, "data": "TriviaQA"}
         run("evaluate_qa", output=str(tmp_path / "out"), method="base", **settings)
-        answered = server.num_answered
+        num_replies = server.num_answered
         run("evaluate_qa", output=str(tmp_path / "out"), method="base", **settings)  # paragraphs and replies are kept
-        assert server.num_answered == answered
+        assert server.num_answered == num_replies
     result, records = (
         json.loads((tmp_path / "out" / "result.json").read_text()),
         rows(tmp_path / "out" / "records.jsonl"),
     )
-    written = {row["question_id"]: row["paragraph"] for row in rows(tmp_path / "out" / "paragraphs.jsonl")}
-    last = [(written[record["question_id"]].split() or [""])[-1].strip(".;") for record in records]
+    paragraphs = {row["question_id"]: row["paragraph"] for row in rows(tmp_path / "out" / "paragraphs.jsonl")}
+    last = [(paragraphs[record["question_id"]].split() or [""])[-1].strip(".;") for record in records]
     right = [
         word.casefold() in map(str.casefold, q["answers"]) or word.endswith(q["answers"][0])
         for word, q in zip(last, questions, strict=True)
@@ -336,12 +336,12 @@ def no_constant(name):
     ids=["one right", "one wrong", "three", "all right", "all wrong"],
 )
 def test_every_file_of_an_evaluation_is_strict_json(evaluate, tmp_path, paragraphs, accuracy, interval, undefined):
-    written = [
+    texts = [
         {"question_id": f"q{i}", "question": f"Which is peak {i}?", "answer": "Mount 1", "generated_paragraph": text}
         for i, text in enumerate(paragraphs)
     ]
     source = tmp_path / "p.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in written))
+    source.write_text("".join(json.dumps(row) + "\n" for row in texts))
     with FakeServer(scripted) as server:
         result, _ = evaluate(server, paragraphs=str(source))
     for path in (tmp_path / "out").rglob("*.json*"):

@@ -17,14 +17,14 @@ STEPS = {"extract": extract.PROMPT, "forecast": forecast.PROMPT, "equivalence": 
 def test_an_evaluation_by_a_reasoning_model(name, paragraph, evaluate, tmp_path):
     """Tags in a paragraph change nothing: it is data."""
     recorded = json.loads((CASES / f"{name}.json").read_text())
-    shown = []
+    prompts = []
 
     def answer(head, body):
         if head.startswith("GET"):
             return http(b"{}", "404 Not Found")
         prompt = json.loads(body)["messages"][0]["content"]
         step = next((step for step in STEPS if STEPS[step].match(prompt)), "probe")
-        shown.append((step, prompt))
+        prompts.append((step, prompt))
         return http(json.dumps(recorded[step]).encode())
 
     row = json.loads((CASES / "rows.jsonl").read_text()) | {"generated_paragraph": paragraph, "answer": "Donau"}
@@ -38,5 +38,5 @@ def test_an_evaluation_by_a_reasoning_model(name, paragraph, evaluate, tmp_path)
         )
     assert (result["statuses"], result["accuracy"]) == ({"ok": 1}, 1.0)
     assert (records[0]["chosen"], records[0]["confidence"], records[0]["correct"]) == ("Danube", 0.8, True)
-    assert [step for step, _ in shown] == ["probe", "extract", "forecast", "equivalence"]
-    assert extract.PROMPT.match(shown[1][1])["generated_paragraph"] == paragraph
+    assert [step for step, _ in prompts] == ["probe", "extract", "forecast", "equivalence"]
+    assert extract.PROMPT.match(prompts[1][1])["generated_paragraph"] == paragraph

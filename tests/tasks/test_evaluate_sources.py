@@ -1,4 +1,4 @@
-"""Where the questions and answers of the published test sets are, and what is said of those that are nowhere."""
+"""Tests of where the questions and answers of the published test sets come from, and of missing ones."""
 
 import pytest
 
@@ -31,9 +31,9 @@ def test_what_the_hub_does_not_serve_is_named_before_anything_starts(tmp_path, m
     assert f"Then give it by --config.questions.answers=FILE or {variable}=FILE." in text
     assert len(text.splitlines()) == 1
     assert "No file or folder ./nowhere.json" in problems(answers="./nowhere.json")
-    held = write(tmp_path / "held.json", [{"question": "Q?", "answer": "A"}])
-    assert problems(answers=held) == ""
-    monkeypatch.setenv(variable, held)
+    question_file = write(tmp_path / "held.json", [{"question": "Q?", "answer": "A"}])
+    assert problems(answers=question_file) == ""
+    monkeypatch.setenv(variable, question_file)
     assert problems() == ""
     # A local copy of the prompts may hold questions and answers itself.
     monkeypatch.delenv(variable)

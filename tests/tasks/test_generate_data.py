@@ -123,13 +123,13 @@ def test_readers_data(run, tmp_path):
     with FakeServer(scripted) as server:
         run("forecasts", server, input=str(tmp_path / "in.jsonl"))
         run("correctness", server, input=str(tmp_path / "out.jsonl"), output="both.jsonl")
-    made = read(tmp_path / "both.jsonl")
-    assert made[3]["lc_sft_ground_truth_and_extracted_answers"] == ["Author 3", "Author 3", "Somebody else"]
-    assert made[3]["lc_sft_forecasted_probs"] == [1.0, 1.0, 1.0]
-    assert made[2]["lc_sft_ground_truth_and_extracted_answers"] == ["Author 2", "Nobody"]
-    assert made[2]["lc_sft_forecasted_probs"] == [0.0, 1.0]
-    assert made[4]["lc_sft_forecasted_probs"] is None
-    assert [row["factuality_sft_binary_correctness"] for row in made] == [int(i % 3 > 0) for i in range(12)]
+    data_rows = read(tmp_path / "both.jsonl")
+    assert data_rows[3]["lc_sft_ground_truth_and_extracted_answers"] == ["Author 3", "Author 3", "Somebody else"]
+    assert data_rows[3]["lc_sft_forecasted_probs"] == [1.0, 1.0, 1.0]
+    assert data_rows[2]["lc_sft_ground_truth_and_extracted_answers"] == ["Author 2", "Nobody"]
+    assert data_rows[2]["lc_sft_forecasted_probs"] == [0.0, 1.0]
+    assert data_rows[4]["lc_sft_forecasted_probs"] is None
+    assert [row["factuality_sft_binary_correctness"] for row in data_rows] == [int(i % 3 > 0) for i in range(12)]
     statuses = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["statuses"]
     assert statuses == {"extract": {"ok": 11}, "forecast": {"ok": 28}, "input": {"missing": 1}}
 
@@ -142,9 +142,9 @@ def test_paragraphs_by_the_annotator_and_summaries_of_listed_text(run, tmp_path)
     with FakeServer(scripted) as server:
         run("claude_distill", server, input=str(tmp_path / "in.jsonl"))
         run("summaries", server, input=str(tmp_path / "out.jsonl"), output="both.jsonl")
-    made = read(tmp_path / "both.jsonl")
-    assert made[7]["claude_generated_paragraph"] == "About Write q7."
-    assert made[7]["claude_summary"] == "one / it's two"
+    data_rows = read(tmp_path / "both.jsonl")
+    assert data_rows[7]["claude_generated_paragraph"] == "About Write q7."
+    assert data_rows[7]["claude_summary"] == "one / it's two"
 
 
 def test_failed_requests_stop_the_run_and_the_next_asks_only_for_them(run, tmp_path):
@@ -164,10 +164,10 @@ def test_failed_requests_stop_the_run_and_the_next_asks_only_for_them(run, tmp_p
         assert len(read(tmp_path / "out.jsonl.part")) == 11
         with pytest.raises(ValueError, match=r"out.jsonl.part was begun otherwise: num_rows was 12"):
             run("queries", server, limit=3)
-        answered = server.num_answered
+        num_replies = server.num_answered
         down["on"] = False
         run("queries", server)
-        assert server.num_answered == answered + 1
+        assert server.num_answered == num_replies + 1
     assert [row["question_id"] for row in read(tmp_path / "out.jsonl")] == [f"q{i}" for i in range(12)]
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert manifest["statuses"] == {"query": {"ok": 12}}
@@ -185,7 +185,7 @@ def test_a_dry_run_prices_every_step_and_sends_nothing(run, tmp_path, capsys):
     write(tmp_path / "in.jsonl", rows)
     with FakeServer(scripted) as server:
         run("forecasts", server, input=str(tmp_path / "in.jsonl"), dry_run=True)
-        assert server.num_asked == 0
+        assert server.num_requests == 0
         assert not server.calls
     table = capsys.readouterr().out
     lines = [line.split() for line in table.splitlines()]
@@ -199,12 +199,12 @@ def test_a_budget_stops_the_run_resumably(run, tmp_path):
     with FakeServer(scripted) as server:
         with pytest.raises(AnnotatorError, match="budget"):
             run("queries", server, budget=0.005, annotator__concurrency=1)
-        answered = server.num_answered
-        assert 0 < answered < 12
+        num_replies = server.num_answered
+        assert 0 < num_replies < 12
         run("queries", server)
         assert server.num_answered == 12
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
-    assert manifest["cost"]["calls"] == 12 - answered
+    assert manifest["cost"]["calls"] == 12 - num_replies
     assert len(read(tmp_path / "out.jsonl")) == 12
 
 
@@ -216,7 +216,7 @@ def test_batch_jobs_make_the_same_rows(run, tmp_path, monkeypatch):
     with FakeServer(scripted) as server:
         run("forecasts", server, dry_run=True, **settings)
         run("forecasts", server, **settings)
-        assert server.num_asked == 0
+        assert server.num_requests == 0
         assert server.calls.count("POST /v1/batches") == 2  # a job a task
         run("forecasts", server, output="single.jsonl", input=settings["input"], store=str(tmp_path / "other.sqlite"))
     assert (tmp_path / "out.jsonl").read_text() == (tmp_path / "single.jsonl").read_text()
@@ -243,10 +243,10 @@ def test_the_key_is_in_no_file(run, tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_stopped(run, tmp_path):
-    """What a killed process leaves is a part with a torn last line; replies come from the store."""
+    """A killed process leaves some rows and a truncated last line; replies come from the store."""
     with FakeServer(scripted) as server:
         run("queries", server)
-        whole, kept = (tmp_path / "out.jsonl").read_text(), read(tmp_path / "out.jsonl")
+        whole, complete_rows = (tmp_path / "out.jsonl").read_text(), read(tmp_path / "out.jsonl")
         lines = [
             json.dumps({"row": n, "columns": {"paragraph_generation_prompt": "kept"}, "notes": {}, "problems": []})
             for n in (7, 2)
@@ -257,8 +257,8 @@ def test_a_killed_run_goes_on_where_it_stopped(run, tmp_path):
         assert server.num_answered == 12
     rows = read(tmp_path / "out.jsonl")
     assert [row["question_id"] for row in rows if row["paragraph_generation_prompt"] == "kept"] == ["q2", "q7"]
-    kept[2]["paragraph_generation_prompt"] = kept[7]["paragraph_generation_prompt"] = "kept"
-    assert rows == kept
+    complete_rows[2]["paragraph_generation_prompt"] = complete_rows[7]["paragraph_generation_prompt"] = "kept"
+    assert rows == complete_rows
     assert whole.count("\n") == 12
 
 
@@ -273,7 +273,7 @@ def test_published_wordings_take_the_place_of_ours(run, tmp_path):
 
     with FakeServer(answer) as server:
         run("queries", server, prompt_dir=str(folder))
-        assert "response_format" not in server.asked[0].body
+        assert "response_format" not in server.exchanges[0].body
         (tmp_path / "out.jsonl").unlink()
         (tmp_path / "out.jsonl.part").touch()
         with pytest.raises(ValueError, match=r"was begun otherwise: prompts\.query was"):
@@ -285,10 +285,10 @@ def test_rows_that_share_an_id_keep_their_own_columns(run, tmp_path):
     write(tmp_path / "questions.jsonl", shared)
     with FakeServer(scripted) as server:
         run("queries", server)
-        known = str(tmp_path / "out.jsonl")
+        path = str(tmp_path / "out.jsonl")
         drafts = [{"id": 7.0, "lc_sft_generated_paragraph": f"Author {i}"} for i in range(3)]
         write(tmp_path / "drafts.jsonl", drafts)
-        settings = {"input": str(tmp_path / "drafts.jsonl"), "questions__source": known}
+        settings = {"input": str(tmp_path / "drafts.jsonl"), "questions__source": path}
         run("forecasts", server, output="forecasts.jsonl", **settings)
         write(tmp_path / "drafts.jsonl", drafts[:2])
         with pytest.raises(ValueError, match=r"The id '7' is of 2 rows of .* and of 3 questions of"):
@@ -296,9 +296,11 @@ def test_rows_that_share_an_id_keep_their_own_columns(run, tmp_path):
     rows = read(tmp_path / "out.jsonl")
     assert [row["question"] for row in rows] == [row["question"] for row in shared]
     assert all(f"book {i}?" in row["paragraph_generation_prompt"] for i, row in enumerate(rows))
-    made = read(tmp_path / "forecasts.jsonl")
-    assert [row["lc_sft_ground_truth_and_extracted_answers"] for row in made] == [[f"Author {i}"] * 2 for i in range(3)]
-    assert [row["lc_sft_forecasted_probs"] for row in made] == [[1, 1]] * 3
+    lines = read(tmp_path / "forecasts.jsonl")
+    assert [row["lc_sft_ground_truth_and_extracted_answers"] for row in lines] == [
+        [f"Author {i}"] * 2 for i in range(3)
+    ]
+    assert [row["lc_sft_forecasted_probs"] for row in lines] == [[1, 1]] * 3
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,12 @@ def test_rows_keep_their_order_and_fields(prompts, tmp_path):
 
 def test_a_cut_off_run_goes_on(prompts, tmp_path, monkeypatch):
     whole = generate(prompts, tmp_path / "whole.jsonl")
-    asked = []
+    requests = []
     original = engine._generate
 
     def dying(*arguments):
-        asked.append(1)
-        if len(asked) == 3:
+        requests.append(1)
+        if len(requests) == 3:
             raise KeyboardInterrupt
         return original(*arguments)
 
@@ -53,11 +53,11 @@ def test_a_cut_off_run_goes_on(prompts, tmp_path, monkeypatch):
     output = tmp_path / "cut.jsonl"
     with pytest.raises(KeyboardInterrupt):
         generate(prompts, output)
-    kept = rows(output)
-    assert len(kept) == 2  # of the first batch; the second was under way
+    old_rows = rows(output)
+    assert len(old_rows) == 2  # of the first batch; the second was under way
     output.write_text(output.read_text() + '{"row": 0, "torn')
     assert [r["tokens"] for r in generate(prompts, output)] == [r["tokens"] for r in whole]
-    assert len(asked) == 6  # one batch was there already
+    assert len(requests) == 6  # one batch was there already
 
 
 def test_a_file_of_other_settings_is_refused_and_kept(prompts, tmp_path):
@@ -100,7 +100,7 @@ def reward_model(tmp_path_factory):
 
 
 def problems(name, **changes):
-    """What the check of a task says, without devices."""
+    """Returns the messages of a task's check, without devices."""
     config = config_of(name)
     config.update(changes)
     with pytest.raises(Problems) as caught:
@@ -149,17 +149,17 @@ def score(tmp_path, name, scored):
 
 def test_scores_agree_with_generation(prompts, tmp_path):
     tokenizer = load_tokenizer(MODEL)
-    written = generate(prompts, tmp_path / "out.jsonl", temperature=1.0, num_samples=1)
+    outputs = generate(prompts, tmp_path / "out.jsonl", temperature=1.0, num_samples=1)
     sampled = [
-        {"prompt_tokens": tokenizer.encode_prompt(row["prompt"]), "completion_tokens": row["tokens"]} for row in written
+        {"prompt_tokens": tokenizer.encode_prompt(row["prompt"]), "completion_tokens": row["tokens"]} for row in outputs
     ]
-    for row, expected in zip(score(tmp_path, "sampled", sampled), written, strict=True):
+    for row, expected in zip(score(tmp_path, "sampled", sampled), outputs, strict=True):
         np.testing.assert_allclose(row["logprobs"], expected["logprobs"], atol=1e-3)
         assert len(row["logprobs"]) == len(row["entropies"]) == len(row["completion_tokens"])
 
     # Text is cut anew, into other tokens than were sampled: its scores are those of the tokens it is cut into.
-    texts = [{"prompt": row["prompt"], "completion": row["completion"]} for row in written]
-    wholes = [tokenizer.encode_prompt(row["prompt"] + row["completion"]) for row in written]
+    texts = [{"prompt": row["prompt"], "completion": row["completion"]} for row in outputs]
+    wholes = [tokenizer.encode_prompt(row["prompt"] + row["completion"]) for row in outputs]
     starts = [len(row["prompt_tokens"]) for row in sampled]
     cut = [{"prompt_tokens": w[:n], "completion_tokens": w[n:]} for w, n in zip(wholes, starts, strict=True)]
     for text, tokens in zip(score(tmp_path, "texts", texts), score(tmp_path, "cut", cut), strict=True):

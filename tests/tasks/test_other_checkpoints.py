@@ -29,9 +29,9 @@ def generate(tmp_path, model, *prompts, **overrides):
     return rows(output)
 
 
-def score(tmp_path, model, *given, **overrides):
+def score(tmp_path, model, *prompts, **overrides):
     source, output = tmp_path / "rows.jsonl", tmp_path / "scored.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in given))
+    source.write_text("".join(json.dumps(row) + "\n" for row in prompts))
     run("score", model=str(model), input=str(source), output=str(output), **overrides)
     return rows(output)
 
@@ -264,18 +264,18 @@ def test_a_fine_tuned_model_takes_messages_in_its_training_template(tmp_path, fo
 def test_generate_takes_messages_and_paragraph_prompts(tmp_path):
     prompt = "Write about Chad."
     rendered = load_templates("short").paragraph.render(paragraph_generation_prompt=prompt)
-    given = [{"prompt": rendered}, {"paragraph_generation_prompt": prompt}]
-    text, paragraph = generate(tmp_path, LLAMA, *given, max_new_tokens=8)
+    prompts = [{"prompt": rendered}, {"paragraph_generation_prompt": prompt}]
+    text, paragraph = generate(tmp_path, LLAMA, *prompts, max_new_tokens=8)
     assert text["tokens"] == paragraph["tokens"]
 
 
 @pytest.mark.parametrize("name", ["chat", "auto"])
 def test_chat_templates_ask_through_the_models_own_conversation(tmp_path, name):
-    asked = load_templates("chat").paragraph.prompt_text(paragraph_generation_prompt="Which city?")
-    assert asked == (Message("user", "Which city?"),)
+    messages = load_templates("chat").paragraph.prompt_text(paragraph_generation_prompt="Which city?")
+    assert messages == (Message("user", "Which city?"),)
     row = {"paragraph_generation_prompt": "Which city?"}
     (out,) = generate(tmp_path, CHAT, row, templates=name, max_new_tokens=4)
-    prompt = load_tokenizer(CHAT).encode_prompt(asked)
+    prompt = load_tokenizer(CHAT).encode_prompt(messages)
     (tmp_path / "out.jsonl").unlink()
     (again,) = generate(tmp_path, CHAT, {"prompt_tokens": prompt}, max_new_tokens=4)
     assert out["tokens"] == again["tokens"]
@@ -287,7 +287,7 @@ def test_a_chat_model_is_fine_tuned_in_its_own_conversation(tmp_path):
     from transformers import AutoTokenizer, GenerationConfig
 
     source = tmp_path / "sft.jsonl"
-    made = [
+    texts = [
         {
             "question_id": f"q{i}",
             "paragraph_generation_prompt": f"Write about {i}.",
@@ -295,7 +295,7 @@ def test_a_chat_model_is_fine_tuned_in_its_own_conversation(tmp_path):
         }
         for i in range(8)
     ]
-    source.write_text("".join(json.dumps(row) + "\n" for row in made))
+    source.write_text("".join(json.dumps(row) + "\n" for row in texts))
     fit = {"num_epochs": 1, "batch_size": 4, "microbatch_size": 4, "eval_every": 100, "save_every": 100}
     run(
         "sft_lc",

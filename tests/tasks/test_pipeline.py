@@ -87,9 +87,9 @@ def test_every_stage(tmp_path, monkeypatch):
     run("select_checkpoint")
     assert (tmp_path / "lc_rl" / "selected" / "config.json").is_file()
     (tmp_path / "prompts.jsonl").write_text('{"paragraph_generation_prompt": "Write about the country of Lyon."}\n')
-    written = tmp_path / "written.jsonl"
-    run("generate", prompts=str(tmp_path / "prompts.jsonl"), output=str(written), max_new_tokens=4)
-    assert [len(row["tokens"]) <= 4 for row in rows(written)] == [True]
+    path = tmp_path / "written.jsonl"
+    run("generate", prompts=str(tmp_path / "prompts.jsonl"), output=str(path), max_new_tokens=4)
+    assert [len(row["tokens"]) <= 4 for row in rows(path)] == [True]
     run("report")
     results = json.loads((tmp_path / "results.json").read_text())
     assert {row["method"] for row in results} == {"lc_rl", "lc_sft"}

@@ -58,8 +58,8 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is handler
     whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
-    kept = load_file(tmp_path / "cut" / "candidates" / "step-000003" / "model" / "model.safetensors")
-    np.testing.assert_array_equal(kept["model.norm.weight"], cut["model.norm.weight"])
+    arrays = load_file(tmp_path / "cut" / "candidates" / "step-000003" / "model" / "model.safetensors")
+    np.testing.assert_array_equal(arrays["model.norm.weight"], cut["model.norm.weight"])
     for name in whole:
         np.testing.assert_array_equal(whole[name], cut[name])
     assert [path.name for path in (tmp_path / "cut" / "steps").iterdir()] == ["000002"]
@@ -105,5 +105,5 @@ FINE |= {"reader/no_answer_rate": 0.89}
 def test_alarms_name_what_is_beyond_its_limit(name, value, words):
     alarms = telemetry.Alarms(**config_of("ppo").alarms)
     assert alarms.of(FINE) == []
-    (found,) = alarms.of(FINE | {name: value})
-    assert words in found
+    (message,) = alarms.of(FINE | {name: value})
+    assert words in message

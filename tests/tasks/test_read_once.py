@@ -40,7 +40,7 @@ class Loaded(Exception):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How often each file is read."""
+    """Counts how often each file is read."""
     counts, stream_file = Counter(), files.stream_file
 
     def counting(path):

@@ -55,8 +55,8 @@ def test_a_validation_set_gives_the_map(recalibrated, tmp_path):
     for level in sorted(set(old.confidences)):
         rows = [i for i, confidence in enumerate(old.confidences) if confidence == level]
         assert len({scored.confidences[i] for i in rows}) == 1
-    stated = [row["stated_confidence"] for row in new.records if row["status"] == "ok"]
-    assert stated == old.confidences
+    confidences = [row["stated_confidence"] for row in new.records if row["status"] == "ok"]
+    assert confidences == old.confidences
     assert np.mean(scored.confidences) == pytest.approx(np.mean(fitted.correct))  # the same confidences and verdicts
     assert new.result["brier"] == pytest.approx(metrics.brier(scored.confidences, scored.correct))
     assert new.result["settings"]["recalibration"]["map"] == "isotonic"

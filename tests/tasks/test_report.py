@@ -19,11 +19,11 @@ def make(tmp_path):
     """Reports on evaluations that stand in folders a, b, ..."""
 
     def go(*entries, **overrides):
-        for name, found in zip("abcd", entries, strict=False):
+        for name, one in zip("abcd", entries, strict=False):
             folder = tmp_path / "evaluation" / name
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "result.json").write_text(json.dumps(found.result))
-            jsonl.write_jsonl(folder / "records.jsonl", found.records)
+            (folder / "result.json").write_text(json.dumps(one.result))
+            jsonl.write_jsonl(folder / "records.jsonl", one.records)
         config = config_of("report")
         config.evaluations, config.output = str(tmp_path / "evaluation"), str(tmp_path / "report")
         config.update(overrides)
@@ -143,8 +143,8 @@ def test_evaluations_under_different_rules_are_flagged(make, caplog, change, dif
 
 def test_rows_of_another_kind_are_shown_as_far_as_they_go(make):
     """Claims of biographies: pooled by entity, with fewer fields."""
-    found = entry("LC RL", data="biographies")
-    kept = (
+    one = entry("LC RL", data="biographies")
+    record_lines = (
         "method",
         "seed",
         "judge",
@@ -159,9 +159,9 @@ def test_rows_of_another_kind_are_shown_as_far_as_they_go(make):
     records = [
         {"entity": f"Person {i // 4}", "claim": "He sang.", "confidence": row["confidence"], "correct": row["correct"],
          "status": row["status"]}
-        for i, row in enumerate(found.records)
+        for i, row in enumerate(one.records)
     ]  # fmt: skip
-    sparse = dataclasses.replace(found, result={name: found.result[name] for name in kept}, records=records)
+    sparse = dataclasses.replace(one, result={name: one.result[name] for name in record_lines}, records=records)
     other = dataclasses.replace(sparse, result={**sparse.result, "method": "LC SFT"})
     out = make(sparse, other)
     assert "<h2><bdi>biographies</bdi></h2>" in (out / "report.html").read_text()
@@ -170,9 +170,9 @@ def test_rows_of_another_kind_are_shown_as_far_as_they_go(make):
 def test_what_is_missing_is_named(make, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*evaluation; run configs/evaluate_qa.py first"):
         make()
-    found = entry("LC RL")
+    one = entry("LC RL")
     with pytest.raises(ValueError, match=r"a/result.json lacks \['judge'\]; evaluate .* again"):
-        make(dataclasses.replace(found, result={k: v for k, v in found.result.items() if k != "judge"}))
+        make(dataclasses.replace(one, result={k: v for k, v in one.result.items() if k != "judge"}))
 
 
 def test_every_file_of_a_report_is_strict_json(make, tmp_path):
@@ -181,8 +181,8 @@ def test_every_file_of_a_report_is_strict_json(make, tmp_path):
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
-    found = summary.summarize([1.0], [True])
-    row = {"method": "m", "seed": 0, "judge": "j", "data": "d"} | dataclasses.asdict(found)
+    fields = summary.summarize([1.0], [True])
+    row = {"method": "m", "seed": 0, "judge": "j", "data": "d"} | dataclasses.asdict(fields)
     record = {"question_id": "q", "status": "ok", "confidence": 1.0, "correct": True, "paragraph": "x"}
     failed = {"question_id": "r", "status": "failed", "confidence": float("nan"), "correct": False}
     folder = tmp_path / "evaluation" / "old"
@@ -235,10 +235,10 @@ def test_all_that_is_wrong_with_several_folders_is_said_at_once_and_nothing_is_w
     ],
 )
 def test_a_record_that_cannot_be_shown_is_named(make, change, why):
-    found = entry("LC RL")
-    records = [{**found.records[0], **change}, *found.records[1:]]
+    one = entry("LC RL")
+    records = [{**one.records[0], **change}, *one.records[1:]]
     with pytest.raises(ValueError, match=rf"a/records\.jsonl, {why}.*; evaluate .* again"):
-        make(dataclasses.replace(found, records=records))
+        make(dataclasses.replace(one, records=records))
 
 
 def test_one_seed_twice_is_refused_and_two_are_averaged(make):

@@ -42,8 +42,8 @@ def test_statements_are_evaluated_by_rule_with_aliases(tmp_path):
         ("doctor strange love", 0.75, True, "ok"),
         ("Portugal", 0.1, False, "ok"),
         ("", 1.0, False, "ok"),
-        ("", None, False, "refused"),
-        ("", None, False, "refused"),
+        ("", None, None, "refused"),
+        ("", None, None, "refused"),
     ]
     assert result["statuses"] == {"ok": 4, "refused": 2}
     assert result["judge"] == "rules/short-answer"
@@ -57,7 +57,7 @@ def test_without_confidence_a_bare_answer_counts(tmp_path):
     records, result = evaluate(tmp_path, "bare", uses_confidence=False)
     assert [(r["chosen"], r["confidence"], r["correct"]) for r in records] == [
         ("French Republic", 1.0, True), ("doctor strange love", 1.0, True), ("Portugal", 1.0, False), ("", 1.0, False),
-        ("", None, False), ("Spain", 1.0, True),
+        ("", None, None), ("Spain", 1.0, True),
     ]  # fmt: skip
     assert result["statuses"] == {"ok": 5, "refused": 1}
 
