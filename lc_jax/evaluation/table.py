@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from absl import logging
+
+from lc_jax.data import jsonl
 from lc_jax.evaluation import published
 from lc_jax.evaluation.published import Published
 from lc_jax.evaluation.results import MAIN, number
+from lc_jax.provenance import command_line
 from lc_jax.text_table import table
 
 Row = Mapping[str, Any]  # the fields of Summary, and the names of the method and the data set
@@ -182,3 +187,15 @@ def render_published(data: str) -> str:
         cells.append([row.method, accuracy, _interval(ends, "accuracy"), error, _interval(ends, "ece")])
     notes = "".join(f"- {note}\n" for note in published.ratio_notes({}, rows))
     return f"## {data}, the paper's\n\n{table(cells, markdown=True)}\n" + (f"\n{notes}" if notes else "")
+
+
+def publish(folder: Path, row: Row, original: Row | None = None) -> None:
+    """Writes result.json next to the records in `folder`, logs the table, and says which command comes next.
+
+    Args:
+      original: a row that the table shows above it.
+    """
+    jsonl.write_json(folder / "result.json", row)
+    logging.info("\n%s", render([row] if original is None else [original, row]))
+    following = command_line("configs/report.py", {"evaluations": folder.parent})
+    logging.info("Made %s/result.json and records.jsonl.\nNext: %s", folder, following)

@@ -44,7 +44,7 @@ from lc_jax.preflight import (
     check_settings,
 )
 from lc_jax.prompts import Prompt
-from lc_jax.provenance import code_version, command_line
+from lc_jax.provenance import code_version
 
 if TYPE_CHECKING:
     import jax
@@ -280,7 +280,4 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         jsonl.write_jsonl(output / "records.jsonl", map(dataclasses.asdict, records))
         logging.info("\n%s", cost.render(costs))
         row = _result(work, records) | {"settings": work.settings(writer)}
-    jsonl.write_json(output / "result.json", row)
-    logging.info("\n%s", table.render([row]))
-    following = command_line("configs/report.py", {"evaluations": output.parent})
-    logging.info("Made %s/result.json and records.jsonl.\nNext: %s", output, following)
+    table.publish(output, row)

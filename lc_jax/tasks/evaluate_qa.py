@@ -32,7 +32,7 @@ from lc_jax.llm.annotate import Annotation, AnnotationTasks
 from lc_jax.llm.checks import check_asking
 from lc_jax.llm.session import open_configured
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, check_all, check_sampling, check_settings
-from lc_jax.provenance import code_version, command_line
+from lc_jax.provenance import code_version
 from lc_jax.short_answers import matching
 from lc_jax.types import Generation, Question
 
@@ -104,10 +104,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         jsonl.write_jsonl(output / "records.jsonl", map(dataclasses.asdict, records))
         logging.info("\n%s", cost.render(costs))
         row = _result(config, items, records, tasks) | {"settings": _settings(config, writer, tasks)}
-    jsonl.write_json(output / "result.json", row)
-    logging.info("\n%s", table.render([row]))
-    following = command_line("configs/report.py", {"evaluations": output.parent})
-    logging.info("Made %s/result.json and records.jsonl.\nNext: %s", output, following)
+    table.publish(output, row)
 
 
 @dataclasses.dataclass(frozen=True)

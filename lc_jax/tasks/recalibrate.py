@@ -24,7 +24,7 @@ from lc_jax.evaluation.recalibration import Answers
 from lc_jax.evaluation.results import Entry
 from lc_jax.evaluation.summary import summarize
 from lc_jax.preflight import POSITIVE_INT, Range, check_all, check_output, check_settings
-from lc_jax.provenance import code_version, command_line
+from lc_jax.provenance import code_version
 
 
 def needs_devices(config: ConfigDict) -> bool:
@@ -169,7 +169,4 @@ def run(config: ConfigDict, mesh: Any) -> None:
     result["settings"] = {**(entry.result.get("settings") or {}), "recalibration": source}
     output = Path(config.output)
     jsonl.write_jsonl(output / "records.jsonl", records)
-    jsonl.write_json(output / "result.json", result)
-    logging.info("\n%s", table.render([entry.result, result]))
-    following = command_line("configs/report.py", {"evaluations": output.parent})
-    logging.info("Made %s/result.json and records.jsonl.\nNext: %s", output, following)
+    table.publish(output, result, original=entry.result)
