@@ -1,7 +1,7 @@
-# What the paper compares its methods with: summaries themselves, a vendor's model, and biographies. To be sourced by
+# The paper's comparisons: summaries themselves, a vendor's model, and biographies. To be sourced by
 # reproduce.sh, whose variables and functions it uses.
 
-# The consensus of eight paragraphs itself, made of each test question as summary distillation makes it of others.
+# The consensus of eight paragraphs itself, for each test question, as in summary distillation.
 for test in $tests; do
   sampled="$data/$test-paragraphs.jsonl" summarised="$data/$test-summaries.jsonl"
   stage "sample paragraphs on $test" "$sampled" "--config=configs/generate_data.py:$test" --config.what=paragraphs \

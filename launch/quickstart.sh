@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The whole method on a laptop: a base model goes in, a linguistically calibrated model comes out. It is the paper's own
-# script, launch/reproduce.sh, on the miniature world; the stages stand there.
+# The whole method on a laptop: from a base model to a linguistically calibrated one. It runs the paper's own script,
+# launch/reproduce.sh, on the miniature world; that script lists the stages.
 #
-#   bash launch/quickstart.sh                 every stage; a stage whose result is there is skipped, a half-done one resumes
+#   bash launch/quickstart.sh                 all stages; finished ones are skipped, interrupted ones resume
 #
-#   bash launch/quickstart.sh --plan          what it would take; runs no stage
+#   bash launch/quickstart.sh --plan          prints memory, disk and hours; runs no stage
 #
-#   bash launch/quickstart.sh --check         whether every stage can run; runs none
+#   bash launch/quickstart.sh --check         checks whether every stage can run; runs none
 #
 #   LC_OUTPUT       where everything goes (default runs/miniature); remove a folder in it to run that stage again
 #   LC_SEED         seed of everything after the base models (default 0)

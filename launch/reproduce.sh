@@ -4,28 +4,28 @@
 #   launch/reproduce.sh                with the published settings and arithmetic (eight 80 GB GPUs)
 #   launch/reproduce.sh --profile=1xh200    ... on one GPU of 141 GB; also the path of a file such as those in
 #                                      launch/profiles: lines of CONFIG FLAG [FLAG ...] for all stages of a config
-#   launch/reproduce.sh --plan         what it would take: memory, disk, hours, API calls and dollars; runs no stage
-#   launch/reproduce.sh --check        everything that would stop a stage, with its remedy; runs no stage. A run begins
-#                                      with it. A test data set that is missing leaves out its evaluations only
+#   launch/reproduce.sh --plan         prints memory, disk, hours, API calls and dollars; runs no stage
+#   launch/reproduce.sh --check        lists everything that would stop a stage, with its remedy; runs none. A run begins
+#                                      with it. If a test data set is missing, only its evaluations are left out
 #   launch/reproduce.sh --mini         the same script on the miniature world; what launch/quickstart.sh runs
 #
-#   --devices=8xa100        plan and check for devices that are not here (default: those of the profile's name for --plan
-#                           and --check, those that are here for a run)
+#   --devices=8xa100        plan and check for devices that are not present (default: those of the profile's name for --plan
+#                           and --check, those that are present for a run)
 #   --config.NAME=VALUE     a setting of every stage
-#   --keep-checkpoints      keeps what finished stages needed to resume (default: deleted once a stage's result is there)
+#   --keep-checkpoints      keeps the checkpoints of finished stages (default: deleted once a stage has its result)
 #
-# A stage whose result is there is skipped, a half-done one resumes. Names of models and data are the hub's; each can be
-# a local folder or file in its place.
+# Finished stages are skipped, interrupted ones resume. Names of models and data are the hub's; a local folder or file
+# can replace each of them.
 #
-#   LC_OUTPUT                              where everything goes, seen from the repository (default runs/paper, with --mini runs/miniature)
+#   LC_OUTPUT                              output folder, relative to the repository (default runs/paper, with --mini runs/miniature)
 #   LC_SEED                                with --mini the seed of everything after the base models (default 0)
 #   LC_ACCELERATOR                         cuda12 | cuda13 | tpu (default: CPU)
-#   LC_ANNOTATOR                           who reads and judges in the evaluation, as provider/model; not with --mini
+#   LC_ANNOTATOR                           annotator that reads and judges in the evaluation, as provider/model; not with --mini
 #   LC_LLAMA_2_7B, LC_LLAMA_2_7B_CHAT, LC_REDPAJAMA_3B           base models
 #   LC_DATASET, LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ, LC_BIOASQ    data
 #   LC_VENDOR                              a vendor's model to compare with, as provider/model; without it, none
 #   LC_KNOWLEDGE, LC_ENTITIES              FActScore's enwiki-20230401.db and people; without them, no biographies
-#   LC_RETRIEVER                           who finds passages for biographies: a sentence-transformers model, or bm25
+#   LC_RETRIEVER                           retriever of passages for biographies: a sentence-transformers model, or bm25
 set -euo pipefail
 mini=false action=run nobody="" profile="" devices="" keep_checkpoints=false flags=()
 for argument in "$@"; do
@@ -45,7 +45,7 @@ launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$launch/setup.sh"
 . "$launch/stages.sh"
 setup base
-# JAX takes three quarters of a GPU unless told otherwise.
+# By default JAX takes three quarters of a GPU's memory.
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-.94}"
 
 if $mini; then
@@ -78,7 +78,7 @@ stages=$(mktemp)
 trap 'rm -f "$stages" "$stages.ready" "$stages.ready.seconds"' EXIT
 config() { echo "--config=configs/$1.py$mode"; }
 
-# 1. Data. The published data set holds what these stages make. The base model knows its world from many writers, who
+# 1. Data. The published data set holds the output of these stages. The base model knows its world from many writers, who
 #    are often wrong and do not say so (configs/pretrain.py makes it). Ask it for eight paragraphs a question ...
 if $mini; then
   stage "sample paragraphs" "$data/paragraphs.jsonl" "$(config generate_data)" \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Model selection of a PPO run: its candidates (the checkpoints with the best validation rewards) are evaluated on the
-# validation questions, and the best calibrated one goes into RUN/selected. Done evaluations are kept.
+# validation questions, and the best calibrated one goes into RUN/selected. Finished evaluations are reused.
 #
 #   launch/select.sh RUN [flags of configs/evaluate_qa.py, the annotator at least]
 #   launch/select.sh runs/ppo --config.annotator.name=anthropic/claude-haiku-4-5

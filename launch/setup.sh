@@ -34,7 +34,7 @@ install_package() {  # install_package [extras]; a registry may fail for a momen
   return 1
 }
 
-expand_home() {  # expand_home PATH; a quoted "~/x" reaches a script as it stands
+expand_home() {  # expand_home PATH; a quoted "~/x" reaches a script as it is
   case "$1" in
     "~" | "~/"*) echo "$HOME${1#\~}" ;;
     *) echo "$1" ;;
@@ -42,7 +42,7 @@ expand_home() {  # expand_home PATH; a quoted "~/x" reaches a script as it stand
 }
 
 setup() {
-  # Large arrays come and go all the time; huge pages make that cheaper on CPUs (glibc 2.35 and newer; others ignore it).
+  # Large arrays are allocated and freed all the time; huge pages make that cheaper on CPUs (glibc 2.35 and newer; others ignore it).
   export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
   if [ "${LC_SETUP:-}" = none ]; then return; fi
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
