@@ -50,7 +50,7 @@ def test_a_judge_that_refuses_doubt_is_found_out(probe):
     with FakeServer(judge_by(lambda item: item.candidate.rstrip(".").endswith(item.answer))) as server:
         result = probe(server)
         assert probe(server) == result
-        assert len(server.asked) == 6 * -(-len(records) // 10)  # ten to a request, and none twice
+        assert len(server.exchanges) == 6 * -(-len(records) // 10)  # ten to a request, and none twice
     assert result["judge"] == "openai/gpt-4.1"
     by_wording = {row["wording"]: row for row in result["wordings"]}
     assert set(by_wording) == set(probe_judge.WORDINGS)
