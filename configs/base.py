@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 import lc_jax
 from lc_jax import settings
@@ -111,27 +111,22 @@ def base_config(task: str, mode: str) -> ConfigDict:
 
 def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
     """Adds what every trainer takes: an optimiser (published settings unless given) and where to log."""
-    config.optimizer = ConfigDict(
-        {
-            "learning_rate": 5e-6,  # the highest, after the warm-up
-            "schedule": "cosine",  # from there to 0; or "linear", "constant"
-            "warmup_ratio": 0.03,  # fraction of all steps in which the learning rate rises from 0; or `warmup_steps`
-            "b1": 0.9,  # AdamW's
-            "b2": 0.999,  # AdamW's
-            "eps": 1e-8,  # AdamW's
-            "weight_decay": 0.0,  # of every trained parameter
-            "clip_norm": 1.0,  # maximum global norm of the gradient
-            "kind": "adamw",  # or "adamw_int8", "adamw_int8_master": with precision.param_dtype="bfloat16"
-        }
-        | optimizer
-    )
+    config.optimizer = {
+        "learning_rate": 5e-6,  # the highest, after the warm-up
+        "schedule": "cosine",  # from there to 0; or "linear", "constant"
+        "warmup_ratio": 0.03,  # fraction of all steps in which the learning rate rises from 0; or `warmup_steps`
+        "b1": 0.9,  # AdamW's
+        "b2": 0.999,  # AdamW's
+        "eps": 1e-8,  # AdamW's
+        "weight_decay": 0.0,  # of every trained parameter
+        "clip_norm": 1.0,  # maximum global norm of the gradient
+        "kind": "adamw",  # or "adamw_int8", "adamw_int8_master": with precision.param_dtype="bfloat16"
+    } | optimizer
     config.export_every = 0  # steps between Hugging Face folders of the model in <output>/steps; 0: only at the end
     config.export_dtype = ""  # of the Hugging Face checkpoints that the run writes; "": as the parameters are
-    config.wandb = ConfigDict(
-        {
-            "project": "",  # a name switches W&B on
-            "mode": "online",  # or "offline"
-        }
+    config.wandb = dict(
+        project="",  # a name switches W&B on
+        mode="online",  # or "offline"
     )
     return config
 
@@ -139,19 +134,16 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
 def questions(split: str, mini: bool = False) -> ConfigDict:
     """Returns the sources of a split's questions: prompts, joined with TriviaQA's questions and answers by id."""
     if mini:
-        return ConfigDict(
-            {"source": "miniature", "split": split, "answers": None, "answers_split": None, "columns": ""}
-        )
+        return ConfigDict(dict(source="miniature", split=split, answers=None, answers_split=None, columns=""))
     prompts = f"{published_data()}:trivia_qa_paragraph_generation"
-    return ConfigDict(
-        {
-            "source": prompts,  # of prompts: a file, a folder or the hub's name:configuration@revision
-            "split": split,  # of `source`
-            "columns": "",  # names of the columns, OURS=YOURS with commas between
-            "answers": trivia_qa(),  # the source of questions and answers, where `source` has none
-            "answers_split": "validation" if split == "test" else "train",  # of `answers`
-        }
-    )
+    sources = {
+        "source": prompts,  # of prompts: a file, a folder or the hub's name:configuration@revision
+        "split": split,  # of `source`
+        "columns": "",  # names of the columns, OURS=YOURS with commas between
+        "answers": trivia_qa(),  # the source of questions and answers, where `source` has none
+        "answers_split": "validation" if split == "test" else "train",  # of `answers`
+    }
+    return ConfigDict(sources)
 
 
 # Test questions by name: (their prompts' configuration, where questions and answers are, which split of that). What has
@@ -293,6 +285,24 @@ def _follow_questions(config: ConfigDict) -> None:
         config.validation[name] = config.questions.get_oneway_ref(name)
 
 
+def _reader(published: FieldReference) -> dict[str, object]:
+    """Returns the settings of PPO's reader."""
+    return dict(
+        kind="models",  # or "rules", without models; reward.normalization=0 and reward.epsilon=1e-6 go with them
+        extractor="",  # checkpoint that lists the answers of a paragraph
+        forecaster="",  # reward model that gives their probabilities
+        template="forecast_probs",  # what it reads; "factuality" for the factuality reward model
+        temperature=0.3,  # of the extractor
+        top_k=50 * published.to_int(),  # 0 = any token
+        validation_top_p=1.0 - 0.1 * published.to_float(),  # 1 = any token
+        max_new_tokens=300,  # of the extractor
+        max_answers=16,  # of a paragraph
+        max_length=1024,  # tokens that the forecaster reads
+        batch_size=64,  # paragraphs that are read at a time
+        num_other_answers=100,  # of rules: over which the probability that a statement leaves is spread
+    )
+
+
 def ppo(mode: str) -> ConfigDict:
     """PPO with the published settings (paper section 5 and appendix); the caller adds models and reward."""
     config = training(
@@ -360,18 +370,7 @@ def ppo(mode: str) -> ConfigDict:
         max_no_answer_rate=0.9,  # fraction of paragraphs without an answer
         stop=False,  # True: an alarm ends the run
     )
-    config.reader = dict(
-        extractor="",  # checkpoint that lists the answers of a paragraph
-        forecaster="",  # reward model that gives their probabilities
-        template="forecast_probs",  # what it reads; "factuality" for the factuality reward model
-        temperature=0.3,  # of the extractor
-        top_k=50 * published.to_int(),  # 0 = any token
-        validation_top_p=1.0 - 0.1 * published.to_float(),  # 1 = any token
-        max_new_tokens=300,  # of the extractor
-        max_answers=16,  # of a paragraph
-        max_length=1024,  # tokens that the forecaster reads
-        batch_size=64,  # paragraphs that are read at a time
-    )
+    config.reader = _reader(published)
     return config
 
 

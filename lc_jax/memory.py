@@ -302,7 +302,9 @@ def plan_ppo(settings: Mapping[str, Any], mesh: parallel.AnyMesh) -> Plan:
     ppo, read, precision = settings["ppo"], settings["reader"], settings["precision"]
     policy = abstract_model(settings["policy"], mesh, **precision)
     reference = abstract_model(settings["policy"], mesh, **_inference(precision))
-    forecaster = abstract_model(read["forecaster"], mesh, "scalar", **_inference(precision))
+    forecaster = (
+        abstract_model(read["forecaster"], mesh, "scalar", **_inference(precision)) if read["forecaster"] else None
+    )
     extractor = abstract_model(read["extractor"], mesh, **_inference(precision)) if read["extractor"] else None
     trained = {"policy": policy}
     if str(ppo["baseline"]).startswith("critic"):
@@ -332,6 +334,8 @@ def plan_ppo(settings: Mapping[str, Any], mesh: parallel.AnyMesh) -> Plan:
             writer = Activations(extractor)
             cache, work = writer.generation(count, width, read["max_new_tokens"])
             phases.append(inference("extract", lower, work, cache=cache, copy=writer.decoding_copy))
+        if forecaster is None:  # rules read, without a model
+            return phases
         length = batches.bucket_length(width) + batches.bucket_length(int(width * ANSWERS))
         scorer = Activations(forecaster)
         work = scorer.forward(count, length, 0, scorer.unfused("blocked"))

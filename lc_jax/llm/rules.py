@@ -88,10 +88,10 @@ def _extract_in_order(fields: Mapping[str, str]) -> str:
 
 
 def _forecast(fields: Mapping[str, str]) -> str:
-    prob = read(fields["generated_paragraph"]).prob([fields["answer"]])
-    if prob is None:
+    probs = read(fields["generated_paragraph"]).probs_of([fields["answer"]])
+    if None in probs:
         raise Unreadable("the paragraph states no confidence; of such a method use --config.uses_confidence=false")
-    return f"{min(prob, 1.0):.6g}"
+    return f"{probs[0]:.6g}" if probs else "0"  # answers are distinct: one at most is the one in question
 
 
 def _equivalence(fields: Mapping[str, str]) -> str:

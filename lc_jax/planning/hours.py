@@ -108,6 +108,8 @@ class Clock:
         ppo, read, tensor = config.ppo, config.reader, config.mesh.tensor
         sizes = (ppo.query_length, ppo.response_length, ppo.decode_batch_size or 64)
         seconds = self._generate(config.policy, episodes, sizes, tensor)
+        if read.kind == "rules":
+            return seconds
         if read.extractor:
             sizes = (work.READER_PROMPT, work.ANSWER, read.batch_size)
             seconds += self._generate(read.extractor, episodes, sizes, tensor)

@@ -22,7 +22,7 @@ def check(settings: Mapping[str, Any]) -> None:
       Problems: a line for each.
     """
     ppo, readers, is_dry_run = settings["ppo"], settings["reader"], settings["dry_run"]
-    uses_critic = str(ppo["baseline"]).startswith("critic")
+    uses_critic, has_models = str(ppo["baseline"]).startswith("critic"), readers["kind"] == "models"
 
     def model(name: str, path: str, kind: str = "causal") -> None:
         checks.check_model(name, path, kind, dry_run=is_dry_run)
@@ -40,7 +40,7 @@ def check(settings: Mapping[str, Any]) -> None:
 
     def rewards() -> None:
         name = reward.RewardSettings(**settings["reward"]).name
-        if name in reward.OF_STATED_CONFIDENCE and not readers["extractor"]:
+        if name in reward.OF_STATED_CONFIDENCE and has_models and not readers["extractor"]:
             raise ValueError(
                 f"--config.reward.name={name} scores the confidence in an extracted answer, and "
                 "--config.reader.extractor is empty: give a checkpoint that extracts answers."
@@ -63,12 +63,12 @@ def check(settings: Mapping[str, Any]) -> None:
         combination,  # repeats what those before it raise, which is said once
         lambda: kl.KLSettings(**settings["kl"]),
         lambda: telemetry.Alarms(**settings["alarms"]),
-        lambda: reader.check(readers, readers["extractor"]),
+        lambda: reader.check(readers),
         templates,
         lambda: model("policy", settings["policy"]),
         lambda: model("critic", settings["critic"], "scalar") if uses_critic else None,
-        lambda: model("reader.forecaster", readers["forecaster"], "scalar"),
-        lambda: model("reader.extractor", readers["extractor"]) if readers["extractor"] else None,
+        lambda: model("reader.forecaster", readers["forecaster"], "scalar") if has_models else None,
+        lambda: model("reader.extractor", readers["extractor"]) if has_models and readers["extractor"] else None,
         lambda: checks.check_same_tokens(settings["policy"], settings["critic"]) if uses_critic else None,
         *([] if is_dry_run else [questions]),
     )

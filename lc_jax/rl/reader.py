@@ -1,8 +1,10 @@
-"""The surrogate reader: trained models that read a paragraph and forecast answers, as an API reader would (section 3).
+"""The reader in RL: trained models that read a paragraph and forecast answers, as an API reader would (section 3).
 
 ExtractAnswers lists the answers that a paragraph offers to a question; ForecastProbs gives each, and the true one, a
 probability; it reads a paragraph once, and every answer behind it. Text passes between the models, so that each may
 have a tokenizer of its own. Here, once, ragged answers become [B, K] with a mask.
+
+`RulesReader` reads statements of short answers without any model.
 """
 
 from __future__ import annotations
@@ -23,17 +25,27 @@ from lc_jax.models import hf, released
 from lc_jax.models.transformer import Model
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, POSITIVE_INT, Range, check_settings
 from lc_jax.prompts import Prompt, Templates, postprocess_answers
+from lc_jax.short_answers.matching import normalize
+from lc_jax.short_answers.probabilities import Unreadable
+from lc_jax.short_answers.statements import read as read_statement
 from lc_jax.types import Question
 
 
-def check(settings: Any, extractor: str) -> None:
-    """Refuses sizes and sampling of `config.reader` that cannot be; those of answers count with an extractor only.
+def check(settings: Mapping[str, Any]) -> None:
+    """Refuses settings of `config.reader` that cannot be; those of answers count with an extractor only.
 
     Raises:
       ValueError: one line for each setting, with its flag.
     """
+    check_settings("reader", settings, kind=("models", "rules"))
+    if settings["kind"] == "rules":
+        paths = [f"--config.reader.{part}={settings[part]}" for part in ("extractor", "forecaster") if settings[part]]
+        if paths:
+            raise ValueError(f"{' and '.join(paths)}: reader.kind=rules reads without models; leave them empty.")
+        check_settings("reader", settings, num_other_answers=POSITIVE_INT)
+        return
     allowed = {"max_length": POSITIVE_INT, "batch_size": POSITIVE_INT}
-    if extractor:
+    if settings["extractor"]:
         allowed |= {"max_new_tokens": POSITIVE_INT, "max_answers": POSITIVE_INT, "top_k": NATURAL}
         allowed |= {"temperature": NON_NEGATIVE, "validation_top_p": Range(above=0, high=1)}
     check_settings("reader", settings, **allowed)
@@ -46,8 +58,10 @@ def frozen(precision: Mapping[str, Any]) -> dict[str, Any]:
 
 def load(
     settings: Mapping[str, Any], templates: Templates, mesh: jax.sharding.Mesh, precision: Mapping[str, Any]
-) -> Reader:
-    """The reader of `config.reader`; without an extractor only the true answer is forecast."""
+) -> Reader | RulesReader:
+    """Returns the reader of `config.reader`; without an extractor only the true answer is forecast."""
+    if settings["kind"] == "rules":
+        return RulesReader(settings["num_other_answers"])
 
     def part(path: str, kind: str, template: Prompt) -> ReaderModel:
         released.warn_of_wording(path, template)
@@ -127,6 +141,7 @@ class Reading:
     answers: list[list[str]]  # at most K each; empty lists without an extractor
     forecasts: AnswerForecasts  # arrays [B] and [B, K]
     num_dropped: int  # answers beyond K
+    refusals: Sequence[str] = ()  # why a paragraph could not be read, "" of one that could; of rules only
 
     def top_answers(self) -> list[str]:
         """Returns the answer with the highest forecast in each paragraph, "" where there is none."""
@@ -139,6 +154,11 @@ class Reader:
 
     extractor: Extractor | None
     forecaster: ReaderModel
+
+    @property
+    def lists_answers(self) -> bool:
+        """Returns whether answers are read from paragraphs."""
+        return self.extractor is not None
 
     def with_sampling(self, top_k: int, top_p: float) -> Reader:
         """Returns the reader with an extractor that samples in another way."""
@@ -192,3 +212,79 @@ class Reader:
         for (question, _, _), value in zip(triples, values, strict=True):
             check_finite([value], self.forecaster.tokenizer.name, f"question {question.question_id!r}")
         return np.asarray(values, np.float32)
+
+
+MIN_REMAINDER = 1e-3  # probability that no statement can take from the answers that it does not list
+
+
+@dataclasses.dataclass(frozen=True)
+class RulesReader:
+    """Reads statements of short answers by rule (lc_jax.short_answers), on the host and without a model.
+
+    A statement lists answers a_1 ... a_k with probabilities p_i and leaves u = 1 - sum of p_i. The reader's forecast of
+    the true answer y is p_i if y is a_i (or an alias of it), and u / N otherwise, N = `num_other_answers`: what is left
+    is spread evenly over N further answers. That is one distribution Q over k + N answers, so the expected log score
+    is, with true frequencies q_i of the listed answers and r of all others together,
+
+        sum_i q_i log Q(a_i) + r log(u / N) = sum_i q_i log p_i + r log u - r log N.
+
+    N adds a constant, and the first two terms are largest for p_i = q_i and u = r (Gibbs): the log score is proper, and
+    no penalty on the sum is needed (reward.normalization=0). N decides what listing an answer is worth: it pays to
+    list one whose frequency is above u / N.
+
+    Probabilities are in [MIN_REMAINDER / N, 1 - MIN_REMAINDER], as if every statement left that much to the others.
+    If the stated ones sum to more than 1, by rounding, they are divided by the sum. A paragraph that cannot be read,
+    or states no probability, has no answers, and its truth has the lowest probability (`reward.penalize_unreadable`).
+    """
+
+    num_other_answers: int = 100
+
+    lists_answers = True
+
+    @property
+    def lowest(self) -> float:
+        """The lowest probability of an answer."""
+        return MIN_REMAINDER / self.num_other_answers
+
+    def with_sampling(self, top_k: int, top_p: float) -> RulesReader:
+        """Returns the reader itself: nothing is sampled."""
+        return self
+
+    def with_models(self, change: Callable[[Model], Model]) -> RulesReader:
+        """Returns the reader itself: there are no models."""
+        return self
+
+    def read(self, questions: Sequence[Question], paragraphs: Sequence[str], seed: int) -> Reading:
+        """Returns the answers and their probability logits for every (question, paragraph); see `Reader.read`."""
+        readings = [self._forecast(q, paragraph) for q, paragraph in zip(questions, paragraphs, strict=True)]
+        num_answers = max([1, *(len(probs) for _, probs, _ in readings)])
+        answer_probs = np.full((len(questions), num_answers), 0.5)
+        mask = np.zeros((len(questions), num_answers), bool)
+        for b, (_, probs, _) in enumerate(readings):
+            answer_probs[b, : len(probs)], mask[b, : len(probs)] = list(probs.values()), True
+        answer_logits = _logit(np.clip(answer_probs, self.lowest, 1 - MIN_REMAINDER))
+        target_logits = _logit(np.asarray([truth for truth, _, _ in readings]))
+        answers, refusals = [list(probs) for _, probs, _ in readings], [refusal for *_, refusal in readings]
+        return Reading(answers, AnswerForecasts(target_logits, answer_logits, mask), 0, refusals)
+
+    def _forecast(self, question: Question, paragraph: str) -> tuple[float, dict[str, float], str]:
+        """Returns the probability of the true answer, those of the answers, and why there are none if it is so."""
+        try:
+            statement = read_statement(paragraph)
+        except Unreadable as error:
+            return self.lowest, {}, str(error)
+        probs = {answer: prob for answer, prob in zip(*statement, strict=True) if prob is not None}
+        if len(probs) < len(statement.answers):
+            return self.lowest, {}, "no probability is stated"
+        total = max(1.0, sum(probs.values()))
+        probs = {answer: prob / total for answer, prob in probs.items()}
+        names = set(map(normalize, (question.answer, *question.aliases)))
+        own = [prob for answer, prob in probs.items() if normalize(answer) in names]
+        truth = sum(own) if own else (1 - sum(probs.values())) / self.num_other_answers
+        truth = min(max(truth, self.lowest), 1 - MIN_REMAINDER)
+        return truth, {answer: prob for answer, prob in probs.items() if prob}, ""
+
+
+def _logit(probs: np.ndarray) -> np.ndarray:
+    """Returns log(p / (1 - p)), float32."""
+    return np.log(probs / (1 - probs)).astype(np.float32)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -277,3 +277,22 @@ def penalize_unstopped(
 ) -> Float[np.ndarray, " B"]:
     """Replaces the score of responses without a stop token by `penalty`."""
     return np.where(stopped, scores, np.float32(penalty)).astype(np.float32)
+
+
+def penalize_unreadable(rewards: Rewards, refusals: Sequence[str], settings: RewardSettings) -> Rewards:
+    """Replaces the score of paragraphs that a reader could not read by one that is below that of any statement.
+
+    It is one less than the score of a statement that is certain of a wrong answer, which every reward scores lowest but
+    for the penalty on the sum; that is at most lambda, which is subtracted too.
+
+    Args:
+      refusals: why each paragraph could not be read, "" of one that could; () of a reader that reads everything.
+    """
+    if not any(refusals):
+        return rewards
+    certain = np.full((1, 1), 40, np.float32)  # logits: p(a) = 1 of a wrong answer, and p(y) = 0
+    wrong = AnswerForecasts(-certain[0], certain, np.ones((1, 1), bool))
+    outcome = Outcomes(np.ones((1, 1), np.int64), np.zeros(1, np.int64), np.full(1, np.nan, np.float32))
+    penalty = compute(wrong, outcome, settings).total[0] - np.float32(settings.normalization) - 1
+    total = np.where(np.asarray(refusals, bool), np.float32(penalty), rewards.total)
+    return dataclasses.replace(rewards, total=total.astype(np.float32))

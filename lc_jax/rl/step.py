@@ -29,7 +29,7 @@ from lc_jax.rl import (
 )
 from lc_jax.rl.actor_critic import ActorCritic
 from lc_jax.rl.loss import LossSettings
-from lc_jax.rl.reader import Reader
+from lc_jax.rl.reader import Reader, RulesReader
 from lc_jax.rl.settings import PPOSettings
 from lc_jax.rl.writer import PolicyWriter
 from lc_jax.training import state as states
@@ -42,7 +42,7 @@ class Trainer:
     """Constants of all steps: the models that are not trained, and all settings."""
 
     writer: PolicyWriter
-    reader: Reader
+    reader: Reader | RulesReader
     reference: Model
     structure: ActorCritic  # what is trained, without its parameters
     optimizer: OptimizerSettings
@@ -130,6 +130,7 @@ def step(
         reading = on_devices.reader.read(questions, paragraphs, seed)
         outcome = outcomes.of(questions, reading.answers, reading.forecasts.answer_mask.shape[1])
         rewards = reward.compute(reading.forecasts, outcome, trainer.reward)
+        rewards = reward.penalize_unreadable(rewards, reading.refusals, trainer.reward)
         telemetry.check_episodes(where, questions, {"reward": rewards.total})
     with phases.measure("logprobs"):
         critic_prompts = trainer.writer.encode_for_critic(questions)
@@ -218,7 +219,9 @@ def validate(
     reader = trainer.with_frozen_in(None).reader.with_sampling(top_k=0, top_p=top_p)
     reading = reader.read(questions, paragraphs, trainer.seed)
     outcome = outcomes.of(questions, reading.answers, reading.forecasts.answer_mask.shape[1])
-    rewards = reward.compute(reading.forecasts, outcome, dataclasses.replace(trainer.reward, offset=0.0))
+    without_offset = dataclasses.replace(trainer.reward, offset=0.0)
+    rewards = reward.compute(reading.forecasts, outcome, without_offset)
+    rewards = reward.penalize_unreadable(rewards, reading.refusals, without_offset)
     telemetry.check_episodes("in validation", questions, {"reward": rewards.total})
     stats = {f"eval_{name}": value for name, value in telemetry.of_reading(reading, rewards).items()}
     stats["eval_stop_rate"] = float(np.mean([c.finished for c in completions]))

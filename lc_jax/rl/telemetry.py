@@ -56,6 +56,7 @@ def of_reading(reading: Reading, rewards: Rewards) -> dict[str, Any]:
         "reader/truth_prob": float(truth.mean()),
         "reader/answers_per_paragraph": float(counts.mean()),
         "reader/no_answer_rate": float(np.mean([not distinct_answers(answers) for answers in reading.answers])),
+        "reader/unreadable_rate": float(np.mean(list(map(bool, reading.refusals)))) if reading.refusals else 0.0,
         "reader/answers_dropped": reading.num_dropped,
         "reader/forecast_mass": float(probs.sum(axis=1).mean()),
         "reader/confidence": float(best.mean()),
@@ -150,7 +151,8 @@ def episode_rows(
     truth = probability(reading.forecasts.target_logits)
     probs = probability(reading.forecasts.answer_logits)
     for i, question in enumerate(questions):
-        yield {
+        refusal = {"unreadable": reading.refusals[i]} if reading.refusals and reading.refusals[i] else {}
+        yield refusal | {
             "question_id": question.question_id,
             "prompt": question.prompt,
             "paragraph": paragraphs[i],

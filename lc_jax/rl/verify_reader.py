@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lc_jax.miniature import text
-from lc_jax.rl.reader import Reader
+from lc_jax.rl.reader import Reader, RulesReader
+from lc_jax.rl.reward import probability
 from lc_jax.rl.verify import Measured, Result, Skipped
 from lc_jax.types import Question
 
@@ -58,8 +59,18 @@ def extraction(reader: Reader, questions: Sequence[Question], is_miniature: bool
     return Measured(float(np.mean(wrong)), MAX_WRONG, " of statements misread")
 
 
-def results(reader: Reader, questions: Sequence[Question], *, is_miniature: bool) -> list[Result]:
-    """Makes the checks of forecaster and extractor."""
+def statements(reader: RulesReader, questions: Sequence[Question]) -> Measured:
+    """Computes the largest error of the forecast of a true answer that a statement gives 0.9, 0.5 or 0.1."""
+    probs = np.resize([0.9, 0.5, 0.1], len(questions))
+    texts = [f"The answer is {q.answer} ({100 * prob:.0f}%)." for q, prob in zip(questions, probs, strict=True)]
+    logits = reader.read(questions, texts, 0).forecasts.target_logits
+    return Measured(float(np.abs(probability(logits) - probs).max()), 1e-6)
+
+
+def results(reader: Reader | RulesReader, questions: Sequence[Question], *, is_miniature: bool) -> list[Result]:
+    """Makes the checks of forecaster and extractor, or of the rules."""
+    if isinstance(reader, RulesReader):
+        return [Result.of("the rules read what is stated", lambda: statements(reader, questions))]
     checks: dict[str, Callable[[], Measured]] = {
         "the forecaster reads what is stated": lambda: forecasts(reader, questions, is_miniature),
         "the extractor lists what is stated": lambda: extraction(reader, questions, is_miniature),

@@ -53,14 +53,10 @@ class Statement(NamedTuple):
         pairs = [pair for pair in zip(*self, strict=True) if pair[1] != 0]
         return sorted(pairs, key=lambda pair: -1.0 if pair[1] is None else -pair[1])
 
-    def prob(self, accepted: Sequence[str]) -> float | None:
-        """Returns the probability of the answers that are in `accepted` after normalisation; 0.0 if none is.
-
-        None: it is listed, without a confidence.
-        """
+    def probs_of(self, accepted: Sequence[str]) -> list[float | None]:
+        """Returns the probabilities of the answers that are in `accepted` after normalisation; [] if none is."""
         names = set(map(normalize, accepted))
-        probs = [p for answer, p in zip(*self, strict=True) if normalize(answer) in names]
-        return None if None in probs else sum(p for p in probs if p is not None)
+        return [prob for answer, prob in zip(*self, strict=True) if normalize(answer) in names]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     ppo.check_questions(len(train))
     controller = kl.make(coefficient=ppo.kl_coef, **config.kl)
     alarms = telemetry.Alarms(**config.alarms)
-    if trainer.reader.extractor is None:  # it finds no answers, which is no cause for an alarm
+    if not trainer.reader.lists_answers:  # it finds no answers, which is no cause for an alarm
         alarms = dataclasses.replace(alarms, max_no_answer_rate=1.0)
 
     def save(folder: Path, policy: Model | None = None) -> None:

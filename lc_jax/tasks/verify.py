@@ -61,7 +61,7 @@ def check(config: ConfigDict) -> None:
     name, path = _model(config, of)
     kinds = {name: (path, "causal")}
     if of.task == "ppo":
-        kinds |= {"reader.forecaster": (of.reader.forecaster, "scalar")}
+        kinds |= {"reader.forecaster": (of.reader.forecaster, "scalar")} if of.reader.kind == "models" else {}
         kinds |= {"reader.extractor": (of.reader.extractor, "causal")} if of.reader.extractor else {}
         kinds |= {"critic": (of.critic, "scalar")} if of.ppo.baseline.startswith("critic") else {}
     check_all(*[lambda n=n, p=p, k=k: checks.check_model(n, p, k) for n, (p, k) in kinds.items()])  # type: ignore[misc]
@@ -167,9 +167,9 @@ def _verify_others(of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Resul
     loaded = reader.load(of.reader.to_dict(), templates, mesh, reader.frozen(of.precision))
     is_miniature = of.questions.source == "miniature"
     results = verify_reader.results(loaded, questions[: 2 * COUNT], is_miniature=is_miniature)
-    forecaster = loaded.forecaster
-    encoded = [forecaster.tokenizer.encode_prompt(text) for text in texts]
-    results += verify_scalar.scalar(forecaster.model, encoded, "forecaster")
+    if isinstance(loaded, reader.Reader):
+        encoded = [loaded.forecaster.tokenizer.encode_prompt(text) for text in texts]
+        results += verify_scalar.scalar(loaded.forecaster.model, encoded, "forecaster")
     if PPOSettings(**of.ppo).uses_critic:
         critic = hf.load(of.critic, mesh, kind="scalar", fresh_head=True, **of.precision)
         encoded = [load_tokenizer(of.critic).encode_prompt(text) for text in texts]

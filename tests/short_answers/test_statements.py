@@ -158,10 +158,10 @@ def test_samples_without_an_answer_are_counted():
 def test_offers_come_by_probability_and_the_probability_of_an_alias_is_its_answers():
     statement = read("It is not Italy. It is Spain (20%), France (60%) or Malta (20%)")
     assert statement.offers() == [("France", 0.6), ("Spain", 0.2), ("Malta", 0.2)]
-    assert statement.prob(["the french republic", "FRANCE!"]) == 0.6
-    assert statement.prob(["Peru"]) == statement.prob(["Italy"]) == 0.0
-    assert statement.prob(["France", "Spain"]) == pytest.approx(0.8)
-    assert (read("France").prob(["France"]), read("France").prob(["Spain"])) == (None, 0.0)
+    assert statement.probs_of(["the french republic", "FRANCE!"]) == [0.6]
+    assert (statement.probs_of(["Peru"]), statement.probs_of(["Italy"])) == ([], [0.0])
+    assert statement.probs_of(["France", "Spain"]) == [0.2, 0.6]
+    assert (read("France").probs_of(["France"]), read("France").probs_of(["Spain"])) == ([None], [])
     assert read("France").offers() == [("France", None)]
 
 
