@@ -236,11 +236,13 @@ def by_token(
       estimator: `estimate` of the rollout, as a function of scores and the tokens that they train.
       scores: of the responses.
       answer_scores: the part of the scores that the answer alone earns: it trains the other tokens, the rest of the
-        score those of confidence ("decoupled": DCPO, Ma et al. 2026). None: the whole score trains the tokens of
-        confidence, and the others are frozen ("confidence": Rewarding Doubt).
+        score those of confidence ("decoupled": DCPO, Ma et al. 2026). A response without tokens of confidence is
+        trained by its whole score. None: the whole score trains the tokens of confidence, and the others are frozen
+        ("confidence": Rewarding Doubt).
     """
     if answer_scores is None:
         return estimator(scores, trained=is_confidence)
+    answer_scores = np.where(is_confidence.any(axis=1), answer_scores, scores)
     of_confidence, explained = estimator(scores - answer_scores, trained=is_confidence)
     of_answers, _ = estimator(answer_scores, trained=~is_confidence)
     # Each is 0 where the other is not.

@@ -176,7 +176,11 @@ def _advantages(
     kl_coef: float,
     groups: np.ndarray | None,
 ) -> tuple[batch.Episodes, float]:
-    """Returns the rollout with advantages, of all tokens or by what they state, and the explained variance."""
+    """Returns the rollout with advantages, of all tokens or by what they state, and the explained variance.
+
+    Raises:
+      ValueError: answers are to be trained by a part of the reward that a user's own reward does not have.
+    """
     ppo, settings = trainer.ppo, trainer.advantage
     finished = np.asarray([c.finished or not ppo.stop_penalty for c in completions])
     scores = reward.penalize_unstopped(rewards.total, finished)
@@ -187,6 +191,11 @@ def _advantages(
         return estimator(scores)
     answer_scores = None
     if settings.tokens == "decoupled":
+        if "correctness" not in rewards.parts:
+            raise ValueError(
+                f"--config.advantage.tokens=decoupled: the reward {trainer.reward.name} has no part 'correctness' "
+                "for the answers; add one to its Rewards.parts, or give tokens=all."
+            )
         answer_scores = reward.penalize_unstopped(rewards.parts["correctness"], finished)
     responses, length = [c.tokens for c in completions], episodes.mask.shape[1]
     is_confidence = confidence_tokens.mask(responses, trainer.writer.tokenizer.decode, length)

@@ -1,11 +1,14 @@
 """Objectives as settings: tokens of confidence, what is refused and warned of, and every line of docs/objectives.md."""
 
+import types
+
 import numpy as np
 import pytest
 
 from configs import base
 from lc_jax.data.tokenizer import load_tokenizer
-from lc_jax.rl import advantage, confidence_tokens, objective, reward
+from lc_jax.inference.generate import Completion
+from lc_jax.rl import advantage, confidence_tokens, objective, reward, step
 from lc_jax.rl.advantage import AdvantageSettings
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings
@@ -65,7 +68,7 @@ PLAIN = AdvantageSettings(whiten_rewards=False, whiten_advantages=False, kl="")
 IS_CONFIDENCE = np.asarray([[False, True, False], [False, False, True]])
 
 
-def by_token(scores, answer_scores, settings=PLAIN, **numbers):
+def by_token(scores, answer_scores, settings=PLAIN, is_confidence=IS_CONFIDENCE, **numbers):
     zeros = np.zeros((2, 3), np.float32)
     episodes = episodes_of([3, 3], **{"old_logprobs": zeros} | numbers)
 
@@ -74,7 +77,7 @@ def by_token(scores, answer_scores, settings=PLAIN, **numbers):
 
     scores = np.asarray(scores, np.float32)
     answers = None if answer_scores is None else np.asarray(answer_scores, np.float32)
-    return advantage.by_token(estimator, scores, answers, IS_CONFIDENCE)[0]
+    return advantage.by_token(estimator, scores, answers, is_confidence)[0]
 
 
 def test_frozen_answers_have_no_advantage_and_no_kl():
@@ -90,10 +93,28 @@ def test_answers_and_confidences_have_advantages_of_their_own():
     assert episodes.kl_weights.tolist() == [[0.5] * 3] * 2
 
 
+def test_a_response_that_states_no_confidence_is_trained_by_its_whole_score():
+    stated = np.asarray([[False, True, False], [False] * 3])
+    episodes = by_token([0.75, -0.5], [1, 0], is_confidence=stated)
+    # Answers 1 and -1/2, each less the other; confidences -1/4 and nothing.
+    assert episodes.advantages.tolist() == [[1.5, -0.25, 1.5], [-1.5, -1.5, -1.5]]
+
+
 def test_each_kind_of_token_is_whitened_alone():
     settings = AdvantageSettings(whiten_rewards=False, kl="")
     episodes = by_token([0.75, -0.5], [1, 0], settings)
     np.testing.assert_allclose(episodes.advantages, [[1, 1, 1], [-1, -1, -1]], atol=1e-5)
+
+
+def test_a_reward_of_ones_own_without_a_part_for_answers_cannot_be_decoupled():
+    trainer = types.SimpleNamespace(
+        ppo=types.SimpleNamespace(stop_penalty=False, baseline="leave_one_out"),
+        advantage=AdvantageSettings(tokens="decoupled"),
+        reward=types.SimpleNamespace(name="mine:f"),
+    )
+    rewards, completions = reward.Rewards(np.zeros(2, np.float32), {}), [Completion([5], [0.0], True)] * 2
+    with pytest.raises(ValueError, match=r"tokens=decoupled: the reward mine:f has no part 'correctness'"):
+        step._advantages(trainer, None, rewards, completions, 0.1, None)
 
 
 # --- what is refused, and what is warned of --------------------------------------------------------------------------
