@@ -36,7 +36,7 @@ def recordings() -> Path:
     """All that was recorded, models included; not part of this repository."""
     path = SHARED / "golden"
     if not path.is_dir():
-        pytest.skip("no recorded models beside this checkout")
+        pytest.skip("no recorded models next to this checkout")
     return path
 
 
@@ -45,5 +45,5 @@ def assets() -> Path:
     """Real data and tokenizers; not part of this repository."""
     path = SHARED / "assets"
     if not path.is_dir():
-        pytest.skip("no asset folder beside this checkout")
+        pytest.skip("no asset folder next to this checkout")
     return path

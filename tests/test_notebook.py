@@ -1,4 +1,4 @@
-"""docs/*.ipynb: run as they stand, and were saved as they ran."""
+"""docs/*.ipynb: they run without changes, and were saved with the output of a run."""
 
 import tempfile
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_it_runs(name, saved, tmp_path, monkeypatch):
     where = {"metadata": {"path": str(DOCS)}}
     nbclient.NotebookClient(again, timeout=1800, startup_timeout=300, resources=where).execute()
     for old, new in zip(code(saved), code(again), strict=True):
-        assert kinds(new) == kinds(old), f"save the notebook anew: {old.source[:60]!r} shows otherwise"
+        assert kinds(new) == kinds(old), f"save the notebook again: {old.source[:60]!r} shows otherwise"
     needed, file = NOTEBOOKS[name]
     assert not [words for words in needed if words not in printed(code(again))]
     assert (tmp_path / file).exists()

@@ -1,4 +1,4 @@
-"""Entities of biographies: FActScore's lists and generations, rows of one's own, and what is none of these."""
+"""Entities of biographies: FActScore's lists and generations, a user's own rows, and files that are none of these."""
 
 import json
 

@@ -154,8 +154,8 @@ def test_what_could_not_be_annotated_is_a_status(status):
         ("support", "Ada sang"): Annotation(status, detail="of one"),
     }
     records = Answers(bad=bad).records()
-    spoilt = {r.question_id: r.detail for r in records if r.status == status}
-    assert spoilt == {"Bela": "of all", "Dora/1": "of two", "Ada/1": "of one"}
+    details = {r.question_id: r.detail for r in records if r.status == status}
+    assert details == {"Bela": "of all", "Dora/1": "of two", "Ada/1": "of one"}
     assert all(math.isnan(r.confidence) and not r.correct for r in records if r.status == status)
     result = biography.factscore(records)
     assert (result.num_biographies, result.respond_ratio) == (3, pytest.approx(2 / 3))  # Ada, Cleo, Dora

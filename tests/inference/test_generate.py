@@ -100,7 +100,7 @@ def test_logprobs_are_those_of_the_full_forward_pass(model):
     ("preset", "unrolled"), [pytest.param("tiny-llama", True, marks=pytest.mark.slow), ("tiny-gpt-neox", False)]
 )
 def test_a_shared_prefix_is_computed_once(preset, unrolled, monkeypatch):
-    """Each token drawn behind it has the probability of the full forward pass, on one device and on eight."""
+    """Each token sampled after it has the probability of the full forward pass, on one device and on eight."""
     beginning = np.random.default_rng(0).integers(8, 96, 70).tolist()
     prompts = [beginning + prompt for prompt in [*PROMPTS, [3]]]
     monkeypatch.setattr(transformer, "UNROLL", 8 if unrolled else 0)

@@ -28,10 +28,10 @@ def exact(q, k, v, spans, scaling=SCALE, window=None):
     scores = np.einsum("bthk,bshk->bhts", q, k) * scaling.factor
     if scaling.softcap is not None:
         scores = scaling.softcap * np.tanh(scores / scaling.softcap)
-    slots = np.arange(length)
+    positions = np.arange(length)
     reach = length if window is None else window
-    sees = (slots <= slots[:, None]) & (slots > slots[:, None] - reach)
-    sees = sees & ((slots >= spans[:, :1]) & (slots < spans[:, 1:]))[:, None, :]
+    sees = (positions <= positions[:, None]) & (positions > positions[:, None] - reach)
+    sees = sees & ((positions >= spans[:, :1]) & (positions < spans[:, 1:]))[:, None, :]
     weights = np.where(sees[:, None], np.exp(scores - scores.max(axis=-1, keepdims=True)), 0.0)
     total = weights.sum(axis=-1, keepdims=True)
     return np.einsum("bhts,bshk->bthk", weights / np.where(total > 0, total, 1.0), v)
@@ -47,8 +47,8 @@ def inputs(length, heads=4, groups=2, size=16, batch=3):
 
 
 def inside(spans, length):
-    slots = np.arange(length)
-    return ((slots >= spans[:, :1]) & (slots < spans[:, 1:]))[..., None, None]
+    positions = np.arange(length)
+    return ((positions >= spans[:, :1]) & (positions < spans[:, 1:]))[..., None, None]
 
 
 def single(arrays):

@@ -62,7 +62,7 @@ def test_against_float64(chunk_tokens, implementation, softcap, outputs):
     """Values and gradients; a loss of one output alone takes a way of its own through the backward pass."""
     temperature = 0.7
     hidden, head, targets = inputs()
-    # So that no position can hide behind another.
+    # Random weights, so that errors at two positions cannot cancel.
     weights = np.random.default_rng(1).normal(size=(2, *targets.shape)).astype(np.float32)
     ways = {"both": (0, 1), "logprobs": (0,), "entropies": (1,)}[outputs]
     weighted = [w * (i in ways) for i, w in enumerate(weights)]

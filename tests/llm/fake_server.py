@@ -47,7 +47,7 @@ class Exchange:
 
     prompt: str
     body: dict[str, Any]
-    status: int  # HTTP status sent; 0: the connection was spoilt or gone
+    status: int  # HTTP status sent; 0: the connection was broken or closed
     time: float  # monotonic seconds
 
 
@@ -113,7 +113,7 @@ class FakeServer:
         ready()
         await self._stop.wait()
         # A server that is closed while somebody is being let in leaves that socket open: first let nobody in any more,
-        # then three turns of the loop, after which who was let in stands among the connections.
+        # then three turns of the loop, after which admitted clients are among the connections.
         self._loop.remove_reader(server.sockets[0])
         for _ in range(3):
             await asyncio.sleep(0)

@@ -107,7 +107,7 @@ def test_a_missing_or_spoilt_key_is_told_before_anything_is_opened(name, variabl
     checks.check_annotator(settings(name=name), keyless=True)  # a dry run sends nothing
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "another credential")
     checks.check_annotator(settings(name="anthropic/claude-x"))
-    checks.check_annotator(settings(base_url="http://localhost:8000"))  # a server of one's own may do without
+    checks.check_annotator(settings(base_url="http://localhost:8000"))  # a server of the user's needs no key
 
 
 @pytest.mark.parametrize("budget", [-1, -0.01, float("nan"), float("inf"), "20", None, True])

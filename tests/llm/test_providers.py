@@ -49,7 +49,7 @@ def ask(annotator, *prompts, **settings):
 
 
 def only(*kinds):
-    """The first requests are spoilt, in order."""
+    """The first requests fail, one fault after another."""
     return lambda number, prompt: kinds[number] if number < len(kinds) else None
 
 

@@ -186,7 +186,7 @@ def test_a_malformed_body_is_a_failed_reply_with_one_line(kind, monkeypatch):
 
 
 def test_an_error_under_status_200_keeps_its_meaning(monkeypatch):
-    """Routers send the error of the server behind them under status 200, with its code in the body."""
+    """Routers send the error of the upstream server under status 200, with its code in the body."""
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     sent = []
 

@@ -223,7 +223,7 @@ def test_killed_again_and_again_it_ends_complete_and_pays_once(tmp_path):
             while server.in_flight:
                 time.sleep(0.005)
             items = server.exchanges[begin:]
-            assert not prompts & {one.prompt for one in items}, "a reply that stands in the store was asked for again"
+            assert not prompts & {one.prompt for one in items}, "a stored reply was requested again"
             if process.returncode == 0:
                 break
             losses.append({one.prompt for one in items if one.status == 200} - kept_prompts(tmp_path / "s"))

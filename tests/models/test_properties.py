@@ -46,7 +46,7 @@ def build(name, **precision):
 
 @pytest.mark.parametrize("planes", [2, 4])
 def test_the_gradient_of_a_rotation_is_that_of_its_formula(planes):
-    """Complex numbers are the second opinion: plane i is x[i] + 1j x[i + planes], what is behind the planes stays."""
+    """Compares with complex numbers: plane i is x[i] + 1j x[i + planes]; later dimensions do not change."""
     keys = jax.random.split(jax.random.key(0), 3)
     x, by_y = (jax.random.normal(key, (2, 3, 2, 8)) for key in keys[:2])
     angles = jax.random.normal(keys[2], (2, 3, planes))

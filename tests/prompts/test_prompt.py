@@ -346,7 +346,7 @@ def test_each_wording_shows_replies_in_its_own_form(reasoning):
 
 @pytest.mark.parametrize("module", [extract, forecast, correctness])
 def test_a_wording_with_reasoning_differs_only_in_what_is_said_of_the_reply(module):
-    """Two files hold one question: whoever changes a rule or an example changes both."""
+    """Two files hold one question: a change of a rule or an example must be made in both."""
     plain, reasoning = module.prompt(), module.prompt(reasoning=True)
     rules, reasoned_rules = (prompt.template.split("\n\n---\n\n")[0].splitlines() for prompt in (plain, reasoning))
     differing = [line for line in reasoned_rules if line not in rules]

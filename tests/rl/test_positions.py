@@ -82,7 +82,7 @@ def test_prompt_and_response_are_packed_without_a_gap():
     part = episodes.take(np.asarray([1, 3]))
     assert part.responses.tolist() == [[31, 12, 0, 0], [0, 0, 0, 0]]
     assert wide.take(np.asarray([3])).tokens.shape == (1, 16 + 6)
-    values = np.arange(32).reshape(4, 8)  # the slots before the response: 2, 4, 0, 1, and as many more
+    values = np.arange(32).reshape(4, 8)  # the positions before the response: 2, 4, 0, 1, and as many more
     responses = np.asarray(rollout.gather_response_positions(jnp.asarray(values), episodes.prompt_lengths, 4))
     assert [row[:n].tolist() for row, n in zip(responses, (3, 2, 4, 1), strict=True)] == [
         [2, 3, 4], [12, 13], [16, 17, 18, 19], [25]
@@ -189,7 +189,7 @@ def test_the_order_of_questions_is_the_seeds():
 
     one = ids(1)
     assert one == ids(1) != ids(2)
-    assert ids(1, first=2, count=2) == one[2:]  # a resumed run goes on in the same order
+    assert ids(1, first=2, count=2) == one[2:]  # a resumed run continues in the same order
     for ids_of_step in one:
         assert ids_of_step[::2] == ids_of_step[1::2]  # both samples of a question
     assert sorted(one[0][::2] + one[1][::2]) == [f"q{i}" for i in range(6)]  # an epoch holds each once

@@ -154,7 +154,7 @@ def test_micro_batches_share_a_program():
         finally:
             jax.monitoring.unregister_event_duration_listener(listen)
     assert sum("add_gradients" in name for name in compiled) == 2, compiled  # of the policy and of the critic
-    assert stats["padding"] == pytest.approx(8 / 7 - 1)  # four and three tokens in eight slots
+    assert stats["padding"] == pytest.approx(8 / 7 - 1)  # four and three tokens in eight positions
 
 
 def load_before(folders, name):

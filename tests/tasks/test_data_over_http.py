@@ -27,7 +27,7 @@ def keys(monkeypatch):
 
 
 def over(server, provider):
-    """Settings of an annotator behind HTTP."""
+    """Settings of an annotator over HTTP."""
     url = server.openai_url if provider == "openai" else server.anthropic_url
     return {"annotator__name": PROVIDERS[provider], "annotator__base_url": url}
 
@@ -82,7 +82,7 @@ def test_the_whole_miniature_is_the_same_over_http_and_trains_the_same_model(tmp
         for path in files["openai"]:
             path.unlink()
         make_all(tmp_path, tmp_path / "openai", **over(server, "openai"))
-        assert server.num_answered == num_replies  # made anew from the store
+        assert server.num_answered == num_replies  # made again from the store
     summaries, _, read = map(rows, files[""])
     assert len(summaries) == len(world.build().questions("sft"))
     assert len(read) == len(world.build().questions("reward_model"))

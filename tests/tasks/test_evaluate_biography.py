@@ -31,7 +31,7 @@ CHANCE = re.compile(r" \((\d+)%\)")
 def annotate(request):
     """Reads biographies that go "X: a phrase (60%) or another (40%)." one sentence a line; a praise is an opinion.
 
-    A claim is supported if its phrase stands in a passage that is shown.
+    A claim is supported if its phrase is in a passage of the prompt.
     """
     again = retry.PROMPT.match(request.prompt)
     prompt = again["request"] if again else request.prompt

@@ -1,4 +1,4 @@
-"""Every data set, made from a file of questions by annotators behind HTTP: the real SDKs talk to a local server."""
+"""Every data set, made from a file of questions by annotators over HTTP: the real SDKs talk to a local server."""
 
 import importlib
 import json

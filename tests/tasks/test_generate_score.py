@@ -157,7 +157,7 @@ def test_scores_agree_with_generation(prompts, tmp_path):
         np.testing.assert_allclose(row["logprobs"], expected["logprobs"], atol=1e-3)
         assert len(row["logprobs"]) == len(row["entropies"]) == len(row["completion_tokens"])
 
-    # Text is cut anew, into other tokens than were sampled: its scores are those of the tokens it is cut into.
+    # Text is tokenised again, into other tokens than were sampled; its scores are those of the new tokens.
     texts = [{"prompt": row["prompt"], "completion": row["completion"]} for row in outputs]
     wholes = [tokenizer.encode_prompt(row["prompt"] + row["completion"]) for row in outputs]
     starts = [len(row["prompt_tokens"]) for row in sampled]

@@ -1,4 +1,4 @@
-"""The command that a task prints at its end runs as it is printed, once what it stands for is put in."""
+"""The command that a task prints at its end runs as printed, once its placeholders are filled in."""
 
 import importlib
 import json
@@ -30,7 +30,7 @@ FILLED = {
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A working folder, with a blank in its name, that holds the file of one's own questions."""
+    """A working folder, with a blank in its name, that holds a user's file of questions."""
     path = tmp_path / "my runs"
     path.mkdir()
     monkeypatch.chdir(path)

@@ -1,4 +1,4 @@
-"""PPO as a run: stopped by SIGTERM it saves, and goes on bit for bit; padding and alarms."""
+"""PPO as a run: SIGTERM saves it, and it resumes bit for bit; padding and alarms."""
 
 import importlib
 import json

@@ -16,7 +16,7 @@ from tests.test_configs import config_of
 
 @pytest.fixture
 def make(tmp_path):
-    """Reports on evaluations that stand in folders a, b, ..."""
+    """Reports on evaluations in folders a, b, ..."""
 
     def go(*entries, **overrides):
         for name, one in zip("abcd", entries, strict=False):

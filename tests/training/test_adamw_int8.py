@@ -56,7 +56,7 @@ def gradients(params, step):
 
 @functools.partial(jax.jit, static_argnames="kind")
 def coded(value, seed, kind):
-    """Codes, and what they stand for."""
+    """Checks the codes and their values."""
     bits = adamw_int8.random_bits(jax.random.key(seed), value.shape) >> 16
     moment = adamw_int8.quantise(value, bits, kind)
     return moment, adamw_int8.dequantise(moment, kind)
@@ -203,7 +203,7 @@ def test_gradients_may_be_sums(kind):
 
 
 def test_bfloat16_parameters_do_not_freeze():
-    """A least-squares problem at learning rate 3e-5: nearest rounding stands still, the int8 kinds go on."""
+    """A least-squares problem at learning rate 3e-5: nearest rounding stops, the int8 kinds continue."""
     rng = np.random.default_rng(0)
     inputs, start = rng.normal(size=(64, 128)).astype("float32"), rng.normal(size=(128, 8)).astype("float32")
     weights = {"w": jnp.asarray(start, jnp.bfloat16)}

@@ -61,10 +61,10 @@ def test_the_loss_covers_the_target_and_its_end():
 
 
 def fill(row):
-    """Padding that goes on counting, so that reading into it changes the loss."""
+    """Returns tokens whose padding continues to count, so that reading it changes the loss."""
     end = row["lengths"][0]
-    slots = np.arange(row["tokens"].shape[1])
-    return np.where(slots < end, row["tokens"], row["tokens"][0, end - 1] + slots - end + 1)
+    positions = np.arange(row["tokens"].shape[1])
+    return np.where(positions < end, row["tokens"], row["tokens"][0, end - 1] + positions - end + 1)
 
 
 def test_the_prompt_is_no_target_and_the_end_is():

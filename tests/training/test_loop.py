@@ -319,7 +319,7 @@ def test_the_learning_rate_is_that_of_the_last_update_and_not_of_the_last_step(k
 
 
 def test_targets_alone_are_learned():
-    """The loss is torch's cross-entropy over target tokens, whatever stands in the prompt or past the end."""
+    """The loss is torch's cross-entropy over target tokens, whatever is in the prompt or past the end."""
     import torch
 
     model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), parallel.make_mesh())

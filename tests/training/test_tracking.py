@@ -1,4 +1,4 @@
-"""W&B beside the run: configured, resumed under its id, with samples; whatever fails there ends no run."""
+"""W&B: configured, resumed under its id, with samples; its failures end no run."""
 
 import sys
 import types
