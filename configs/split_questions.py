@@ -17,6 +17,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.questions = dict(source="", split="", answers="", answers_split="", columns="")
     config.output = "runs/calibrate/data"  # folder of the sets
     config.limit = 0  # questions, drawn at random; 0 = all
+    config.only_test = False  # all questions are for testing
     config.num_shots = 4  # examples in the prompt of a base model
     config.num_sft = 3000  # at most: for summary distillation and LC SFT
     config.num_ppo = 12000  # at most: for LC RL

@@ -152,6 +152,17 @@ evaluate lc_rl "LC RL" true "$out/lc_rl/$policy"
 evaluate lc_sft "LC SFT" true "$out/lc_sft/model"
 evaluate factuality_rl "Factuality RL" false "$out/factuality_rl/$policy"
 evaluate factuality_sft "Factuality SFT" false "$out/factuality_sft/model"
+if $mini; then
+  # What does it take to beat training? A map of LC SFT's confidences that is fitted on validation questions.
+  validation="$out/validation/lc_sft"
+  stage "evaluate LC SFT on validation" "$validation/result.json" "$(config evaluate_qa)" --config.method="LC SFT" \
+    --config.model="$out/lc_sft/model" --config.questions.split=ppo_validation --config.data="miniature validation" \
+    --config.output="$validation"
+  for map in isotonic kind; do
+    stage "recalibrate LC SFT ($map)" "$out/evaluation/lc_sft-$map/result.json" "$(config recalibrate)" \
+      --config.map="$map" --config.validation="$validation" --config.output="$out/evaluation/lc_sft-$map"
+  done
+fi
 if ! $mini; then
   evaluate claude_distill "Claude Distill" false "$out/claude_distill/model"
   evaluate llama_8_shot "Llama 2 7B 8-shot" false "$base_model" --config.strategy=8-shot

@@ -42,6 +42,9 @@ span() {
   fi
 }
 
+# leave_out NAME: what is done where a stage fails: the script ends. A script may go on without some.
+leave_out() { return 1; }
+
 # run_stage NAME RESULT FLAGS...: says what is done, and does it unless its result is there.
 run_stage() {
   local name=$1 result=$2 started=$SECONDS
@@ -53,7 +56,7 @@ run_stage() {
   echo "== ${progress:-}$name${times:-}"
   case "$result" in
     */selected) bash "$(dirname "${BASH_SOURCE[0]}")/select.sh" "${result%/selected}" "$@" ;;
-    *) python -m lc_jax.main "$@" ;;
+    *) python -m lc_jax.main "$@" || leave_out "$name" ;;
   esac
   echo "== $name: $((SECONDS - started)) s"
 }

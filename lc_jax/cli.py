@@ -5,6 +5,7 @@
   lc_jax ppo --help                    its modes and settings
   lc_jax quickstart [--plan|--check]   the whole method on the miniature world, into runs/miniature (minutes)
   lc_jax reproduce [--plan|--check]    the paper in order
+  lc_jax calibrate --model=MODEL --questions=FILE     any model, any questions with short answers
   lc_jax select RUN --NAME=VALUE ...   the best calibrated of a PPO run's candidates
   lc_jax completion bash|zsh           a script that completes names: eval "$(lc_jax completion bash)"
   lc_jax --version
@@ -25,11 +26,19 @@ from pathlib import Path
 import lc_jax.main
 from lc_jax import provenance, settings, terminal, usage
 
-SCRIPTS = {"quickstart": "quickstart.sh", "reproduce": "reproduce.sh", "select": "select.sh"}  # of launch/
+_OF_STAGES = ("--plan", "--check", "--profile", "--devices", "--keep-checkpoints")
+# The scripts of launch/, each with its flags that are no settings.
+SCRIPTS = {
+    "quickstart": ("--mini", *_OF_STAGES),
+    "reproduce": ("--mini", *_OF_STAGES),
+    "calibrate": (
+        "--model", "--questions", "--columns", "--test", "--output", "--annotator", "--reader", "--seeds", *_OF_STAGES,
+    ),
+    "select": (),
+}  # fmt: skip
 COMMANDS = ("list", *SCRIPTS, "completion")
 HELP = ("help", "--help", "-h")
 _OF_MAIN = ("--config", "--v", "--help", "--helpshort", "--helpfull")  # flags that are no settings
-_OF_SCRIPTS = ("--mini", "--plan", "--check", "--profile", "--devices", "--keep-checkpoints")
 # The settings are those lines of --help that begin with "  --". Bash takes a colon as the end of a word: what is before
 # it stays on the command line.
 _COMPLETION = """_lc_jax() {{
@@ -62,7 +71,7 @@ def _run(command: str, *arguments: str) -> None:
     elif command == "completion":
         _complete(arguments)
     elif command in SCRIPTS:
-        _run_script(SCRIPTS[command], arguments)
+        _run_script(command, arguments)
     else:
         lc_jax.main.start(["lc_jax", *flags(command, arguments)], terminal.as_command)
 
@@ -118,11 +127,11 @@ def _complete(arguments: Sequence[str]) -> None:
 def _run_script(script: str, arguments: Sequence[str]) -> None:
     """Becomes a script of launch/, in this folder and with this Python."""
     folder = settings.REPOSITORY / "launch"
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = os.environ | {"PATH": path, "LC_SETUP": "none"}
-    flags = [_flag(argument, _OF_SCRIPTS) for argument in arguments]
+    search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = os.environ | {"PATH": search_path, "LC_SETUP": "none"}
+    flags = [_flag(argument, SCRIPTS[script]) for argument in arguments]
     try:
-        os.execvpe("bash", ["bash", str(folder / script), *flags], environment)
+        os.execvpe("bash", ["bash", str(folder / f"{script}.sh"), *flags], environment)
     except FileNotFoundError:
         sys.exit("error: bash is not installed, which the scripts of several stages need.")
 

@@ -80,7 +80,8 @@ def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
         f"{name}.py:mini"
         for name in [
             *["generate_data"] * 2, "sft_lc", "sft_factuality", *["generate_data"] * 4, "extract_answers",
-            "forecast_probs", "factuality_reward", "ppo", "ppo_factuality", *["evaluate_qa"] * 4, "report",
+            "forecast_probs", "factuality_reward", "ppo", "ppo_factuality", *["evaluate_qa"] * 5, *["recalibrate"] * 2,
+            "report",
         ]
     ]  # fmt: skip
     assert all("published" not in call for call in calls)
@@ -88,15 +89,15 @@ def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
         assert (tmp_path / "out" / folder).is_dir()
     # They are counted, with the times of benchmarks/results/quickstart-cpu.json until there are others.
     lines = output.splitlines()
-    assert "== [1/17] sample paragraphs (about 13 s; 7 min to the end)" in lines
-    assert "== [12/17] LC RL (about " in output
+    assert "== [1/20] sample paragraphs (about 13 s; 7 min to the end)" in lines
+    assert "== [12/20] LC RL (about " in output
     assert "== LC RL: 0 s" in lines
     minutes = [int(line.split("; ")[1].split()[0]) for line in lines if line.endswith(" min to the end)")]
     assert minutes == sorted(minutes, reverse=True)
     _, output, calls = launch("reproduce.sh", "--mini")  # the results are there
     assert len(calls) == 1
-    assert output.count("done before") == 17
-    assert f"== [12/17] LC RL: done before ({tmp_path}/out/lc_rl/model)" in output
+    assert output.count("done before") == 20
+    assert f"== [12/20] LC RL: done before ({tmp_path}/out/lc_rl/model)" in output
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,7 @@ def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
         ("reproduce.sh", ["--mini"], {"LC_ACCELERATOR": "gpu"}, "LC_ACCELERATOR is 'gpu'; it may be cuda12, "),
         ("select.sh", [], {}, "usage: launch/select.sh RUN"),
         ("select.sh", ["/no/run"], {}, "/no/run/candidates is not there: train with ppo.num_candidates above 0"),
+        ("calibrate.sh", ["--model=m", "--questions=q", "--seeds=a"], {}, "error: --seeds=a: give whole numbers"),
         ("tpu.sh", [], {}, "LC_TPU: name of the TPU slice"),
         ("slurm.sh", [], {}, "SLURM_SUBMIT_DIR: run this with sbatch"),
         ("slurm.sh", [], {"SLURM_SUBMIT_DIR": "/"}, "submit from the repository's root, not from /"),
@@ -120,6 +122,78 @@ def test_a_mistake_is_one_line_and_runs_nothing(launch, tmp_path, script, argume
     assert len(output.splitlines()) == 1
     assert calls == []
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=m"], "error: give --model and --questions"),
+        (["--model=m", "--questions=q", "--fast"], "error: unknown argument '--fast'"),
+        (["--model=m", "--questions=q", "--reader=human"], "error: unknown argument '--reader=human'"),
+    ],
+)
+def test_calibrate_says_how_it_is_used(launch, tmp_path, arguments, message):
+    code, output, calls = launch("calibrate.sh", *arguments)
+    assert code == 2
+    assert output.startswith(f"{message}\nusage: launch/calibrate.sh --model=FOLDER|HUB --questions=DATA")
+    assert calls == []
+
+
+def calibration(launch, tmp_path, *arguments, num_validation=30):
+    """The calls of launch/calibrate.sh: the names of configs and their settings."""
+    data = tmp_path / "out" / "data"
+    for name in (".", "places"):
+        (data / name).mkdir(parents=True, exist_ok=True)
+        (data / name / "test.jsonl").touch()  # the questions are split
+    (data / "validation.jsonl").write_text("{}\n" * num_validation)
+    (data / "sizes.flags").write_text("ppo --config.ppo.num_steps=7\n")
+    code, output, calls = launch(
+        "calibrate.sh", "--model=m", "--questions=q.csv", f"--output={data.parent}", *arguments
+    )
+    assert code == 0, output
+    return [(call.split("configs/")[1].split(".py")[0], settings_of(call)) for call in calls]
+
+
+def test_calibrate_samples_fine_tunes_and_evaluates(launch, tmp_path):
+    calls = calibration(launch, tmp_path, "--test=places=p.csv", "--seeds=0,1")
+    assert [name for name, _ in calls if name in ("sft_lc", "ppo", "report")] == ["sft_lc", "ppo"] * 2 + ["report"]
+    evaluations = [flags for name, flags in calls if name == "evaluate_qa"]
+    assert {flags["annotator.name"] for flags in evaluations} == {"rules/short-answer"}
+    methods = [(flags["data"], flags["method"]) for flags in evaluations]
+    base = ["few shots", "asked for a percentage", "own probability", "agreement of samples"]
+    trained = [("validation", "LC SFT"), ("test", "LC SFT"), ("places", "LC SFT")]
+    trained += [("validation", "LC RL"), ("test", "LC RL"), ("places", "LC RL")]
+    assert methods == [(data, method) for data in ("test", "places") for method in base] + trained * 2
+    out = tmp_path / "out"
+    rl = [flags for name, flags in calls if name == "ppo"]
+    assert [(flags["policy"], flags["output"], flags["seed"]) for flags in rl] == [
+        (f"{out}/lc_sft/seed{seed}/model", f"{out}/lc_rl/seed{seed}", seed) for seed in "01"
+    ]
+    assert {(flags["reader.kind"], flags["reward.normalization"]) for flags in rl} == {("rules", "0")}
+    fits = [(flags["evaluation"], flags["validation"]) for name, flags in calls if name == "recalibrate"]
+    assert (f"{out}/evaluation/places-lc_rl-seed1", f"{out}/validation/lc_rl-seed1") in fits
+    assert len(fits) == 8
+    assert {flags["questions.source"] for flags in evaluations if flags["data"] == "places"} == {
+        f"{out}/data/places/test.jsonl"
+    }
+
+
+def test_calibrate_recalibrates_with_thirty_validation_questions(launch, tmp_path):
+    calls = calibration(launch, tmp_path, num_validation=29)
+    assert "recalibrate" not in [name for name, _ in calls]
+
+
+def test_calibrate_trains_readers_from_another_annotator(launch, tmp_path):
+    calls = calibration(launch, tmp_path, "--annotator=anthropic/claude-haiku-4-5")
+    names = [name for name, _ in calls]
+    assert names[names.index("sft_lc") :][:6] == [
+        "sft_lc", "generate_data", "generate_data", "extract_answers", "forecast_probs", "ppo",
+    ]  # fmt: skip
+    (flags,) = [flags for name, flags in calls if name == "ppo"]
+    out = tmp_path / "out"
+    assert flags["reader.extractor"] == f"{out}/extract_answers/seed0/model"
+    assert flags["reader.forecaster"] == flags["critic"] == f"{out}/forecast_probs/seed0/model"
+    assert "reader.kind" not in flags
 
 
 def test_a_quoted_home_folder_is_the_home_folder(launch, tmp_path):
@@ -232,7 +306,7 @@ def test_a_plan_runs_nothing(launch, tmp_path, mini):
     table = {line[0]: dict(zip(HEADER, line, strict=True)) for line in lines}
     assert table["LC RL"]["models"].count("(") == 2  # two models
     assert ("select LC RL" in table) != mini
-    assert len(table) == (2 + 18 if mini else 2 + 55)
+    assert len(table) == (2 + 21 if mini else 2 + 55)
     total = table["all"]
     assert (total["API $"] == "0.00") == mini
     stages = [name for name in table if name not in ("stage", "all") and "---" not in name]

@@ -86,3 +86,16 @@ def test_rows_of_the_published_sets(tmp_path):
     ]
     (tmp_path / "stages").write_text("".join(f"name\tresult\t--config={line}\n" for line in lines))
     assert [work.num_rows(stage) for stage in stages.load(tmp_path / "stages")] == [500, 1_515, 1_000]
+
+
+def test_rows_of_ones_own_files_are_counted_and_those_of_files_to_come_are_as_many_as_they_are_made_from(tmp_path):
+    (tmp_path / "q.csv").write_text("question,answer\n" + "Who?,me\n" * 7)
+    own = f"--config.questions.answers=\t--config.questions.split=\t--config.questions.source={tmp_path}/q.csv"
+    lines = [
+        f"samples\t{tmp_path}/samples.jsonl\t--config=configs/generate_data.py\t{own}",
+        f"LC SFT\t{tmp_path}/run/model\t--config=configs/sft_lc.py\t--config.data.rows.source={tmp_path}/samples.jsonl",
+        f"evaluate\t{tmp_path}/result.json\t--config=configs/evaluate_qa.py:own\t{own}\t--config.limit=5",
+    ]
+    (tmp_path / "stages").write_text("".join(f"{line}\n" for line in lines))
+    every = stages.load(tmp_path / "stages")
+    assert [work.num_rows(stage, every) for stage in every] == [7, 7, 5]

@@ -43,7 +43,7 @@ def measure(stage: Stage, stages: Sequence[Stage], shapes: Models, *, keep_check
         export, checkpoint = _export(config, params), _checkpoint(config, params)
         rest = export + (KEEP * checkpoint if keep_checkpoints else 0.0)
         return Disk(export + (KEEP + 1) * checkpoint, rest)  # a checkpoint is written before the oldest is deleted
-    records = work.num_rows(stage) * work.num_candidates(stage, stages) * config.get("num_samples", 1) * _RECORD
+    records = work.num_rows(stage, stages) * work.num_candidates(stage, stages) * config.get("num_samples", 1) * _RECORD
     # A selection takes no space: it makes hard links to the candidate's files.
     run, freed = work.selected_run(stage, stages), 0.0
     if run is not None and not keep_checkpoints:

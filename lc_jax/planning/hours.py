@@ -76,7 +76,7 @@ class Clock:
         if name == "ppo_step":
             layers = self.shapes.config_of(config.policy).num_layers / notes["layers"]
             return config.ppo.num_steps * row["seconds"] * layers * config.ppo.rollout_batch_size / notes["episodes"]
-        return self._paragraphs(stage) * work.PARAGRAPH / notes["tokens per second"]
+        return self._paragraphs(stage) * min(work.PARAGRAPH, config.max_new_tokens) / notes["tokens per second"]
 
     # --- from peak rates ---------------------------------------------------------------------------------------------
 
@@ -143,10 +143,19 @@ class Clock:
     def _training_tokens(self, stage: Stage) -> float:
         config = stage.config
         each = 1 + NUM_ANSWERS if config.data.recipe == "forecast_probs" else 1
-        return work.num_rows(stage) * each * work.SEQUENCE[config.task] * config.fit.num_epochs
+        return (
+            work.num_rows(stage, self.stages)
+            * each
+            * min(work.SEQUENCE[config.task], config.data.max_length)
+            * config.fit.num_epochs
+        )
 
     def _paragraphs(self, stage: Stage) -> float:
-        return work.num_rows(stage) * work.num_candidates(stage, self.stages) * stage.config.get("num_samples", 1)
+        return (
+            work.num_rows(stage, self.stages)
+            * work.num_candidates(stage, self.stages)
+            * stage.config.get("num_samples", 1)
+        )
 
 
 def measured_figures(folder: Path, kind: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from lc_jax.data.rows import MINIATURE, is_local, load_rows, optional
 from lc_jax.evaluation.published import PROMPTS
 from lc_jax.planning.stages import Stage
 from lc_jax.prompts import strategies
@@ -41,18 +42,39 @@ def num_candidates(stage: Stage, stages: Sequence[Stage]) -> int:
     return run.ppo.num_candidates if run else 1
 
 
-def num_rows(stage: Stage) -> int:
-    """Returns the number of questions, rows or entities of a stage."""
+def num_rows(stage: Stage, stages: Sequence[Stage] = ()) -> int:
+    """Returns the number of questions, rows or entities of a stage.
+
+    Args:
+      stages: of the script, whose results a stage may read before they are there.
+    """
     config = stage.config
     limit = config.get("limit") or 10**9
     if is_miniature(stage):
         return min(limit, MINIATURE_ROWS)
+    if (own := _own_rows(config, stages)) is not None:
+        return min(limit, own)
     if config.task in ("sft", "reward_model"):
         return ROWS["reward_model" if "reward_model" in config.data.rows.source else "sft"]
     data = config.get("data", "")
     if config.task == "generate_data" and config.questions.split == "test":
         data = next((data for data, name in PROMPTS.items() if f":{name}_" in config.questions.source), "")
     return min(limit, ROWS.get(data, ROWS["TriviaQA"]))
+
+
+def _own_rows(config: ConfigDict, stages: Sequence[Stage]) -> int | None:
+    """Returns the number of rows in the user's own files that a stage reads; None for published data."""
+    part = config.data.rows if config.task in ("sft", "reward_model") else config.get("questions", {})
+    source, split = part.get("source"), optional(part.get("split"))
+    if not source or str(source).startswith(MINIATURE):
+        return None
+    if not is_local(source):
+        maker = next((other for other in stages if other.result == source), None)
+        return None if maker is None else num_rows(maker, stages)
+    try:
+        return len(load_rows(source, split))
+    except (OSError, ValueError):  # the stage's own check says what is wrong
+        return None
 
 
 def prompt_tokens(config: ConfigDict) -> int:

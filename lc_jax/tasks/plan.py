@@ -48,7 +48,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     figures = hours.measured_figures(Path(config.figures), devices.kind)
     clock = hours.Clock(devices, stages, shapes, figures)
     times = [clock.time(stage) for stage in stages]
-    bills = [Bill.of(s.config, work.num_rows(s) * work.num_candidates(s, stages)) for s in stages]
+    bills = [Bill.of(s.config, work.num_rows(s, stages) * work.num_candidates(s, stages)) for s in stages]
     rows = [
         [
             stage.name, ", ".join(shapes.names_of(stage.config)), number(use.peak / GB), "yes" if use.fits else "NO",

@@ -3,7 +3,8 @@
   questions -> sft.jsonl, ppo.jsonl, validation.jsonl, test.jsonl; prompts/: examples for a base model;
                sizes.flags: settings of later stages; left_out.jsonl: rows that make no question, and repeated ones
 
-The question itself is what the model is asked (`paragraph_generation_prompt`), unless a row has another query.
+With `only_test` all questions are in test.jsonl, and no other set is written. The question itself is what the model is
+asked (`paragraph_generation_prompt`), unless a row has another query.
 """
 
 from __future__ import annotations
@@ -144,10 +145,14 @@ def run(config: ConfigDict, mesh: Any) -> None:
     """
     questions, left_out = load(config)
     output = Path(config.output)
-    names = [field.name for field in dataclasses.fields(splits.SplitSizes) if field.name in config]
-    sets = splits.split(questions, splits.SplitSizes(**{name: config[name] for name in names}), config.seed)
     jsonl.write_jsonl(output / "left_out.jsonl", left_out)
     _log(left_out, output / "left_out.jsonl")
+    if config.only_test:
+        jsonl.write_jsonl(output / "test.jsonl", map(_record, questions))
+        print(f"{output}: {len(questions):,} test; {len(left_out)} rows left out.")
+        return
+    names = [field.name for field in dataclasses.fields(splits.SplitSizes) if field.name in config]
+    sets = splits.split(questions, splits.SplitSizes(**{name: config[name] for name in names}), config.seed)
     prompts = output / "prompts"
     prompts.mkdir(parents=True, exist_ok=True)
     (prompts / "few_shot.txt").write_text(few_shot_prompt(sets.shots), encoding="utf-8")

@@ -89,6 +89,12 @@ def test_a_limit_draws_questions_at_random(tmp_path):
     assert sum(len(load_questions(tmp_path / "data" / f"{name}.jsonl")) for name in names) == 9  # and an example
 
 
+def test_all_questions_are_for_testing_on_request(tmp_path):
+    split_questions.run(config_of(tmp_path, only_test=True), None)
+    assert len(load_questions(tmp_path / "data" / "test.jsonl")) == 22
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["left_out.jsonl", "test.jsonl"]
+
+
 @pytest.mark.parametrize("name", ["num_test", "num_samples", "num_sft", "max_steps"])
 def test_bad_settings_are_refused(tmp_path, name):
     with pytest.raises(Problems, match=f"--config.{name}=0"):

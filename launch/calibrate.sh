@@ -1,0 +1,211 @@
+#!/usr/bin/env bash
+# Any model, any file of questions with short answers: teaches the model to state how sure it is, and reports how well.
+#
+#   launch/calibrate.sh --model=HuggingFaceTB/SmolLM2-135M-Instruct --questions=geonames:cities
+#   launch/calibrate.sh --model=MODEL --questions=FILE --plan     what it would take; trains nothing
+#   launch/calibrate.sh --model=MODEL --questions=FILE --check    everything that would stop a stage, with its remedy
+#
+#   --model=MODEL           a checkpoint: a folder, a name of the hub, or a .gguf file. A chat model is asked through its
+#                           chat template
+#   --questions=DATA        rows with `question` and `answer` (and `aliases`, `kind`): a file, a folder, a data set of the
+#                           hub, or geonames:cities
+#   --columns=OURS=YOURS    other names of its columns, with commas between: question=query,answer=target
+#   --test=NAME=DATA        other questions that the models are tested on too; may be given several times
+#   --output=FOLDER         where everything goes (default runs/calibrate)
+#   --annotator=NAME        who writes consensus answers, reads and judges (default rules/short-answer: rules, no model)
+#   --reader=rules|models   who reads answers during LC RL: the rules, or models that are trained for it (default: rules
+#                           with the annotator rules/short-answer, models with any other)
+#   --seeds=0,1             seeds of training, each with its own models (default 0)
+#   --profile=NAME          settings (launch/profiles; default calibrate-small; calibrate-7b is for 7B)
+#   --devices=8xa100        plan and check for devices that are not here
+#   --config.NAME=VALUE     a setting of every stage
+#   --keep-checkpoints      keeps what finished stages needed to resume
+#
+# A stage whose result is there is skipped, a half-done one resumes. LC_ACCELERATOR is cuda12, cuda13 or tpu (default: CPU).
+set -euo pipefail
+usage="usage: launch/calibrate.sh --model=FOLDER|HUB --questions=DATA [--columns=OURS=YOURS] [--test=NAME=DATA]
+  [--output=FOLDER] [--annotator=NAME] [--reader=rules|models] [--seeds=0,1] [--profile=NAME] [--plan|--check]
+  [--devices=8xa100] [--keep-checkpoints] [--config.NAME=VALUE ...]"
+model="" questions="" columns="" out=runs/calibrate annotator=rules/short-answer reader="" seeds=0 action=run
+profile=calibrate-small devices="" keep_checkpoints=false tests=() flags=()
+for argument in "$@"; do
+  value=${argument#*=}
+  case "$argument" in
+    --model=*) model=$value ;;
+    --questions=*) questions=$value ;;
+    --columns=*) columns=$value ;;
+    --test=*=*) tests+=("$value") ;;
+    --output=*) out=$value ;;
+    --annotator=*) annotator=$value ;;
+    --reader=rules | --reader=models) reader=$value ;;
+    --seeds=*) seeds=$value ;;
+    --profile=*) profile=$value ;;
+    --plan | --check) action=${argument#--} ;;
+    --devices=*) devices=$value ;;
+    --keep-checkpoints) keep_checkpoints=true ;;
+    --config.*=*) flags+=("$argument") ;;
+    -h | --help) echo "$usage"; exit ;;
+    *) printf "error: unknown argument '%s'\n%s\n" "$argument" "$usage" >&2; exit 2 ;;
+  esac
+done
+if [ -z "$model" ] || [ -z "$questions" ]; then
+  printf 'error: give --model and --questions\n%s\n' "$usage" >&2; exit 2
+fi
+case "$seeds" in "" | *[!0-9,]*) echo "error: --seeds=$seeds: give whole numbers with commas between, such as 0,1" >&2; exit 2 ;; esac
+if [ -z "$reader" ]; then
+  case "$annotator" in rules/*) reader=rules ;; *) reader=models ;; esac
+fi
+if [ -f "$profile" ]; then profile=$(realpath "$profile"); fi
+launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$launch/setup.sh"
+. "$launch/stages.sh"
+setup base
+export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-.94}"
+out=$(expand_home "$out") model=$(expand_home "$model") questions=$(expand_home "$questions")
+data="$out/data"
+stages=$(mktemp)
+trap 'rm -f "$stages" "$stages".*' EXIT
+config() { echo "--config=configs/$1.py"; }
+own=(--config.questions.answers= --config.questions.split=)
+
+# 1. Split the questions (now, for a plan too). The sizes of later stages follow from their number: sizes.flags, which is added to the profile.
+ready() {  # PROFILE DEVICES: checks the stages so far, and writes those that can run
+  python -m lc_jax.main "$(config check_stages)" --config.stages="$stages" --config.profile="$1" \
+    --config.devices="$2" --config.keep_checkpoints="$keep_checkpoints" --config.evaluations="$out/evaluation" \
+    --config.ready="$stages.ready"
+}
+stage "split the questions" "$data/test.jsonl" "$(config split_questions)" --config.questions.source="$questions" \
+  --config.questions.columns="$columns" --config.output="$data"
+for test in ${tests[@]+"${tests[@]}"}; do
+  stage "read the questions of ${test%%=*}" "$data/${test%%=*}/test.jsonl" "$(config split_questions)" \
+    --config.questions.source="$(expand_home "${test#*=}")" --config.only_test=true --config.output="$data/${test%%=*}"
+done
+case "$model" in
+  *.gguf)
+    stage "convert the GGUF file" "$out/model/config.json" "$(config convert)" --config.source="$model" \
+      --config.destination="$out/model"
+    model="$out/model" ;;
+esac
+missing=$(cut -f 2 "$stages" | while read -r result; do if [ ! -e "$result" ]; then echo "$result"; fi; done)
+if [ -n "$missing" ]; then
+  ready "$profile" "" >/dev/null
+  run_stages "$stages.ready"
+fi
+settings=$profile
+if [ ! -f "$profile" ]; then settings="$launch/profiles/$profile.flags"; fi
+cat "$settings" "$data/sizes.flags" >"$stages.flags"
+
+num_validation=$(grep -c "" "$data/validation.jsonl") || true
+if [ "$num_validation" -lt 30 ]; then
+  echo "$num_validation validation questions are too few for recalibration: its rows are left out" >&2
+fi
+
+# 2. What does the model answer, and how often? Several samples a question become one answer with its percentage.
+by_model=(--config.model="$model" --config.prompt_dir="$data/prompts")
+annotate=(--config.annotator.name="$annotator")
+sample() {  # NAME QUESTIONS: stages that make $data/NAME.summaries.jsonl
+  stage "sample answers ($1)" "$data/$1.samples.jsonl" "$(config generate_data)" "${own[@]}" "${by_model[@]}" \
+    --config.what=paragraphs --config.in_context=true --config.questions.source="$2" \
+    --config.output="$data/$1.samples.jsonl"
+  stage "state their consensus ($1)" "$data/$1.summaries.jsonl" "$(config generate_data)" "${own[@]}" "${annotate[@]}" \
+    --config.what=summaries --config.questions.source="$2" --config.input="$data/$1.samples.jsonl" \
+    --config.output="$data/$1.summaries.jsonl"
+}
+sample sft "$data/sft.jsonl"
+
+# 3. Evaluation: on the test questions and on those of --test.
+evaluate() {  # FOLDER QUESTIONS DATA METHOD FLAGS...
+  local folder=$1 source=$2 title=$3 method=$4
+  shift 4
+  stage "evaluate $method on $title" "$folder/result.json" "$(config evaluate_qa):own" "${own[@]}" "${annotate[@]}" \
+    --config.questions.source="$source" --config.data="$title" --config.method="$method" --config.output="$folder" \
+    --config.store="$out/replies.sqlite" "$@"
+}
+each_test() {  # FUNCTION ARGUMENTS...: calls it with the name and the file of each test before the arguments
+  local function=$1 test
+  shift
+  "$function" test "$data/test.jsonl" "$@"
+  for test in ${tests[@]+"${tests[@]}"}; do "$function" "${test%%=*}" "$data/${test%%=*}/test.jsonl" "$@"; done
+}
+evaluate_base() {  # NAME QUESTIONS: the model as it is
+  local folder="$out/evaluation/$1"
+  evaluate "$folder-few-shot" "$2" "$1" "few shots" "${by_model[@]}" --config.strategy=few-shot \
+    --config.uses_confidence=false --config.temperature=0
+  evaluate "$folder-percentage" "$2" "$1" "asked for a percentage" "${by_model[@]}" --config.strategy=percentage \
+    --config.temperature=0
+  evaluate "$folder-own-probability" "$2" "$1" "own probability" "${by_model[@]}" --config.strategy=own-probability \
+    --config.temperature=0
+  sample "$1" "$2"
+  evaluate "$folder-samples" "$2" "$1" "agreement of samples" --config.paragraphs="$data/$1.summaries.jsonl" \
+    --config.column=claude_summary
+}
+evaluate_trained() {  # NAME QUESTIONS RUN METHOD SEED: a trained model, then recalibrated on the validation questions
+  local folder="$out/evaluation/$1-$3-seed$5"
+  evaluate "$folder" "$2" "$1" "$4" --config.model="$out/$3/seed$5/model" --config.seed="$5" --config.temperature=0
+  if [ "$num_validation" -lt 30 ]; then return; fi  # too few for a fit
+  stage "recalibrate $4 on $1" "$folder-isotonic/result.json" "$(config recalibrate)" --config.evaluation="$folder" \
+    --config.validation="$out/validation/$3-seed$5" --config.output="$folder-isotonic"
+}
+trained() {  # RUN METHOD SEED
+  evaluate "$out/validation/$1-seed$3" "$data/validation.jsonl" validation "$2" \
+    --config.model="$out/$1/seed$3/model" --config.seed="$3" --config.temperature=0
+  each_test evaluate_trained "$1" "$2" "$3"
+}
+train_readers() {  # SEED: what does LC SFT write, and how do models learn to read it as the annotator does?
+  local written="$data/readers.seed$1.paragraphs.jsonl" read="$data/readers.seed$1.jsonl"
+  local extractor="$out/extract_answers/seed$1" forecaster="$out/forecast_probs/seed$1"
+  stage "paragraphs of LC SFT, seed $1" "$written" "$(config generate_data)" "${own[@]}" --config.what=paragraphs \
+    --config.questions.source="$data/ppo.jsonl" --config.model="$out/lc_sft/seed$1/model" --config.num_samples=1 \
+    --config.column=lc_sft_generated_paragraph --config.seed="$1" --config.output="$written"
+  stage "read them, seed $1" "$read" "$(config generate_data)" "${own[@]}" "${annotate[@]}" --config.what=forecasts \
+    --config.questions.source="$data/ppo.jsonl" --config.input="$written" --config.output="$read"
+  for reader_model in extract_answers forecast_probs; do
+    stage "$reader_model, seed $1" "$out/$reader_model/seed$1/model" "$(config $reader_model)" --config.model="$model" \
+      --config.data.rows.source="$read" --config.data.rows.split= --config.data.rows.questions="$data/ppo.jsonl" \
+      --config.data.rows.questions_split= --config.seed="$1" --config.output="$out/$reader_model/seed$1"
+  done
+  reading=(--config.reader.extractor="$extractor/model" --config.reader.forecaster="$forecaster/model"
+    --config.critic="$forecaster/model")
+}
+each_test evaluate_base
+
+# 4. Learn the statements (LC SFT), then to make them come true (LC RL).
+for seed in ${seeds//,/ }; do
+  lc_sft="$out/lc_sft/seed$seed" lc_rl="$out/lc_rl/seed$seed"
+  stage "LC SFT, seed $seed" "$lc_sft/model" "$(config sft_lc)" --config.model="$model" --config.output="$lc_sft" \
+    --config.data.rows.source="$data/sft.summaries.jsonl" --config.data.rows.split= --config.seed="$seed"
+  reading=(--config.reader.kind=rules --config.reader.extractor= --config.reader.forecaster= --config.critic=
+    --config.reward.normalization=0)
+  if [ "$reader" = models ]; then train_readers "$seed"; fi
+  stage "LC RL, seed $seed" "$lc_rl/model" "$(config ppo)" --config.policy="$lc_sft/model" --config.output="$lc_rl" \
+    --config.questions.source="$data/ppo.jsonl" "${own[@]}" --config.validation.source="$data/validation.jsonl" \
+    --config.validation.answers= --config.validation.split= --config.seed="$seed" "${reading[@]}"
+  trained lc_sft "LC SFT" "$seed"
+  trained lc_rl "LC RL" "$seed"
+done
+
+# A row of the report that cannot be made, since no answer could be read, say, does not stop the others.
+left_out=()
+leave_out() {
+  case "$1" in "evaluate "* | "recalibrate "*) left_out+=("$1") ;; *) return 1 ;; esac
+}
+
+# 5. Check everything, run the stages, report.
+if [ "$action" = plan ]; then
+  python -m lc_jax.main "$(config plan)" --config.stages="$stages" --config.profile="$stages.flags" \
+    --config.devices="$devices" --config.keep_checkpoints="$keep_checkpoints"
+  exit
+fi
+if [ "$action" = check ]; then
+  python -m lc_jax.main "$(config check_stages)" --config.stages="$stages" --config.profile="$stages.flags" \
+    --config.devices="$devices" --config.keep_checkpoints="$keep_checkpoints" --config.evaluations="$out/evaluation"
+  exit
+fi
+ready "$stages.flags" "$devices"
+run_stages "$stages.ready"
+baseline="LC SFT"
+if ! grep -qs '"method": "LC SFT"' "$out"/evaluation/*/result.json; then baseline=""; fi
+python -m lc_jax.main "$(config report)" --config.evaluations="$out/evaluation" --config.output="$out" \
+  --config.methods='("few shots", "asked for a percentage", "own probability", "agreement of samples", "LC SFT", "LC RL")' \
+  --config.baseline="$baseline"
+for name in ${left_out[@]+"${left_out[@]}"}; do echo "left out: $name (the error is above; the same command tries again)"; done
