@@ -1,6 +1,10 @@
 """SmolLM2-135M-Instruct from its GGUF file: the tokenizer and the model of somebody else's."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +57,16 @@ def test_texts_come_back(folder, text):
 
 def test_generation_config_has_all_stop_tokens(folder):
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [2, 0]
+
+
+def test_logits_and_greedy_tokens_are_those_of_transformers(folder, tmp_path):
+    """In a process of its own, on one device; the benchmark refuses other logits and tokens than the peer's."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "benchmarks.real_model", "--output", str(tmp_path)]
+    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).resolve().parents[2])
+    record = json.loads((tmp_path / "real_model-cpu.json").read_text())
+    for row in record["rows"]:
+        assert row["notes"]["largest difference of logits"] < 1e-3
+        assert row["notes"]["texts of 4 with the same 8 greedy tokens"] == 4
+        assert row["seconds"] > 0
+        assert row["peer_seconds"] > 0
