@@ -34,12 +34,12 @@ def test_kappa_is_that_of_scikit_learn(pairs):
 
 def test_a_gap_by_hand():
     """Three questions in the bin of intrinsic .05 with gaps .05, .05, .35, and one at 1 with gap .2."""
-    stated, intrinsic = [0.1, 0.0, 0.4, 0.8], [0.05, 0.05, 0.05, 1.0]
-    result = agreement.faithfulness(stated, intrinsic)
+    confidences, intrinsic = [0.1, 0.0, 0.4, 0.8], [0.05, 0.05, 0.05, 1.0]
+    result = agreement.faithfulness(confidences, intrinsic)
     assert result.num_questions == 4
     assert result.gap == pytest.approx(0.65 / 4)
     assert result.cmfg == pytest.approx(1 - (0.45 / 3 + 0.2) / 2)
-    assert result.correlation == pytest.approx(np.corrcoef(stated, intrinsic)[0, 1])
+    assert result.correlation == pytest.approx(np.corrcoef(confidences, intrinsic)[0, 1])
 
 
 def test_a_constant_is_as_faithful_as_chance_and_the_intrinsic_confidence_itself_is_faithful():

@@ -104,11 +104,11 @@ def test_a_window_of_three_tokens():
     ]
     packed = kernel.RowMask(segment_ids=jnp.array([[0, 0, 0, 1, 1, 2, -1]]), window=3).visible(0, 7)[0].astype(int)
     assert packed.tolist()[3:6] == [[0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0], [0, 1, 1, 0, 0, 1, 0]]
-    left = kernel.RowMask(jnp.array([2]), window=3)
-    assert left.visible_at(jnp.int32(3), 6)[0, 0].astype(int).tolist() == [0, 0, 1, 1, 0, 0]
-    assert left.visible_at(jnp.int32(5), 6)[0, 0].astype(int).tolist() == [0, 0, 0, 1, 1, 1]
+    padded_left = kernel.RowMask(jnp.array([2]), window=3)
+    assert padded_left.visible_at(jnp.int32(3), 6)[0, 0].astype(int).tolist() == [0, 0, 1, 1, 0, 0]
+    assert padded_left.visible_at(jnp.int32(5), 6)[0, 0].astype(int).tolist() == [0, 0, 0, 1, 1, 1]
     # Two tokens of a prefix before column 2: the query there is its sequence's third, the one after it the fourth.
-    assert left.visible_prefix(jnp.array([2, 3, 4]), 2)[0].astype(int).tolist() == [[1, 1], [0, 1], [0, 0]]
+    assert padded_left.visible_prefix(jnp.array([2, 3, 4]), 2)[0].astype(int).tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 def test_blocks_cover_a_sequence_once_and_are_few():

@@ -77,9 +77,9 @@ def test_a_folder_comes_back_bit_for_bit(pair, mesh, tmp_path):
         np.testing.assert_array_equal(value.view(np.uint8), after[key].view(np.uint8), err_msg=key)
     again = transformers.AutoConfig.from_pretrained(tmp_path / "model").to_dict()
     expected = transformers.AutoConfig.from_pretrained(folder).to_dict()
-    written = json.loads((tmp_path / "model" / "config.json").read_text())
+    raw = json.loads((tmp_path / "model" / "config.json").read_text())
     for key in expected.keys() - DERIVED:
-        if key == "sliding_window" and not written.get("use_sliding_window", True):
+        if key == "sliding_window" and not raw.get("use_sliding_window", True):
             continue
         if key == "rope_parameters":
             again[key].pop("type", None)  # as released Phi models name it
@@ -153,7 +153,7 @@ def test_generation_behind_a_shared_prefix(pair):
 
 @only("qwen2", "olmo3", "gemma2", "gemma3", "phi3")
 def test_gradients_are_those_of_torch(pair, mesh):
-    """Of the log-probabilities of a row: windows, softcaps of scores and logits, norms, joint projections."""
+    """Gradients of the log-probabilities of a row: windows, softcaps of scores and logits, norms, joint projections."""
     model, _, folder = pair
     tokens = rows(1, 40)[0]
     model.zero_grad()

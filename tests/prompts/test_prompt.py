@@ -100,7 +100,7 @@ def test_render_names_the_field_at_fault():
 
 
 def test_templates_come_from_a_folder_stripped(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'neither': give one of \['chat', 'full', 'short'\]"):
+    with pytest.raises(FileNotFoundError, match=r"'neither': give one of \['auto', 'chat', 'full', 'short'\]"):
         load_templates("neither")
     for name in ("paragraph", "extract_answers", "forecast_probs", "factuality"):
         fields = MODELS[f"full/{name}"].fields

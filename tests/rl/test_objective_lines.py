@@ -73,8 +73,8 @@ def test_the_command_takes_every_line(line):
 def test_lines_that_the_page_says_are_warned_of_are():
     rows = re.findall(r"^\| `(--config[^`]*)` \|(.*)", PAGE, re.MULTILINE)
     warned = {line for line, rest in rows if "warned of" in rest or "a warning says so" in rest}
-    found = {line for line, _ in rows if line in PPO_LINES and objective.warnings(*records(parse(line)))}
-    assert found == warned
+    result = {line for line, _ in rows if line in PPO_LINES and objective.warnings(*records(parse(line)))}
+    assert result == warned
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line not in PPO_LINES])
@@ -91,14 +91,14 @@ def test_sft_takes_every_line(line, tmp_path):
 @pytest.fixture(scope="module")
 def trainers():
     """A trainer with its state by whether it has a critic, from the miniature's base models, whose heads are zero."""
-    made, mesh = {}, parallel.make_mesh(1, 4, 2)
+    results, mesh = {}, parallel.make_mesh(1, 4, 2)
     flags = [f"--config.{name}={base.LLAMA}" for name in ("policy", "critic", "reader.forecaster")]
     flags += [f"--config.reader.extractor={base.GPT_NEOX}", "--config.reader.batch_size=8"]
     with jax.set_mesh(mesh):
         for baseline in ("critic_with_answer", "leave_one_out"):
             config = parse(f"--config.ppo.baseline={baseline}", *flags)
-            made[baseline.startswith("critic")] = [*task.build(config, mesh, PPOSettings(**config.ppo))]
-        yield made
+            results[baseline.startswith("critic")] = [*task.build(config, mesh, PPOSettings(**config.ppo))]
+        yield results
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def probe(tmp_path, monkeypatch):
 
 
 def test_a_judge_that_refuses_doubt_is_found_out(probe):
-    """It accepts the answer at the end of a text, so that "{answer}, but I am not sure" and "{answer} (40%)" fail."""
+    """Accepting answers at the end of a text only makes "{answer}, but I am not sure" and "{answer} (40%)" fail."""
     records = [row for row in entry("LC RL", count=40).records if row["status"] == "ok"]
     num_right = sum(row["chosen"] == row["answer"] for row in records)
     with FakeServer(judge_by(lambda item: item.candidate.rstrip(".").endswith(item.answer))) as server:

@@ -38,7 +38,7 @@ def mesh():
     return parallel.make_mesh()
 
 
-def written(tmp_path, mesh, strategy, model=CHAT, **settings):
+def paragraphs_of(tmp_path, mesh, strategy, model=CHAT, **settings):
     """Texts by id of a checkpoint, and the rows that it keeps."""
     config = config_of("evaluate_qa", "own")
     config.model, config.strategy, config.output = str(model), strategy, str(tmp_path / "out")
@@ -74,10 +74,10 @@ def test_log_probabilities_of_short_answers_are_those_of_transformers(mesh, monk
     assert tokenizer.line_break_ids() == (202,)
     texts = [FEW_SHOT.replace("{paragraph_generation_prompt}", query) for query in QUERIES.values()]
     decoding = writing.Decoding(6, 0.0, 0, 8, one_line=True)
-    made = {place: rest for place, *rest in writing.write(str(CHAT), mesh, texts, decoding, {})}
+    texts_by_place = {place: rest for place, *rest in writing.write(str(CHAT), mesh, texts, decoding, {})}
     for place, text in enumerate(texts):
         tokens, product = greedy_by_transformers(tokenizer.encode_prompt(text), (1, 3, 202))
-        answer, _, logprob = made[place]
+        answer, _, logprob = texts_by_place[place]
         assert answer == tokenizer.decode(tokens).partition("\n")[0]
         assert abs(logprob - math.log(product)) < 1e-3
     ((_, length),) = shapes  # the examples are computed once for all questions
@@ -99,10 +99,10 @@ def test_an_answer_ends_at_its_first_line_break_which_counts(tmp_path, mesh, wor
     # exp(-1.0) = 36.8 %; the break's own -0.7 is part of it. A text of nothing states nothing.
     replies = answers((" Bern\n", (-0.1, -0.2, -0.7)), (" A town.\n", (-0.5, 0.0)), ("\n", (-0.1,)))
     monkeypatch.setattr(generate, "stream", replies)
-    texts, _ = written(tmp_path, mesh, "own-probability", prompt_dir=str(wordings))
+    texts, _ = paragraphs_of(tmp_path, mesh, "own-probability", prompt_dir=str(wordings))
     assert texts == {"q0": "Bern (36.8%)", "q1": "A town (60.7%)", "q2": ""}
     (tmp_path / "out" / "paragraphs.jsonl").unlink()
-    texts, _ = written(tmp_path, mesh, "few-shot", prompt_dir=str(wordings))
+    texts, _ = paragraphs_of(tmp_path, mesh, "few-shot", prompt_dir=str(wordings))
     assert texts == {"q0": "Bern", "q1": "A town.", "q2": ""}
 
 
@@ -115,50 +115,50 @@ def test_generation_stops_at_a_line_break_and_at_every_stop_token():
 
 def prompts_of(monkeypatch):
     """Records the prompts that a checkpoint reads, in place of writing."""
-    seen = []
+    calls = []
 
     def write(folder, mesh, prompts, decoding, precision, row_ids=None):
-        seen.extend((prompt, decoding.one_line) for prompt in prompts)
+        calls.extend((prompt, decoding.one_line) for prompt in prompts)
         return ((i, "Here (50%)\nmore", True, 0.0) for i in range(len(prompts)))
 
     monkeypatch.setattr(writing, "write", write)
-    return seen
+    return calls
 
 
 def test_a_chat_model_is_asked_for_a_percentage_in_its_conversation_and_any_other_in_a_text(
     tmp_path, mesh, monkeypatch
 ):
-    seen = prompts_of(monkeypatch)
-    texts, _ = written(tmp_path / "chat", mesh, "percentage")
-    (message,), one_line = seen[0]
+    calls = prompts_of(monkeypatch)
+    texts, _ = paragraphs_of(tmp_path / "chat", mesh, "percentage")
+    (message,), one_line = calls[0]
     assert (message.role, one_line) == ("user", False)
     assert message.content.startswith("Where is Gent?\n\n")
     assert message.content.endswith("ANSWER (NUMBER%). Write nothing else.")
     assert texts["q0"] == "Here (50%)\nmore"
-    seen.clear()
-    texts, _ = written(tmp_path / "plain", mesh, "percentage", model=PLAIN)
-    assert seen[0] == (message.content + "\n\nReply:", True)
+    calls.clear()
+    texts, _ = paragraphs_of(tmp_path / "plain", mesh, "percentage", model=PLAIN)
+    assert calls[0] == (message.content + "\n\nReply:", True)
     assert texts["q0"] == "Here (50%)"
 
 
 def test_percentage_txt_takes_the_place_of_the_wording(tmp_path, mesh, wordings, monkeypatch):
     (wordings / "percentage.txt").write_text("How sure? {paragraph_generation_prompt}")
-    seen = prompts_of(monkeypatch)
-    written(tmp_path / "chat", mesh, "percentage", prompt_dir=str(wordings))
-    written(tmp_path / "plain", mesh, "percentage", model=PLAIN, prompt_dir=str(wordings))
-    assert seen[0][0][0].content == seen[3][0] == "How sure? Where is Gent?"
+    calls = prompts_of(monkeypatch)
+    paragraphs_of(tmp_path / "chat", mesh, "percentage", prompt_dir=str(wordings))
+    paragraphs_of(tmp_path / "plain", mesh, "percentage", model=PLAIN, prompt_dir=str(wordings))
+    assert calls[0][0][0].content == calls[3][0] == "How sure? Where is Gent?"
 
 
 def test_mistakes_are_named(tmp_path, mesh, wordings):
     with pytest.raises(ValueError, match=r"strategy=few-shot needs examples: .*few_shot\.txt by --config\.prompt_dir"):
-        written(tmp_path, mesh, "few-shot")
+        paragraphs_of(tmp_path, mesh, "few-shot")
     with pytest.raises(
         ValueError, match=r"temperature=0\.3: the strategy own-probability.*give --config\.temperature=0"
     ):
-        written(tmp_path, mesh, "own-probability", temperature=0.3, prompt_dir=str(wordings))
+        paragraphs_of(tmp_path, mesh, "own-probability", temperature=0.3, prompt_dir=str(wordings))
     (wordings / "few_shot.txt").write_text("Question: {question}")
     with pytest.raises(ValueError, match=r"few_shot\.txt must hold the placeholders \['paragraph_generation_prompt'\]"):
-        written(tmp_path, mesh, "few-shot", prompt_dir=str(wordings))
+        paragraphs_of(tmp_path, mesh, "few-shot", prompt_dir=str(wordings))
     assert not (tmp_path / "out").exists()
 
 

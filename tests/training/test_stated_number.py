@@ -83,7 +83,7 @@ def test_log_probabilities_are_those_of_whole_texts(model):
     """Each candidate alone, all of its tokens up to the sign that ends it, unpadded."""
     targets = [f"Rome ({PLACE}%)", f"({PLACE}% sure) It is far away"]
     batch = batch_of(*(encoded(10, target=target) for target in targets))
-    found = np.asarray(stated_number.candidate_logprobs(model, batch))
+    result = np.asarray(stated_number.candidate_logprobs(model, batch))
 
     @jax.jit
     def logprobs(tokens):
@@ -96,7 +96,7 @@ def test_log_probabilities_are_those_of_whole_texts(model):
             start, end = 3 + target.index(PLACE), ids.index(ord("%")) + 1
             table = np.asarray(logprobs(jnp.asarray([ids])))
             expected = sum(table[i - 1, ids[i]] for i in range(start, end))
-            assert found[row, number] == pytest.approx(expected, abs=2e-3)
+            assert result[row, number] == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.parametrize(("score", "loss_fn"), stated_number.LOSSES.items())
@@ -130,11 +130,11 @@ def test_the_gradient_is_that_of_finite_differences(score, label):
     def loss(x):
         return stated_number.expected_score(x[None], values, labels, score)[0]
 
-    found = np.asarray(jax.grad(loss)(logits))
+    result = np.asarray(jax.grad(loss)(logits))
     steps = 1e-2 * np.eye(11, dtype=np.float32)
     expected = [float(loss(logits + step) - loss(logits - step)) / 2e-2 for step in steps]
-    np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert np.abs(found).max() > 0.01
+    np.testing.assert_allclose(result, expected, atol=1e-3)
+    assert np.abs(result).max() > 0.01
 
 
 @pytest.mark.parametrize("score", ["brier", "log"])
