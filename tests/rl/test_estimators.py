@@ -209,6 +209,7 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences():
     numbers = {
         name: rng.normal(size=(3, 4)).astype(np.float32) for name in ("old_logprobs", "ref_logprobs", "advantages")
     }
+    numbers["ref_logprobs"][1, 2:] = 200  # padding, whose exp(200) must reach no gradient
     episodes = episodes_of([4, 2, 3], **numbers, kl_weights=np.full((3, 4), 0.3, np.float32))
     new = (numbers["old_logprobs"] + rng.normal(size=(3, 4)) * 0.1).astype(np.float32)
     for estimator in ("", "k1", "k2", "k3"):
