@@ -1,6 +1,7 @@
 """The memory planner against what XLA says of the same programs once it has compiled them."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -33,6 +34,13 @@ def deep(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").touch()  # never read
     return str(tmp_path)
+
+
+OTHERS = {  # windows, four norms, softcaps and GELU; norms of heads; norms after, and of whole projections
+    "gemma2": dict(model_type="gemma2", sliding_window=64, tie_word_embeddings=False),
+    "qwen3": dict(model_type="qwen3"),
+    "olmo3": dict(model_type="olmo3", sliding_window=64),
+}
 
 
 def one_device():
@@ -69,6 +77,15 @@ def check_training(shape, kind, devices, sizes):
 @pytest.mark.parametrize("kind", ["causal", "scalar"])
 def test_supervised_step(kind, deep):
     check_training((deep, FLOAT32 | {"remat": "full"}), kind, 1, (32, 16, 128))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("family", OTHERS)
+def test_supervised_step_of_other_families(family, remat, deep):
+    path = Path(deep) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | OTHERS[family] | {"head_dim": 32}))
+    check_training((deep, FLOAT32 | {"remat": remat}), "causal", 1, (32, 32, 256))
 
 
 @pytest.mark.slow

@@ -21,15 +21,15 @@ REMAT = {
 }
 QK_NORMS, PLACEMENTS = ("none", "head", "all"), ("before", "after", "both")
 LINEAR = ("qkv", "q", "k", "v", "o", "gate", "up", "down")  # linear layers of a block
-_GELU, _GELU_TANH = (functools.partial(jax.nn.gelu, approximate=approximate) for approximate in (False, True))
+_GELU, GELU_TANH = (functools.partial(jax.nn.gelu, approximate=approximate) for approximate in (False, True))
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {  # by transformers' names
     "gelu": _GELU,
     "gelu_python": _GELU,
-    "gelu_new": _GELU_TANH,
-    "gelu_fast": _GELU_TANH,
-    "gelu_pytorch_tanh": _GELU_TANH,
-    "gelu_python_tanh": _GELU_TANH,
-    "gelu_accurate": _GELU_TANH,
+    "gelu_new": GELU_TANH,
+    "gelu_fast": GELU_TANH,
+    "gelu_pytorch_tanh": GELU_TANH,
+    "gelu_python_tanh": GELU_TANH,
+    "gelu_accurate": GELU_TANH,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
