@@ -21,4 +21,5 @@ if [ ! -e "$file" ]; then
 fi
 tests=(--test=capitals=geonames:capitals --test=continents=geonames:continents --test=currencies=geonames:currencies)
 if [ -n "${LC_TRIVIA_QA:-}" ]; then tests+=(--test=TriviaQA="$LC_TRIVIA_QA"); fi
-exec bash "$launch/calibrate.sh" --model="$file" --questions=geonames:cities --output="$out" "${tests[@]}" "$@"
+exec bash "$launch/calibrate.sh" --model="$file" --questions=geonames:cities --output="$out" \
+  --profile=calibrate-cpu "${tests[@]}" "$@"

@@ -79,7 +79,8 @@ def _own_rows(config: ConfigDict, stages: Sequence[Stage]) -> int | None:
 
 def prompt_tokens(config: ConfigDict) -> int:
     """Estimates the tokens of a prompt with the examples of its strategy."""
-    strategy = "8-shot" if config.get("in_context") else config.get("strategy", "finetuned")
+    in_context = config.get("in_context")
+    strategy = strategies.of_base_model(config.prompt_dir) if in_context else config.get("strategy", "finetuned")
     prompt = strategies.load(strategy, config.templates, config.prompt_dir, checkpoint=True)
     text = prompt.prompt_text(paragraph_generation_prompt=_QUERY)
     full_text = text if isinstance(text, str) else "".join(message.content for message in text)

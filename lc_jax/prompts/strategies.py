@@ -50,6 +50,12 @@ OF_CHECKPOINTS = ("finetuned", "8-shot", "summary-8-shot", "llama-2-chat", *SHOR
 OF_PROVIDERS = ("0-shot", "8-shot", "summary-8-shot", "uncertainty")
 
 
+def of_base_model(prompt_dir: str | Path) -> str:
+    """Returns the strategy that samples a base model: "few-shot" with few_shot.txt in `prompt_dir`, else "8-shot"."""
+    has_examples = bool(prompt_dir) and published.find(Path(prompt_dir), "few_shot") is not None
+    return FEW_SHOT if has_examples else "8-shot"
+
+
 def load(strategy: str, templates: str | Path, prompt_dir: str | Path = "", *, checkpoint: bool) -> Prompt:
     """Returns the prompt of a strategy, with the one field `paragraph_generation_prompt`.
 

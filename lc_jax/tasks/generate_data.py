@@ -95,8 +95,7 @@ async def queries(work: Work, row: int) -> Result:
 
 def _is_few_shot(config: ConfigDict) -> bool:
     """Returns whether the examples for the checkpoint are of short answers: those of few_shot.txt in `prompt_dir`."""
-    folder = config.prompt_dir if config.in_context else ""
-    return bool(folder) and published.find(Path(folder), "few_shot") is not None
+    return config.in_context and strategies.of_base_model(config.prompt_dir) == strategies.FEW_SHOT
 
 
 def _template(config: ConfigDict) -> prompts.Prompt:
