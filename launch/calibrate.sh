@@ -175,7 +175,7 @@ for seed in ${seeds//,/ }; do
   stage "LC SFT, seed $seed" "$lc_sft/model" "$(config sft_lc)" --config.model="$model" --config.output="$lc_sft" \
     --config.data.rows.source="$data/sft.summaries.jsonl" --config.data.rows.split= --config.seed="$seed"
   reading=(--config.reader.kind=rules --config.reader.extractor= --config.reader.forecaster= --config.critic=
-    --config.reward.normalization=0)
+    --config.reward.normalization=0 --config.reward.epsilon=1e-6)
   if [ "$reader" = models ]; then train_readers "$seed"; fi
   stage "LC RL, seed $seed" "$lc_rl/model" "$(config ppo)" --config.policy="$lc_sft/model" --config.output="$lc_rl" \
     --config.questions.source="$data/ppo.jsonl" "${own[@]}" --config.validation.source="$data/validation.jsonl" \
