@@ -23,6 +23,7 @@
 #
 # A stage whose result is there is skipped, a half-done one resumes. LC_ACCELERATOR is cuda12, cuda13 or tpu (default: CPU).
 set -euo pipefail
+{ # bash reads a block to its end before it runs it: this file may change during a run of days
 usage="usage: launch/calibrate.sh --model=FOLDER|HUB --questions=DATA [--columns=OURS=YOURS] [--test=NAME=DATA]
   [--output=FOLDER] [--annotator=NAME] [--reader=rules|models] [--seeds=0,1] [--profile=NAME] [--plan|--check]
   [--devices=8xa100] [--keep-checkpoints] [--config.NAME=VALUE ...]"
@@ -209,3 +210,5 @@ python -m lc_jax.main "$(config report)" --config.evaluations="$out/evaluation" 
   --config.methods='("few shots", "asked for a percentage", "own probability", "agreement of samples", "LC SFT", "LC RL")' \
   --config.baseline="$baseline"
 for name in ${left_out[@]+"${left_out[@]}"}; do echo "left out: $name (the error is above; the same command tries again)"; done
+exit
+}

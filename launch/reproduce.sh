@@ -27,6 +27,7 @@
 #   LC_KNOWLEDGE, LC_ENTITIES              FActScore's enwiki-20230401.db and people; without them, no biographies
 #   LC_RETRIEVER                           retriever of passages for biographies: a sentence-transformers model, or bm25
 set -euo pipefail
+{ # bash reads a block to its end before it runs it: this file may change during a run of days
 mini=false action=run nobody="" profile="" devices="" keep_checkpoints=false flags=()
 for argument in "$@"; do
   case "$argument" in
@@ -191,3 +192,5 @@ if $mini; then echo "$LC_SEED" >"$out/seed"; fi
 run_stages "$stages.ready"
 python -m lc_jax.main "--config=configs/report.py${mode:-:paper}" --config.evaluations="$out/evaluation" \
   --config.output="$out"
+exit
+}
