@@ -94,8 +94,8 @@ def test_answers_and_confidences_have_advantages_of_their_own():
 
 
 def test_a_response_that_states_no_confidence_is_trained_by_its_whole_score():
-    stated = np.asarray([[False, True, False], [False] * 3])
-    episodes = by_token([0.75, -0.5], [1, 0], is_confidence=stated)
+    states_confidence = np.asarray([[False, True, False], [False] * 3])
+    episodes = by_token([0.75, -0.5], [1, 0], is_confidence=states_confidence)
     # Answers 1 and -1/2, each less the other; confidences -1/4 and nothing.
     assert episodes.advantages.tolist() == [[1.5, -0.25, 1.5], [-1.5, -1.5, -1.5]]
 

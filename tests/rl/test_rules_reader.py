@@ -46,7 +46,7 @@ def read(paragraphs, question=FRANCE, num_other_answers=100):
 
 
 def rewards_of(reading, settings=SETTINGS, question=FRANCE):
-    """As in rl/step.py."""
+    """Returns the rewards of a reading, as rl/step.py computes them."""
     outcome = outcomes.of([question] * len(reading.answers), reading.answers, reading.forecasts.answer_mask.shape[1])
     return reward.penalize_unreadable(reward.compute(reading.forecasts, outcome, settings), reading.refusals, settings)
 
