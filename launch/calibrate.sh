@@ -10,7 +10,8 @@
 #   --questions=DATA        rows with `question` and `answer` (and `aliases`, `kind`): a file, a folder, a data set of the
 #                           hub, or geonames:cities
 #   --columns=OURS=YOURS    other names of its columns, with commas between: question=query,answer=target
-#   --test=NAME=DATA        other questions that the models are tested on too; may be given several times
+#   --test=NAME=DATA        other questions that the models are tested on too, with the columns `question` and `answer`; may be
+#                           given several times. NAME is that of a folder and a table
 #   --output=FOLDER         where everything goes (default runs/calibrate)
 #   --annotator=NAME        who writes consensus answers, reads and judges (default rules/short-answer: rules, no model)
 #   --reader=rules|models   who reads answers during LC RL: the rules, or models that are trained for it (default: rules
@@ -57,12 +58,20 @@ if [ -z "$reader" ]; then
   case "$annotator" in rules/*) reader=rules ;; *) reader=models ;; esac
 fi
 if [ -f "$profile" ]; then profile=$(realpath "$profile"); fi
+here=$PWD  # relative paths are seen from here, whatever folder the stages run in
 launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$launch/setup.sh"
 . "$launch/stages.sh"
 setup base
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-.94}"
-out=$(expand_home "$out") model=$(expand_home "$model") questions=$(expand_home "$questions")
+absolute() {  # PATH: an existing file or folder by its whole path; anything else, such as a name of the hub, as it is
+  local path
+  path=$(expand_home "$1")
+  case "$path" in /*) ;; *) if [ -e "$here/$path" ]; then path="$here/$path"; fi ;; esac
+  echo "$path"
+}
+out=$(expand_home "$out") model=$(absolute "$model") questions=$(absolute "$questions")
+case "$out" in /*) ;; *) out="$here/$out" ;; esac
 data="$out/data"
 stages=$(mktemp)
 trap 'rm -f "$stages" "$stages".*' EXIT
@@ -79,7 +88,7 @@ stage "split the questions" "$data/test.jsonl" "$(config split_questions)" --con
   --config.questions.columns="$columns" --config.output="$data"
 for test in ${tests[@]+"${tests[@]}"}; do
   stage "read the questions of ${test%%=*}" "$data/${test%%=*}/test.jsonl" "$(config split_questions)" \
-    --config.questions.source="$(expand_home "${test#*=}")" --config.only_test=true --config.output="$data/${test%%=*}"
+    --config.questions.source="$(absolute "${test#*=}")" --config.only_test=true --config.output="$data/${test%%=*}"
 done
 case "$model" in
   *.gguf)
