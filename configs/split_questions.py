@@ -18,6 +18,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.output = "runs/calibrate/data"  # folder of the sets
     config.limit = 0  # questions, drawn at random; 0 = all
     config.only_test = False  # all questions are for testing
+    config.training = ""  # folder of sets that models are trained with, whose questions are left out of such a test set
     config.num_shots = 4  # examples in the prompt of a base model
     config.num_sft = 3000  # at most: for summary distillation and LC SFT
     config.num_ppo = 12000  # at most: for LC RL

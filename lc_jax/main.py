@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 
 from lc_jax import interrupts, settings, tasks, terminal, usage
 from lc_jax.data import memo
-from lc_jax.preflight import Problems
+from lc_jax.preflight import NothingJudged, Problems
 from lc_jax.provenance import RunRecord
 
 PACKAGE = str(Path(__file__).resolve().parent) + os.sep  # by which our own log lines are told from those of libraries
@@ -164,7 +164,7 @@ def explain(error: BaseException) -> tuple[list[str], int]:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return [f"{os.fsdecode(error.filename)}: {error.strerror}"], 1
     if _is_expected(error):
-        return [text or type(error).__name__], 1
+        return [text or type(error).__name__], NothingJudged.CODE if isinstance(error, NothingJudged) else 1
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
         advice = "--config.dry_run=true prints what each phase takes; smaller micro-batches and batches take less"
         return [f"out of memory ({text[:300] or 'of the host'}). {advice}."], 1

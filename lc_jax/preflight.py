@@ -22,6 +22,15 @@ class Problems(ValueError):
         super().__init__("\n".join(messages))
 
 
+class NothingJudged(ValueError):
+    """Raised for an evaluation in which no answer could be judged, so that its row has no number.
+
+    The process ends with the exit code CODE, by which a script tells this from a fault.
+    """
+
+    CODE = 3
+
+
 def check_all(*checks: Callable[[], Any]) -> list[Any]:
     """Calls every check and raises all their errors together; returns their results in order.
 

@@ -130,6 +130,7 @@ def test_a_mistake_is_one_line_and_runs_nothing(launch, tmp_path, script, argume
         (["--model=m"], "error: give --model and --questions"),
         (["--model=m", "--questions=q", "--fast"], "error: unknown argument '--fast'"),
         (["--model=m", "--questions=q", "--reader=human"], "error: unknown argument '--reader=human'"),
+        (["--model=m", "--questions=q", "--output="], "error: unknown argument '--output='"),
     ],
 )
 def test_calibrate_says_how_it_is_used(launch, tmp_path, arguments, message):
@@ -139,19 +140,38 @@ def test_calibrate_says_how_it_is_used(launch, tmp_path, arguments, message):
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--test=sft=t.csv"], "error: --test=sft=t.csv: the name sft is taken; give another"),
+        (["--test=a=t.csv", "--test=a=u.csv"], "error: --test=a=u.csv: the name a is taken; give another"),
+        (["--test=a/b=t.csv"], "error: --test=a/b=t.csv: write NAME=DATA, with letters, digits, - and _ in NAME"),
+        (["--seeds=,"], "error: --seeds=,: give whole numbers with commas between, such as 0,1"),
+    ],
+)
+def test_calibrate_refuses_names_that_it_cannot_use(launch, arguments, message):
+    code, output, calls = launch("calibrate.sh", "--model=m", "--questions=q", *arguments)
+    assert (code, output.strip(), calls) == (2, message, [])
+
+
 def calibration(launch, tmp_path, *arguments, num_validation=30):
     """The calls of launch/calibrate.sh: the names of configs and their settings."""
+    prepare(tmp_path, num_validation)
+    code, output, calls = launch(
+        "calibrate.sh", "--model=m", "--questions=q.csv", f"--output={tmp_path}/out", *arguments
+    )
+    assert code == 0, output
+    return [(call.split("configs/")[1].split(".py")[0], settings_of(call)) for call in calls]
+
+
+def prepare(tmp_path, num_validation):
+    """Writes what the first stages of launch/calibrate.sh leave, so that they are skipped."""
     data = tmp_path / "out" / "data"
     for name in (".", "places"):
         (data / name).mkdir(parents=True, exist_ok=True)
         (data / name / "test.jsonl").touch()  # the questions are split
     (data / "validation.jsonl").write_text("{}\n" * num_validation)
     (data / "sizes.flags").write_text("ppo --config.ppo.num_steps=7\n")
-    code, output, calls = launch(
-        "calibrate.sh", "--model=m", "--questions=q.csv", f"--output={data.parent}", *arguments
-    )
-    assert code == 0, output
-    return [(call.split("configs/")[1].split(".py")[0], settings_of(call)) for call in calls]
 
 
 def test_calibrate_samples_fine_tunes_and_evaluates(launch, tmp_path):
@@ -181,6 +201,31 @@ def test_calibrate_samples_fine_tunes_and_evaluates(launch, tmp_path):
 def test_calibrate_recalibrates_with_thirty_validation_questions(launch, tmp_path):
     calls = calibration(launch, tmp_path, num_validation=29)
     assert "recalibrate" not in [name for name, _ in calls]
+
+
+def test_calibrate_does_not_take_results_of_other_questions_for_its_own(launch, tmp_path):
+    calibration(launch, tmp_path)
+    out = tmp_path / "out"
+    code, output, calls = launch("calibrate.sh", "--model=other", "--questions=q.csv", f"--output={out}")
+    assert code == 2
+    assert output.startswith(
+        f"error: {out} is of a run with other settings; give another --output, or these: --model=m "
+    )
+    assert calls == []
+
+
+def test_calibrate_continues_without_rows_that_could_not_be_judged_and_says_so(launch, tmp_path):
+    failing = STUB.replace('echo "$*"', 'case "$*" in *few-shot*) exit "$CODE" ;; esac\necho "$*"')
+    (tmp_path / "venv" / "bin" / "python").write_text(failing)
+    prepare(tmp_path, 30)
+    command = ["calibrate.sh", "--model=m", "--questions=q.csv", f"--output={tmp_path}/out"]
+    code, output, calls = launch(*command, CODE="3")
+    assert code == 1
+    assert "left out: evaluate few shots on test (the error is above)" in output
+    assert "configs/report.py" in calls[-1]
+    code, output, calls = launch(*command, CODE="75")
+    assert code == 75  # interrupted
+    assert "left out" not in output
 
 
 def test_calibrate_trains_readers_from_another_annotator(launch, tmp_path):

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from lc_jax.evaluation import intervals, metrics, selective, smooth
 from lc_jax.evaluation.metrics import KindRow
+from lc_jax.preflight import NothingJudged
 
 
 class _HasStatus(Protocol):
@@ -138,7 +139,8 @@ def judged(records: Sequence[Judged], what: str, path: str, *, accept_failed: bo
       path: of their file, for messages.
 
     Raises:
-      ValueError: requests failed, which is not accepted; or nothing could be judged.
+      ValueError: requests failed, which is not accepted.
+      NothingJudged: nothing could be judged.
     """
     statuses = collections.Counter(str(record.status) for record in records)
     if statuses["failed"] and not accept_failed:
@@ -149,7 +151,7 @@ def judged(records: Sequence[Judged], what: str, path: str, *, accept_failed: bo
         )
     scored = [record for record in records if record.status == "ok"]
     if not scored:
-        raise ValueError(f"None of the {what} could be judged ({dict(statuses)}); see {path}.")
+        raise NothingJudged(f"None of the {what} could be judged ({dict(statuses)}); see {path}.")
     return scored
 
 

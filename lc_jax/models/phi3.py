@@ -60,6 +60,7 @@ def to_hf(config: Config) -> dict[str, Any]:
         "partial_rotary_factor": config.rotary_dim / config.head_dim,
         "original_max_position_embeddings": original,
         "rope_scaling": scaling or None,
+        "pad_token_id": None,  # without the key transformers takes 32000, a row that a small vocabulary lacks
     }
 
 

@@ -58,6 +58,7 @@ def to_hf(config: Config) -> dict[str, Any]:
             "use_sliding_window": windows["sliding_window"] is not None,
             "attention_bias": "q" in config.biases,
             "mlp_bias": "up" in config.biases,
+            "pad_token_id": None,  # without the key transformers takes 128004, a row that a small vocabulary lacks
         }
     )
 

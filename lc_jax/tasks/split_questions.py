@@ -26,6 +26,7 @@ from lc_jax.types import Question
 
 RECORD = "{output}/run.json"
 SETS = ("sft", "ppo", "validation", "test")
+PASSES = 4
 MOST_MESSAGES = 20  # rows that are named in the log; left_out.jsonl has all
 
 
@@ -44,12 +45,15 @@ def check(config: ConfigDict) -> None:
     check_all(
         lambda: check_settings("", config, num_shots=NATURAL, limit=NATURAL, **dict.fromkeys(counts, POSITIVE_INT)),
         lambda: check_output(config.output),
-        lambda: load(config),
+        lambda: load(config, training=""),  # whose sets an earlier stage may have yet to write
     )
 
 
-def load(config: ConfigDict) -> tuple[list[Question], list[dict[str, Any]]]:
+def load(config: ConfigDict, training: str) -> tuple[list[Question], list[dict[str, Any]]]:
     """Returns the distinct questions in order, and a record of each row that is left out with its place and reason.
+
+    Args:
+      training: a folder of sets whose questions are left out; "" for none.
 
     Raises:
       ValueError: no row makes a question.
@@ -72,6 +76,7 @@ def load(config: ConfigDict) -> tuple[list[Question], list[dict[str, Any]]]:
             indices.append(index)
         except ValueError as error:
             leave_out(index, str(error))
+    in_training = _training_questions(training)
     repeated = splits.duplicates(questions)
     for index, first in repeated.items():
         same = {questions[index].answer, *questions[index].aliases} & {
@@ -86,7 +91,13 @@ def load(config: ConfigDict) -> tuple[list[Question], list[dict[str, Any]]]:
             f"{source.source}: no row makes a question ({', '.join(reasons)}); a row needs a question and an answer. "
             "Name other columns with --config.questions.columns=question=YOURS,answer=YOURS."
         )
+    for index, q in enumerate(questions):
+        if index not in repeated and splits.normalise(q.question) in in_training:
+            leave_out(indices[index], f"is a question of {in_training[splits.normalise(q.question)]}")
+            repeated[index] = index
     distinct = [q for index, q in enumerate(questions) if index not in repeated]
+    if not distinct:
+        raise ValueError(f"{source.source}: every question is one of {training}; give other questions to test on.")
     distinct = [dataclasses.replace(q, prompt=q.prompt or q.question) for q in distinct]
     if config.limit:
         order = np.random.RandomState(config.seed).permutation(len(distinct))[: config.limit]
@@ -94,15 +105,21 @@ def load(config: ConfigDict) -> tuple[list[Question], list[dict[str, Any]]]:
     return with_distinct_ids(distinct, source.source), left_out
 
 
+def _training_questions(folder: str) -> dict[str, str]:
+    """Returns the file of each normalised question in the sets of a folder; {} for ""."""
+    files = [Path(folder) / f"{name}.jsonl" for name in SETS] if folder else []
+    return {splits.normalise(row["question"]): str(path) for path in files for row in jsonl.read_jsonl(path)}
+
+
 def flags(config: ConfigDict, sets: splits.Splits) -> list[str]:
     """Returns the lines of a profile (launch/profiles): sizes of the training stages that fit the sets.
 
-    LC RL makes one pass over its questions, at most `max_steps` steps; a rollout has at most `rollout_batch_size`
-    episodes, `num_samples` of a question.
+    LC RL makes at most `max_steps` steps and PASSES passes over its questions; a rollout has at most
+    `rollout_batch_size` episodes, `num_samples` of a question.
     """
     num_samples = config.num_samples
-    questions = max(1, min(config.rollout_batch_size // num_samples, len(sets.ppo) - len(sets.ppo) // 5))
-    steps = max(1, min(config.max_steps, len(sets.ppo) // questions))
+    questions = max(1, min(config.rollout_batch_size // num_samples, len(sets.ppo)))
+    steps = max(1, min(config.max_steps, PASSES * len(sets.ppo) // questions))
     batch = max(1, min(32, len(sets.sft) // 2))
     held_out = min(len(sets.sft) // 10, 200)
     return [
@@ -143,7 +160,7 @@ def run(config: ConfigDict, mesh: Any) -> None:
     Raises:
       ValueError: no row makes a question, or there are too few.
     """
-    questions, left_out = load(config)
+    questions, left_out = load(config, config.training)
     output = Path(config.output)
     jsonl.write_jsonl(output / "left_out.jsonl", left_out)
     _log(left_out, output / "left_out.jsonl")

@@ -78,8 +78,8 @@ def test_sizes_fit_the_number_of_questions(tmp_path):
         "--config.fit.batch_size=7", "--config.fit.microbatch_size=7", "--config.data.eval_size=1",
     ]  # fmt: skip
     assert flags["ppo"] == [
-        "--config.ppo.num_steps=1", "--config.ppo.rollout_batch_size=96", "--config.ppo.num_samples=8",
-        "--config.ppo.minibatch_size=96",
+        "--config.ppo.num_steps=4", "--config.ppo.rollout_batch_size=112", "--config.ppo.num_samples=8",
+        "--config.ppo.minibatch_size=112",
     ]  # fmt: skip
 
 
@@ -95,6 +95,25 @@ def test_all_questions_are_for_testing_on_request(tmp_path):
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["left_out.jsonl", "test.jsonl"]
 
 
+def test_questions_of_training_are_left_out_of_a_test_set(tmp_path):
+    config = config_of(tmp_path)
+    split_questions.run(config, None)
+    other = config_of(tmp_path, "question,answer,aliases\nWho?,me,\n", only_test=True, training=config.output)
+    other.output = str(tmp_path / "other")
+    split_questions.check(other)
+    split_questions.run(other, None)
+    # Of the numbers, two are examples in the prompt or were drawn for it; all others are in one of the sets.
+    questions = {q.question for q in load_questions(tmp_path / "other" / "test.jsonl")}
+    examples = (tmp_path / "data" / "prompts" / "few_shot.txt").read_text()
+    assert "Who?" in questions
+    assert all(question in examples for question in questions - {"Who?"})
+    reasons = {row["reason"] for row in read_jsonl(tmp_path / "other" / "left_out.jsonl")}
+    assert f"is a question of {tmp_path}/data/test.jsonl" in reasons
+    other.questions.source = str(tmp_path / "data" / "test.jsonl")
+    with pytest.raises(ValueError, match="every question is one of"):
+        split_questions.run(other, None)
+
+
 @pytest.mark.parametrize("name", ["num_test", "num_samples", "num_sft", "max_steps"])
 def test_bad_settings_are_refused(tmp_path, name):
     with pytest.raises(Problems, match=f"--config.{name}=0"):
@@ -107,4 +126,4 @@ def test_a_file_without_answers_is_refused_with_the_flag_that_names_columns(tmp_
     config = load_config("split_questions")
     config.questions.source, config.output = str(path), str(tmp_path / "data")
     with pytest.raises(ValueError, match=r"no row makes a question .*--config.questions.columns=question=YOURS"):
-        split_questions.load(config)
+        split_questions.load(config, training="")
