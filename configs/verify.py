@@ -1,4 +1,4 @@
-"""Tells in a minute whether a model, its data and settings are healthy: a table of checks, exit code 1 where one fails.
+"""Checks in a minute whether a model, its data and settings are healthy: a table of checks, and exit code 1 if one fails.
 
 python -m lc_jax.main --config=configs/verify.py --config.of=configs/ppo.py:mini        any training config
 python -m lc_jax.main --config=configs/verify.py --config.of=configs/sft.py --config.set=model=M,data.rows.source=F
