@@ -19,7 +19,7 @@ ANNOTATOR = "simulated/miniature"  # reads and judges in the miniature world
 
 
 def environment(name: str, default: str) -> str:
-    """Returns an environment variable without surrounding blanks, with its path expanded; `default` if it is unset or empty.
+    """Returns an environment variable, stripped and with its path expanded; `default` if it is unset or empty.
 
     Raises:
       ValueError: a path in a home folder that does not exist.
@@ -102,7 +102,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
             "kernels": "auto",  # "portable": every fast path off; or an implementation (lc_jax/kernels/dispatch.py)
             "templates": "short" if mini else "full",  # "chat": paragraphs by the chat template; "auto"; a folder
             "dry_run": False,  # prints the memory that the run would take, or what its requests would cost, and stops
-            "prompt_dir": "",  # a folder of wordings under the published names, in place of any of ours
+            "prompt_dir": "",  # a folder of wordings under the published names, which replace ours
         }
     )
     config.precision.kernels = config.get_ref("kernels")  # the same as `kernels`
@@ -159,7 +159,7 @@ TESTS = {
 def test_questions(name: str) -> ConfigDict:
     """Returns the published test questions of a data set of TESTS: prompts, joined with questions and answers.
 
-    LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ and LC_BIOASQ name files in place of the hub's questions and answers.
+    LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ and LC_BIOASQ name files that replace the hub's questions and answers.
     """
     _, answers, split = TESTS[name]
     answers = environment(f"LC_{name.upper()}", answers)
@@ -280,7 +280,7 @@ def add_evaluation(config: ConfigDict, roles: Sequence[str]) -> None:
 
 
 def _follow_questions(config: ConfigDict) -> None:
-    """Makes validation follow the user's own file; if one file serves both, some of its questions are held out for it."""
+    """Makes validation follow the user's own file; of a file that serves both, some questions are held out."""
     for name in ("source", "columns"):
         config.validation[name] = config.questions.get_oneway_ref(name)
 

@@ -4,8 +4,8 @@
 
 `source` is a file (.jsonl, .json, .csv, each also .gz; .parquet), a folder of such files or of WikiExtractor's
 (--json), a Cirrus dump, or FActScore's SQLite file. Columns: title, text (or a list of sentences), and
-optionally `redirect` (the title that this one leads to) or `redirects` (the titles that lead here). A rerun resumes a build
-that was stopped. ":mini" holds the cities of the miniature world.
+optionally `redirect` (the title that this one leads to) or `redirects` (the titles that lead here). A rerun resumes
+a build that was stopped. ":mini" holds the cities of the miniature world.
 """
 
 from ml_collections import ConfigDict
