@@ -19,10 +19,10 @@ ANNOTATOR = "simulated/miniature"  # reads and judges in the miniature world
 
 
 def environment(name: str, default: str) -> str:
-    """Returns an environment variable without outer blanks, its path expanded; `default` if it is unset or empty.
+    """Returns an environment variable, stripped and with its path expanded; `default` if it is unset or empty.
 
     Raises:
-      ValueError: a path of a home folder that is not there.
+      ValueError: a path in a home folder that does not exist.
     """
     try:
         return settings.expand_path(os.environ.get(name, "").strip()) or default
@@ -102,7 +102,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
             "kernels": "auto",  # "portable": every fast path off; or an implementation (lc_jax/kernels/dispatch.py)
             "templates": "short" if mini else "full",  # "chat": paragraphs by the chat template; "auto"; a folder
             "dry_run": False,  # prints the memory that the run would take, or what its requests would cost, and stops
-            "prompt_dir": "",  # a folder of wordings under the published names, in place of any of ours
+            "prompt_dir": "",  # a folder of wordings under the published names, which replace ours
         }
     )
     config.precision.kernels = config.get_ref("kernels")  # the same as `kernels`
@@ -159,7 +159,7 @@ TESTS = {
 def test_questions(name: str) -> ConfigDict:
     """Returns the published test questions of a data set of TESTS: prompts, joined with questions and answers.
 
-    LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ and LC_BIOASQ name files in place of the hub's questions and answers.
+    LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ and LC_BIOASQ name files that replace the hub's questions and answers.
     """
     _, answers, split = TESTS[name]
     answers = environment(f"LC_{name.upper()}", answers)
@@ -188,7 +188,7 @@ def rows(name: str, mini: bool = False) -> dict[str, str | None]:
 
 
 def own_training(task: str, mode: str, recipe: str, warmup_ratio: float, mini_length: int) -> ConfigDict:
-    """Returns the config of a training on the user's own rows, a file, folder or hub data set, named by a flag.
+    """Returns the config for training on the user's own rows: a file, folder or hub data set that a flag names.
 
     Args:
       recipe: name of the function from rows to examples (lc_jax/data/examples.py).
@@ -234,10 +234,10 @@ def annotator(name: str = "") -> ConfigDict:
 def asking(config: ConfigDict) -> ConfigDict:
     """Adds the settings of every task that asks an annotator."""
     config.annotator = annotator()
-    config.store = ""  # file of the annotator's replies; "": replies.sqlite beside the output
+    config.store = ""  # file of the annotator's replies; "": replies.sqlite next to the output
     config.budget = 0.0  # dollars that this run may spend; 0 = no limit
     config.dry_run = False  # prints the memory that the run would take, or what its requests would cost, and stops
-    config.accept_failed = False  # go on although requests failed, in place of stopping
+    config.accept_failed = False  # continue although requests failed, instead of stopping
     return config
 
 
@@ -251,7 +251,7 @@ def add_sampling(config: ConfigDict, temperature: float) -> None:
 
 
 def add_wording(config: ConfigDict) -> None:
-    """Adds in which of our wordings an annotator is asked to read a paragraph."""
+    """Adds which of our wordings an annotator gets when it reads a paragraph."""
     published = config.get_ref("published")
     config.wording = dict(
         reasoning=published.identity(),  # a line of reasoning before the answer
@@ -262,7 +262,7 @@ def add_wording(config: ConfigDict) -> None:
 def add_evaluation(config: ConfigDict, roles: Sequence[str]) -> None:
     """Adds what every evaluation takes: who writes the paragraphs, and who reads and judges them.
 
-    The paragraphs are of one of: a file, a checkpoint, a provider's model.
+    The paragraphs come from a file, a checkpoint or a provider's model.
 
     Args:
       roles: what annotators do in it; each can have an annotator of its own.
@@ -280,7 +280,7 @@ def add_evaluation(config: ConfigDict, roles: Sequence[str]) -> None:
 
 
 def _follow_questions(config: ConfigDict) -> None:
-    """Validates on one's own file too: where one file is both, some of its questions are held out for validation."""
+    """Makes validation follow the user's own file; of a file that serves both, some questions are held out."""
     for name in ("source", "columns"):
         config.validation[name] = config.questions.get_oneway_ref(name)
 
@@ -288,7 +288,7 @@ def _follow_questions(config: ConfigDict) -> None:
 def _reader(published: FieldReference) -> dict[str, object]:
     """Returns the settings of PPO's reader."""
     return dict(
-        kind="models",  # or "rules", without models; reward.normalization=0 and reward.epsilon=1e-6 go with them
+        kind="models",  # or "rules", without models; use them with reward.normalization=0 and reward.epsilon=1e-6
         extractor="",  # checkpoint that lists the answers of a paragraph
         forecaster="",  # reward model that gives their probabilities
         template="forecast_probs",  # what it reads; "factuality" for the factuality reward model
@@ -304,7 +304,7 @@ def _reader(published: FieldReference) -> dict[str, object]:
 
 
 def ppo(mode: str) -> ConfigDict:
-    """PPO with the published settings (paper section 5 and appendix); the caller adds models and reward."""
+    """Returns PPO with the published settings (paper section 5 and appendix); the caller adds models and reward."""
     config = training(
         base_config("ppo", mode), learning_rate=1e-5, schedule="linear", warmup_steps=5, eps=1e-5, weight_decay=0.01
     )
@@ -375,8 +375,8 @@ def ppo(mode: str) -> ConfigDict:
 
 
 def miniature_ppo(config: ConfigDict) -> None:
-    """Sizes of PPO in the miniature world. Differs from the published run: several samples a question and a
-    leave-one-out baseline take the place of 768,000 episodes; KL is cheaper, learning faster."""
+    """Sets the sizes of PPO in the miniature world. Differs from the published run: several samples a question and a
+    leave-one-out baseline replace 768,000 episodes; the KL coefficient is smaller, the learning rate larger."""
     config.questions, config.validation = questions("ppo", mini=True), questions("ppo_validation", mini=True)
     _follow_questions(config)
     config.ppo.update(

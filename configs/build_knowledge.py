@@ -1,11 +1,11 @@
-"""The knowledge store that biographies are checked against: Wikipedia, or any rows of title and text.
+"""Build the knowledge store that biographies are checked against: from Wikipedia, or any rows with title and text.
 
   python -m lc_jax.main --config=configs/build_knowledge.py --config.source=wikipedia.jsonl.gz
 
 `source` is a file (.jsonl, .json, .csv, each also .gz; .parquet), a folder of such files or of WikiExtractor's
-(--json), a Cirrus dump, or FActScore's SQLite file. Columns: title, text (or a list of sentences), and where there are
-any `redirect` (the title that this one leads to) or `redirects` (the titles that lead here). A rerun resumes a build
-that was stopped. ":mini" holds the cities of the miniature world.
+(--json), a Cirrus dump, or FActScore's SQLite file. Columns: title, text (or a list of sentences), and
+optionally `redirect` (the title that this one leads to) or `redirects` (the titles that lead here). A rerun resumes
+a build that was stopped. ":mini" holds the cities of the miniature world.
 """
 
 from ml_collections import ConfigDict

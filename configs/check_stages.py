@@ -1,6 +1,6 @@
 """Check of all stages of a script before the first one runs: launch/reproduce.sh [--mini] --check.
 
-The stages are a file of lines, each a name, what the stage makes and the flags of lc_jax.main, with tabs between.
+The stages are in a file with one line each: a name, what the stage makes, and flags of lc_jax.main, with tabs between.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,8 @@
   python -m lc_jax.main --config=configs/convert.py --config.base=meta-llama/Llama-2-7b-hf \\
       --config.source=tatsu-lab/linguistic-calibration-lc-rl --config.destination=lc-rl
 
-The second writes the model of a training run (sft, reward_model, ppo) at step 300 as the run writes its last one.
-The third makes a folder of a Llama model's GGUF file, in float32 if it is quantised (pip install 'lc_jax[gguf]').
+The second writes the model of a training run (sft, reward_model, ppo) at step 300, just as the run writes its last one.
+The third converts a Llama model's GGUF file into a folder, in float32 if it is quantised (pip install 'lc_jax[gguf]').
 The fourth recovers released weights: base + difference, checked; 7B needs 2 GB of memory and 27 GB of disk.
 """
 
@@ -21,7 +21,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("convert", mode)
     config.source, config.destination = "", ""  # folders; the source also a hub name, a .gguf, a run's checkpoints/STEP
     config.base = ""  # what the weight difference `source` is added to
-    config.make_difference = False  # write source - base in place of base + source
+    config.make_difference = False  # write source - base instead of base + source
     config.format = "hf"  # or "sequence_classification": a reward model for transformers
     config.dtype = ""  # the stored one; of a step: that of its run's own export
     config.shard_gigabytes = 5.0  # of a file of weights

@@ -1,4 +1,4 @@
-"""Accuracy and calibration of biographies, claim by claim, against Wikipedia or any pages of one's own (section 6).
+"""Accuracy and calibration of biographies, claim by claim, against Wikipedia or any pages of your own (section 6).
 
   python -m lc_jax.main --config=configs/build_knowledge.py --config.source=wikipedia.jsonl.gz
   python -m lc_jax.main --config=configs/evaluate_biography.py --config.paragraphs=mine.jsonl --config.method=mine \\
@@ -6,7 +6,7 @@
 
 `mine.jsonl` has entity and generated_paragraph; without it a checkpoint (--config.model) or a provider's model
 (--config.writer.name) writes about the entities of a file. The second command prints the cost and stops; a rerun
-resumes the last one. In ":mini" the cities of the miniature world are what is written about:
+resumes the last one. With ":mini", the paragraphs are about the cities of the miniature world:
 
   python -m lc_jax.main --config=configs/build_knowledge.py:mini
   python -m lc_jax.main --config=configs/evaluate_biography.py:mini --config.model=runs/miniature/lc_rl/model \\

@@ -6,7 +6,7 @@
       --config.annotator.name=anthropic/claude-haiku-4-5 --config.output=runs/evaluation/mine --config.dry_run=true
 
 --config.published=true reads and judges as the paper did (docs/published.md);
---config.annotators.judge.name=provider/model has the verdicts made by another annotator.
+--config.annotators.judge.name=provider/model leaves the verdicts to another annotator.
 
 Modes: trivia_qa (the default), jeopardy, sciq, bioasq, mini; own: rows of `paragraphs` hold their question and answer.
 The second command prints what it would cost and stops; it needs no JAX. A rerun resumes and pays for nothing twice.

@@ -1,4 +1,4 @@
-"""Factuality reward model: is a paragraph's answer to the question correct? (the baseline's reward)
+"""Factuality reward model: predicts whether a paragraph's answer is correct, as the reward of the baseline.
 
   python -m lc_jax.main --config=configs/factuality_reward.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/factuality_reward.py:mini      the miniature world, minutes on 2 CPU cores

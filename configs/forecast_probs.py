@@ -3,7 +3,7 @@
   python -m lc_jax.main --config=configs/forecast_probs.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/forecast_probs.py:mini      the miniature world, minutes on 2 CPU cores
 
-Starts from LC SFT; labels are the annotator's probabilities. Its backbone starts the value model of LC RL.
+Starts from LC SFT; labels are the annotator's probabilities. Its backbone initialises the value model of LC RL.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
       --config.output=sft.jsonl --config.annotator.name=anthropic/claude-haiku-4-5 --config.dry_run=true
 
 The second prints the cost and stops. Each row is stored at once: a rerun resumes and pays for nothing twice.
-Modes: mini; trivia_qa, jeopardy, sciq, bioasq: the published test questions in place of those of the reward model.
+Modes: mini; trivia_qa, jeopardy, sciq, bioasq: the published test questions instead of the reward model's.
 """
 
 from ml_collections import ConfigDict

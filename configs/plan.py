@@ -1,6 +1,6 @@
 """Plan of the memory, disk, hours and requests of all stages of a script: launch/reproduce.sh [--mini] --plan.
 
-The stages are a file of lines, each a name, what the stage makes and the flags of lc_jax.main, with tabs between.
+The stages are in a file with one line each: a name, what the stage makes, and flags of lc_jax.main, with tabs between.
 """
 
 from ml_collections import ConfigDict

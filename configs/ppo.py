@@ -3,7 +3,7 @@
   python -m lc_jax.main --config=configs/ppo.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/ppo.py:mini      the miniature world, minutes on 2 CPU cores
 
-Expected of the published models and data: TriviaQA accuracy .647, ECE .108 (paper table 2).
+Expected with the published models and data: TriviaQA accuracy .647, ECE .108 (paper table 2).
 """
 
 from ml_collections import ConfigDict

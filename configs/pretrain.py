@@ -1,4 +1,4 @@
-"""Train the miniature world's base models from scratch; they ship with the package, and this remakes them.
+"""Train the miniature world's base models from scratch; they ship with the package, and this makes them again.
 
 python -m lc_jax.main --config=configs/pretrain.py:llama          2 CPU cores
 python -m lc_jax.main --config=configs/pretrain.py:gpt_neox

@@ -3,8 +3,8 @@
   python -m lc_jax.main --config=configs/probe_judge.py --config.evaluation=runs/evaluation/lc_rl \\
       --config.annotator.name=anthropic/claude-haiku-4-5 --config.dry_run=true
 
-The evaluation (result.json, records.jsonl of configs/evaluate_qa.py) has the answers. The command prints what the
-requests would cost; without --config.dry_run=true it asks the judge and leaves probe.json.
+The evaluation (result.json, records.jsonl of configs/evaluate_qa.py) contains the answers. The command prints what the
+requests would cost; without --config.dry_run=true it asks the judge and writes probe.json.
 """
 
 from ml_collections import ConfigDict

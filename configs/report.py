@@ -1,9 +1,9 @@
-"""Put evaluations side by side: a report to open in a browser, a table, results.json and figures.
+"""Compare evaluations: a report to open in a browser, a table, results.json and figures.
 
   python -m lc_jax.main --config=configs/report.py:mini
   python -m lc_jax.main --config=configs/report.py:paper     # the paper's own tables and figures, from its numbers
 
-The paper's points are hollow, next to one's own on the same data set; `paper` shows its other data sets too.
+The paper's points are hollow, next to your own on the same data set; `paper` shows its other data sets too.
 """
 
 from ml_collections import ConfigDict

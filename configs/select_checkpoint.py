@@ -1,4 +1,4 @@
-"""Model selection: of a PPO run's evaluated candidates the best calibrated one goes into <run>/selected (section 5).
+"""Model selection: copies the best calibrated of a PPO run's evaluated candidates to <run>/selected (section 5).
 
 launch/select.sh runs/ppo --config.annotator.name=anthropic/claude-haiku-4-5      evaluates the candidates first
 

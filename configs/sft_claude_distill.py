@@ -2,7 +2,7 @@
 
   python -m lc_jax.main --config=configs/sft_claude_distill.py           8x A100 80 GB
 
-Expected of the published data: TriviaQA accuracy .609, ECE .391.
+Expected with the published data: TriviaQA accuracy .609, ECE .391.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
   python -m lc_jax.main --config=configs/sft_lc.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/sft_lc.py:mini      the miniature world, under a minute on 2 CPU cores
 
-Expected of the published data: TriviaQA accuracy .610, ECE .166 (paper table 2).
+Expected with the published data: TriviaQA accuracy .610, ECE .166 (paper table 2).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@
   python -m lc_jax.main --config=configs/split_questions.py:mini
 
 Rows need a question and an answer (`aliases`, `kind`, `question_id` and `paragraph_generation_prompt` are read too).
-Rows that make no question, and repeated questions, are named and left out. ":mini" splits 400 cities of geonames.
+Rows that do not form a question, and repeated questions, are reported and left out.
+":mini" splits 400 cities of geonames.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Tells in a minute whether a model, its data and settings are healthy: a table of checks, exit code 1 where one fails.
+"""Checks in a minute whether a model, its data and settings are healthy: a table of checks, exit code 1 if one fails.
 
 python -m lc_jax.main --config=configs/verify.py --config.of=configs/ppo.py:mini        any training config
 python -m lc_jax.main --config=configs/verify.py --config.of=configs/sft.py --config.set=model=M,data.rows.source=F
@@ -14,6 +14,6 @@ def get_config(mode: str = "") -> ConfigDict:
     config = base.base_config("verify", mode)
     config.of = ""  # a training config, FILE[:MODE]
     config.set = ("",)  # settings of that config, NAME=VALUE with commas between them
-    config.model = ""  # a checkpoint, in place of the config's own model
+    config.model = ""  # a checkpoint, instead of the config's own model
     config.temperature = 0.7  # of sampling, where `of` has none
     return config

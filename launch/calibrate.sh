@@ -1,31 +1,31 @@
 #!/usr/bin/env bash
-# Any model, any file of questions with short answers: teaches the model to state how sure it is, and reports how well.
+# Teaches any model, with any file of questions with short answers, to state how sure it is, and reports how well it does.
 #
 #   launch/calibrate.sh --model=HuggingFaceTB/SmolLM2-135M-Instruct --questions=geonames:cities
-#   launch/calibrate.sh --model=MODEL --questions=FILE --plan     what it would take; trains nothing
-#   launch/calibrate.sh --model=MODEL --questions=FILE --check    everything that would stop a stage, with its remedy
+#   launch/calibrate.sh --model=MODEL --questions=FILE --plan     prints what it would take; trains nothing
+#   launch/calibrate.sh --model=MODEL --questions=FILE --check    lists everything that would stop a stage, with its remedy
 #
-#   --model=MODEL           a checkpoint: a folder, a name of the hub, or a .gguf file. A chat model is trained and evaluated
+#   --model=MODEL           a checkpoint: a folder, a name on the hub, or a .gguf file. A chat model is trained and evaluated
 #                           through its chat template; only few-shot prompts, which samples come from, are plain text
-#   --questions=DATA        rows with `question` and `answer` (and `aliases`, `kind`): a file, a folder, a data set of the
+#   --questions=DATA        rows with `question` and `answer` (and `aliases`, `kind`): a file, a folder, a data set on the
 #                           hub, or geonames:cities
-#   --columns=OURS=YOURS    other names of its columns and those of --test, with commas between: question=query,answer=target
-#   --test=NAME=DATA        other questions that the models are tested on too, with the columns `question` and `answer`; may be
-#                           given several times. NAME is that of a folder and a table
-#   --limit=N               questions at most of each data set, drawn at random (default 0: all)
-#   --output=FOLDER         where everything goes (default runs/calibrate)
-#   --annotator=NAME        who writes consensus answers, reads and judges (default rules/short-answer: rules, no model)
-#   --reader=rules|models   who reads answers during LC RL: the rules, or models that are trained for it (default: rules
+#   --columns=OURS=YOURS    maps columns of --questions and --test with other names, separated by commas:
+#                           question=query,answer=target
+#   --test=NAME=DATA        further questions to test the models on; may be given several times
+#   --limit=N               maximum number of questions of each data set, drawn at random (default 0: all)
+#   --output=FOLDER         where everything is written (default runs/calibrate)
+#   --annotator=NAME        what writes consensus answers, reads and judges (default rules/short-answer: rules, no model)
+#   --reader=rules|models   what reads answers during LC RL: the rules, or models that are trained for it (default: rules
 #                           with the annotator rules/short-answer, models with any other)
 #   --seeds=0,1             seeds of training, each with its own models (default 0)
 #   --profile=NAME          settings (launch/profiles; default calibrate-small; calibrate-7b is for 7B)
 #   --devices=8xa100        plan and check for devices that are not here
 #   --config.NAME=VALUE     a setting that every stage has, such as --config.mesh.tensor=2
-#   --keep-checkpoints      keeps what finished stages needed to resume
+#   --keep-checkpoints      keeps the checkpoints of finished stages (default: deleted once a stage has its result)
 #
-# A stage whose result is there is skipped, a half-done one resumes. LC_ACCELERATOR is cuda12, cuda13 or tpu (default: CPU).
+# Finished stages are skipped, interrupted ones resume. LC_ACCELERATOR is cuda12, cuda13 or tpu (default: CPU).
 set -euo pipefail
-{ # bash reads a block to its end before it runs it: this file may change during a run of days
+{ # bash reads a block to its end before it runs it, so this file may change during a run that takes days
 usage="usage: launch/calibrate.sh --model=FOLDER|HUB --questions=DATA [--columns=OURS=YOURS] [--test=NAME=DATA]
   [--limit=N] [--output=FOLDER] [--annotator=NAME] [--reader=rules|models] [--seeds=0,1] [--profile=NAME] [--plan|--check]
   [--devices=8xa100] [--keep-checkpoints] [--config.NAME=VALUE ...]"
@@ -89,7 +89,8 @@ trap 'rm -f "$stages" "$stages".*' EXIT
 config() { echo "--config=configs/$1.py"; }
 own=(--config.questions.answers= --config.questions.split=)
 
-# 1. Split the questions (now, for a plan too). The sizes of later stages follow from their number: sizes.flags, which is added to the profile.
+# 1. Split the questions (at once, even for a plan). The sizes of later stages depend on the number of questions; the split
+#    writes them to sizes.flags, which is added to the profile.
 ready() {  # PROFILE DEVICES: checks the stages so far, and writes those that can run
   python -m lc_jax.main "$(config check_stages)" --config.stages="$stages" --config.profile="$1" \
     --config.devices="$2" --config.keep_checkpoints="$keep_checkpoints" --config.evaluations="$out/evaluation" \
@@ -132,7 +133,7 @@ if [ "$num_validation" -lt 30 ]; then
   echo "$num_validation validation questions are too few for recalibration: its rows are left out" >&2
 fi
 
-# 2. What does the model answer, and how often? Several samples a question become one answer with its percentage.
+# 2. Sample what the model answers, and how often: several samples per question become one answer with its percentage.
 by_model=(--config.model="$model" --config.prompt_dir="$data/prompts")
 annotate=(--config.annotator.name="$annotator")
 sample() {  # NAME QUESTIONS: stages that make $data/NAME.summaries.jsonl
@@ -153,13 +154,13 @@ evaluate() {  # FOLDER QUESTIONS DATA METHOD FLAGS...
     --config.questions.source="$source" --config.data="$title" --config.method="$method" --config.output="$folder" \
     --config.store="$out/replies.sqlite" "$@"
 }
-each_test() {  # FUNCTION ARGUMENTS...: calls it with the name and the file of each test before the arguments
+each_test() {  # FUNCTION ARGUMENTS...: calls FUNCTION with the name and the file of each test, then the arguments
   local function=$1 test
   shift
   "$function" test "$data/test.jsonl" "$@"
   for test in ${tests[@]+"${tests[@]}"}; do "$function" "${test%%=*}" "$data/${test%%=*}/test.jsonl" "$@"; done
 }
-evaluate_base() {  # NAME QUESTIONS: the model as it is
+evaluate_base() {  # NAME QUESTIONS: the model before training
   local folder="$out/evaluation/$1"
   evaluate "$folder-few-shot" "$2" "$1" "few shots" "${by_model[@]}" --config.strategy=few-shot \
     --config.uses_confidence=false --config.temperature=0
@@ -183,7 +184,7 @@ trained() {  # RUN METHOD SEED
     --config.model="$out/$1/seed$3/model" --config.seed="$3" --config.temperature=0
   each_test evaluate_trained "$1" "$2" "$3"
 }
-train_readers() {  # SEED: what does LC SFT write, and how do models learn to read it as the annotator does?
+train_readers() {  # SEED: lets LC SFT write paragraphs, and trains models to read them as the annotator does
   local written="$data/readers.seed$1.paragraphs.jsonl" read="$data/readers.seed$1.jsonl"
   local extractor="$out/extract_answers/seed$1" forecaster="$out/forecast_probs/seed$1"
   stage "paragraphs of LC SFT, seed $1" "$written" "$(config generate_data)" "${own[@]}" --config.what=paragraphs \
@@ -202,7 +203,7 @@ train_readers() {  # SEED: what does LC SFT write, and how do models learn to re
 of_seed=""
 each_test evaluate_base
 
-# 4. Learn the statements (LC SFT), then to make them come true (LC RL).
+# 4. Train the model to write the statements (LC SFT), then to make them come true (LC RL).
 for seed in ${seeds//,/ }; do
   of_seed=", seed $seed"
   lc_sft="$out/lc_sft/seed$seed" lc_rl="$out/lc_rl/seed$seed"
@@ -218,8 +219,8 @@ for seed in ${seeds//,/ }; do
   trained lc_rl "LC RL" "$seed"
 done
 
-# A row of the report without a number does not stop the others: no answer of its model could be judged (exit code 3), so
-# that there is nothing to recalibrate either. Anything else that fails ends the script.
+# If a row of the report has no number because no answer of its model could be judged (exit code 3), so that there is nothing
+# to recalibrate either, the other rows are still made. Anything else that fails ends the script.
 left_out=()
 leave_out() {  # NAME CODE
   case "$2 $1" in "3 evaluate "* | "1 recalibrate "*) left_out+=("$1") ;; *) return "$2" ;; esac

@@ -1,5 +1,5 @@
-# The paper's comparisons: summaries themselves, a vendor's model, and biographies. To be sourced by
-# reproduce.sh, whose variables and functions it uses.
+# The paper's comparisons: the summaries themselves, a vendor's model, and biographies. reproduce.sh sources this file,
+# which uses its variables and functions.
 
 # The consensus of eight paragraphs itself, for each test question, as in summary distillation.
 for test in $tests; do

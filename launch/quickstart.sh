@@ -8,7 +8,7 @@
 #
 #   bash launch/quickstart.sh --check         checks whether every stage can run; runs none
 #
-#   LC_OUTPUT       where everything goes (default runs/miniature); remove a folder in it to run that stage again
+#   LC_OUTPUT       where everything is written (default runs/miniature); remove a folder in it to run that stage again
 #   LC_SEED         seed of everything after the base models (default 0)
 #   LC_ACCELERATOR  cuda12 | cuda13 | tpu (default: CPU)
 exec bash "$(dirname "${BASH_SOURCE[0]}")/reproduce.sh" --mini "$@"

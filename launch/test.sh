@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The checks of this project, from a fresh clone, offline but for the first install.
-#   launch/test.sh                      linters, types, import layers, and all tests but the slow ones
+# Runs the checks of this project from a fresh clone; offline except for the first installation.
+#   launch/test.sh                      linters, types, import layers, and all tests except the slow ones
 #   launch/test.sh -m slow              the slow ones; CI runs both
 #   launch/test.sh tests/rl -k loss     arguments go to pytest
 #   PYTHON=python3.12 LC_VENV=/tmp/lc312 launch/test.sh      with another interpreter, in an environment of its own
-# LC_ACCELERATOR=cuda12|cuda13|tpu installs that jax; the tests themselves run on eight simulated CPU devices.
+# LC_ACCELERATOR=cuda12|cuda13|tpu installs JAX for that accelerator; the tests themselves run on eight simulated CPU devices.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup dev

@@ -16,7 +16,7 @@ trap 'rm -rf "$(dirname "$archive")"' EXIT
 git archive --prefix=lc_jax/ --output="$archive" HEAD
 gcloud compute tpus tpu-vm scp "$archive" "$LC_TPU:lc_jax.tar.gz" --zone="$LC_ZONE" --worker=all
 
-# Keys that the run needs. They are seen by whoever can list the processes of this machine or the hosts.
+# Keys that the run needs. Anyone who can list the processes of this machine or of the hosts can see them.
 environment=""
 for name in HF_TOKEN WANDB_API_KEY ANTHROPIC_API_KEY OPENAI_API_KEY; do
   if [ -n "${!name:-}" ]; then environment+="export $name=$(printf '%q' "${!name}"); "; fi
