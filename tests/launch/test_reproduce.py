@@ -1,75 +1,16 @@
 """launch/reproduce.sh: its stages in order and their plan, with tasks that are not run."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from lc_jax.evaluation.published import tables
-
-ROOT = Path(__file__).resolve().parents[1]
-# A `python` that notes what it is called with and leaves the results. For plans, and for checks with CHECK, it is the
-# real one; otherwise all stages pass the check.
-STUB = """#!/bin/sh
-case "$CHECK $*" in
-  *configs/plan.py* | yes*configs/check_stages.py*) exec "$REAL_PYTHON" "$@" ;;
-  *configs/check_stages.py*)
-    for argument in "$@"; do
-      case "$argument" in
-        --config.stages=*) stages=${argument#*=} ;;
-        --config.ready=*)
-          cp "$stages" "${argument#*=}"
-          sed "s/.*/60/" "$stages" >"${argument#*=}.seconds" ;;
-      esac
-    done
-    exit ;;
-esac
-echo "$*" >>"$CALLS"
-for argument in "$@"; do
-  case "$argument" in
-    --config.output=*.jsonl) touch "${argument#--config.output=}" ;;
-    --config.output=*)
-      output="${argument#*=}"
-      mkdir -p "$output/model" "$output/checkpoints" "$output/candidates/step-000800/model"
-      touch "$output/result.json" ;;
-    --config.run=*) mkdir -p "${argument#*=}/selected" ;;
-  esac
-done
-"""
-
+from tests.launch.conftest import ROOT, settings_of
 
 HEADER = (
     "stage", "models", "GB a device", "fits", "hours", "disk GB, running", "then", "API calls", "API $", "with batch"
 )  # fmt: skip
-
-
-@pytest.fixture
-def launch(tmp_path):
-    """Runs a script of launch/; gives its output and the calls of lc_jax.main."""
-    environment = tmp_path / "venv"
-    (environment / "bin").mkdir(parents=True)
-    (environment / "bin" / "python").write_text(STUB)
-    (environment / "bin" / "python").chmod(0o755)
-    key = subprocess.run(
-        'echo "$(pwd)  $(cat pyproject.toml requirements.txt | cksum)"', shell=True, cwd=ROOT, capture_output=True
-    )
-    (environment / "installed-base").write_bytes(key.stdout)  # nothing to install
-    calls = tmp_path / "calls"
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("LC_")}
-    variables |= {"LC_VENV": str(environment), "LC_OUTPUT": str(tmp_path / "out"), "CALLS": str(calls)}
-    variables |= {"REAL_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
-
-    def run(script, *arguments, **more):
-        calls.write_text("")
-        command = ["bash", str(ROOT / "launch" / script), *arguments]
-        done = subprocess.run(command, env=variables | more, capture_output=True, text=True, cwd=tmp_path)
-        return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines()
-
-    return run
 
 
 def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
@@ -124,123 +65,6 @@ def test_a_mistake_is_one_line_and_runs_nothing(launch, tmp_path, script, argume
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--model=m"], "error: give --model and --questions"),
-        (["--model=m", "--questions=q", "--fast"], "error: unknown argument '--fast'"),
-        (["--model=m", "--questions=q", "--reader=human"], "error: unknown argument '--reader=human'"),
-        (["--model=m", "--questions=q", "--output="], "error: unknown argument '--output='"),
-    ],
-)
-def test_calibrate_says_how_it_is_used(launch, tmp_path, arguments, message):
-    code, output, calls = launch("calibrate.sh", *arguments)
-    assert code == 2
-    assert output.startswith(f"{message}\nusage: launch/calibrate.sh --model=FOLDER|HUB --questions=DATA")
-    assert calls == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--test=sft=t.csv"], "error: --test=sft=t.csv: the name sft is taken; give another"),
-        (["--test=a=t.csv", "--test=a=u.csv"], "error: --test=a=u.csv: the name a is taken; give another"),
-        (["--test=a/b=t.csv"], "error: --test=a/b=t.csv: write NAME=DATA, with letters, digits, - and _ in NAME"),
-        (["--seeds=,"], "error: --seeds=,: give whole numbers with commas between, such as 0,1"),
-    ],
-)
-def test_calibrate_refuses_names_that_it_cannot_use(launch, arguments, message):
-    code, output, calls = launch("calibrate.sh", "--model=m", "--questions=q", *arguments)
-    assert (code, output.strip(), calls) == (2, message, [])
-
-
-def calibration(launch, tmp_path, *arguments, num_validation=30):
-    """The calls of launch/calibrate.sh: the names of configs and their settings."""
-    prepare(tmp_path, num_validation)
-    code, output, calls = launch(
-        "calibrate.sh", "--model=m", "--questions=q.csv", f"--output={tmp_path}/out", *arguments
-    )
-    assert code == 0, output
-    return [(call.split("configs/")[1].split(".py")[0], settings_of(call)) for call in calls]
-
-
-def prepare(tmp_path, num_validation):
-    """Writes what the first stages of launch/calibrate.sh leave, so that they are skipped."""
-    data = tmp_path / "out" / "data"
-    for name in (".", "places"):
-        (data / name).mkdir(parents=True, exist_ok=True)
-        (data / name / "test.jsonl").touch()  # the questions are split
-    (data / "validation.jsonl").write_text("{}\n" * num_validation)
-    (data / "sizes.flags").write_text("ppo --config.ppo.num_steps=7\n")
-
-
-def test_calibrate_samples_fine_tunes_and_evaluates(launch, tmp_path):
-    calls = calibration(launch, tmp_path, "--test=places=p.csv", "--seeds=0,1")
-    assert [name for name, _ in calls if name in ("sft_lc", "ppo", "report")] == ["sft_lc", "ppo"] * 2 + ["report"]
-    evaluations = [flags for name, flags in calls if name == "evaluate_qa"]
-    assert {flags["annotator.name"] for flags in evaluations} == {"rules/short-answer"}
-    methods = [(flags["data"], flags["method"]) for flags in evaluations]
-    base = ["few shots", "asked for a percentage", "own probability", "agreement of samples"]
-    trained = [("validation", "LC SFT"), ("test", "LC SFT"), ("places", "LC SFT")]
-    trained += [("validation", "LC RL"), ("test", "LC RL"), ("places", "LC RL")]
-    assert methods == [(data, method) for data in ("test", "places") for method in base] + trained * 2
-    out = tmp_path / "out"
-    rl = [flags for name, flags in calls if name == "ppo"]
-    assert [(flags["policy"], flags["output"], flags["seed"]) for flags in rl] == [
-        (f"{out}/lc_sft/seed{seed}/model", f"{out}/lc_rl/seed{seed}", seed) for seed in "01"
-    ]
-    assert {(flags["reader.kind"], flags["reward.normalization"]) for flags in rl} == {("rules", "0")}
-    fits = [(flags["evaluation"], flags["validation"]) for name, flags in calls if name == "recalibrate"]
-    assert (f"{out}/evaluation/places-lc_rl-seed1", f"{out}/validation/lc_rl-seed1") in fits
-    assert len(fits) == 8
-    assert {flags["questions.source"] for flags in evaluations if flags["data"] == "places"} == {
-        f"{out}/data/places/test.jsonl"
-    }
-
-
-def test_calibrate_recalibrates_with_thirty_validation_questions(launch, tmp_path):
-    calls = calibration(launch, tmp_path, num_validation=29)
-    assert "recalibrate" not in [name for name, _ in calls]
-
-
-def test_calibrate_does_not_take_results_of_other_questions_for_its_own(launch, tmp_path):
-    calibration(launch, tmp_path)
-    out = tmp_path / "out"
-    code, output, calls = launch("calibrate.sh", "--model=other", "--questions=q.csv", f"--output={out}")
-    assert code == 2
-    assert output.startswith(
-        f"error: {out} is of a run with other settings; give another --output, or these: --model=m "
-    )
-    assert calls == []
-
-
-def test_calibrate_continues_without_rows_that_could_not_be_judged_and_says_so(launch, tmp_path):
-    failing = STUB.replace('echo "$*"', 'case "$*" in *few-shot*) exit "$CODE" ;; esac\necho "$*"')
-    (tmp_path / "venv" / "bin" / "python").write_text(failing)
-    prepare(tmp_path, 30)
-    command = ["calibrate.sh", "--model=m", "--questions=q.csv", f"--output={tmp_path}/out"]
-    code, output, calls = launch(*command, CODE="3")
-    assert code == 1
-    assert "left out: evaluate few shots on test (the error is above)" in output
-    assert "configs/report.py" in calls[-1]
-    code, output, calls = launch(*command, CODE="75")
-    assert code == 75  # interrupted
-    assert "left out" not in output
-
-
-def test_calibrate_trains_readers_from_another_annotator(launch, tmp_path):
-    calls = calibration(launch, tmp_path, "--annotator=anthropic/claude-haiku-4-5")
-    names = [name for name, _ in calls]
-    assert names[names.index("sft_lc") :][:6] == [
-        "sft_lc", "generate_data", "generate_data", "extract_answers", "forecast_probs", "ppo",
-    ]  # fmt: skip
-    (flags,) = [flags for name, flags in calls if name == "ppo"]
-    out = tmp_path / "out"
-    assert flags["reader.extractor"] == f"{out}/extract_answers/seed0/model"
-    assert flags["reader.forecaster"] == flags["critic"] == f"{out}/forecast_probs/seed0/model"
-    assert "reader.kind" not in flags
-
-
 def test_a_quoted_home_folder_is_the_home_folder(launch, tmp_path):
     code, output, calls = launch("quickstart.sh", LC_OUTPUT="~/mine", HOME=str(tmp_path))
     assert code == 0, output
@@ -277,11 +101,6 @@ def test_the_paper_in_order(launch, tmp_path):
     assert (tmp_path / "out" / "lc_rl" / "selected").is_dir()
     assert not list((tmp_path / "out").glob("*/checkpoints"))
     assert not list((tmp_path / "out").glob("*_rl/candidates/*/model"))
-
-
-def settings_of(call):
-    """The flags of a call by name."""
-    return dict(re.findall(r"--config\.([\w.]+)=(.*?)(?= --config|$)", call))
 
 
 def methods_of(data):
