@@ -282,8 +282,10 @@ def penalize_unstopped(
 def penalize_unreadable(rewards: Rewards, refusals: Sequence[str], settings: RewardSettings) -> Rewards:
     """Replaces the score of paragraphs that a reader could not read by one that is below that of any statement.
 
-    It is one less than the score of a statement that is certain of a wrong answer, which every reward scores lowest but
-    for the penalty on the sum; that is at most lambda, which is subtracted too.
+    It is one less than the score of p(y) = 0 and certainty in a wrong answer, which every reward scores lowest but for
+    the penalty on the sum; that is at most lambda, which is subtracted too. A log score counts p(y) = 0 as epsilon: a
+    statement that is certain of a wrong answer loses less where its reader gives every answer more than that. The part
+    "correctness", where there is one, is one less than that of a wrong answer, so that it trains answers by itself.
 
     Args:
       refusals: why each paragraph could not be read, "" of one that could; () of a reader that reads everything.
@@ -293,6 +295,11 @@ def penalize_unreadable(rewards: Rewards, refusals: Sequence[str], settings: Rew
     certain = np.full((1, 1), 40, np.float32)  # logits: p(a) = 1 of a wrong answer, and p(y) = 0
     wrong = AnswerForecasts(-certain[0], certain, np.ones((1, 1), bool))
     outcome = Outcomes(np.ones((1, 1), np.int64), np.zeros(1, np.int64), np.full(1, np.nan, np.float32))
-    penalty = compute(wrong, outcome, settings).total[0] - np.float32(settings.normalization) - 1
-    total = np.where(np.asarray(refusals, bool), np.float32(penalty), rewards.total)
-    return dataclasses.replace(rewards, total=total.astype(np.float32))
+    lowest = compute(wrong, outcome, settings)
+    unreadable = np.asarray(refusals, bool)
+    total = np.where(unreadable, lowest.total[0] - np.float32(settings.normalization) - 1, rewards.total)
+    parts = dict(rewards.parts)
+    if "correctness" in parts:
+        parts["correctness"] = np.where(unreadable, lowest.parts["correctness"][0] - 1, parts["correctness"])
+        parts["correctness"] = parts["correctness"].astype(np.float32)
+    return Rewards(total.astype(np.float32), parts)

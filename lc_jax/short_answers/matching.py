@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Iterable
 
-# TriviaQA replaces ASCII punctuation and four more marks by spaces; other Unicode punctuation stays.
-_SPACES = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+_SPACES = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))  # TriviaQA's
 _ARTICLES = re.compile(r"\b(?:an?|the)\b")
 
 
 def normalize(answer: str) -> str:
     """Returns an answer in lower case, without punctuation, underscores, articles and surplus white space.
 
-    Differs: an answer that consists of nothing else ("A", "The The", "!!!") keeps its words in lower case; by
-    TriviaQA's rule all such answers would be equal to each other.
+    Differs: Unicode forms are one (NFKC), and all Unicode punctuation becomes spaces, so that "São Tomé" equals itself
+    in decomposed letters and “Hamlet” equals "Hamlet"; TriviaQA replaces ASCII punctuation and four more marks. An
+    answer that consists of nothing else ("A", "The The", "!!!") keeps its words in lower case; by TriviaQA's rule all
+    such answers would be equal to each other.
     """
-    lower = answer.lower()
-    words = _ARTICLES.sub(" ", lower.translate(_SPACES)).split() or lower.split()
+    lower = unicodedata.normalize("NFKC", answer.translate({ord("´"): "'"})).lower()
+    spaced = "".join(" " if unicodedata.category(c)[0] == "P" else c for c in lower.translate(_SPACES))
+    words = _ARTICLES.sub(" ", spaced).split() or lower.split()
     return " ".join(words)
 
 

@@ -32,11 +32,10 @@ _NUMBER = r"(?<![\d.,/-])\d{1,6}(?:\.\d+|,\d{1,2})?(?![\d,])"  # "70", "70.5", "
 _UNIT = r"\s*(?:%|per ?cent\b)"
 _DASH = r"\s*(?:-|–|—|to\b)\s*"
 _SECOND = r"\d{1,6}(?:\.\d+|,\d{1,2})?"
-PERCENTAGE = (
-    rf"(?:between\s+{_NUMBER}(?:{_UNIT})?\s+and\s+{_SECOND}{_UNIT}"
-    rf"|(?:from\s+)?{_NUMBER}(?:{_UNIT})?{_DASH}{_SECOND}{_UNIT}"
-    rf"|{_NUMBER}{_UNIT})"
-)
+_BETWEEN = rf"between\s+{_NUMBER}(?:{_UNIT})?\s+and\s+{_SECOND}{_UNIT}"
+SINGLE = rf"(?:{_BETWEEN}|{_NUMBER}{_UNIT})"  # no "60-70%": without a label the first number may be of the answer
+_FIRST = r"(?<![\d.,/-])\d{1,3}(?:\.\d+|,\d{1,2})?(?![\d,])"  # no year
+PERCENTAGE = rf"(?:(?:from\s+)?{_FIRST}(?:{_UNIT})?{_DASH}{_SECOND}{_UNIT}|{SINGLE})"
 FRACTION = r"\b\d{1,4}\s+(?:out\s+of|in)\s+\d{1,4}\b"
 WORD = rf"\b(?:{'|'.join(sorted(map(re.escape, WORDS), key=len, reverse=True))})\b"
 BARE = r"(?<![\d.,/-])(?:0?\.\d+|1\.0+|\d{1,4}\s*/\s*\d{1,4})(?![\d/%])"  # "0.7", "7/10": only where one is expected
@@ -62,7 +61,9 @@ def value_of(text: str) -> Probability:
         return Probability(word, _WORD_ROUNDING)
     numbers = [float(number.replace(",", ".")) for number in _DIGITS.findall(text)]
     first, last = numbers[0], numbers[-1]
-    if len(numbers) == 2 and (first > last or last == 0):
+    # "50/50" and "40/60" are odds.
+    is_odds = "/" in text and not (last <= 10 or last == 100)
+    if len(numbers) == 2 and (first > last or last == 0 or is_odds):
         raise Unreadable(f"{text!r} is no range and no fraction")
     is_percentage = re.search(_UNIT, text, re.IGNORECASE) is not None
     if is_percentage and last > 100:

@@ -11,21 +11,28 @@
 - a probability, then its answer: "There is a 70% chance that it is France", "I am 70% sure it is France",
   "70% France", "It is probably France", "I doubt that it is France" (as "doubtful");
 - several of these in one sentence: "France (60%), Spain (20%) or Italy (5%)", "probably France, possibly Spain";
-- negations, which state 0: "It is not France", "not France";
+- negations without a probability, which state 0: "It is not France", "not France";
 - no answer: "I do not know", "No Answer";
-- one short answer alone: "France", "It is France." It has no probability.
+- one short answer alone: "France", "It is France." It has no probability;
+- any of these in a list ("1. France (70%)"), in Markdown ("**Answer:** France (70%)"), after a label ("Country: France
+  (70%)", "Answer - France") or a place ("It is in France (70%)", "located in France"), which are no part of the answer.
 
 Probabilities are percentages ("70%", "70.5 percent"), ranges ("60-70 %", "between 60 and 70 percent": the middle),
-fractions ("7 out of 10"), decimals after a label or in parentheses, and the words of `probabilities.WORDS`.
+fractions ("7 out of 10"), decimals after a label or in parentheses, and the words of `probabilities.WORDS`. After an
+answer, "60-70%" is a range only in parentheses, after a colon or after a word such as "with" or "is".
 
 Everything else is refused with a reason: more than 100 % for one answer or, by more than rounding, for all together;
 an answer that is named twice; a probability without an answer, or answers with and without one; words of doubt or
-certainty without a value ("perhaps", "certainly", "very likely", "at least 70%"); texts of over 400 characters.
+certainty without a value ("perhaps", "certainly", "very likely", "at least 70%"); a probability of a negation ("I am
+70% sure that it is not France"), of an exception ("anything but France") or of no answer ("unknown (80%)", "others
+(10%)"); remarks ("Yes, France", "France, I think"); texts of over 400 characters. `answers` has the tables.
 
-Limits. An answer has at most 12 words and no verb of a sentence (" is "); in a bare text "Kofu lies in Japan" would
-be the answer. A title that opens like a sentence ("It's a Wonderful Life") loses its opening unless "The answer is"
-precedes it, and one that holds a percentage or a word of doubt in lower case is refused. A list with one probability
-("France or Spain (70%)") is one answer. English only.
+Limits. English, in one Unicode form (NFKC). An answer has at most 12 words and none that only sentences have, in lower
+case ("is", "which", "no"): titles and quotations that hold one are refused, as are titles with a colon or " - ", those
+that begin with "Not", "In", "From", "Just" or a verb, and those that hold a percentage. A title that opens like a
+sentence ("It's a Wonderful Life") loses its opening unless "The answer is" precedes it, and "1. FC Nürnberg" its
+number. "France or Spain (70%)", "Nice, France", "early 1990s" and "France 70" are answers of several words, and "Kofu
+loves Japan" is one, as with any verb that the tables lack.
 """
 
 from __future__ import annotations
@@ -149,7 +156,7 @@ def read(text: str) -> Statement:
     probabilities = [item.probability for item in items if item.probability is not None]
     total, rounding = sum(p.value for p in probabilities), sum(p.rounding for p in probabilities)
     if len(probabilities) < len(items) and (total > 0 or len(items) > len(probabilities) + 1 or [] in groups):
-        raise Unreadable("an answer without a probability beside another answer, or beside 'I do not know'")
+        raise Unreadable("an answer without a probability next to another answer, or to 'I do not know'")
     if total > 1 + rounding + 1e-9:
         raise Unreadable(f"the probabilities sum to {100 * total:.4g} %")
     probs = [None if item.probability is None else item.probability.value for item in items]

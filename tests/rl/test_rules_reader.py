@@ -1,5 +1,6 @@
 """The reader by rule: literal forecasts and rewards, properness, and the lowest reward for what cannot be read."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lc_jax.preflight import Problems
-from lc_jax.rl import checks, outcomes, reader, reward, telemetry
+from lc_jax.rl import advantage, checks, outcomes, reader, reward, telemetry
 from lc_jax.rl.reader import RulesReader
 from lc_jax.rl.verify_reader import results
 from lc_jax.types import Question
@@ -17,6 +18,13 @@ from tests.test_configs import config_of
 
 FRANCE = Question("q", "Where is Nice?", "In which country is Nice?", "France", ("French Republic",))
 SETTINGS = reward.RewardSettings(normalization=0.0, offset=5.0, epsilon=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    advantages: np.ndarray
+    kl_weights: np.ndarray
+
 
 # (paragraph, probability of the truth, the answers that it offers)
 CASES = [
@@ -77,6 +85,32 @@ def test_what_cannot_be_read_has_the_lowest_reward_and_is_counted():
     rows = list(telemetry.episode_rows([FRANCE] * 7, ["z"] * 7, reading, rewards))
     assert ["unreadable" in row for row in rows] == [True] * 5 + [False] * 2
     assert rows[1]["unreadable"] == "no probability is stated"
+
+
+def test_decoupled_answers_of_what_cannot_be_read_are_scored_below_wrong_ones():
+    """The answer's part and the rest, which trains the percentage, are both at most those of a certain wrong answer."""
+    reading = read(["France (70%)", "Spain (60%)", "Spain (100%)", "perhaps Spain (60%)", "France"])
+    assert [bool(refusal) for refusal in reading.refusals] == [False, False, False, True, True]
+    rewards = rewards_of(reading, reward.RewardSettings("rlcr", normalization=0.0, offset=2.0))
+    np.testing.assert_allclose(rewards.parts["correctness"], [1, 0, 0, -1, -1])
+    np.testing.assert_allclose(rewards.total, [3 - 0.3**2, 2 - 0.6**2, 2 - 0.999**2, 0, 0], rtol=1e-6)
+    rest = rewards.total - rewards.parts["correctness"]
+    np.testing.assert_allclose(rest, [2 - 0.3**2, 2 - 0.6**2, 2 - 0.999**2, 1, 1], rtol=1e-6)
+    rewards = rewards_of(reading, reward.RewardSettings("rlcr", normalization=5.0, offset=2.0))
+    np.testing.assert_allclose(rewards.parts["correctness"], [1, 0, 0, -1, -1])
+    np.testing.assert_allclose(rewards.total[3:], -5)
+
+
+def test_an_unreadable_text_with_a_percentage_trains_its_answer_by_the_score_of_what_cannot_be_read():
+    reading = read(["France (70%)", "perhaps Spain (60%)"])
+    rewards = rewards_of(reading, reward.RewardSettings("rlcr", normalization=0.0, offset=0.0))
+    is_confidence = np.array([[False, True], [False, True]])
+
+    def estimator(scores, trained):
+        return Estimate(np.where(trained, scores[:, None], 0), trained.astype(float)), 0.0
+
+    episodes, _ = advantage.by_token(estimator, rewards.total, rewards.parts["correctness"], is_confidence)
+    np.testing.assert_allclose(episodes.advantages, [[1, -(0.3**2)], [-1, -1]], rtol=1e-5)
 
 
 @given(

@@ -33,6 +33,32 @@ READABLE = [
         "I think it is France (70%).", "I am not sure, but I think it is France (70%).", "  **France** (70%)!  ",
         "The most likely answer is France (70%).", "France (0.7)", "France (7/10)", "France (7 out of 10)",
     )),
+    # Lists, Markdown, labels, places, Unicode.
+    *((text, {"France": 0.7}) for text in (
+        "1. France (70%)", "1) France (70%)", "- France (70%)", "* France: 70%", "• France (70%)", "**France (70%)**",
+        "**Answer:** France (70%)", "**Answer**: *France* (70%)", "### Answer: France (70%)", "`France` (70%)",
+        "Country: France (70%)", "The country is France (70%)", "Answer - France (70%)", "Final answer: France (70%)",
+        "Answer 1: France (70%)", "A: France (70%)", "The answer is: France (70%)", "It is in France (70%)",
+        "It's located in France (70%)", "located in France (70%)", "Located in France (70%)", "in France (70%)",
+        "The city is in France (70%)", "The answer is in France (70%)", "the country of France (70%)",
+        "a 70% probability of it being France", "There is a 70% chance it's in France", "I am 70% confident in France",
+        "I'm 70% confident about France", "70% it's France", "With 70% confidence: France", "France at 70%",
+        "France (70％)", "France （70％）", "France：70％", "“France” (70%)", "France [70%]",
+        "France (p=0.7)", "France (probability: 0.7)", "France (I'm 70% sure)", "France (confidence level: 70%)",
+        "France\n70%", "France\n(70%)", "Answer: France\nConfidence: 70%", "**Answer:** France\n**Confidence:** 70/100",
+    )),
+    *((text, {"France": None}) for text in (
+        "1. France", "**Answer:** France", "Answer - France", "Country: France", "It is in France.",
+        "located in France",
+    )),
+    ("1. France (60%)\n2. Spain (20%)", FRANCE_AND_SPAIN), ("- **France** - 60%\n- **Spain** - 20%", FRANCE_AND_SPAIN),
+    ("It is in France (60%) or in Spain (20%)", FRANCE_AND_SPAIN),
+    ("World War 2 (70%)", {"World War 2": 0.7}), ("World War 2: 70%", {"World War 2": 0.7}),
+    ("1984 - 70%", {"1984": 0.7}), ("Year: 1984 - 70%", {"1984": 0.7}), ("In 1984 (70%)", {"1984": 0.7}),
+    ("in the year 1984 (70%)", {"1984": 0.7}), ("On July 4, 1984 (70%)", {"July 4, 1984": 0.7}),
+    ("Capital: Canberra (70%)", {"Canberra": 0.7}), ("the city of Canberra (70%)", {"Canberra": 0.7}),
+    ("The author was Jane Austen (70%)", {"Jane Austen": 0.7}), ("M*A*S*H (70%)", {"M*A*S*H": 0.7}),
+    ("Sa\u0303o Tomé (70%)", {"São Tomé": 0.7}),
     # A percentage before its answer.
     *((text, {"France": 0.7}) for text in (
         "There is a 70% chance that it is France.", "I am 70% sure it is France.", "70% France", "70%: France",
@@ -89,6 +115,7 @@ REFUSED = [
         "???")),
     ("France (140%)", "over 100 %"), ("140% France", "over 100 %"), ("France (90-110%)", "over 100 %"),
     ("France (70-60%)", "no range"), ("France (8 out of 7)", "no fraction"), ("France (0/0)", "no fraction"),
+    ("France (50/50)", "no fraction"), ("France (40/60)", "no fraction"),
     ("France (60%) or Spain (60%)", "sum to 120 %"), ("France (51%), Spain (51%)", "sum to 102 %"),
     ("France is likely. It is likely Spain.", "sum to 150 %"),
     ("The answer is France (70%). It could also be the FRANCE (20%).", "named twice"),
@@ -106,6 +133,41 @@ REFUSED = [
         "Paris is the capital of France", "The answer is", "likely France (70%)", "I doubt that it is France (70%)",
         "France, at least 70%", "I know that France is 70% likely", "It is a toss-up between France and Spain",
         "It is France, not Spain (70%)")),
+    # Negations and exceptions with a probability.
+    *((text, "'not' is no part of a short answer") for text in (
+        "I am 70% sure that it is not France", "There is a 70% chance that it is not France", "Probably not France",
+        "The probability that it is not France is 30%", "I doubt that it is not France", "70% not France",
+        "France not (70%)", "possibly not in France")),
+    *((text, "is no part of a short answer") for text in (
+        "NOT France (70%)", "Not France (70%)", "neither France (70%)", "Either France (70%)", "non-France (70%)",
+        "anything but France (70%)", "anywhere outside France (70%)", "other than France (70%)", "except France (70%)",
+        "none of France (70%)", "I am 70% sure it isn't France", "never France (70%)", "Spain rather than France (70%)",
+        "far from France (70%)", "not only France", "It is not necessarily France", "not France but Spain",
+        "No, France (70%)", "Not Sure")),
+    *((text, "a negation of something that may be no answer") for text in ("It is not shown", "not France, Spain")),
+    # No answers.
+    *((text, "is no answer") for text in (
+        "Others (10%)", "unknown (80%)", "No answer (80%)", "None (100%)", "The answer is wrong (75%)", "Both (20%)",
+        "Someone else (30%)", "another country (10%)", "France (70%), Spain (20%), other (10%)", "N/A (90%)",
+        "Total: 100%", "Cannot be determined (90%)", "Answer (70%)", "Thank you", "etc (10%)")),
+    # Remarks, labels and marks that no table has.
+    *((text, "is no part of a short answer") for text in (
+        "Yes, France (70%)", "Based on my knowledge, France (70%)", "France, I think (70%)",
+        "I'm going with France (70%)",
+        "Likely France (70%)", "Could be France (70%)", "In France (70%)", "It lies in France (70%)", "France (guess)",
+        "It is part of France (70%)", "a city in France (70%)", "around 1995 (70%)",
+        "It was written by Jane Austen (70%)",
+        "Nice: France (70%)", "Nice - France (70%)", "(b) France (70%)", "France → 70%", "France 🇫🇷 (70%)",
+        "<answer>France</answer> (70%)", "France exactly 70%", "France, say 70%", "France=0.7",
+        "France,0.7", "France, 70",
+        "P(France) = 70%", "From France (70%)", "France, Spain, or Italy (70%)", "Myanmar (formerly Burma) (70%)",
+        "Best answer France (70%)", "Exactly France (70%)", "As an AI, France (70%)")),
+    *((text, "in no known form") for text in (
+        "France: 0.7", "France 7/10", "France - 0.7", "France 60-70%", "World War 2-70%", "1995 or 1996 (70%)",
+        "1995 or so (70%)", "France, fifty-fifty", "France (seventy)", "France (2 to 1)",
+        "France (7 of 10)", "France (30% wrong)", "France (not 70%)")),
+    ("World War 2 - 70%", "'-' is no part of a short answer"), ("France 60 - 70%", "'-' is no part of a short answer"),
+    ("And France (20%)", "a title or a remark"), ("Sure! France (70%)", "several sentences"),
     ("It could be France", "doubt without a probability"),
     ("The answer is France (7", "parentheses"), ("France (75)", "parentheses"),
     ("The capital. Paris (70%)", "several sentences"), ("one two " * 7, "more than 12 words"),
@@ -208,6 +270,41 @@ def test_the_order_of_the_answers_changes_no_probability(answers, values, random
             assert dict(zip(map(normalize, statement.answers), statement.probs, strict=True)) == {
                 normalize(answer): value / 100 for answer, value in pairs
             }
+
+
+NOT = [
+    "not", "not in", "neither", "either", "anything but", "anywhere but", "any country other than", "other than",
+    "except", "none of", "never", "hardly", "far from", "outside", "non-", "isn't", "is not",
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from(range(18)), st.sampled_from(NOT), st.sampled_from(["France", "the United States", "1995"]),
+    st.sampled_from(["70%", "60-70%", "7 in 10"]), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_a_negation_with_an_answer_is_never_a_probability_of_it(form, word, answer, prob, before, capital):
+    forms = [*AFTER, *BEFORE, "{0} is {1} likely", "The probability that it is {0} is {1}",
+             "Probably {0}", "I doubt {0}", "It is {0}",
+             "{0}", "It is likely that it is {0}", "1. {0} ({1})", "Answer: {0} - {1}"]  # fmt: skip
+    negated = f"{word} {answer}" if before else f"{answer} {word}"
+    text = forms[form % len(forms)].format(negated, prob)
+    try:
+        statement = read(text[0].upper() + text[1:] if capital else text)
+    except Unreadable:
+        return
+    assert statement.probs == (0,)
+
+
+@given(st.sampled_from([text for text, _ in READABLE if "France" in text]), st.integers(0, 12))
+def test_not_anywhere_in_a_statement_is_refused_or_a_negation(text, place):
+    words = text.split(" ")
+    words.insert(min(place, len(words)), "not")
+    try:
+        statement = read(" ".join(words))
+    except Unreadable:
+        return
+    assert not any("not" in answer.split() for answer in statement.answers)
+    assert 0 in statement.probs or "not sure, but" in text
 
 
 AFTER = ["{} ({})", "{}: {}", "{} with {} confidence", "It is {}. I am {} sure.", "{}\nConfidence: {}"]
