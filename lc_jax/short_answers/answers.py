@@ -1,4 +1,4 @@
-"""What a short answer is: its openings are removed, and what may be anything else is refused.
+"""Decides which words are a short answer: what is stripped from them, and what is refused.
 
 No rule tells a name from a remark, so that there are tables. Words count in lower case only, since names have them in
 capitals ("As You Like It"); the patterns of openings and of non-answers count in any case. A text that is refused for
