@@ -28,7 +28,8 @@ from lc_jax.data import batches
 from lc_jax.inference import generate
 from lc_jax.kernels import dispatch, logprobs
 from lc_jax.models import folders, registry
-from lc_jax.models.config import ACTIVATIONS, GELU_TANH
+from lc_jax.models.config import ACTIVATIONS, GELU_TANH, training_precision
+from lc_jax.models.params import model_leaves
 from lc_jax.models.transformer import UNROLL, Model, trainable
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -114,7 +115,7 @@ def device_bytes() -> float:
     return float(stats.get("bytes_limit") or machine / jax.local_device_count())
 
 
-def abstract_model(name: str, mesh: parallel.AnyMesh, kind: str = "causal", **precision: str) -> Model:
+def abstract_model(name: str, mesh: parallel.AnyMesh, kind: str = "causal", **precision: Any) -> Model:
     """Returns the model of a checkpoint or of a preset's name as shapes only, with its shardings over the mesh."""
     try:
         config = registry.from_preset(name, **precision)
@@ -160,7 +161,8 @@ class Activations:
         self.size = config.dtype.itemsize
         hidden, inner = config.hidden_size, config.intermediate_size / tensor
         queries, keys = config.num_heads * config.head_dim / tensor, config.num_kv_heads * config.head_dim / tensor
-        matrices = [leaf.shape[1:] for leaf in jax.tree.leaves(model.params) if leaf.ndim == 3]
+        leaves = model_leaves(model)
+        matrices = [leaf.shape[1:] for path, leaf in leaves if path[-1] == "kernel" and leaf.ndim == 3]
         count, n = len(matrices), 2 if config.gated_mlp else 1
         norms = 4 if config.norm_placement == "both" else 2
         self.input = self.size * hidden  # of a block, for each token; the other numbers likewise
@@ -183,7 +185,7 @@ class Activations:
         self.weights = self.size * sum(map(math.prod, matrices)) / tensor if gathered else 0.0
         self.head = config.vocab_size / tensor * hidden
         # What the decode loop reads on such a mesh (generate.for_decoding).
-        size = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+        size = sum(leaf.size for _, leaf in leaves)
         self.decoding_copy = self.size * size / tensor if gathered else 0.0
 
     def rows(self, count: int) -> float:
@@ -266,17 +268,18 @@ def plan_training(settings: Mapping[str, Any], mesh: parallel.AnyMesh, kind: str
       settings: of the task, by name; with a fit.microbatch_size of 0 the largest that fits is chosen.
       kind: as in `registry.build`.
     """
-    model = abstract_model(settings["model"], mesh, kind, **settings["precision"])
+    model = abstract_model(settings["model"], mesh, kind, **training_precision(settings))
     length, fit = settings["data"]["max_length"], settings["fit"]
     tx = make_optimizer(OptimizerSettings.from_ratio(1, **settings["optimizer"]), trainable(model.params))
-    parameters, moments = shard_bytes(model.params), shard_bytes(states.abstract(model.params, tx).opt_state)
+    moments, trained = shard_bytes(states.abstract(model.params, tx).opt_state), shard_bytes(model.params)
+    parameters = trained + shard_bytes(model.frozen)
     activations, positions = Activations(model), length if kind == "causal" else 0
 
     def plan(size: int) -> Plan:
         sums = 0.0 if size == fit["batch_size"] else shard_bytes(model.params, "float32")  # over micro-batches
         work = activations.backward(size, length, positions)
         lower = "lower fit.microbatch_size, or give the mesh more devices"
-        return Plan([Phase("train", parameters, moments, parameters + sums, 0.0, work, lower)], device_bytes(), size)
+        return Plan([Phase("train", parameters, moments, trained + sums, 0.0, work, lower)], device_bytes(), size)
 
     micro = min(fit["microbatch_size"], fit["batch_size"])
     return plan(micro or largest_fitting(fit["batch_size"], lambda size: plan(size).fits))
@@ -291,7 +294,7 @@ def plan_generation(settings: Mapping[str, Any], mesh: parallel.AnyMesh, width: 
     model = abstract_model(settings["model"], mesh, **_inference(settings["precision"]))
     activations = Activations(model)
     cache, work = activations.generation(settings["batch_size"], width, settings["max_new_tokens"])
-    parameters = shard_bytes(model.params) + activations.decoding_copy
+    parameters = shard_bytes(model) + activations.decoding_copy
     return Plan([Phase("generate", parameters, 0.0, 0.0, cache, work, "lower batch_size")], device_bytes())
 
 

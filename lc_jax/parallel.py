@@ -202,8 +202,10 @@ def partition_spec(
     return PartitionSpec(*parts)
 
 
-def shardings(params: nnx.State, mesh: AnyMesh, replicated: str = "") -> Any:
-    """Returns a tree of shardings like `params` (abstract or not), from the logical axes in each parameter's metadata.
+def shardings(params: Any, mesh: AnyMesh, replicated: str = "") -> Any:
+    """Returns a tree of shardings like `params`, an nnx.State or a tree with some in it (abstract or not).
+
+    They follow from the logical axes in each parameter's metadata.
 
     Args:
       replicated: as in `partition_spec`.

@@ -278,8 +278,9 @@ def load_tokenizer(path: str | Path, need_text: bool = True) -> Tokenizer:
     from transformers import AutoTokenizer
 
     stdlib_logging.getLogger("transformers.configuration_utils").addFilter(_is_no_model_type_warning)
-    folder = Path(path) if Path(path).is_dir() else folders.resolve(path)
-    config = folders.read_config(folder) if (folder / "config.json").is_file() else {}
+    folder = folders.text_folder(Path(path) if Path(path).is_dir() else folders.resolve(path))
+    has_config = any((folder / name).is_file() for name in ("config.json", layout.ADAPTER))
+    config = folders.read_config(folder) if has_config else {}
     generation = layout.read_json(folder / layout.GENERATION) if (folder / layout.GENERATION).is_file() else {}
     if not need_text and not folders.has_tokenizer(folder):
         return make_tokenizer(None, str(folder), config, generation)

@@ -213,8 +213,8 @@ def for_decoding(model: Model) -> Model:
             return variable.replace(jax.ShapeDtypeStruct(value.shape, dtype, sharding=sharding))
         return variable.replace(jax.device_put(value.astype(dtype), sharding))
 
-    targets = parallel.shardings(model.params, mesh, replicated="embed")
-    return model.with_params(jax.tree.map(spread, model.params, targets, is_leaf=lambda x: isinstance(x, nnx.Variable)))
+    targets = parallel.shardings(model, mesh, replicated="embed")
+    return jax.tree.map(spread, model, targets, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
 def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.stages.Traced:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from lc_jax.kernels import dispatch
 from lc_jax.kernels.attention import ScoreScaling
 from lc_jax.models.rope import Rope
-from lc_jax.preflight import check_all, check_settings
+from lc_jax.preflight import NATURAL, POSITIVE, check_all, check_settings
 
 DTYPES = ("float32", "bfloat16", "float16")
 REMAT = {
@@ -42,6 +43,48 @@ class LayerKind:
 
     rope: Rope | None  # how positions are encoded; None: not at all
     window: int | None = None  # tokens that a query sees, itself the last of them; None: all before it
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters: y = x W + (alpha / rank) x A B for each target, with W frozen (Hu et al. 2022, equation 3)."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = ()  # linear layers of a block: some of LINEAR; (): all that the block has
+    base: str = ""  # the checkpoint of the frozen parameters, which `hf.read` sets
+
+    @property
+    def scale(self) -> float:
+        """The factor of x A B."""
+        return self.alpha / self.rank
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self | None:
+        """Returns the adapters of `config.lora`; None where its rank is 0.
+
+        Raises:
+          ValueError: one line for each setting that is wrong, with its flag.
+        """
+
+        def dropout() -> None:
+            if settings["dropout"] != 0:
+                raise ValueError(
+                    f"--config.lora.dropout={settings['dropout']}: dropout of adapters is not implemented; give 0."
+                )
+
+        check_all(lambda: check_settings("lora", settings, rank=NATURAL, alpha=POSITIVE), dropout)
+        targets = tuple(name.strip() for name in settings["targets"].split(",") if name.strip())
+        return cls(settings["rank"], settings["alpha"], targets) if settings["rank"] else None
+
+
+def training_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of `Config` that a trained model has from the settings of a task: precision and adapters.
+
+    Raises:
+      ValueError: as `Lora.of`.
+    """
+    return {**settings["precision"], "lora": Lora.of(settings["lora"]) if "lora" in settings else None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,13 +129,38 @@ class Config:
     compute_dtype: str = "float32"
     remat: str = "none"  # "none", "full" (save block inputs only) or "dots" (save matmul outputs too)
     kernels: str = "auto"  # kernels/dispatch.py
+    lora: Lora | None = None  # adapters, which are trained in place of all parameters
 
     def __post_init__(self) -> None:
         names = dict(param_dtype=DTYPES, compute_dtype=DTYPES, remat=("none", *REMAT))
         check_all(
             lambda: check_settings("precision", self, **names),
             lambda: check_settings("", self, kernels=dispatch.KERNELS, qk_norm=QK_NORMS, norm_placement=PLACEMENTS),
+            self._check_targets,
         )
+
+    def _check_targets(self) -> None:
+        unknown = sorted(set(self.lora.targets if self.lora else ()) - set(self.linear_layers))
+        if unknown:
+            raise ValueError(
+                f"--config.lora.targets={','.join(unknown)}: the linear layers of {self.model_type} are "
+                f"{','.join(self.linear_layers)}; give some of them, or nothing for all."
+            )
+
+    @property
+    def linear_layers(self) -> tuple[str, ...]:
+        """Names of the linear layers of a block."""
+        attention = ("qkv",) if self.fused_qkv else ("q", "k", "v")
+        return (*attention, "o", "gate", "up", "down") if self.gated_mlp else (*attention, "o", "up", "down")
+
+    def has_adapter(self, name: str) -> bool:
+        """Returns whether the linear layer `name` of a block has an adapter."""
+        return self.lora is not None and name in (self.lora.targets or self.linear_layers)
+
+    @property
+    def backbone_dtype(self) -> str:
+        """Dtype in which parameters are stored that are no adapters; frozen ones need no master copy."""
+        return self.param_dtype if self.lora is None else self.compute_dtype
 
     @property
     def dtype(self) -> jnp.dtype:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lc_jax.models import difference, hub
+from lc_jax.models import adapters, difference, hub
 from lc_jax.models.config import Config
 from lc_jax.models.config_file import ConfigFile
 from lc_jax.models.layout import (
@@ -20,7 +20,7 @@ from lc_jax.models.layout import (
     copy_text_files,
     read_json,
 )
-from lc_jax.models.registry import FAMILIES, config_from_hf, config_to_hf, kind_of
+from lc_jax.models.registry import FAMILIES, config_from_hf, config_to_hf, family_of, kind_of
 from lc_jax.models.transformer import Model
 
 GGUF = ".gguf"  # ending of files that hold a whole checkpoint
@@ -61,7 +61,7 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
 
     Raises:
       FileNotFoundError: the folder, its config.json or its weights are missing; the message says which.
-      ValueError: the folder holds an adapter or a weight difference rather than a model.
+      ValueError: the folder holds a weight difference, or an adapter with parts that are not implemented.
     """
     for path in map(Path, paths):
         if not str(path) or str(path) == ".":
@@ -75,11 +75,15 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
             if hub.repository(str(path)) in hub.PICKLED:
                 check_torch(path)
             continue
-        if (path / ADAPTER).is_file():
-            raise ValueError(
-                f"{path} holds an adapter ({ADAPTER}), which is read by peft alone: merge it into its base "
-                "(merge_and_unload), save the result and give that folder."
-            )
+        if adapters.is_adapter(path):
+            base = base_of(path)
+            try:
+                check(base)
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(
+                    f"{path} is an adapter of {base}, which is needed too ({ADAPTER}: base_model_name_or_path): {error}"
+                ) from error
+            continue
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} has no config.json; it is not a checkpoint folder.")
         if not any((path / name).exists() for name in WEIGHTS):
@@ -101,8 +105,32 @@ def _remedy(path: Path) -> str:
     return "run the stage that writes it, or correct the path"
 
 
+def base_of(folder: Path) -> str:
+    """Returns the checkpoint that an adapter adapts: as its config names it, or the folder of that name next to it.
+
+    Raises:
+      FileNotFoundError, ValueError: as in `adapters.open_folder`.
+    """
+    base = Path(adapters.open_folder(folder).lora.base)
+    beside = folder.parent / base.name
+    base = beside if not base.is_dir() and beside.is_dir() else base
+    if adapters.is_adapter(base):
+        raise ValueError(
+            f"{folder}/{ADAPTER}: its base {base} is an adapter too; merge that one into its own base first."
+        )
+    return str(base)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads config.json of the (backbone) model, with the key "reward_model" if it is one."""
+    """Reads config.json of the (backbone) model, with the key "reward_model" if it is one.
+
+    That of an adapter is its base's, with the adapter's rows of the embedding.
+    """
+    if adapters.is_adapter(folder):
+        adapter = adapters.open_folder(folder)
+        config = read_config(resolve(base_of(folder)))
+        config |= {"vocab_size": adapter.vocab_size} if adapter.vocab_size else {}
+        return config | ({REWARD_MODEL: True} if adapter.kind == "scalar" else {})
     config = read_json(folder / "config.json")
     if is_classification(config):  # there is no language-model head, which a scalar model never uses
         return config | {REWARD_MODEL: True, "tie_word_embeddings": True}
@@ -125,7 +153,7 @@ def is_classification(config: Mapping[str, Any]) -> bool:
     return isinstance(names, list) and str(next(iter(names), "")).endswith("ForSequenceClassification")
 
 
-def parse_config(raw: Mapping[str, Any], path: str | Path, **precision: str) -> tuple[Config, str]:
+def parse_config(raw: Mapping[str, Any], path: str | Path, **precision: Any) -> tuple[Config, str]:
     """Returns the config in `raw` (see `read_config`), and its kind ("causal" or "scalar").
 
     Args:
@@ -147,7 +175,7 @@ def parse_config(raw: Mapping[str, Any], path: str | Path, **precision: str) -> 
         raise ValueError(f"{path}/{error}" if str(error).startswith("config.json") else str(error)) from error
 
 
-def config_of(path: str | Path, **precision: str) -> tuple[Config, str]:
+def config_of(path: str | Path, **precision: Any) -> tuple[Config, str]:
     """Returns the config of the checkpoint at `path`, and its kind; see `resolve` and `parse_config`."""
     return parse_config(read_config(resolve(path)), path, **precision)
 
@@ -167,12 +195,33 @@ def write_configs(folder: Path, model: Model, dtype: str, tokenizer: Any) -> Non
     (folder / GENERATION).write_text(json.dumps(generation, indent=2))
 
 
+def write_adapter_config(folder: Path, model: Model, head_bias: float, tokenizer: Any) -> None:
+    """Writes adapter_config.json and the files of the tokenizer; `tokenizer` as in `hf.save`.
+
+    What PEFT has no key for, and ignores with a warning, is written only where it is needed: rows of the embedding that
+    the base lacks, and the bias of a reward model's head.
+    """
+    lora = model.config.lora
+    assert lora is not None
+    write_text_files(folder, tokenizer)
+    config = adapters.config_to_peft(lora, family_of(model.config).KEYS, kind_of(model))
+    own_rows = model.config.vocab_size != config_of(lora.base)[0].vocab_size
+    config |= {"vocab_size": model.config.vocab_size} if own_rows else {}
+    config |= {"reward_head_bias": head_bias} if head_bias else {}
+    (folder / ADAPTER).write_text(json.dumps(config, indent=2))
+
+
 def write_text_files(folder: Path, tokenizer: Any) -> None:
     """Writes the files of the tokenizer; `tokenizer` as in `hf.save`."""
     if isinstance(tokenizer, str | Path):
         copy_text_files(Path(tokenizer), folder)
     elif tokenizer is not None:
         tokenizer.save(folder)
+
+
+def text_folder(folder: Path) -> Path:
+    """Returns the folder with a checkpoint's tokenizer: that of an adapter without one is its base."""
+    return resolve(base_of(folder)) if adapters.is_adapter(folder) and not has_tokenizer(folder) else folder
 
 
 def has_tokenizer(path: str | Path) -> bool:

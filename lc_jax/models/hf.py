@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import jax
 import numpy as np
 from absl import logging
 
+from lc_jax import parallel
+from lc_jax.models import adapters
 from lc_jax.models import tensors as files
+from lc_jax.models.adapters import HEAD_KEY, AdapterFolder
+from lc_jax.models.classification import HEAD_BIAS, HEAD_WEIGHT
 from lc_jax.models.config import Config
-from lc_jax.models.folders import parse_config, read_config, resolve, write_configs
-from lc_jax.models.layout import BACKBONE, BUFFERS, HEAD, SCORE, new_folder
+from lc_jax.models.folders import base_of, parse_config, read_config, resolve, write_adapter_config, write_configs
+from lc_jax.models.layout import ADAPTER, BUFFERS, HEAD, SCORE, new_folder
 from lc_jax.models.params import (
     NamedArrays,
     ParamSpec,
@@ -22,9 +27,11 @@ from lc_jax.models.params import (
     param_specs,
     stored_tensors,
     tensor_specs,
+    tensors_of,
     with_arrays,
 )
-from lc_jax.models.registry import FAMILIES, abstract_model, family_of
+from lc_jax.models.registry import FAMILIES, abstract_model, named_leaves
+from lc_jax.models.source import Source
 from lc_jax.models.tensors import Tensors, check_values
 from lc_jax.models.transformer import Model
 
@@ -48,76 +55,86 @@ def read(
     kind: str = "causal",
     vocab_size: int | None = None,
     fresh_head: bool = False,
-    **precision: str,
+    backbone: Model | None = None,
+    **fields: Any,
 ) -> tuple[Model, NamedArrays]:
     """Returns the abstract model of a checkpoint, and its parameters, each of which is read when it is drawn.
+
+    The folder of an adapter is read as the matrices W + (alpha / rank) A B. With `lora` in `fields` its matrices stay
+    apart, and a folder that is no adapter gets a fresh one.
 
     Args:
       kind: "causal", or "scalar" for a reward or value model; a plain language model gets a fresh, zero head then.
       vocab_size: grow (new rows are the mean of the old) or shrink the embedding to this many rows.
       fresh_head: a zero scalar head even where the checkpoint has one: how a value model starts.
-      precision: param_dtype, compute_dtype, remat of `Config`.
+      backbone: a model with adapters, whose frozen parameters are used where the checkpoint has the same base: an
+        adapter then costs no more than its own parameters.
+      fields: param_dtype, compute_dtype, remat, lora of `Config`.
 
     Raises:
       FileNotFoundError: the checkpoint is not there.
       ValueError: tensors are missing, too many, or of other shapes than config.json says, and all of them are named; or
-        a tensor holds NaN or infinities (when it is read), or the checkpoint is quantised.
+        a tensor holds NaN or infinities (when it is read), the checkpoint is quantised, or `lora` is not as the adapter
+        has it.
     """
-    folder = resolve(path)
-    raw = read_config(folder)
-    config, stored_kind = parse_config(raw, folder, **precision)
+    source = Source.at(path)
+    config, stored_kind = parse_config(read_config(source.folder), source.folder, **fields)
     if kind == "causal" and stored_kind == "scalar":
         raise ValueError(f"{path} is a reward model; a language model is needed here.")
-    tensors = Tensors(folder)
-    if config.tied_embeddings and not _is_tied(tensors, config, stored_kind):
-        logging.warning("%s: config.json ties the embeddings, but the file holds another head, which is used", folder)
+    if config.tied_embeddings and not source.is_tied(config):
+        logging.warning(
+            "%s: config.json ties the embeddings, but the file holds another head, which is used", source.base
+        )
         config = dataclasses.replace(config, tied_embeddings=False)
-    old_vocab_size = config.vocab_size
-    model = abstract_model(dataclasses.replace(config, vocab_size=vocab_size or old_vocab_size), kind, mesh)
-    is_classification = stored_kind == "scalar" and SCORE in tensors.names()
-
-    def as_stored(spec: ParamSpec) -> ParamSpec:
-        """The same parameter by the keys of this folder, in which a language model's carry no prefix."""
-        keys = spec.hf_keys
-        if stored_kind == "causal" or is_classification:
-            keys = tuple(key.removeprefix(BACKBONE) for key in keys)
-        if is_classification:
-            keys = tuple(SCORE if key == HEAD + "weight" else key for key in keys)
-        return dataclasses.replace(spec, hf_keys=keys)
-
-    specs = param_specs(model)
-    constants: dict[tuple[str, ...], float] = {}  # parameters that the folder does not hold
+    config = dataclasses.replace(config, vocab_size=vocab_size or config.vocab_size, lora=source.lora(config, backbone))
+    model = abstract_model(config, kind, mesh)
+    specs, from_adapter = param_specs(model), source.adapter_specs(config)
+    constants: dict[tuple[str, ...], Any] = {}  # parameters that the folder does not hold
     if fresh_head or stored_kind == "causal":
         constants = {spec.path: 0.0 for spec in specs if spec.path[0] == "reward_head"}
-    if is_classification:
-        constants.setdefault(("reward_head", "bias"), float(raw.get("reward_head_bias") or 0.0))
-    _check_tensors(folder, tensors, [as_stored(spec) for spec in specs if spec.path not in constants], old_vocab_size)
+    elif (bias := source.head_bias) is not None:
+        constants = {("reward_head", "bias"): bias}
+    if source.adapter is None:
+        constants |= {spec.path: _fresh_adapter(spec) for spec in specs if spec.is_adapter}
+    shared = _shared(backbone, config)
+    own = [spec for spec in specs if spec.path not in constants and spec.path not in from_adapter]
+    _check_tensors(source.base, source.tensors, [source.as_stored(spec) for spec in own], source.vocab_size)
+    if source.adapter is not None:
+        _check_tensors(source.folder, source.adapter.tensors, list(from_adapter.values()), 0)
 
     def arrays() -> Iterator[tuple[ParamSpec, jax.Array]]:
+        merge = source.adapter if config.lora is None else None
         for spec in specs:
+            array = shared.get(spec.path[spec.path[0] == "backbone_model" :])
+            if array is not None and spec.describes(array):
+                yield spec, array
+                continue
             if spec.path in constants:
                 shard = _constant_shard(spec, constants[spec.path])
+            elif source.adapter is not None and spec.path in from_adapter:
+                shard = _shard_reader(source.adapter.tensors, from_adapter[spec.path], 0)
             else:
-                shard = _shard_reader(tensors, as_stored(spec), old_vocab_size)
+                shard = _shard_reader(source.tensors, source.as_stored(spec), source.vocab_size, merge)
             assert spec.sharding is not None  # the model is on a mesh
             yield spec, jax.make_array_from_callback(spec.shape, spec.sharding, shard)
 
     return model, arrays()
 
 
-def _is_tied(tensors: Tensors, config: Config, kind: str) -> bool:
-    """Returns whether no head is stored, or one that equals the embedding; compared a thousand rows at a time."""
-    family = family_of(config)
-    prefix = BACKBONE if kind == "scalar" else ""
-    keys = prefix + family.KEYS["embedding"], prefix + family.KEYS["head.kernel"]
-    if keys[1] not in tensors.names() or keys[0] not in tensors.names():
-        return True
-    if tensors.shape(keys[0]) != tensors.shape(keys[1]):
-        return False
-    embedding, head = map(tensors.slice, keys)
-    rows = tensors.shape(keys[0])[0]
-    blocks = (slice(i, min(i + 1000, rows)) for i in range(0, rows, 1000))
-    return all(np.array_equal(embedding[block], head[block]) for block in blocks)
+def _shared(backbone: Model | None, config: Config) -> dict[tuple[str, ...], jax.Array]:
+    """Returns the frozen parameters of `backbone` by path, if the model of `config` has adapters of the same base."""
+    ours, theirs = config.lora, backbone.config.lora if backbone is not None else None
+    if ours is None or theirs is None or ours.base != theirs.base or backbone is None:
+        return {}
+    return {path[path[0] == "backbone_model" :]: array for path, array in named_leaves(backbone.frozen)}
+
+
+def _fresh_adapter(spec: ParamSpec) -> Any:
+    """Returns a new adapter's values: B is zero and A uniform with PEFT's bound; the same whenever it is loaded."""
+    if spec.path[-1] == "lora_b":
+        return 0.0
+    rng, bound = np.random.default_rng(list("/".join(spec.path).encode())), 1 / math.sqrt(spec.shape[-2])
+    return rng.uniform(-bound, bound, spec.shape)
 
 
 def _check_tensors(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], vocab_size: int) -> None:
@@ -145,17 +162,24 @@ def _check_tensors(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], v
     problems = list(dict.fromkeys(problems))  # a tensor of several parameters is named once
     if problems:
         more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(f"{folder} does not fit its config.json:\n  " + "\n  ".join(problems[:20]) + more)
+        name = ADAPTER if adapters.is_adapter(folder) else "config.json"
+        raise ValueError(f"{folder} does not fit its {name}:\n  " + "\n  ".join(problems[:20]) + more)
 
 
-def _constant_shard(spec: ParamSpec, number: float) -> Callable[[Any], np.ndarray]:
-    """Returns the callback that fills one shard of a parameter."""
-    values = np.full(spec.shape, number, spec.dtype)
+def _constant_shard(spec: ParamSpec, numbers: Any) -> Callable[[Any], np.ndarray]:
+    """Returns the callback that fills one shard of a parameter, from one number or all of them."""
+    values = np.broadcast_to(np.asarray(numbers, spec.dtype), spec.shape)
     return lambda index: values[index]
 
 
-def _shard_reader(tensors: Tensors, spec: ParamSpec, old_vocab_size: int) -> Callable[[Any], np.ndarray]:
-    """Returns the callback that reads one shard of a parameter; equal shards are read once."""
+def _shard_reader(
+    tensors: Tensors, spec: ParamSpec, old_vocab_size: int, adapter: AdapterFolder | None = None
+) -> Callable[[Any], np.ndarray]:
+    """Returns the callback that reads one shard of a parameter; equal shards are read once.
+
+    Args:
+      adapter: what is added to the matrices.
+    """
     shards: dict[str, np.ndarray] = {}
 
     def matrix(key: str, index: tuple[slice, ...]) -> np.ndarray:
@@ -164,6 +188,8 @@ def _shard_reader(tensors: Tensors, spec: ParamSpec, old_vocab_size: int) -> Cal
             index = (slice(spec.rows[0] + index[0].start, spec.rows[0] + index[0].stop), *index[1:])
         part = _vocabulary_rows(lazy, index[0], index[1], old_vocab_size) if spec.is_vocabulary else lazy[index]
         check_values(tensors.folder, key, part)
+        if adapter is not None and not spec.is_vocabulary:
+            part = adapter.merged(part, key, index)
         return (part.T if spec.transposed else part).astype(spec.dtype)
 
     def shard(index: tuple[slice, ...]) -> np.ndarray:
@@ -191,8 +217,9 @@ def _vocabulary_rows(lazy: Any, rows: slice, columns: slice, old: int) -> np.nda
 
 
 def stored_dtype(path: str | Path) -> str:
-    """Returns the dtype that most tensors of the checkpoint are stored in."""
-    return Tensors(resolve(path)).dtype()
+    """Returns the dtype that most tensors of the checkpoint, of an adapter those of its base, are stored in."""
+    folder = resolve(path)
+    return Tensors(resolve(base_of(folder)) if adapters.is_adapter(folder) else folder).dtype()
 
 
 # --- out ---
@@ -209,7 +236,8 @@ def save(
 ) -> None:
     """Writes a folder that transformers opens: config, safetensors shards, index, generation config, tokenizer.
 
-    Tensors come to the host one at a time. The folder appears only when it is complete, in place of an older one.
+    Of a model with adapters these alone are written, and a scalar head, into a folder that PEFT opens. Tensors come to
+    the host one at a time. The folder appears only when it is complete, in place of an older one.
 
     Args:
       arrays: the parameters of an abstract `model` (see `read`); default its own.
@@ -218,11 +246,31 @@ def save(
       dtype: of the files; default the parameters' own.
     """
     dtype = dtype or model.config.param_dtype
+    if model.config.lora is not None:
+        _save_adapter(Path(path), model, dtype, tokenizer)
+        return
     with new_folder(Path(path)) as folder:
         values = ((key, value.astype(dtype)) for key, value in host_tensors(model, arrays))
         files.write(folder, tensor_specs(model, dtype), values, max_shard_bytes)
         if jax.process_index() == 0:
             write_configs(folder, model, dtype, tokenizer)
+
+
+def _save_adapter(path: Path, model: Model, dtype: str, tokenizer: Any) -> None:
+    """Writes the adapter of a model, and a scalar head, as PEFT does; the bias of the head goes into the config."""
+    bias, trained = 0.0, list[tuple[ParamSpec, jax.Array]]()
+    for spec, array in named_arrays(model):
+        if spec.path == HEAD_BIAS:
+            bias = float(parallel.to_host(array)[0])
+        elif spec.is_adapter or spec.path == HEAD_WEIGHT:
+            keys = (HEAD_KEY,) if spec.path == HEAD_WEIGHT else spec.hf_keys
+            trained.append((dataclasses.replace(spec, hf_keys=keys), array))
+    with new_folder(path) as folder:
+        values = ((key, value.astype(dtype)) for key, value in stored_tensors(trained))
+        specs = tensors_of([spec for spec, _ in trained], dtype)
+        files.write(folder, specs, values, math.inf, adapters.WEIGHTS[0])
+        if jax.process_index() == 0:
+            write_adapter_config(folder, model, bias, tokenizer)
 
 
 def host_tensors(model: Model, arrays: NamedArrays | None = None) -> Iterator[tuple[str, np.ndarray]]:

@@ -29,7 +29,7 @@ RELEASED = {
 _WHOLE = ("extract-answers",)  # all others are weight differences from BASE, whose hub names end in DIFFERENCE
 _PREFIX = "tatsu-lab/linguistic-calibration-"
 _TEXTS = ["*.json", "*.txt", "*.jinja", "*.model"]
-_FILES = [*_TEXTS, "model*.safetensors"]
+_FILES = [*_TEXTS, "model*.safetensors", "adapter_model.safetensors"]
 PICKLED = ("togethercomputer/RedPajama-INCITE-Base-3B-v1",)  # without safetensors
 
 

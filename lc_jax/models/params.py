@@ -14,9 +14,13 @@ import numpy as np
 
 from lc_jax import parallel
 from lc_jax.models.layout import BACKBONE, HEAD
+from lc_jax.models.linear import ADAPTERS
 from lc_jax.models.registry import family_of, kind_of, named_leaves
 from lc_jax.models.tensors import TensorSpec
 from lc_jax.models.transformer import Model
+
+# Names of an adapter's tensors in a folder of PEFT, which have the module of their matrix in the middle.
+PEFT = {"lora_a": "base_model.model.{}.lora_A.weight", "lora_b": "base_model.model.{}.lora_B.weight"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,15 @@ class ParamSpec:
     shape: tuple[int, ...]
     dtype: str
     sharding: jax.sharding.Sharding | None  # None: not on a mesh
+
+    def describes(self, array: jax.Array) -> bool:
+        """Returns whether an array has this shape, dtype and layout."""
+        return (array.shape, str(array.dtype), array.sharding) == (self.shape, self.dtype, self.sharding)
+
+    @property
+    def is_adapter(self) -> bool:
+        """Returns whether it belongs to a low-rank adapter."""
+        return self.path[-1] in ADAPTERS
 
     @property
     def is_vocabulary(self) -> bool:
@@ -59,13 +72,15 @@ def param_specs(model: Model) -> list[ParamSpec]:
     """Returns every parameter of a model, abstract or not, in the order of its tree."""
     family, num_layers, is_scalar = family_of(model.config), model.config.num_layers, kind_of(model) == "scalar"
     keys, joint, specs = family.KEYS, getattr(family, "JOINT", {}), []
-    leaves = named_leaves(model.params)
+    leaves = model_leaves(model)
     sizes = {".".join(path[1:] if is_scalar else path): leaf.shape[-1] for path, leaf in leaves if leaf.ndim}
     for path, leaf in leaves:
+        name = ".".join(path[1:] if is_scalar else path)
         if path[0] == "reward_head":
             key = HEAD + path[1]
+        elif path[-1] in ADAPTERS:
+            key = PEFT[path[-1]].format(keys[name.replace(path[-1], "kernel")].removesuffix(".weight"))
         else:
-            name = ".".join(path[1:] if is_scalar else path)
             key = BACKBONE + keys[name] if is_scalar else keys[name]
         stacked, rows = "{}" in key, None
         if names := joint.get(key.removeprefix(BACKBONE)):
@@ -76,7 +91,7 @@ def param_specs(model: Model) -> list[ParamSpec]:
                 hf_keys=tuple(key.format(layer) for layer in range(num_layers)) if stacked else (key,),
                 rows=rows,
                 stacked=stacked,
-                transposed=path[-1] == "kernel",
+                transposed=path[-1] in ("kernel", *ADAPTERS),
                 shape=tuple(leaf.shape),
                 dtype=str(leaf.dtype),
                 sharding=leaf.sharding,
@@ -115,12 +130,16 @@ def stored_tensors(arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
 
 def named_arrays(model: Model) -> NamedArrays:
     """Yields the parameters of a model, each with its spec."""
-    leaves = dict(named_leaves(model.params))
+    leaves = dict(model_leaves(model))
     return ((spec, leaves[spec.path]) for spec in param_specs(model))
 
 
 def with_arrays(model: Model, arrays: Mapping[tuple[str, ...], Any]) -> Model:
     """Returns the model with other parameters, given by path."""
-    paths = [path for path, _ in named_leaves(model.params)]
-    leaves = [arrays[path] for path in paths]
-    return model.with_params(jax.tree.unflatten(jax.tree.structure(model.params), leaves))
+    leaves = [arrays[path] for path, _ in model_leaves(model)]
+    return jax.tree.unflatten(jax.tree.structure(model), leaves)
+
+
+def model_leaves(model: Model) -> list[tuple[tuple[str, ...], Any]]:
+    """Returns (path, leaf) for every parameter of a model: first the trained ones, then the frozen ones."""
+    return [leaf for state in model.states() for leaf in named_leaves(state)]

@@ -95,20 +95,15 @@ def abstract_model(config: Config, kind: str = "causal", mesh: parallel.AnyMesh 
     model = jax.eval_shape(lambda: Model.of(build(config, kind, jax.random.key(0))))
     if mesh is None:
         return model
-    placed = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        model.params,
-        parallel.shardings(model.params, mesh),
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), model, parallel.shardings(model, mesh)
     )
-    return model.with_params(placed)
 
 
 def initialize(config: Config, key: jax.Array, mesh: jax.sharding.Mesh, kind: str = "causal") -> Model:
     """Initialises a model, each parameter in its shards."""
-    model = abstract_model(config, kind)
-    out = parallel.shardings(model.params, mesh)
-    params = jax.jit(lambda key: nnx.split(build(config, kind, key))[1], out_shardings=out)(key)
-    return model.with_params(params)
+    out = parallel.shardings(abstract_model(config, kind), mesh)
+    return jax.jit(lambda key: Model.of(build(config, kind, key)), out_shardings=out)(key)
 
 
 def is_preset(name: str) -> bool:

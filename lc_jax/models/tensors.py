@@ -32,15 +32,18 @@ CODES = {name: code for code, name in DTYPES.items()}
 class Tensors:
     """The tensors of a checkpoint folder, read slice by slice from safetensors or, with torch, from pytorch_model.bin.
 
+    Args:
+      names: of a file of safetensors and of a pickle, one of which has the tensors.
+
     Raises:
       FileNotFoundError: no weights, or a file that the index names is missing.
       ValueError: a file is cut short or not what its name says, or it needs torch, which is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Sequence[str] = (SAFETENSORS, PICKLE)) -> None:
         self.folder = folder
         self._files: dict[str, Any] = {}
-        for name in _names(folder):
+        for name in _names(folder, names):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder}/{name} is missing, but the index names it; download it again.")
             file = _open(folder / name)
@@ -90,9 +93,9 @@ def check_values(folder: Path, key: str, values: np.ndarray) -> None:
         )
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path, names: Sequence[str]) -> list[str]:
     """Returns the weight files of a folder: safetensors before pickles, one file before an index (as transformers)."""
-    for name in (SAFETENSORS, PICKLE):
+    for name in names:
         index = folder / (name + INDEX)
         if (folder / name).is_file():
             if index.is_file():
@@ -103,7 +106,7 @@ def _names(folder: Path) -> list[str]:
             if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
                 raise ValueError(f"{index} has no weight_map of tensors to files; download it again.")
             return sorted(set(files.values()))
-    raise FileNotFoundError(f"{folder} has neither {SAFETENSORS} nor {PICKLE}.")
+    raise FileNotFoundError(f"{folder} has neither {' nor '.join(names)}.")
 
 
 def _open(path: Path) -> Any:
@@ -176,9 +179,13 @@ class TensorSpec:
 
 
 def write(
-    folder: Path, specs: Sequence[TensorSpec], tensors: Iterable[tuple[str, np.ndarray]], max_shard_bytes: int
+    folder: Path,
+    specs: Sequence[TensorSpec],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    max_shard_bytes: float,
+    name: str = SAFETENSORS,
 ) -> None:
-    """Writes model*.safetensors and, when there are several, their index, holding one tensor at a time.
+    """Writes the file `name` or several, as "model-00001-of-00002.safetensors", with their index; one tensor at a time.
 
     Args:
       specs: all tensors, in order: headers and sizes of the files follow from them before any value is there.
@@ -191,10 +198,10 @@ def write(
             shards.append([])
         shards[-1].append(spec)
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    names = names if len(shards) > 1 else [SAFETENSORS]
+    names = names if len(shards) > 1 else [name]
     source, is_writer = iter(tensors), jax.process_index() == 0
-    for name, shard in zip(names, shards, strict=True):
-        with open(folder / name if is_writer else os.devnull, "wb") as file:
+    for file_name, shard in zip(names, shards, strict=True):
+        with open(folder / file_name if is_writer else os.devnull, "wb") as file:
             header, starts = _header(shard)
             file.write(header)
             for spec in shard:
@@ -205,7 +212,9 @@ def write(
     if len(shards) > 1 and is_writer:
         index = {
             "metadata": {"total_size": sum(spec.nbytes for spec in specs)},
-            "weight_map": {spec.key: name for name, shard in zip(names, shards, strict=True) for spec in shard},
+            "weight_map": {
+                spec.key: file_name for file_name, shard in zip(names, shards, strict=True) for spec in shard
+            },
         }
         (folder / (SAFETENSORS + INDEX)).write_text(json.dumps(index, indent=2))
 

@@ -22,31 +22,13 @@ from lc_jax.kernels.attention import RowMask, attention, decode_attention, prefi
 from lc_jax.kernels.logprobs import soften, token_logprobs
 from lc_jax.models.cache import Cache, LayerCache
 from lc_jax.models.config import ACTIVATIONS, REMAT, Config
+from lc_jax.models.linear import ADAPTERS, Linear
 from lc_jax.models.rope import angles, rotate
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
 Window = Int[Array, ""] | int | None
 NO_WINDOW = 2**31 - 1  # in the place of a window where other kinds of layers have one
 UNROLL = 8  # up to this many layers the loop over layers is unrolled: faster, and still quick to compile
-
-
-class Linear(nnx.Module):
-    """x @ kernel + bias, one per layer (leading dimension) where `layers` is not 0."""
-
-    def __init__(
-        self, key: jax.Array, shape: tuple[int, int], axes: tuple[str, str], config: Config, *, bias: bool, layers: int
-    ) -> None:
-        lead, names = ((layers,), ("layers",)) if layers else ((), ())
-        values = config.initializer_range * jax.random.normal(key, (*lead, *shape), jnp.float32)
-        self.kernel = nnx.Param(values.astype(config.param_dtype), out_sharding=(*names, *axes))
-        out = axes[1] if axes[1] != "embed" else "norm"
-        zeros = jnp.zeros((*lead, shape[1]), config.param_dtype)
-        self.bias = nnx.Param(zeros, out_sharding=(*names, out)) if bias else None
-
-    def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        flat = x.reshape(-1, x.shape[-1])  # as one matrix: on CPUs the backward pass is much faster
-        y = (flat @ self.kernel[...].astype(x.dtype)).reshape(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class Norm(nnx.Module):
@@ -56,9 +38,9 @@ class Norm(nnx.Module):
         lead, names = ((layers,), ("layers",)) if layers else ((), ())
         shape, axes = (*lead, size or config.hidden_size), (*names, "norm")
         self.eps, self.offset = config.norm_eps, config.norm_offset
-        ones = jnp.full(shape, 1 - config.norm_offset, config.param_dtype)
+        ones = jnp.full(shape, 1 - config.norm_offset, config.backbone_dtype)
         self.scale = nnx.Param(ones, out_sharding=axes)
-        self.bias = nnx.Param(jnp.zeros(shape, config.param_dtype), out_sharding=axes) if config.layer_norm else None
+        self.bias = nnx.Param(jnp.zeros(shape, config.backbone_dtype), out_sharding=axes) if config.layer_norm else None
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         y = x.astype(jnp.float32)
@@ -77,12 +59,11 @@ class Block(nnx.Module):
         self.config = config
         hidden, inner, count = config.hidden_size, config.intermediate_size, config.num_layers
         queries, pairs = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        names = ["qkv"] if config.fused_qkv else ["q", "k", "v"]
-        names += ["o", "gate", "up", "down"] if config.gated_mlp else ["o", "up", "down"]
+        names = config.linear_layers
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
         def linear(name: str, shape: tuple[int, int], axes: tuple[str, str]) -> Linear:
-            return Linear(keys[name], shape, axes, config, bias=name in config.biases, layers=count)
+            return Linear(keys[name], shape, axes, config, name=name, layers=count)
 
         into_heads, into_mlp = ("embed", "heads"), ("embed", "mlp")
         if config.norm_placement != "after":
@@ -147,15 +128,11 @@ class CausalLM(nnx.Module):
         self.config = config
         shape = (config.vocab_size, config.hidden_size)
         table = config.initializer_range * jax.random.normal(embed_key, shape, jnp.float32)
-        self.embedding = nnx.Param(table.astype(config.param_dtype), out_sharding=("vocab", "embed"))
+        self.embedding = nnx.Param(table.astype(config.backbone_dtype), out_sharding=("vocab", "embed"))
         self.layers = Block(config, block_key)
         self.norm = Norm(config)
         shape = (config.hidden_size, config.vocab_size)
-        self.head = (
-            None
-            if config.tied_embeddings
-            else Linear(head_key, shape, ("embed", "vocab"), config, bias=False, layers=0)
-        )
+        self.head = None if config.tied_embeddings else Linear(head_key, shape, ("embed", "vocab"), config)
 
     def head_matrix(self) -> Float[Array, "D V"]:
         """Returns the matrix from hidden states to logits, in the compute dtype."""
@@ -325,25 +302,45 @@ class CausalLM(nnx.Module):
 
 @flax.struct.dataclass
 class Model:
-    """A model that passes through jit: structure (static) and parameters."""
+    """A model that passes through jit: structure (static) and parameters, those that are not trained in a second tree.
+
+    With `config.lora`, `params` are the adapters and a scalar head, and `frozen` all others; several models may share
+    the arrays of `frozen`. Otherwise all parameters are in `params`.
+    """
 
     graphdef: nnx.GraphDef = flax.struct.field(pytree_node=False)
     config: Config = flax.struct.field(pytree_node=False)
-    params: Any  # an nnx.State; None: the structure alone
+    params: Any  # an nnx.State of what a training changes; None: the structure alone
+    frozen: Any = None  # an nnx.State of what it does not change; None: there is nothing of this
 
     def with_params(self, params: Any) -> Model:
-        """Returns the same structure with other parameters, or none."""
+        """Returns the same structure and frozen parameters with other trained parameters, or none."""
         return dataclasses.replace(self, params=params)
 
     @classmethod
     def of(cls, module: Any) -> Self:
         """Splits a module into structure and parameters."""
-        graphdef, params = nnx.split(module)
-        return cls(graphdef, module.config, params)
+        if module.config.lora is None:
+            return cls(*_split(module, ...))
+        return cls(*_split(module, _is_trained, ...))
+
+    def states(self) -> tuple[Any, ...]:
+        """Returns the trees that have all parameters together."""
+        return (self.params,) if self.frozen is None else (self.params, self.frozen)
 
     def bind(self) -> Any:
         """Returns the CausalLM or ScalarModel with these parameters."""
-        return nnx.merge(self.graphdef, self.params)
+        return nnx.merge(self.graphdef, *self.states())
+
+
+def _split(module: Any, *filters: Any) -> tuple[Any, ...]:
+    graphdef, *states = nnx.split(module, *filters)
+    return graphdef, module.config, *states
+
+
+def _is_trained(path: tuple, _: Any) -> bool:
+    """Returns whether a parameter of a model with adapters is trained."""
+    return path[-1] in ADAPTERS or path[0] == "reward_head"
 
 
 def trainable(params: Any) -> Any:

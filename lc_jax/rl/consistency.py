@@ -46,9 +46,8 @@ class SamplingGap:
 
 def in_float32(policy: Model) -> Model:
     """Returns the policy with the same parameters, computed in float32."""
-    return registry.abstract_model(dataclasses.replace(policy.config, compute_dtype="float32")).with_params(
-        policy.params
-    )
+    exact = registry.abstract_model(dataclasses.replace(policy.config, compute_dtype="float32"))
+    return dataclasses.replace(exact, params=policy.params, frozen=policy.frozen)
 
 
 def rounding_noise(policy: Model, episodes: Episodes, count: int, temperature: float) -> float:

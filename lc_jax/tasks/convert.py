@@ -86,7 +86,7 @@ def _read(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[Model, NamedArra
     source = folders.resolve(config.source)
     dtype = config.dtype or hf.stored_dtype(source)
     _, kind = folders.config_of(source)
-    return *hf.read(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype), source
+    return *hf.read(source, mesh, kind=kind, param_dtype=dtype, compute_dtype=dtype), folders.text_folder(source)
 
 
 def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:

@@ -12,7 +12,8 @@ from lc_jax.data.questions import load_training_rows
 from lc_jax.data.rows import optional
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models import folders, registry
-from lc_jax.models.config import DTYPES, Config
+from lc_jax.models.config import DTYPES, Config, Lora
+from lc_jax.models.source import Source
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_output, check_settings
 from lc_jax.prompts import Templates, load_templates
 from lc_jax.training import tracking
@@ -29,10 +30,13 @@ def check_precision(**precision: str) -> None:
     registry.from_preset("tiny-llama", **precision)
 
 
-def check_model(name: str, path: str, kind: str = "causal", *, dry_run: bool = False) -> Config | None:
+def check_model(
+    name: str, path: str, kind: str = "causal", *, dry_run: bool = False, lora: Lora | None = None
+) -> Config | None:
     """The config of the checkpoint that the setting `name` names; None of a hub name, which is not looked up yet.
 
     Args:
+      lora: adapters with which it will be trained.
       dry_run: a preset's name, such as llama-2-7b, is enough for the memory plan.
 
     Raises:
@@ -47,7 +51,9 @@ def check_model(name: str, path: str, kind: str = "causal", *, dry_run: bool = F
         folders.check(path)
         if not Path(path).is_dir():
             return None
-        config, stored_kind = folders.config_of(path)
+        config, stored_kind = folders.config_of(path, lora=lora)
+        if lora is not None:
+            Source.at(path).lora(config)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--config.{name}: {error}") from error
     if kind == "causal" and stored_kind == "scalar":
@@ -133,7 +139,7 @@ def check_training(settings: Mapping[str, Any], *, labels: bool) -> None:
         fit,
         *run_checks(settings),
         sizes,
-        lambda: check_model("model", settings["model"], dry_run=is_dry_run),
+        lambda: check_model("model", settings["model"], dry_run=is_dry_run, lora=Lora.of(settings["lora"])),
         templates,
         *(() if is_dry_run else (rows, num_steps)),  # the latter repeats what the others raise, which is said once
     )

@@ -209,7 +209,7 @@ def fit(
 def _describe(model: Model, train: Dataset, settings: FitSettings, num_steps: int, first: int) -> None:
     """Logs the sizes that are in effect."""
     logging.info(
-        "%d parameters; %d examples of %d tokens; steps %d to %d of %d examples, micro-batches: %d of %d",
+        "%d trained parameters; %d examples of %d tokens; steps %d to %d of %d examples, micro-batches: %d of %d",
         sum(leaf.size for leaf in jax.tree.leaves(model.params)), len(train.lengths), train.lengths.sum(), first,
         num_steps, settings.batch_size, settings.batch_size // settings.microbatch_size, settings.microbatch_size,
     )  # fmt: skip

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from lc_jax.data.examples import PARAGRAPH_RECIPES
 from lc_jax.data.tokenizer import Tokenizer, load_templates_for, load_tokenizer
 from lc_jax.models import folders, hf
+from lc_jax.models.config import Lora
 from lc_jax.models.layout import read_json
 from lc_jax.models.registry import named_leaves
 from lc_jax.models.transformer import Model
@@ -73,14 +74,16 @@ class RunStep:
         return export_tokenizer(settings["task"], self.base, settings.get("data.recipe", ""), templates)
 
     def model(self, mesh: jax.sharding.Mesh, tokenizer: Tokenizer, dtype: str) -> Model:
-        """Reads the parameters alone, in `dtype`: neither moments nor PPO's critic.
+        """Reads the trained parameters alone, in `dtype`: neither moments nor PPO's critic, nor what adapters adapt.
 
         Raises:
           ValueError: the checkpoint that the run started from is another one by now, of other shapes; or the step is
             damaged.
         """
         rows = None if self.settings["task"] == "ppo" else tokenizer.num_rows
-        abstract, _ = hf.read(self.base, mesh, kind=self.kind, vocab_size=rows, param_dtype=dtype, compute_dtype=dtype)
+        lora = Lora.of(group) if (group := self._group("lora")) else None
+        precision: dict[str, Any] = {"param_dtype": dtype, "compute_dtype": dtype}
+        abstract, _ = hf.read(self.base, mesh, kind=self.kind, vocab_size=rows, lora=lora, **precision)
         target: Any = abstract.params
         path = TASKS[self.settings["task"]][2]
         for name in reversed(path):
@@ -94,6 +97,11 @@ class RunStep:
         for name in path:
             params = params[name]
         return abstract.with_params(params)
+
+    def _group(self, name: str) -> dict[str, Any]:
+        """Returns the settings below a name."""
+        prefix = f"{name}."
+        return {key[len(prefix) :]: value for key, value in self.settings.items() if key.startswith(prefix)}
 
     def _check_shapes(self, model: Model, path: tuple[str, ...]) -> None:
         """Compares the stored shapes under `path` with those of the abstract `model`; Orbax names no parameter."""

@@ -13,6 +13,7 @@ import jax
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.models import hf
+from lc_jax.models.config import training_precision
 from lc_jax.prompts import Templates
 from lc_jax.training import loop, run_steps
 from lc_jax.training.exports import Exports
@@ -62,10 +63,11 @@ def train(
 
     save = functools.partial(hf.save, tokenizer=tokenizer, dtype=settings["export_dtype"] or None)
     names = ["model", "seed", "data", "fit", "optimizer", "precision", *({"objective"} & settings.keys())]
+    names += ["lora"] if settings["lora"]["rank"] else []
     run_directory = RunDirectory.of(settings, *names)
     kind = run_steps.TASKS[objective.task][1]
     model = loop.fit(
-        hf.load(settings["model"], mesh, kind=kind, vocab_size=tokenizer.num_rows, **settings["precision"]),
+        hf.load(settings["model"], mesh, kind=kind, vocab_size=tokenizer.num_rows, **training_precision(settings)),
         objective.loss_fn,
         train_set,
         held_out if num_held_out else None,

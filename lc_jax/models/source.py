@@ -1,0 +1,126 @@
+"""Where the tensors of a checkpoint are: in one folder, or in that of an adapter and that of its base."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from lc_jax.models import adapters
+from lc_jax.models.adapters import HEAD_KEY, AdapterFolder
+from lc_jax.models.classification import HEAD_WEIGHT
+from lc_jax.models.config import Config, Lora
+from lc_jax.models.folders import base_of, parse_config, read_config, resolve
+from lc_jax.models.layout import BACKBONE, HEAD, REWARD_MODEL, SCORE
+from lc_jax.models.params import ParamSpec, param_specs
+from lc_jax.models.registry import abstract_model, family_of
+from lc_jax.models.tensors import Tensors
+from lc_jax.models.transformer import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The folders of a checkpoint, which are one where it is no adapter."""
+
+    folder: Path
+    base: Path  # `folder` itself where there is no adapter
+    base_name: str  # as the user names it
+    adapter: AdapterFolder | None
+    raw: Mapping[str, Any]  # config of the base
+    tensors: Tensors  # of the base
+    vocab_size: int  # rows of the base's embedding
+
+    @classmethod
+    def at(cls, path: str | Path) -> Self:
+        """Opens the folders, of which nothing is read yet but their configs and the names of their tensors."""
+        folder = resolve(path)
+        adapter = adapters.open_folder(folder) if adapters.is_adapter(folder) else None
+        name = base_of(folder) if adapter else str(path)
+        base, name = resolve(name), str(Path(name).absolute()) if Path(name).is_dir() else name
+        raw = read_config(base)
+        vocab_size = parse_config(raw, base)[0].vocab_size
+        return cls(
+            folder, base, str(base.absolute()) if Path(name).is_dir() else name, adapter, raw, Tensors(base), vocab_size
+        )
+
+    @property
+    def is_scalar(self) -> bool:
+        """Returns whether the base is a reward model."""
+        return bool(self.raw.get(REWARD_MODEL))
+
+    @property
+    def is_classification(self) -> bool:
+        """Returns whether the base is a reward model as transformers stores it."""
+        return self.is_scalar and SCORE in self.tensors.names()
+
+    @property
+    def head_bias(self) -> float | None:
+        """The bias of a reward head that config files hold; None where a tensor does."""
+        if self.adapter is not None and self.adapter.kind == "scalar":
+            return self.adapter.head_bias
+        return float(self.raw.get("reward_head_bias") or 0.0) if self.is_classification else None
+
+    def is_tied(self, config: Config) -> bool:
+        """Returns whether the base has no head, or one that equals the embedding, a thousand rows at a time."""
+        family, tensors, prefix = family_of(config), self.tensors, BACKBONE if self.is_scalar else ""
+        keys = prefix + family.KEYS["embedding"], prefix + family.KEYS["head.kernel"]
+        if keys[1] not in tensors.names() or keys[0] not in tensors.names():
+            return True
+        if tensors.shape(keys[0]) != tensors.shape(keys[1]):
+            return False
+        embedding, head = map(tensors.slice, keys)
+        rows = tensors.shape(keys[0])[0]
+        blocks = (slice(i, min(i + 1000, rows)) for i in range(0, rows, 1000))
+        return all(np.array_equal(embedding[block], head[block]) for block in blocks)
+
+    def as_stored(self, spec: ParamSpec) -> ParamSpec:
+        """Returns the parameter with its keys in the base, in which a language model's have no prefix."""
+        keys = spec.hf_keys
+        if not self.is_scalar or self.is_classification:
+            keys = tuple(key.removeprefix(BACKBONE) for key in keys)
+        if self.is_classification:
+            keys = tuple(SCORE if key == HEAD + "weight" else key for key in keys)
+        return dataclasses.replace(spec, hf_keys=keys)
+
+    def lora(self, config: Config, backbone: Model | None = None) -> Lora | None:
+        """Returns the adapters that the model will have: of the config, or of the folder if it shares `backbone`.
+
+        Raises:
+          ValueError: the config asks for other adapters than the folder has, or the family stores several matrices in
+            one tensor.
+        """
+        lora, stored = config.lora, self.adapter.lora if self.adapter else None
+        if lora is None and stored is not None and backbone is not None and backbone.config.lora is not None:
+            lora = stored if backbone.config.lora.base == self.base_name else None
+        if (lora or stored) is not None and hasattr(family_of(config), "JOINT"):
+            raise ValueError(
+                f"{self.folder}: adapters of {config.model_type} are not implemented, whose folders hold several "
+                "matrices in one tensor: give --config.lora.rank=0, or a folder that peft has merged."
+            )
+        if lora is None:
+            return None
+        lora = dataclasses.replace(lora, targets=lora.targets or config.linear_layers, base=self.base_name)
+        if stored is not None and (lora.rank, lora.alpha, sorted(lora.targets)) != (
+            stored.rank, stored.alpha, sorted(stored.targets),
+        ):  # fmt: skip
+            raise ValueError(
+                f"{self.folder} is an adapter of rank {stored.rank}, alpha {stored.alpha:g} for "
+                f"{','.join(stored.targets)}, and --config.lora has {lora.rank}, {lora.alpha:g} and "
+                f"{','.join(lora.targets)}: give the same, or merge it first by `lc_jax convert --source={self.folder} "
+                "--destination=FOLDER`."
+            )
+        return lora
+
+    def adapter_specs(self, config: Config) -> dict[tuple[str, ...], ParamSpec]:
+        """Returns the parameters that the adapter's folder holds, by path, with their keys there."""
+        if self.adapter is None:
+            return {}
+        lora = self.adapter.lora
+        model = abstract_model(dataclasses.replace(config, lora=lora), self.adapter.kind)
+        layout = {spec.path: spec for spec in param_specs(model) if spec.is_adapter or spec.path == HEAD_WEIGHT}
+        if HEAD_WEIGHT in layout:
+            layout[HEAD_WEIGHT] = dataclasses.replace(layout[HEAD_WEIGHT], hf_keys=(HEAD_KEY,))
+        return layout
