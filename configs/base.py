@@ -87,24 +87,23 @@ def base_config(task: str, mode: str) -> ConfigDict:
     """
     check_mode(mode, ("", "mini"))
     mini = mode == "mini"
-    config = ConfigDict(
-        {
-            "task": task,
-            "published": False,  # True: the arithmetic of the published code, row by row in docs/published.md
-            "seed": seed() if mini else 42,  # of sampling, shuffling and new heads
-            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},  # devices along each axis; -1: all others
-            "precision": {
-                "param_dtype": "float32",  # of trained parameters
-                "compute_dtype": "float32" if mini else "bfloat16",  # of matrix products
-                "remat": "none" if mini else "full",  # "full": recomputes activations in the backward pass
-            },
-            "compilation_cache": compilation_cache(),  # folder of compiled programs, at most 5 GB; "" keeps none
-            "kernels": "auto",  # "portable": every fast path off; or an implementation (lc_jax/kernels/dispatch.py)
-            "templates": "short" if mini else "full",  # "chat": paragraphs by the chat template; "auto"; a folder
-            "dry_run": False,  # prints the memory that the run would take, or what its requests would cost, and stops
-            "prompt_dir": "",  # a folder of wordings under the published names, which replace ours
-        }
-    )
+    settings = {
+        "task": task,
+        "published": False,  # True: the arithmetic of the published code, row by row in docs/published.md
+        "seed": seed() if mini else 42,  # of sampling, shuffling and new heads
+        "mesh": {"data": 1, "fsdp": -1, "tensor": 1},  # devices along each axis; -1: all others
+        "precision": {
+            "param_dtype": "float32",  # of trained parameters
+            "compute_dtype": "float32" if mini else "bfloat16",  # of matrix products
+            "remat": "none" if mini else "full",  # "full": recomputes activations in the backward pass
+        },
+        "compilation_cache": compilation_cache(),  # folder of compiled programs, at most 5 GB; "" keeps none
+        "kernels": "auto",  # "portable": every fast path off; or an implementation (lc_jax/kernels/dispatch.py)
+        "templates": "short" if mini else "full",  # "chat": paragraphs by the chat template; "auto"; a folder
+        "dry_run": False,  # prints the memory that the run would take, or what its requests would cost, and stops
+        "prompt_dir": "",  # a folder of wordings under the published names, which replace ours
+    }
+    config = ConfigDict(settings)
     config.precision.kernels = config.get_ref("kernels")  # the same as `kernels`
     return config
 
@@ -125,7 +124,7 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
     if config.task != "pretrain":
         config.lora = dict(
             rank=0,  # of low-rank adapters, trained in place of all parameters (docs/lora.md); 0: all are trained
-            alpha=16.0,  # adapters are scaled by alpha / rank
+            alpha=16.0,  # what adapters add is scaled by alpha / rank
             targets="",  # linear layers with an adapter, such as q,k,v,o,gate,up,down; "": all of the block
             dropout=0.0,  # of an adapter's input; only 0 is implemented
         )
@@ -182,12 +181,10 @@ def rows(name: str, mini: bool = False) -> dict[str, str | None]:
     if mini:
         source = {"source": f"{root()}/data/{name}.jsonl", "split": None}
         return source | {"questions": "miniature", "questions_split": name, "columns": ""}
-    source = {
+    questions, split = (trivia_qa(), "train") if name == "reward_model" else (None, None)
+    return {
         "source": f"{published_data()}:{name}_training",  # a file, a folder or the hub's name:configuration@revision
         "split": "train",  # of `source`
-    }
-    questions, split = (trivia_qa(), "train") if name == "reward_model" else (None, None)
-    return source | {
         "questions": questions,  # the source of their questions and answers, by question_id
         "questions_split": split,  # of `questions`
         "columns": "",  # names of the rows' columns, OURS=YOURS with commas between
@@ -204,10 +201,9 @@ def own_training(task: str, mode: str, recipe: str, warmup_ratio: float, mini_le
     config = training(base_config(task, mode), learning_rate=5e-6, warmup_ratio=warmup_ratio)
     config.model = ""  # the checkpoint that training starts from
     config.output = f"runs/{task}"  # folder of checkpoints, metrics and the final model
-    rows = dict(source="", split="", questions="", questions_split="", columns="")
     config.data = dict(
         recipe=recipe,  # from rows to examples (lc_jax/data/examples.py)
-        rows=rows,
+        rows=dict(source="", split="", questions="", questions_split="", columns=""),
         eval_size=0,  # examples that are held out for evaluation
         max_length=1024,  # tokens; longer examples are left out
     )
@@ -227,15 +223,14 @@ def own_training(task: str, mode: str, recipe: str, warmup_ratio: float, mini_le
 
 def annotator(name: str = "") -> ConfigDict:
     """Returns the settings of an annotator ("provider/model"); empty ones are left to the provider."""
-    return ConfigDict(
-        {
-            "name": name,  # provider/model, such as anthropic/claude-haiku-4-5 or local/CHECKPOINT; "": `annotator`'s
-            "base_url": "",  # of a server with the provider's interface
-            "batch": False,  # asks through the provider's batch endpoint: half the price, within a day
-            "concurrency": 0,  # requests at a time; 0: the provider's default
-            "price": (),  # dollars for a million input and output tokens, of a model that lc_jax does not know
-        }
-    )
+    settings = {
+        "name": name,  # provider/model, such as anthropic/claude-haiku-4-5 or local/CHECKPOINT; "": `annotator`'s
+        "base_url": "",  # of a server with the provider's interface
+        "batch": False,  # asks through the provider's batch endpoint: half the price, within a day
+        "concurrency": 0,  # requests at a time; 0: the provider's default
+        "price": (),  # dollars for a million input and output tokens, of a model that lc_jax does not know
+    }
+    return ConfigDict(settings)
 
 
 def asking(config: ConfigDict) -> ConfigDict:
@@ -382,7 +377,7 @@ def ppo(mode: str) -> ConfigDict:
 
 
 def miniature_ppo(config: ConfigDict) -> None:
-    """Sets the sizes of PPO in the miniature world. Differs from the published run: several samples a question and a
+    """Sets the sizes of PPO in the miniature world: against the published run, several samples a question with a
     leave-one-out baseline replace 768,000 episodes; the KL coefficient is smaller, the learning rate larger."""
     config.questions, config.validation = questions("ppo", mini=True), questions("ppo_validation", mini=True)
     _follow_questions(config)

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh
 
 from configs import base
 from configs import ppo as configs_ppo
-from lc_jax import memory, parallel
+from lc_jax import activations, memory, parallel
 from lc_jax.tasks import ppo as tasks_ppo
 from lc_jax.training.optimizer import KINDS
 from tests import programs
@@ -186,7 +186,7 @@ def test_open_sizes_are_the_largest_that_fit(deep):
     mesh = parallel.abstract_mesh(1)
 
     def plan(limit):
-        with memory.for_devices_of(limit):
+        with activations.for_devices_of(limit):
             return memory.plan_training(training(deep, FLOAT32 | {"remat": "none"}, 32, 0, 64), mesh)
 
     whole = plan(1e12)
@@ -217,7 +217,7 @@ def test_ppo_with_five_7b_models_fits_one_gpu_of_141_gb():
     config.optimizer.kind, config.precision.param_dtype = "adamw_int8", "bfloat16"
     config.ppo.frozen_on_host, config.ppo.decode_batch_size, config.ppo.microbatch_size = True, 0, 0
     config.reader.batch_size = 32
-    with memory.for_devices_of(0.94 * 139 * 2**30):
+    with activations.for_devices_of(0.94 * 139 * 2**30):
         plan = tasks_ppo.planned(config, parallel.abstract_mesh(1))
     assert plan.fits
     assert plan.decode_batch_size >= 64

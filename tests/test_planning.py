@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from lc_jax import parallel, settings
-from lc_jax.memory import device_bytes
+from lc_jax.activations import device_bytes
 from lc_jax.planning import disk, hours, remedies, stages, work
 from lc_jax.planning.devices import FRACTION, Devices, kind_of
 from lc_jax.planning.models import Models

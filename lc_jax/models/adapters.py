@@ -55,8 +55,8 @@ class AdapterFolder:
         a, b = (PEFT[name].format(key.removeprefix(BACKBONE).removesuffix(".weight")) for name in ADAPTERS)
         if a not in self.tensors.names():
             return part
-        left, right = self.tensors.slice(b)[index[0], :], self.tensors.slice(a)[:, index[1]]
-        delta = left.astype(np.float32) @ right.astype(np.float32)
+        rows, columns = self.tensors.slice(b)[index[0], :], self.tensors.slice(a)[:, index[1]]
+        delta = rows.astype(np.float32) @ columns.astype(np.float32)
         return part.astype(np.float32) + np.float32(self.lora.scale) * delta
 
 

@@ -1,8 +1,9 @@
-"""Where the tensors of a checkpoint are: in one folder, or in that of an adapter and that of its base."""
+"""The folders with the tensors of a checkpoint: one, or that of an adapter and that of its base."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -27,24 +28,25 @@ class Source:
 
     folder: Path
     base: Path  # `folder` itself where there is no adapter
-    base_name: str  # as the user names it
+    base_name: str  # an absolute path, or a name of the hub
     adapter: AdapterFolder | None
     raw: Mapping[str, Any]  # config of the base
-    tensors: Tensors  # of the base
     vocab_size: int  # rows of the base's embedding
 
     @classmethod
     def at(cls, path: str | Path) -> Self:
-        """Opens the folders, of which nothing is read yet but their configs and the names of their tensors."""
+        """Opens the folders, of which only the configs are read yet."""
         folder = resolve(path)
         adapter = adapters.open_folder(folder) if adapters.is_adapter(folder) else None
         name = base_of(folder) if adapter else str(path)
         base, name = resolve(name), str(Path(name).absolute()) if Path(name).is_dir() else name
         raw = read_config(base)
-        vocab_size = parse_config(raw, base)[0].vocab_size
-        return cls(
-            folder, base, str(base.absolute()) if Path(name).is_dir() else name, adapter, raw, Tensors(base), vocab_size
-        )
+        return cls(folder, base, name, adapter, raw, parse_config(raw, base)[0].vocab_size)
+
+    @functools.cached_property
+    def tensors(self) -> Tensors:
+        """The tensors of the base."""
+        return Tensors(self.base)
 
     @property
     def is_scalar(self) -> bool:
@@ -92,10 +94,10 @@ class Source:
           ValueError: the config asks for other adapters than the folder has, or the family stores several matrices in
             one tensor.
         """
-        lora, stored = config.lora, self.adapter.lora if self.adapter else None
-        if lora is None and stored is not None and backbone is not None and backbone.config.lora is not None:
-            lora = stored if backbone.config.lora.base == self.base_name else None
-        if (lora or stored) is not None and hasattr(family_of(config), "JOINT"):
+        lora, saved = config.lora, self.adapter.lora if self.adapter else None
+        if lora is None and saved is not None and backbone is not None and backbone.config.lora is not None:
+            lora = saved if backbone.config.lora.base == self.base_name else None
+        if (lora or saved) is not None and hasattr(family_of(config), "JOINT"):
             raise ValueError(
                 f"{self.folder}: adapters of {config.model_type} are not implemented, whose folders hold several "
                 "matrices in one tensor: give --config.lora.rank=0, or a folder that peft has merged."
@@ -103,12 +105,12 @@ class Source:
         if lora is None:
             return None
         lora = dataclasses.replace(lora, targets=lora.targets or config.linear_layers, base=self.base_name)
-        if stored is not None and (lora.rank, lora.alpha, sorted(lora.targets)) != (
-            stored.rank, stored.alpha, sorted(stored.targets),
+        if saved is not None and (lora.rank, lora.alpha, sorted(lora.targets)) != (
+            saved.rank, saved.alpha, sorted(saved.targets),
         ):  # fmt: skip
             raise ValueError(
-                f"{self.folder} is an adapter of rank {stored.rank}, alpha {stored.alpha:g} for "
-                f"{','.join(stored.targets)}, and --config.lora has {lora.rank}, {lora.alpha:g} and "
+                f"{self.folder} is an adapter of rank {saved.rank}, alpha {saved.alpha:g} for "
+                f"{','.join(saved.targets)}, and --config.lora has {lora.rank}, {lora.alpha:g} and "
                 f"{','.join(lora.targets)}: give the same, or merge it first by `lc_jax convert --source={self.folder} "
                 "--destination=FOLDER`."
             )

@@ -10,7 +10,8 @@ from typing import Self
 
 import jax
 
-from lc_jax.memory import GB, device_bytes
+from lc_jax.activations import device_bytes
+from lc_jax.memory import GB
 from lc_jax.preflight import Problems
 
 # Memory (bytes), dense bfloat16 peak (FLOP/s), memory bandwidth (bytes/s), from the vendors' data sheets. The memory is

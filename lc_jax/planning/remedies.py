@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lc_jax import memory, parallel
+from lc_jax import activations, memory, parallel
 from lc_jax.planning import models, work
 from lc_jax.planning.devices import Devices
 from lc_jax.planning.models import Models
@@ -103,7 +103,7 @@ def with_settings(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 def _plan(config: ConfigDict, devices: Devices, planner: Planner | None) -> memory.Plan:
     mesh = parallel.abstract_mesh(devices.count, **config.mesh)
-    with memory.for_devices_of(devices.limit):
+    with activations.for_devices_of(devices.limit):
         if planner is not None:
             return planner(config, mesh)
         return memory.plan_generation(config.to_dict(), mesh, work.prompt_tokens(config))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lc_jax.data.questions import load_train_and_validation
+from lc_jax.models.config import Lora
 from lc_jax.preflight import check_all
 from lc_jax.prompts import load_templates
 from lc_jax.rl import advantage, kl, objective, reader, reward, telemetry
@@ -24,8 +25,9 @@ def check(settings: Mapping[str, Any]) -> None:
     ppo, readers, is_dry_run = settings["ppo"], settings["reader"], settings["dry_run"]
     uses_critic, has_models = str(ppo["baseline"]).startswith("critic"), readers["kind"] == "models"
 
-    def model(name: str, path: str, kind: str = "causal") -> None:
-        checks.check_model(name, path, kind, dry_run=is_dry_run)
+    def model(name: str, path: str, kind: str = "causal", *, is_trained: bool = False) -> None:
+        lora = Lora.of(settings["lora"]) if is_trained else None
+        checks.check_model(name, path, kind, dry_run=is_dry_run, lora=lora)
 
     def questions() -> None:
         train, _ = load_train_and_validation(
@@ -65,8 +67,8 @@ def check(settings: Mapping[str, Any]) -> None:
         lambda: telemetry.Alarms(**settings["alarms"]),
         lambda: reader.check(readers),
         templates,
-        lambda: model("policy", settings["policy"]),
-        lambda: model("critic", settings["critic"], "scalar") if uses_critic else None,
+        lambda: model("policy", settings["policy"], is_trained=True),
+        lambda: model("critic", settings["critic"], "scalar", is_trained=True) if uses_critic else None,
         lambda: model("reader.forecaster", readers["forecaster"], "scalar") if has_models else None,
         lambda: model("reader.extractor", readers["extractor"]) if has_models and readers["extractor"] else None,
         lambda: checks.check_same_tokens(settings["policy"], settings["critic"]) if uses_critic else None,

@@ -57,15 +57,19 @@ def frozen(precision: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(
-    settings: Mapping[str, Any], templates: Templates, mesh: jax.sharding.Mesh, precision: Mapping[str, Any]
+    settings: Mapping[str, Any], templates: Templates, mesh: jax.sharding.Mesh, loading: Mapping[str, Any]
 ) -> Reader | RulesReader:
-    """Returns the reader of `config.reader`; without an extractor only the true answer is forecast."""
+    """Returns the reader of `config.reader`; without an extractor only the true answer is forecast.
+
+    Args:
+      loading: precision, and a backbone that adapters may share, as `hf.read` takes them.
+    """
     if settings["kind"] == "rules":
         return RulesReader(settings["num_other_answers"])
 
     def part(path: str, kind: str, template: Prompt) -> ReaderModel:
         released.warn_of_wording(path, template)
-        model = hf.load(path, mesh, kind=kind, **precision)
+        model = hf.load(path, mesh, kind=kind, **loading)
         return ReaderModel(model, load_tokenizer(path), template, settings["max_length"], settings["batch_size"])
 
     extractor = None

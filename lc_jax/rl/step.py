@@ -67,14 +67,17 @@ class Trainer:
         return None if self.advantage.masked and self.loss.masked else self.ppo.response_length
 
     def with_frozen_in(self, memory_kind: str | None) -> Trainer:
-        """Returns the trainer with reader and reference in another memory kind, where ppo.frozen_on_host is set."""
+        """Returns the trainer with reader and reference in another memory kind, where ppo.frozen_on_host is set.
+
+        Models with adapters stay: what they share with the policy is needed all the time.
+        """
         if not self.ppo.frozen_on_host:
             return self
-        return dataclasses.replace(
-            self,
-            reader=self.reader.with_models(lambda model: parallel.to_memory_kind(model, memory_kind)),
-            reference=parallel.to_memory_kind(self.reference, memory_kind),
-        )
+
+        def move(model: Model) -> Model:
+            return model if model.frozen is not None else parallel.to_memory_kind(model, memory_kind)
+
+        return dataclasses.replace(self, reader=self.reader.with_models(move), reference=move(self.reference))
 
     def describe(self, state: states.TrainState, first: int) -> None:
         """Logs the sizes that are in effect, from step `first` on."""

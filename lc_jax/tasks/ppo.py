@@ -15,6 +15,7 @@ from lc_jax import memory, parallel
 from lc_jax.data.questions import load_train_and_validation
 from lc_jax.data.tokenizer import load_templates_for
 from lc_jax.models import folders, hf
+from lc_jax.models.config import training_precision
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.rl import advantage, checks, kl, reader, reward, telemetry, verify, writer
 from lc_jax.rl.actor_critic import ActorCritic
@@ -54,17 +55,23 @@ def build(config: ConfigDict, mesh: jax.sharding.Mesh, ppo: PPOSettings) -> tupl
     """
     critics = [config.critic] if ppo.uses_critic else []
     folders.check(*filter(None, [config.policy, config.reader.forecaster, config.reader.extractor, *critics]))
-    templates, precision = load_templates_for(config.policy, config.templates, config.prompt_dir), config.precision
-    texts, frozen = writer.load(config.policy, templates, ppo), reader.frozen(precision)
-    policy = hf.load(config.policy, mesh, **precision)
-    critic = hf.load(config.critic, mesh, kind="scalar", fresh_head=True, **precision) if critics else None
+    templates = load_templates_for(config.policy, config.templates, config.prompt_dir)
+    texts, frozen = writer.load(config.policy, templates, ppo), reader.frozen(config.precision)
+    trained = training_precision(config.to_dict())
+    policy = hf.load(config.policy, mesh, **trained)
+    settings: dict[str, Any] = {"kind": "scalar", "fresh_head": True, "backbone": policy}
+    critic = hf.load(config.critic, mesh, **settings, **trained) if critics else None
     actor_critic = ActorCritic(policy, critic)
+    if policy.frozen is None:
+        reference = hf.load(config.policy, mesh, **frozen)
+    else:  # the frozen backbone with a copy of the adapter, which the updates overwrite
+        reference = policy.with_params(jax.tree.map(jnp.copy, policy.params))
     optimizer = OptimizerSettings.from_ratio(ppo.num_steps * ppo.updates_per_step, **config.optimizer)
     tx = make_optimizer(optimizer, trainable=trainable(actor_critic.params()))
     trainer = Trainer(
         writer=texts,
-        reader=reader.load(config.reader.to_dict(), templates, mesh, frozen),
-        reference=hf.load(config.policy, mesh, **frozen),
+        reader=reader.load(config.reader.to_dict(), templates, mesh, {**frozen, "backbone": policy}),
+        reference=reference,
         structure=actor_critic.with_params(None),  # the parameters are the state's from here on
         optimizer=optimizer,
         tx=tx,
@@ -105,7 +112,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         model = policy or trainer.policy(state)
         hf.save(folder, model, tokenizer=trainer.writer.tokenizer, dtype=config.export_dtype or None)
 
-    run_directory = RunDirectory.of(config.to_dict(), *DESCRIBED)
+    run_directory = RunDirectory.of(config.to_dict(), *DESCRIBED, *(["lora"] if config.lora.rank else []))
     with Checkpoints(run_directory, every=ppo.save_every, keep=ppo.keep) as checkpoints:
 
         def checkpoint() -> dict[str, Any]:
