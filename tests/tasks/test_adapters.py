@@ -9,9 +9,11 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import load_file
 
+from configs import base
 from lc_jax import main, parallel
 from lc_jax.inference import generate
 from lc_jax.models import hf
+from lc_jax.models.config import Lora
 from lc_jax.models.params import model_leaves
 from lc_jax.models.registry import named_leaves
 from lc_jax.rl import kl
@@ -19,6 +21,7 @@ from lc_jax.rl.settings import PPOSettings
 from lc_jax.rl.step import step
 from lc_jax.tasks import ppo as tasks_ppo
 from lc_jax.training import loop
+from tests.models.test_adapters import with_random_adapter
 from tests.tasks.test_own_data import PLAIN, write
 from tests.tasks.test_ppo import SIZES
 from tests.test_configs import config_of
@@ -88,20 +91,39 @@ def test_an_adapter_is_trained_on_with_the_same_settings_only(trained, rows, tmp
     run("sft", model=trained / "model", output=tmp_path / "more", **rows, **LORA)
     config = json.loads((tmp_path / "more" / "model" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(PLAIN)
-    with pytest.raises(ValueError, match=r"--config\.model: .*rank 4, alpha 8 for .*merge it first"):
+    with pytest.raises(ValueError, match=r"rank 4, alpha 8 for .*merge it first"):
         run("sft", model=trained / "model", output=tmp_path / "other", **rows, lora__rank=2)
     with pytest.raises(ValueError, match=r"--config\.lora\.dropout=0\.1: dropout of adapters is not implemented"):
         run("sft", model=PLAIN, output=tmp_path / "other", **rows, **LORA, lora__dropout=0.1)
 
 
+def test_a_reward_model_is_trained_as_an_adapter_and_scores_as_the_merged_one(tmp_path):
+    rows = [
+        {"question": f"Which {i}?", "generated_paragraph": f"Paris {i}.", "answer": "Paris", "label": i % 2}
+        for i in range(12)
+    ]
+    source = {"data__rows__source": write(tmp_path / "labels.jsonl", rows)}
+    run("reward_model", model=PLAIN, output=tmp_path / "run", **source, **LORA)
+    run("convert", source=tmp_path / "run" / "model", destination=tmp_path / "merged")
+    run("convert", source=tmp_path / "run" / "model", destination=tmp_path / "other", format="sequence_classification")
+    texts = write(tmp_path / "texts.jsonl", [{"text": "Paris 1."}, {"text": "Rome"}])
+    scores = []
+    for model in ("run/model", "merged", "other"):
+        run("score", model=tmp_path / model, input=texts, output=tmp_path / f"{len(scores)}.jsonl", kind="reward")
+        scores.append([json.loads(line) for line in (tmp_path / f"{len(scores)}.jsonl").read_text().splitlines()])
+    numbers = [[row["reward"] for row in rows] for rows in scores]
+    assert numbers[0][0] != 0.0
+    np.testing.assert_allclose(numbers, [numbers[0]] * 3, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
-def roles(trained, tmp_path_factory):
-    """A trained policy, extractor and forecaster, all of them adapters of one base."""
-    folder = tmp_path_factory.mktemp("roles")
-    labels = [{"prompt": f"Is it Paris {i}?", "label": i % 2} for i in range(12)]
-    source = {"data__rows__source": write(folder / "labels.jsonl", labels)}
-    run("reward_model", model=PLAIN, output=folder / "forecaster", **source, **LORA)
-    return {"policy": trained / "model", "forecaster": folder / "forecaster" / "model"}
+def roles(tmp_path_factory):
+    """A policy, which also extracts, and a forecaster: two adapters of the miniature's Llama."""
+    folder, mesh = tmp_path_factory.mktemp("roles"), parallel.make_mesh()
+    for name, kind in (("policy", "causal"), ("forecaster", "scalar")):
+        model = hf.load(base.LLAMA, mesh, kind=kind, lora=Lora(4, 8.0))
+        hf.save(folder / name, with_random_adapter(model, len(name)), tokenizer=base.LLAMA)
+    return {name: folder / name for name in ("policy", "forecaster")}
 
 
 def ppo_config(roles, output, **ppo):
@@ -110,6 +132,7 @@ def ppo_config(roles, output, **ppo):
     config.critic = config.reader.forecaster = str(roles["forecaster"])
     config.reader.batch_size, config.lora.rank, config.lora.alpha = 16, 4, 8.0
     config.ppo.update(SIZES | {"baseline": "critic", "num_samples": 1} | ppo)
+    config.optimizer.warmup_steps, config.optimizer.learning_rate = 0, 1e-2  # the first update already changes much
     config.output = str(output)
     return config
 
