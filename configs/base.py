@@ -121,13 +121,13 @@ def training(config: ConfigDict, **optimizer: object) -> ConfigDict:
         "clip_norm": 1.0,  # maximum global norm of the gradient
         "kind": "adamw",  # or "adamw_int8", "adamw_int8_master": with precision.param_dtype="bfloat16"
     } | optimizer
-    if config.task != "pretrain":
-        config.lora = dict(
-            rank=0,  # of low-rank adapters, trained in place of all parameters (docs/lora.md); 0: all are trained
-            alpha=16.0,  # what adapters add is scaled by alpha / rank
-            targets="",  # linear layers with an adapter, such as q,k,v,o,gate,up,down; "": all of the block
-            dropout=0.0,  # of an adapter's input; only 0 is implemented
-        )
+    config.lora = dict(
+        rank=0,  # of low-rank adapters, trained in place of all parameters (docs/lora.md); 0: all are trained
+        alpha=16.0,  # what adapters add is scaled by alpha / rank
+        targets="",  # linear layers with an adapter, such as q,k,v,o,gate,up,down; "": all of the block
+        dropout=0.0,  # of an adapter's input; only 0 is implemented
+        int8=False,  # stores frozen matrices in 8 bits
+    )
     config.export_every = 0  # steps between Hugging Face folders of the model in <output>/steps; 0: only at the end
     config.export_dtype = ""  # of the Hugging Face checkpoints that the run writes; "": as the parameters are
     config.wandb = dict(

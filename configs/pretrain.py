@@ -30,6 +30,7 @@ def get_config(mode: str = "llama") -> ConfigDict:
         b2=0.98,
         weight_decay=0.01,
     )
+    del config.lora  # there is nothing to adapt
     config.family = mode
     config.output = f"runs/pretrain/{mode}"
     config.shape = {**SHAPES[mode], "tie_word_embeddings": True, "max_position_embeddings": 256}

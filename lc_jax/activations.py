@@ -92,6 +92,8 @@ class Activations:
         # A block's weights, and head and embedding, that are gathered from the fsdp axis.
         gathered = self.mesh.shape["fsdp"] > 1
         self.weights = self.size * sum(map(math.prod, matrices)) / tensor if gathered else 0.0
+        if config.lora is not None and config.lora.int8:  # one matrix at a time is converted from 8 bits
+            self.weights = max(self.weights, self.size * max(map(math.prod, matrices)) / tensor)
         self.head = config.vocab_size / tensor * hidden
         # Of a model with adapters the head has no gradient. Adapters save their inner activations, and with "dots" what
         # they add to each matrix's output.
@@ -101,8 +103,8 @@ class Activations:
             self.all += self.size * sum(rank for _, rank, _ in adapters)
             self.outputs += self.size * sum(rank + size / tensor for _, rank, size in adapters)
         # What the decode loop reads on such a mesh (generate.for_decoding).
-        size = sum(leaf.size for _, leaf in leaves)
-        self.decoding_copy = self.size * size / tensor if gathered else 0.0
+        size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
+        self.decoding_copy = size / tensor if gathered else 0.0
 
     def rows(self, count: int) -> float:
         """Returns the rows of a batch on one device: all of them where the mesh does not divide their number."""

@@ -208,7 +208,7 @@ def for_decoding(model: Model) -> Model:
     def spread(variable: Any, target: Any) -> Any:
         value, sharding = variable.get_raw_value(), target.get_raw_value()
         split = "embed" in (variable.get_metadata().get("out_sharding") or ())
-        dtype = model.config.dtype if split else value.dtype
+        dtype = model.config.dtype if split and jnp.issubdtype(value.dtype, jnp.floating) else value.dtype
         if isinstance(value, jax.ShapeDtypeStruct):
             return variable.replace(jax.ShapeDtypeStruct(value.shape, dtype, sharding=sharding))
         return variable.replace(jax.device_put(value.astype(dtype), sharding))

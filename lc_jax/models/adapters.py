@@ -97,7 +97,7 @@ def open_folder(folder: Path) -> AdapterFolder:
     if raw.get("use_rslora"):  # scaled by alpha / sqrt(rank)
         alpha *= math.sqrt(rank)
     tensors = Tensors(folder, WEIGHTS)
-    lora = Lora(rank, alpha, _targets(tensors), base)
+    lora = Lora(rank, alpha, _targets(tensors), base=base)
     return AdapterFolder(folder, KINDS[raw["task_type"]], lora, vocab_size, head_bias, tensors)
 
 

@@ -52,6 +52,7 @@ class Lora:
     rank: int
     alpha: float
     targets: tuple[str, ...] = ()  # linear layers of a block: some of LINEAR; (): all that the block has
+    int8: bool = False  # frozen matrices of the blocks are stored in 8 bits
     base: str = ""  # the checkpoint of the frozen parameters, which `hf.read` sets
 
     @property
@@ -73,9 +74,17 @@ class Lora:
                     f"--config.lora.dropout={settings['dropout']}: dropout of adapters is not implemented; give 0."
                 )
 
-        check_all(lambda: check_settings("lora", settings, rank=NATURAL, alpha=POSITIVE), dropout)
+        def int8() -> None:
+            if settings["int8"] and settings["rank"] == 0:
+                raise ValueError(
+                    "--config.lora.int8 stores frozen matrices in 8 bits: give --config.lora.rank as well."
+                )
+
+        check_all(lambda: check_settings("lora", settings, rank=NATURAL, alpha=POSITIVE), dropout, int8)
         targets = tuple(name.strip() for name in settings["targets"].split(",") if name.strip())
-        return cls(settings["rank"], settings["alpha"], targets) if settings["rank"] else None
+        if not settings["rank"]:
+            return None
+        return cls(settings["rank"], settings["alpha"], targets, settings["int8"])
 
 
 def training_precision(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lc_jax.models.classification import HEAD_BIAS, HEAD_WEIGHT
 from lc_jax.models.config import Config
 from lc_jax.models.folders import base_of, parse_config, read_config, resolve, write_adapter_config, write_configs
 from lc_jax.models.layout import ADAPTER, BUFFERS, HEAD, SCORE, new_folder
+from lc_jax.models.linear import quantise
 from lc_jax.models.params import (
     NamedArrays,
     ParamSpec,
@@ -97,7 +98,7 @@ def read(
     if source.adapter is None:
         constants |= {spec.path: _fresh_adapter(spec) for spec in specs if spec.is_adapter}
     shared = _shared(backbone, config)
-    own = [spec for spec in specs if spec.path not in constants and spec.path not in from_adapter]
+    own = [s for s in specs if s.path not in constants and s.path not in from_adapter and not s.is_scale]
     _check_tensors(source.base, source.tensors, [source.as_stored(spec) for spec in own], source.vocab_size)
     if source.adapter is not None:
         _check_tensors(source.folder, source.adapter.tensors, list(from_adapter.values()), 0)
@@ -183,6 +184,11 @@ def _shard_reader(
     shards: dict[str, np.ndarray] = {}
 
     def matrix(key: str, index: tuple[slice, ...]) -> np.ndarray:
+        if spec.is_scale or spec.dtype == "int8":  # by column: all of it is needed
+            columns = tensors.slice(key)[index[-1]].T
+            check_values(tensors.folder, key, columns)
+            values, scale = quantise(columns.astype(np.float32))
+            return scale if spec.is_scale else values[index[0]]
         lazy, index = tensors.slice(key), index[::-1] if spec.transposed else index
         if spec.rows is not None:
             index = (slice(spec.rows[0] + index[0].start, spec.rows[0] + index[0].stop), *index[1:])

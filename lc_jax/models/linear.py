@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,21 @@ from lc_jax.models.config import Config
 ADAPTERS = ("lora_a", "lora_b")  # names of an adapter's parameters
 
 
+def quantise(matrix: Any) -> tuple[Any, Any]:
+    """Returns a matrix [... I O] (of numpy or JAX) as int8 with the float32 scale [... O] of each column.
+
+    The largest number of a column becomes 127 or -127, so that no number is off by more than half a scale.
+    """
+    largest = abs(matrix).max(axis=-2).astype("float32")
+    scale = (largest + (largest == 0)) / 127
+    return (matrix / scale[..., None, :]).round().astype("int8"), scale
+
+
 class Linear(nnx.Module):
     """x @ kernel + bias, one per layer (leading dimension) where `layers` is not 0.
 
     With an adapter, scale * (x @ lora_a) @ lora_b is added. At first lora_b is zero, and lora_a uniform between
-    -1 / sqrt(I) and 1 / sqrt(I), as in PEFT.
+    -1 / sqrt(I) and 1 / sqrt(I), as in PEFT. A frozen kernel may be stored in 8 bits: it is kernel * kernel_scale.
     """
 
     def __init__(
@@ -33,8 +44,14 @@ class Linear(nnx.Module):
     ) -> None:
         lead, names = ((layers,), ("layers",)) if layers else ((), ())
         values = config.initializer_range * jax.random.normal(key, (*lead, *shape), jnp.float32)
-        self.kernel = nnx.Param(values.astype(config.backbone_dtype), out_sharding=(*names, *axes))
         out = axes[1] if axes[1] != "embed" else "norm"
+        self.is_int8 = config.lora is not None and config.lora.int8 and name in config.linear_layers
+        if self.is_int8:
+            kernel, scale = quantise(values)
+            self.kernel_scale = nnx.Param(scale, out_sharding=(*names, out))
+        else:
+            kernel = values.astype(config.backbone_dtype)
+        self.kernel = nnx.Param(kernel, out_sharding=(*names, *axes))
         zeros = jnp.zeros((*lead, shape[1]), config.backbone_dtype)
         self.bias = nnx.Param(zeros, out_sharding=(*names, out)) if name in config.biases else None
         self.scale = 0.0
@@ -49,6 +66,8 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         flat = x.reshape(-1, x.shape[-1])  # as one matrix: on CPUs the backward pass is much faster
         y = flat @ self.kernel[...].astype(x.dtype)
+        if self.is_int8:
+            y = y * self.kernel_scale[...].astype(x.dtype)
         if self.scale:
             y = y + self.scale * ((flat @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype))
         y = y.reshape(*x.shape[:-1], -1)

@@ -46,6 +46,11 @@ class ParamSpec:
         return self.path[-1] in ADAPTERS
 
     @property
+    def is_scale(self) -> bool:
+        """Returns whether it is the scale of a matrix in 8 bits, which is computed from the matrix's tensor."""
+        return self.path[-1] == "kernel_scale"
+
+    @property
     def is_vocabulary(self) -> bool:
         """Returns whether the rows of the stored tensor are tokens: the embedding and the language-model head."""
         return self.path[-1] == "embedding" or self.path[-2:] == ("head", "kernel")
@@ -80,6 +85,9 @@ def param_specs(model: Model) -> list[ParamSpec]:
             key = HEAD + path[1]
         elif path[-1] in ADAPTERS:
             key = PEFT[path[-1]].format(keys[name.replace(path[-1], "kernel")].removesuffix(".weight"))
+        elif path[-1] == "kernel_scale":
+            name = name.removesuffix("_scale")
+            key = BACKBONE + keys[name] if is_scalar else keys[name]
         else:
             key = BACKBONE + keys[name] if is_scalar else keys[name]
         stacked, rows = "{}" in key, None

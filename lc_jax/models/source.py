@@ -96,7 +96,8 @@ class Source:
         """
         lora, saved = config.lora, self.adapter.lora if self.adapter else None
         if lora is None and saved is not None and backbone is not None and backbone.config.lora is not None:
-            lora = saved if backbone.config.lora.base == self.base_name else None
+            same = backbone.config.lora.base == self.base_name
+            lora = dataclasses.replace(saved, int8=backbone.config.lora.int8) if same else None
         if (lora or saved) is not None and hasattr(family_of(config), "JOINT"):
             raise ValueError(
                 f"{self.folder}: adapters of {config.model_type} are not implemented, whose folders hold several "

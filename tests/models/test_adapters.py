@@ -11,6 +11,7 @@ import pytest
 from lc_jax.inference import generate, score
 from lc_jax.models import folders, hf, registry
 from lc_jax.models.config import Lora
+from lc_jax.models.linear import quantise
 from lc_jax.models.params import model_leaves, named_arrays, with_arrays
 from lc_jax.training import language_model
 from tests.models.conftest import PRESETS, assert_same, edit_config, random_model
@@ -187,6 +188,47 @@ def test_the_backbone_is_stored_in_the_compute_dtype_and_adapters_in_their_own(l
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(model.frozen)} == {"bfloat16"}
 
 
+def test_int8_is_off_by_half_a_step_of_each_column_at_most(llama, mesh):
+    values, scale = quantise(np.asarray([[1.27, 0.0, -5.0], [0.004, 0.0, 2.0], [-0.006, 0.0, 2.5]], np.float32))
+    np.testing.assert_array_equal(values, [[127, 0, -127], [0, 0, 51], [-1, 0, 64]])
+    np.testing.assert_allclose(scale, [0.01, 1 / 127, 5 / 127], rtol=1e-6)
+    exact = hf.load(llama, mesh, lora=LORA)
+    model = hf.load(llama, mesh, lora=dataclasses.replace(LORA, int8=True))
+    wide, narrow = as_numpy(exact), as_numpy(model)
+    for path, kernel in wide.items():
+        if path[-1] == "kernel" and path[0] == "layers":
+            scale = narrow[(*path[:-1], "kernel_scale")]
+            assert narrow[path].dtype == np.int8
+            error = np.abs(narrow[path] * scale[:, None] - kernel)
+            assert (error <= 0.5001 * scale[:, None]).all()
+            np.testing.assert_allclose(scale, np.abs(kernel).max(axis=1) / 127, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(narrow[path], kernel)
+    # The program multiplies by the matrices that are stored.
+    arrays = {
+        path: narrow[path] * narrow[(*path[:-1], "kernel_scale")][:, None]
+        if (*path[:-1], "kernel_scale") in narrow and path[-1] == "kernel"
+        else narrow[path]
+        for path, _ in model_leaves(exact)
+    }
+    assert_close(logits(model), logits(with_arrays(exact, {p: jnp.asarray(a) for p, a in arrays.items()})))
+    assert np.abs(logits(model) - logits(exact)).max() > 0.01
+
+
+def test_an_int8_backbone_is_shared_and_trained_on(llama, mesh, tmp_path):
+    lora = dataclasses.replace(LORA, int8=True)
+    policy = with_random_adapter(hf.load(llama, mesh, lora=lora))
+    grads = jax.grad(lambda p: language_model.loss_fn(policy.with_params(p), BATCH)["loss"])(policy.params)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
+    hf.save(tmp_path / "adapter", policy)
+    reader = hf.load(tmp_path / "adapter", mesh, backbone=policy)
+    assert all(a is b for a, b in zip(*map(jax.tree.leaves, (reader.frozen, policy.frozen)), strict=True))
+    (completion,) = generate.generate(reader, [[5, 6, 7]], generate.Sampling(12), seed=0, batch_size=1)
+    tokens = jnp.asarray([[5, 6, 7, *completion.tokens]])
+    logprobs, _ = score.sequence_logprobs(reader, tokens, jnp.asarray([tokens.shape[1]]), jnp.float32(1.0))
+    np.testing.assert_allclose(logprobs[0, 2:], completion.logprobs, atol=1e-4)
+
+
 # --- folders ---
 
 # PEFT asks transformers in ways that are deprecated there.
@@ -330,8 +372,10 @@ def test_adapters_that_do_not_fit_are_refused(llama, mesh, tmp_path):
 
 @pytest.mark.parametrize(("name", "value"), [("rank", -1), ("alpha", 0), ("dropout", 0.1)])
 def test_settings_out_of_range_are_refused(name, value):
-    settings = {"rank": 8, "alpha": 16.0, "targets": "q, v", "dropout": 0.0}
+    settings = {"rank": 8, "alpha": 16.0, "targets": "q, v", "dropout": 0.0, "int8": False}
     assert Lora.of(settings) == Lora(8, 16.0, ("q", "v"))
     assert Lora.of(settings | {"rank": 0}) is None
     with pytest.raises(ValueError, match=f"--config.lora.{name}={value}"):
         Lora.of(settings | {name: value})
+    with pytest.raises(ValueError, match=r"give --config\.lora\.rank as well"):
+        Lora.of(settings | {"rank": 0, "int8": True})
