@@ -97,11 +97,13 @@ class Activations:
         self.head = config.vocab_size / tensor * hidden
         # Of a model with adapters the head has no gradient. Adapters save their inner activations, and with "dots" what
         # they add to each matrix's output.
-        self.trains_head = model.frozen is None
+        self.trains_head, self.parts = model.frozen is None, 0.0
         if config.lora is not None:
             adapters = [leaf.shape for path, leaf in leaves if path[-1] == "lora_b"]
             self.all += self.size * sum(rank for _, rank, _ in adapters)
             self.outputs += self.size * sum(rank + size / tensor for _, rank, size in adapters)
+            # Before both parts of an output, or of a gradient, are added up.
+            self.parts = self.size * (2 * inner + 4 * hidden)
         # What the decode loop reads on such a mesh (generate.for_decoding).
         size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
         self.decoding_copy = size / tensor if gathered else 0.0
@@ -153,7 +155,7 @@ class Activations:
         if remat == "none":
             saved += copies.saved * scores
         else:  # a block is computed again
-            block += tokens * self.inner + copies.saved * scores
+            block += tokens * (self.inner + self.parts) + copies.saved * scores
         logits, num_logits = self.logits(rows, positions)
         head = num_logits * logits + (4 * self.head if positions and self.trains_head else 0.0)
         if self.config.num_layers <= UNROLL:  # the blocks are not in a loop, which would end before the head begins

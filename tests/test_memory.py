@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh
 from configs import base
 from configs import ppo as configs_ppo
 from lc_jax import activations, memory, parallel
+from lc_jax.models.config import training_precision
 from lc_jax.tasks import ppo as tasks_ppo
 from lc_jax.training.optimizer import KINDS
 from tests import programs
@@ -109,6 +110,26 @@ def test_supervised_step_of_other_models(shape, devices, sizes):
     check_training(shape, "causal", devices, sizes)
 
 
+ADAPTERS = {"rank": 8, "alpha": 16.0, "targets": "", "dropout": 0.0, "int8": False}
+
+
+@pytest.mark.parametrize("int8", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("remat", ["full", pytest.param("none", marks=pytest.mark.slow)])
+def test_supervised_step_of_adapters(remat, int8, deep):
+    """The frozen parameters are arguments of the program, neither copied nor given gradients."""
+    mesh, precision, sizes = one_device(), FLOAT32 | {"remat": remat}, (32, 16, 128)
+    settings = training(deep, precision, *sizes) | {"lora": ADAPTERS | {"int8": int8}}
+    with jax.set_mesh(mesh):
+        (phase,) = memory.plan_training(settings, mesh).phases
+        model = memory.abstract_model(deep, mesh, **training_precision(settings))
+        whole = memory.abstract_model(deep, mesh, **precision)
+        traced = programs.train_step(model, "causal", *sizes)
+        assert phase.total == pytest.approx(phase.parameters + phase.moments + bytes_by_xla(traced), rel=ERROR)
+    assert phase.gradients < 0.2 * memory.shard_bytes(whole)
+    if int8:
+        assert phase.parameters < 0.6 * memory.shard_bytes(whole)
+
+
 def ppo(model, precision, sizes):
     """Settings of PPO whose models are all of one architecture."""
     settings = {
@@ -136,11 +157,28 @@ SMALL = dict(query=32, response=64, decode=256, micro=64, width=160, reader=64)
     ],
 )
 def test_every_phase_of_ppo(model, sizes, deep):
+    check_ppo(deep if model == "deep" else model, sizes, ADAPTERS | {"rank": 0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sizes", "int8"),
+    [
+        (dict(query=128, response=300, decode=64, micro=8, width=1024, reader=16), False),
+        (dict(query=128, response=300, decode=32, micro=8, width=1024, reader=8), True),
+    ],
+)
+def test_every_phase_of_ppo_with_adapters_of_one_base(sizes, int8):
+    check_ppo(LARGE[0], sizes, ADAPTERS | {"rank": 16, "int8": int8})
+
+
+def check_ppo(model, sizes, lora):
     mesh, precision = one_device(), LARGE[1]
-    model = deep if model == "deep" else model
     with jax.set_mesh(mesh):
-        plan = memory.plan_ppo(ppo(model, precision, sizes), mesh)
-        causal, scalar = (memory.abstract_model(model, mesh, kind, **precision) for kind in ("causal", "scalar"))
+        settings = ppo(model, precision, sizes) | {"lora": lora}
+        plan = memory.plan_ppo(settings, mesh)
+        fields = training_precision(settings)
+        causal, scalar = (memory.abstract_model(model, mesh, kind, **fields) for kind in ("causal", "scalar"))
         length, response = sizes["query"] + sizes["response"], sizes["response"]
         traced = {
             "generate": programs.generation(causal, sizes["decode"], sizes["query"], response),

@@ -76,9 +76,7 @@ class Lora:
 
         def int8() -> None:
             if settings["int8"] and settings["rank"] == 0:
-                raise ValueError(
-                    "--config.lora.int8 stores frozen matrices in 8 bits: give --config.lora.rank as well."
-                )
+                raise ValueError("--config.lora.int8 stores frozen matrices in 8 bits: give --config.lora.rank too.")
 
         check_all(lambda: check_settings("lora", settings, rank=NATURAL, alpha=POSITIVE), dropout, int8)
         targets = tuple(name.strip() for name in settings["targets"].split(",") if name.strip())
