@@ -102,8 +102,8 @@ class Activations:
             adapters = [leaf.shape for path, leaf in leaves if path[-1] == "lora_b"]
             self.all += self.size * sum(rank for _, rank, _ in adapters)
             self.outputs += self.size * sum(rank + size / tensor for _, rank, size in adapters)
-            # Before both parts of an output, or of a gradient, are added up.
-            self.parts = self.size * (2 * inner + 4 * hidden)
+            # Before the parts of an output, by matrix and by adapter, are added up; of a gradient twice as much.
+            self.parts = self.size * (inner + 2 * hidden)
         # What the decode loop reads on such a mesh (generate.for_decoding).
         size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
         self.decoding_copy = size / tensor if gathered else 0.0
@@ -144,7 +144,7 @@ class Activations:
         return implementation if self.implementation() in dispatch.FUSED else self.implementation()
 
     def _block(self, tokens: float, scores: float) -> float:
-        return max(tokens * self.mlp, tokens * self.attention + scores) + self.weights
+        return max(tokens * (self.mlp + self.parts), tokens * self.attention + scores) + self.weights
 
     def backward(self, count: int, length: int, positions: int = 0) -> float:
         """Returns the bytes of a pass with its gradient, without the gradients of parameters."""
@@ -155,7 +155,7 @@ class Activations:
         if remat == "none":
             saved += copies.saved * scores
         else:  # a block is computed again
-            block += tokens * (self.inner + self.parts) + copies.saved * scores
+            block += tokens * (self.inner + 2 * self.parts) + copies.saved * scores
         logits, num_logits = self.logits(rows, positions)
         head = num_logits * logits + (4 * self.head if positions and self.trains_head else 0.0)
         if self.config.num_layers <= UNROLL:  # the blocks are not in a loop, which would end before the head begins
