@@ -92,18 +92,19 @@ class Activations:
         # A block's weights, and head and embedding, that are gathered from the fsdp axis.
         gathered = self.mesh.shape["fsdp"] > 1
         self.weights = self.size * sum(map(math.prod, matrices)) / tensor if gathered else 0.0
-        if config.lora is not None and config.lora.int8:  # one matrix at a time is converted from 8 bits
-            self.weights = max(self.weights, self.size * max(map(math.prod, matrices)) / tensor)
         self.head = config.vocab_size / tensor * hidden
         # Of a model with adapters the head has no gradient. Adapters save their inner activations, and with "dots" what
         # they add to each matrix's output.
-        self.trains_head, self.parts = model.frozen is None, 0.0
+        self.trains_head, self.parts, self.scaled = model.frozen is None, 0.0, 0.0
         if config.lora is not None:
             adapters = [leaf.shape for path, leaf in leaves if path[-1] == "lora_b"]
             self.all += self.size * sum(rank for _, rank, _ in adapters)
             self.outputs += self.size * sum(rank + size / tensor for _, rank, size in adapters)
             # Before the parts of an output, by matrix and by adapter, are added up; of a gradient twice as much.
             self.parts = self.size * (inner + 2 * hidden)
+            if config.lora.int8:  # products before their scale, in the backward pass; a matrix converted from 8 bits
+                self.scaled = 2 * self.size * (inner + hidden)
+                self.weights = max(self.weights, self.size * max(map(math.prod, matrices)) / tensor)
         # What the decode loop reads on such a mesh (generate.for_decoding).
         size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
         self.decoding_copy = size / tensor if gathered else 0.0
@@ -155,7 +156,7 @@ class Activations:
         if remat == "none":
             saved += copies.saved * scores
         else:  # a block is computed again
-            block += tokens * (self.inner + 2 * self.parts) + copies.saved * scores
+            block += tokens * (self.inner + 2 * self.parts + self.scaled) + copies.saved * scores
         logits, num_logits = self.logits(rows, positions)
         head = num_logits * logits + (4 * self.head if positions and self.trains_head else 0.0)
         if self.config.num_layers <= UNROLL:  # the blocks are not in a loop, which would end before the head begins
