@@ -377,8 +377,7 @@ def ppo(mode: str) -> ConfigDict:
 
 
 def miniature_ppo(config: ConfigDict) -> None:
-    """Sets the sizes of PPO in the miniature world: against the published run, several samples a question with a
-    leave-one-out baseline replace 768,000 episodes; the KL coefficient is smaller, the learning rate larger."""
+    """Sets the sizes of PPO in the miniature world: more samples a question, cheaper KL and a larger learning rate."""
     config.questions, config.validation = questions("ppo", mini=True), questions("ppo_validation", mini=True)
     _follow_questions(config)
     config.ppo.update(

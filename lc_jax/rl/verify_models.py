@@ -18,7 +18,7 @@ from lc_jax import parallel
 from lc_jax.data.examples import Encoded
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.inference import generate, score
-from lc_jax.models import hf, registry
+from lc_jax.models import hf
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.rl import batch, consistency, rollout, update
 from lc_jax.rl.actor_critic import ActorCritic
@@ -43,7 +43,7 @@ class Subject:
     """A causal model with the settings that it is sampled and trained with."""
 
     path: str
-    precision: dict[str, str]
+    precision: dict[str, Any]
     tokenizer: Tokenizer
     prompts: Sequence[Sequence[int]]  # of unequal length, 2 or more
     sampling: generate.Sampling
@@ -223,13 +223,13 @@ def transformers(trial: Trial) -> Measured:
     """Compares logits with those that transformers computes from the saved folder, in float32."""
     if importlib.util.find_spec("torch") is None:
         raise Skipped("torch is not installed")
+    if trial.policy.config.lora is not None:
+        raise Skipped("transformers reads adapters with peft only")
     if sum(x.size for x in jax.tree.leaves(trial.policy.params)) > LARGEST_FOR_TORCH:
         raise Skipped("the model is too large to be loaded a second time")
     torch, auto = importlib.import_module("torch"), importlib.import_module("transformers")
     policy = trial.updated()
-    exact = registry.abstract_model(dataclasses.replace(policy.config, compute_dtype="float32")).with_params(
-        policy.params
-    )
+    exact = consistency.in_float32(policy)
     auto.utils.logging.disable_progress_bar()
     tokens = np.asarray([[*trial.subject.prompts[0], *trial.completions[0].tokens]])
     with tempfile.TemporaryDirectory() as folder:
