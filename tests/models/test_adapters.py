@@ -1,20 +1,21 @@
-"""Low-rank adapters: their arithmetic, folders of PEFT in and out, merged export, shared backbones."""
+"""Low-rank adapters: what they compute, what is trained, and a backbone in 8 bits."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
+from lc_jax import parallel
 from lc_jax.inference import generate, score
-from lc_jax.models import folders, hf, registry
+from lc_jax.models import hf, registry
 from lc_jax.models.config import Lora
 from lc_jax.models.linear import quantise
 from lc_jax.models.params import model_leaves, named_arrays, with_arrays
 from lc_jax.training import language_model
-from tests.models.conftest import PRESETS, assert_same, edit_config, random_model
+from tests.models.conftest import PRESETS, assert_same, random_model
 
 LORA = Lora(3, 6.0)
 TOKENS = np.asarray([[5, 6, 7, 8, 9, 10, 11], [20, 21, 22, 23, 24, 25, 26]])
@@ -172,6 +173,24 @@ def test_sampling_and_scoring_agree_and_packed_suffixes_are_sequences_of_their_o
     np.testing.assert_allclose(score.group_rewards(scalar, [rows], batch_size=1)[0], alone, atol=1e-4)
 
 
+def test_a_mesh_with_all_axes_computes_the_same_and_splits_adapters_as_their_matrices(llama, mesh):
+    other = jax.make_mesh((2, 2, 2), parallel.AXES, axis_types=(AxisType.Auto,) * 3)
+    results = []
+    for each in (mesh, other):
+        with jax.set_mesh(each):
+            model = with_random_adapter(hf.load(llama, each, lora=LORA))
+            grad = jax.jit(jax.grad(lambda p, m: language_model.loss_fn(m.with_params(p), BATCH)["loss"]))
+            (done,) = generate.generate(model, [[5, 6, 7]], generate.Sampling(8), seed=0, batch_size=2)
+            results.append([logits(model), *jax.tree.leaves(grad(model.params, model)), np.asarray(done.logprobs)])
+    for one, another in zip(*results, strict=True):
+        assert_close(np.asarray(one), np.asarray(another))
+    shards = {path[1:]: leaf.sharding.shard_shape(leaf.shape) for path, leaf in registry.named_leaves(model.params)}
+    assert shards["q", "lora_a"] == (2, 16, 3)  # of [2, 32, 3]: over fsdp, as the rows of the matrix
+    assert shards["q", "lora_b"] == (2, 3, 16)  # over tensor, as its columns
+    assert shards["down", "lora_a"] == (2, 32, 3)
+    assert shards["down", "lora_b"] == (2, 3, 16)
+
+
 def test_remat_does_not_change_gradients(llama, mesh):
     gradients = []
     for remat in ("none", "full"):
@@ -227,155 +246,3 @@ def test_an_int8_backbone_is_shared_and_trained_on(llama, mesh, tmp_path):
     tokens = jnp.asarray([[5, 6, 7, *completion.tokens]])
     logprobs, _ = score.sequence_logprobs(reader, tokens, jnp.asarray([tokens.shape[1]]), jnp.float32(1.0))
     np.testing.assert_allclose(logprobs[0, 2:], completion.logprobs, atol=1e-4)
-
-
-# --- folders ---
-
-# PEFT asks transformers in ways that are deprecated there.
-of_peft = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-
-
-@of_peft
-@pytest.mark.parametrize("kind", ["causal", "scalar"])
-def test_peft_reads_our_adapter(base, kind, mesh, tmp_path):
-    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
-    import transformers
-
-    model = with_random_adapter(hf.load(base, mesh, kind=kind, lora=LORA))
-    hf.save(tmp_path / "adapter", model)
-    if kind == "causal":
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
-    else:
-        auto = transformers.AutoModelForSequenceClassification
-        theirs = auto.from_pretrained(base, dtype=torch.float32, num_labels=1, pad_token_id=0)
-        with pytest.warns(UserWarning, match="reward_head_bias"):  # PEFT has no bias of the head
-            theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
-    with torch.no_grad():
-        expected = theirs(torch.tensor(TOKENS)).logits.numpy()
-    ours = logits(model)
-    if kind == "scalar":
-        ours, expected = ours[:, -1] - float(model.params["reward_head"]["bias"][0]), expected[:, 0]
-    assert_close(ours, expected)
-
-
-@of_peft
-@pytest.mark.parametrize("rslora", [False, True])
-def test_we_read_an_adapter_of_peft_and_merge_it_as_peft_does(base, rslora, mesh, tmp_path):
-    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
-    import transformers
-
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    config = peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False,
-        use_rslora=rslora,
-    )  # fmt: skip
-    theirs = peft.get_peft_model(theirs, config)
-    theirs.save_pretrained(tmp_path / "adapter")
-    with torch.no_grad():
-        expected = theirs(torch.tensor(TOKENS)).logits.numpy()
-    lora = Lora(4, 16.0 if rslora else 8.0)
-    assert_close(logits(hf.load(tmp_path / "adapter", mesh, lora=lora)), expected)
-    merged = hf.load(tmp_path / "adapter", mesh)
-    assert_close(logits(merged), expected)
-    hf.save(tmp_path / "merged", merged)
-    by_peft = dict(theirs.merge_and_unload().named_parameters())
-    values = {key: value for key, value in hf.host_tensors(merged) if "layers" in key}
-    assert len(values) == 2 * (12 if "gpt_neox" in next(iter(values)) else 9)
-    for key, value in values.items():
-        np.testing.assert_allclose(value, by_peft[key].detach().numpy(), atol=1e-6, err_msg=key)
-
-
-def test_the_folder_has_the_names_of_peft(llama, mesh, tmp_path):
-    model = hf.load(llama, mesh, lora=Lora(2, 4.0, ("q", "down")))
-    hf.save(tmp_path / "adapter", model)
-    names = hf.Tensors(tmp_path / "adapter", ("adapter_model.safetensors",)).names()
-    assert sorted(names) == sorted(
-        f"base_model.model.model.layers.{layer}.{module}.lora_{part}.weight"
-        for layer in range(2)
-        for module in ("self_attn.q_proj", "mlp.down_proj")
-        for part in "AB"
-    )
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    expected = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "bias": "none"}
-    assert expected.items() <= config.items()
-    assert config["target_modules"] == ["down_proj", "q_proj"]
-    assert config["base_model_name_or_path"] == str(llama)
-    assert "vocab_size" not in config
-
-
-def test_a_reward_model_and_a_padding_row_survive_the_folder(llama, mesh, tmp_path):
-    model = with_random_adapter(hf.load(llama, mesh, kind="scalar", vocab_size=257, lora=LORA))
-    hf.save(tmp_path / "adapter", model)
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert config["task_type"] == "SEQ_CLS"
-    assert config["vocab_size"] == 257
-    again = hf.load(tmp_path / "adapter", mesh, kind="scalar", lora=LORA)
-    assert_same(again, model)
-    assert_close(logits(hf.load(tmp_path / "adapter", mesh, kind="scalar")), logits(model))
-    critic = hf.load(tmp_path / "adapter", mesh, kind="scalar", fresh_head=True, lora=LORA)
-    assert not logits(critic).any()
-    with pytest.raises(ValueError, match="is a reward model"):
-        hf.load(tmp_path / "adapter", mesh)
-
-
-def test_adapters_of_one_base_share_its_arrays(llama, mesh, tmp_path):
-    policy = hf.load(llama, mesh, lora=LORA)
-    other = with_random_adapter(hf.load(llama, mesh, kind="scalar", vocab_size=257, lora=Lora(2, 2.0, ("o",))))
-    hf.save(tmp_path / "forecaster", other)
-    hf.save(tmp_path / "elsewhere" / "base", random_model(mesh))
-    hf.save(tmp_path / "elsewhere" / "adapter", hf.load(tmp_path / "elsewhere" / "base", mesh, lora=LORA))
-    forecaster = hf.load(tmp_path / "forecaster", mesh, kind="scalar", backbone=policy)
-    assert_same(forecaster, other)
-    ours, shared = dict(model_leaves(policy)), []
-    for path, leaf in registry.named_leaves(forecaster.frozen):
-        if leaf is ours[path[1:]]:
-            shared.append(path)
-        else:  # they have a row for padding
-            assert path[-1] == "embedding" or "head" in path
-    assert len(shared) == 10
-    assert hf.load(tmp_path / "elsewhere" / "adapter", mesh, backbone=policy).frozen is None  # merged, on its own
-    plain = hf.load(llama, mesh, backbone=policy)
-    assert plain.frozen is None
-
-
-def test_adapters_that_do_not_fit_are_refused(llama, mesh, tmp_path):
-    adapter = tmp_path / "adapter"
-    hf.save(adapter, hf.load(llama, mesh, lora=LORA))
-    folders.check(adapter)
-    with pytest.raises(ValueError, match=r"rank 3, alpha 6 for .*--config.lora has 4, 6.*lc_jax convert"):
-        hf.load(adapter, mesh, lora=Lora(4, 6.0))
-    with pytest.raises(ValueError, match=r"lora.targets=qkv: the linear layers of llama are q,k,v,o,gate,up,down"):
-        hf.load(llama, mesh, lora=Lora(4, 6.0, ("qkv",)))
-    config = adapter / "adapter_config.json"
-    original = json.loads(config.read_text())
-    changes = {
-        "use_dora": True, "bias": "all", "peft_type": "IA3", "r": 0, "task_type": "SEQ_2_SEQ_LM",
-        "rank_pattern": {"q_proj": 8}, "base_model_name_or_path": None,
-    }  # fmt: skip
-    for key, value in changes.items():
-        config.write_text(json.dumps(original | {key: value}))
-        with pytest.raises(ValueError, match=rf"adapter_config.json: {key}"):
-            folders.check(adapter)
-    config.write_text(json.dumps(original | {"base_model_name_or_path": "/nowhere/else"}))
-    with pytest.raises(FileNotFoundError, match="is an adapter of /nowhere/else, which is needed too"):
-        folders.check(adapter)
-    config.write_text(json.dumps(original | {"base_model_name_or_path": "/nowhere/base"}))
-    folders.check(adapter)  # a folder of that name is next to it
-    config.write_text(json.dumps(original))
-    (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has neither adapter_model\.safetensors"):
-        folders.check(adapter)
-    edit_config(llama, hidden_size=64)
-    assert folders.config_of(llama)[0].hidden_size == 64
-
-
-@pytest.mark.parametrize(("name", "value"), [("rank", -1), ("alpha", 0), ("dropout", 0.1)])
-def test_settings_out_of_range_are_refused(name, value):
-    settings = {"rank": 8, "alpha": 16.0, "targets": "q, v", "dropout": 0.0, "int8": False}
-    assert Lora.of(settings) == Lora(8, 16.0, ("q", "v"))
-    assert Lora.of(settings | {"rank": 0}) is None
-    with pytest.raises(ValueError, match=f"--config.lora.{name}={value}"):
-        Lora.of(settings | {name: value})
-    with pytest.raises(ValueError, match=r"give --config\.lora\.rank as well"):
-        Lora.of(settings | {"rank": 0, "int8": True})
