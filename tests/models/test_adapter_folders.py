@@ -159,5 +159,5 @@ def test_settings_out_of_range_are_refused(name, value):
     assert Lora.of(settings | {"rank": 0}) is None
     with pytest.raises(ValueError, match=f"--config.lora.{name}={value}"):
         Lora.of(settings | {name: value})
-    with pytest.raises(ValueError, match=r"give --config\.lora\.rank as well"):
+    with pytest.raises(ValueError, match=r"give --config\.lora\.rank too"):
         Lora.of(settings | {"rank": 0, "int8": True})
