@@ -7,7 +7,7 @@ import pytest
 
 from lc_jax.models import folders, hf, registry
 from lc_jax.models.config import Lora
-from lc_jax.models.params import model_leaves
+from lc_jax.models.params import model_leaves, param_specs
 from tests.models.conftest import assert_same, edit_config, random_model
 from tests.models.test_adapters import LORA, TOKENS, assert_close, base, llama, logits, with_random_adapter
 
@@ -84,6 +84,26 @@ def test_the_folder_has_the_names_of_peft(llama, mesh, tmp_path):
     assert config["target_modules"] == ["down_proj", "q_proj"]
     assert config["base_model_name_or_path"] == str(llama)
     assert "vocab_size" not in config
+
+
+@pytest.mark.parametrize("family", sorted(set(registry.FAMILIES) - {"phi3"}))
+def test_every_family_names_its_adapters_after_their_matrices(family):
+    preset = next(name for name in registry.FAMILIES[family].PRESETS if name.startswith("tiny"))
+    config = registry.from_preset(preset, lora=Lora(2, 4.0))
+    specs = {spec.path: spec for spec in param_specs(registry.abstract_model(config))}
+    for name in config.linear_layers:
+        (matrix,) = {key.removesuffix(".weight") for key in specs["layers", name, "kernel"].hf_keys[:1]}
+        for part, letter in (("lora_a", "A"), ("lora_b", "B")):
+            assert specs["layers", name, part].hf_keys[0] == f"base_model.model.{matrix}.lora_{letter}.weight"
+        out = specs["layers", name, "kernel"].hf_shape[0]
+        assert specs["layers", name, "lora_b"].hf_shape == (out, 2)
+    assert sum(spec.is_adapter for spec in specs.values()) == 2 * len(config.linear_layers)
+
+
+def test_phi_3_has_no_adapters(mesh, tmp_path):
+    hf.save(tmp_path / "phi3", random_model(mesh, "tiny-phi3"))
+    with pytest.raises(ValueError, match=r"adapters of phi3 are not implemented.*lora\.rank=0"):
+        hf.load(tmp_path / "phi3", mesh, lora=LORA)
 
 
 def test_a_reward_model_and_a_padding_row_survive_the_folder(llama, mesh, tmp_path):
