@@ -18,7 +18,6 @@ import jax
 from lc_jax.data import batches
 from lc_jax.inference import generate
 from lc_jax.kernels import dispatch, logprobs
-from lc_jax.models.config import ACTIVATIONS, GELU_TANH
 from lc_jax.models.params import model_leaves
 from lc_jax.models.transformer import UNROLL, Model
 
@@ -79,7 +78,7 @@ class Activations:
         # what the MLP's activation is computed from; and of each norm its input and two results, in float32.
         inputs = (count - 2) * hidden + queries + inner
         self.all = self.size * (inputs + 2 * (queries + keys) + (1 + 2 * n) * inner) + norms * 3 * 4 * hidden
-        if ACTIVATIONS[config.activation] is GELU_TANH:  # its square and its tanh
+        if config.activation.startswith("gelu"):  # two more arrays: its square and its tanh, or what its erf is made of
             self.all += self.size * 2 * inner
         if config.qk_norm != "none":
             self.all += 3 * 4 * (queries + keys)

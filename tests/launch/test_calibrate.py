@@ -2,6 +2,7 @@
 
 import pytest
 
+from lc_jax.planning.stages import load_profile
 from tests.launch.conftest import STUB, settings_of
 
 
@@ -119,4 +120,12 @@ def test_calibrate_trains_readers_from_another_annotator(launch, tmp_path):
     out = tmp_path / "out"
     assert flags["reader.extractor"] == f"{out}/extract_answers/seed0/model"
     assert flags["reader.forecaster"] == flags["critic"] == f"{out}/forecast_probs/seed0/model"
-    assert "reader.kind" not in flags
+    assert not {"reader.kind", "reward.normalization"} & flags.keys()
+
+
+@pytest.mark.parametrize("name", ["calibrate-small", "calibrate-cpu", "calibrate-7b"])
+def test_profiles_leave_the_reward_to_the_reader(name):
+    """The penalty on the sum of forecasts is off for rules alone: trained readers need it."""
+    flags = [flag for group in load_profile(name).values() for flag in group]
+    assert flags
+    assert not [flag for flag in flags if "reward" in flag or "reader" in flag]
