@@ -31,6 +31,7 @@ STYLE = {
     "axes.titlesize": 11,
     "text.parse_math": False,  # a dollar sign in a method's name is one
 }
+ERRORS = {"ece": "expected calibration error", "brier": "Brier score"}
 MAX_NAME = 40  # letters of a method's name in a figure
 LABEL_GAP = 13  # least distance of two labels, in pixels per 100 dpi
 GREY = "0.45"  # of what others measured
@@ -133,15 +134,16 @@ def _bars(row: Mapping[str, Any], name: str) -> np.ndarray:
     return np.maximum(np.nan_to_num(ends), 0)[:, None]
 
 
-def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[Published] = ()) -> Figure:
+def accuracy_against(error: str, rows: Sequence[Mapping[str, Any]], published: Sequence[Published] = ()) -> Figure:
     """Draws a point for each row of results with 95 % intervals, in its method's colour; the best corner is top left.
 
     Args:
+      error: the horizontal axis, one of ERRORS.
       rows: of one data set, the fields of Summary and the method's name; a method may stand in several (seeds).
-      published: rows that are drawn hollow, with the published intervals, in the colour of their method where that is
-        among `rows`, else in grey.
+      published: rows of calibration errors that are drawn hollow, with the published intervals, in the colour of their
+        method where that is among `rows`, else in grey.
     """
-    rows = [row for row in rows if not math.isnan(number(row, "ece") + number(row, "accuracy"))]
+    rows = [row for row in rows if not math.isnan(number(row, error) + number(row, "accuracy"))]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     with _styled():
         figure = _figure(6, 4.2)
@@ -149,9 +151,9 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
         figure.subplots_adjust(right=0.68, bottom=0.13, left=0.11, top=0.97)
         for row in rows:
             colour, marker = colour_and_marker(methods.index(row["method"]))
-            ece, accuracy = number(row, "ece"), number(row, "accuracy")
-            bars = _bars(row, "ece"), _bars(row, "accuracy")
-            axes.errorbar(ece, accuracy, bars[1], bars[0], fmt=marker, color=colour, markersize=6, linewidth=1)
+            across, accuracy = number(row, error), number(row, "accuracy")
+            bars = _bars(row, error), _bars(row, "accuracy")
+            axes.errorbar(across, accuracy, bars[1], bars[0], fmt=marker, color=colour, markersize=6, linewidth=1)
         for theirs in published:
             is_ours = theirs.method in methods
             colour, marker = colour_and_marker(methods.index(theirs.method)) if is_ours else (GREY, "o")
@@ -160,7 +162,7 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
             bars = _bars(row, "ece"), _bars(row, "accuracy")
             axes.errorbar(theirs.ece, theirs.accuracy, bars[1], bars[0], fmt=marker, zorder=4, linewidth=0.6, **style)
         points = [
-            max((np.nanmax([number(row, "ece"), number(row, "ece_high")]), number(row, "accuracy"))
+            max((np.nanmax([number(row, error), number(row, f"{error}_high")]), number(row, "accuracy"))
                 for row in rows if row["method"] == method)
             for method in methods
         ]  # fmt: skip
@@ -168,8 +170,9 @@ def accuracy_against_ece(rows: Sequence[Mapping[str, Any]], published: Sequence[
         points += [(theirs.ece, theirs.accuracy) for theirs in others]
         names = [*map(_short, methods), *(theirs.method for theirs in others)]
         colours = [*(colour_and_marker(i)[0] for i in range(len(methods))), *[GREY] * len(others)]
-        axes.set(xlabel="expected calibration error (less is better)", ylabel="accuracy (more is better)")
-        axes.set_xlim(left=0)
+        axes.set(xlabel=f"{ERRORS[error]} (less is better)", ylabel="accuracy (more is better)")
+        if error == "ece":
+            axes.set_xlim(left=0)
         axes.grid(color="0.92", linewidth=0.8)
         axes.set_axisbelow(True)
         if published:

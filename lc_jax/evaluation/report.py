@@ -102,8 +102,10 @@ def rows(entries: Sequence[Entry], changes: Differences, baseline: str) -> list[
 def figures(group: Sequence[Entry]) -> dict[str, Figure]:
     """Returns the figures of one data set by name, all methods in each."""
     records = {label(entry, group): entry.records for entry in group}
+    rows = [entry.result for entry in group]
     return {
-        "accuracy_against_ece": plots.accuracy_against_ece([entry.result for entry in group], _published_rows(group)),
+        "accuracy_against_ece": plots.accuracy_against("ece", rows, _published_rows(group)),
+        "accuracy_against_brier": plots.accuracy_against("brier", rows),
         "reliability": plots.reliability(records),
         "risk_coverage": plots.risk_coverage(records),
     }
@@ -111,7 +113,7 @@ def figures(group: Sequence[Entry]) -> dict[str, Figure]:
 
 def published_figure(data: str) -> Figure:
     """Returns the paper's accuracy against its calibration error on one of its data sets."""
-    return plots.accuracy_against_ece([], list(published.by_method(data).values()))
+    return plots.accuracy_against("ece", [], list(published.by_method(data).values()))
 
 
 def page(
@@ -215,6 +217,7 @@ def _section(
         "kind_correlation": [_cell(entry.result, Column("kind_correlation", "", "")) for entry in group],
         "figures": [
             _figure(images["accuracy_against_ece"], "Accuracy against calibration error, with 95 % intervals."),
+            _figure(images["accuracy_against_brier"], "Accuracy against the Brier score, with 95 % intervals."),
             _figure(images["risk_coverage"], "How often one is wrong who answers only the most confident questions."),
         ],
         "panels": panels,

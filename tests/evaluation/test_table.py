@@ -119,7 +119,8 @@ def test_figures_take_what_is_undefined_and_any_name():
     result = {"method": name, "accuracy": 1.0, "ece": None}
     records = [{"confidence": 1.0, "correct": True, "status": "ok"}]
     for row in (result, result | {"ece": 0.2, "ece_low": None, "accuracy_low": 0.2, "accuracy_high": 1.0}):
-        assert b"<svg" in plots.svg(plots.accuracy_against_ece([row]))
+        assert b"<svg" in plots.svg(plots.accuracy_against("ece", [row]))
+        assert b"<svg" in plots.svg(plots.accuracy_against("brier", [row]))
     assert b"<svg" in plots.svg(plots.reliability({name: records}))
     figure = plots.risk_coverage({name: records})
     assert len(figure.axes[0].get_legend().get_texts()) == 1
@@ -201,7 +202,7 @@ def test_figures_are_written(tmp_path):
     failed = {"confidence": float("nan"), "correct": False, "status": "failed"}
     theirs = list(published.by_method("TriviaQA").values())
     figures = {
-        "accuracy": plots.accuracy_against_ece([FIRST, SECOND, OTHER], theirs),
+        "accuracy": plots.accuracy_against("ece", [FIRST, SECOND, OTHER], theirs),
         "reliability": plots.reliability({"LC RL": [failed, *rows], "nothing": [failed]}),
         "risk": plots.risk_coverage({"LC RL": [failed, *rows], "nothing": [failed]}),
     }
@@ -221,7 +222,7 @@ def test_risk_starts_at_that_of_the_most_confident_answers():
 
 
 def test_published_rows_are_hollow_and_in_the_colour_of_their_method():
-    figure = plots.accuracy_against_ece([FIRST, OTHER], list(published.by_method("TriviaQA").values()))
+    figure = plots.accuracy_against("ece", [FIRST, OTHER], list(published.by_method("TriviaQA").values()))
     lines = {line.get_xydata().tolist()[0][0]: line for line in figure.axes[0].get_lines()}
     theirs, ours = lines[0.108], lines[FIRST["ece"]]
     assert (theirs.get_markerfacecolor(), theirs.get_color()) == ("white", ours.get_color())
@@ -230,6 +231,13 @@ def test_published_rows_are_hollow_and_in_the_colour_of_their_method():
     names = [text.get_text() for text in figure.axes[0].texts]
     assert names.count("LC RL") == 1
     assert {"LC SFT", "hollow: the paper's"} <= set(names)
+
+
+def test_a_point_lies_at_its_error_and_its_accuracy():
+    [point] = plots.accuracy_against("brier", [FIRST]).axes[0].get_lines()
+    assert point.get_xydata().tolist() == [[FIRST["brier"], FIRST["accuracy"]]]
+    [point] = plots.accuracy_against("ece", [FIRST]).axes[0].get_lines()
+    assert point.get_xydata().tolist() == [[FIRST["ece"], FIRST["accuracy"]]]
 
 
 def test_labels_keep_their_order_and_their_distance():

@@ -39,8 +39,8 @@ def test_one_data_set(make, capsys):
     rows = json.loads((out / "results.json").read_text())
     assert [row["method"] for row in rows] == ["LC RL", "Factuality RL", "other"]
     assert {"seed", "num_questions", "accuracy", "ece", "brier", "auroc", "judge", "data"} <= set(rows[0])
-    names = {f"{figure}.{suffix}" for figure in ("accuracy_against_ece", "reliability", "risk_coverage")
-             for suffix in ("png", "pdf")}  # fmt: skip
+    figures = ("accuracy_against_ece", "accuracy_against_brier", "reliability", "risk_coverage")
+    names = {f"{figure}.{suffix}" for figure in figures for suffix in ("png", "pdf")}
     assert {path.name for path in out.iterdir()} == {"results.json", "table.md", "report.html", *names}
     assert (out / "table.md").read_text() in capsys.readouterr().out
 
