@@ -1,10 +1,12 @@
 """Eight simulated devices and one cache of compiled programs for every test; recorded numbers where there are any."""
 
+import gc
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -23,6 +25,27 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("markexpr") == "not slow":
         value = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # read by the processes that tests start
         jax.config.update("jax_disable_most_optimizations", value == "1")
+
+
+# Linux allows a process 65,530 memory mappings by default. A compiled program takes several; XLA crashes at the limit.
+MOST_MAPPINGS = 20_000
+
+
+def num_mappings() -> int:
+    """Returns the number of memory mappings of this process; 0 where the system does not say."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_dropped() -> Iterator[None]:
+    """Drops the compiled programs after a file of tests where they take too many memory mappings."""
+    yield
+    if num_mappings() > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
