@@ -263,6 +263,13 @@ def put_batch(tree: Tree) -> Tree:
     return jax.tree.map(put, tree)
 
 
+def rows_per_device(count: int) -> int:
+    """Returns the rows of a batch on one device of the current mesh: all where it does not divide their number."""
+    mesh = jax.sharding.get_mesh()
+    parts = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+    return count if count % parts else count // parts
+
+
 def prefetch(items: Iterable[Item]) -> Iterator[Item]:
     """Yields each item after the next one was requested, so that the device works while the host handles a result.
 

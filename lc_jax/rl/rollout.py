@@ -35,7 +35,7 @@ def score_rollout(
 
     def dispatch() -> Iterator[tuple[np.ndarray, dict[str, jax.Array]]]:
         for rows in groups:
-            part = parallel.put_batch(episodes.take(rows))
+            part = parallel.put_batch(episodes.microbatch(rows))
             yield rows, forward(policy, reference, critic, part, jnp.float32(temperature))
 
     scored: dict[str, Any] = {}
@@ -61,9 +61,14 @@ def policy_outputs(
     policy: Model, episodes: Episodes, temperature: Float[Array, ""]
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Returns each response token's log-probability (0 past the end) and the entropy at its position, nats."""
-    module, num_positions = policy.bind(), episodes.responses.shape[1]
-    hidden = module(episodes.tokens, episodes.prompt_lengths + episodes.lengths)
-    hidden = gather_response_positions(hidden, episodes.prompt_lengths, num_positions)
+    module, shared = policy.bind(), episodes.shared
+    if shared is None:
+        hidden = module(episodes.tokens, episodes.prompt_lengths + episodes.lengths)
+        hidden = gather_response_positions(hidden, episodes.prompt_lengths, episodes.responses.shape[1])
+    else:
+        hidden = module(shared.tokens, segment_ids=shared.segment_ids)
+        columns = shared.columns.reshape(hidden.shape[0], -1, 1)
+        hidden = jnp.take_along_axis(hidden, columns, axis=1).reshape(*episodes.responses.shape, -1)
     logprobs, entropies = module.logprobs(hidden, episodes.responses, temperature)
     return jnp.where(episodes.mask, logprobs, 0.0), entropies
 

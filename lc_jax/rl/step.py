@@ -137,7 +137,7 @@ def step(
         telemetry.check_episodes(where, questions, {"reward": rewards.total})
     with phases.measure("logprobs"):
         critic_prompts = trainer.writer.encode_for_critic(questions)
-        episodes = batch.pack(prompts, completions, trainer.response_width, critic_prompts)
+        episodes = batch.pack(prompts, completions, trainer.response_width, critic_prompts, ppo.num_samples)
         # In the update's first micro-batches, so that both round alike: before it the ratio is 1.
         groups = episodes.first_microbatches(ppo.minibatch_size, ppo.microbatch_size, seed)
         episodes = rollout.score_rollout(

@@ -72,13 +72,13 @@ def ppo_step(
     """Makes one optimiser step on a minibatch (host arrays), and returns the new state and the mean statistics."""
     minibatch = losses.weighted(minibatch, settings.loss)
     denominator = losses.num_positions(minibatch.mask, settings.loss)
-    temperature, num_computed = jnp.float32(settings.temperature), 0
+    temperature, positions = jnp.float32(settings.temperature), np.zeros(2)
     models, stats = structure.with_params(state.params).models(), dict[str, Any]()
     # Zeros, so that the first micro-batch of a width needs no program of its own.
     grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32, device=x.sharding), state.params)
     for rows in minibatch.groups(settings.microbatch_size):
-        microbatch = minibatch.take(rows)
-        num_computed += microbatch.tokens.size
+        microbatch = minibatch.microbatch(rows)
+        positions += microbatch.num_positions()
         on_devices = parallel.put_batch(microbatch)
         for name, model in models.items():
             grads[name], shares = add_gradients(
@@ -89,8 +89,7 @@ def ppo_step(
                 stats[key] = stats.get(key, 0.0) + value
     del models, model  # the optimiser overwrites their parameters
     state, norm = apply_gradients(state, grads, jnp.float32(stats["loss"]), tx=tx)
-    num_tokens = np.sum(minibatch.prompt_lengths + minibatch.lengths)
-    padding = num_computed / num_tokens - 1  # padding positions for each real token
+    padding = positions[0] / positions[1] - 1  # padding positions for each real token
     return state, stats | {"grad_norm": norm, "skipped_in_a_row": state.skipped, "padding": padding}
 
 
