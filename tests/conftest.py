@@ -20,13 +20,6 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / 
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Fast tests compile without most optimisations, which save less time than they take; slow tests as users do."""
-    if config.getoption("markexpr") == "not slow":
-        value = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # read by the processes that tests start
-        jax.config.update("jax_disable_most_optimizations", value == "1")
-
-
 # Linux allows a process 65,530 memory mappings by default. A compiled program takes several; XLA crashes at the limit.
 MOST_MAPPINGS = 20_000
 
@@ -40,10 +33,19 @@ def num_mappings() -> int:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_programs_are_dropped() -> Iterator[None]:
-    """Drops the compiled programs after a file of tests where they take too many memory mappings."""
-    yield
-    if num_mappings() > MOST_MAPPINGS:
+def compiler(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiles without most optimisations, which take more time than they save, but for files with OPTIMIZED = True.
+
+    Processes that tests start do likewise. Compiled programs are dropped where they take too many memory mappings.
+    """
+    optimized = getattr(request.module, "OPTIMIZED", False)
+    if optimized:
+        jax.clear_caches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if optimized else "1")
+        jax.config.update("jax_disable_most_optimizations", not optimized)
+        yield
+    if optimized or num_mappings() > MOST_MAPPINGS:
         jax.clear_caches()
         gc.collect()
 

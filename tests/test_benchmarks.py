@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import models, quickstart, reading, report
 
+OPTIMIZED = True
 NAMES = ["attention", "logprobs", "sft_step", "generate", "score", "ppo_step", "optimizer"]
 
 

@@ -8,15 +8,17 @@ import shutil
 import pytest
 
 from lc_jax.data import jsonl
-from lc_jax.evaluation import summary
+from lc_jax.evaluation import plots, summary
 from lc_jax.tasks import report
 from tests.evaluation.test_report import entry
 from tests.test_configs import config_of
 
 
 @pytest.fixture
-def make(tmp_path):
-    """Reports on evaluations in folders a, b, ..."""
+def make(tmp_path, monkeypatch):
+    """Reports on evaluations in folders a, b, ...; its files of figures are empty."""
+    names = (".png", ".pdf")
+    monkeypatch.setattr(plots, "save", lambda _, stem: [stem.with_suffix(name).touch() for name in names])
 
     def go(*entries, **overrides):
         for name, one in zip("abcd", entries, strict=False):
