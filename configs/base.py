@@ -62,19 +62,13 @@ def compilation_cache() -> str:
     return f"{environment('LC_CACHE', str(Path.home() / '.cache' / 'lc_jax'))}/xla"
 
 
-def check_mode(mode: str, modes: Sequence[str], reason: str = "") -> None:
-    """Raises ValueError if `mode` is not one of `modes`; "" is the config file alone.
-
-    Args:
-      reason: why a config file has no modes.
-    """
+def check_mode(mode: str, modes: Sequence[str]) -> None:
+    """Raises ValueError if `mode` is not one of `modes`; "" is the config file alone."""
     if mode in modes:
         return
     near = difflib.get_close_matches(mode, modes, 1)
     hint = f"did you mean ':{near[0]}'? " if near and near[0] else ""
     choices = " or ".join(f"':{name}'" for name in modes if name)
-    if not choices:
-        raise ValueError(f"unknown mode ':{mode}': give the config file alone{f' ({reason})' if reason else ''}.")
     alone = "give the config file alone, or with" if "" in modes else "give the config file with"
     raise ValueError(f"unknown mode ':{mode}': {hint}{alone} {choices}.")
 

@@ -1,6 +1,11 @@
 """Claude Distill: Llama 2 7B fine-tuned on paragraphs that the API model wrote.
 
-  python -m lc_jax.main --config=configs/sft_claude_distill.py           8x A100 80 GB
+  python -m lc_jax.main --config=configs/sft_claude_distill.py         8x A100 80 GB
+  python -m lc_jax.main --config=configs/sft_claude_distill.py:mini    the miniature world, under a minute on 2 cores
+
+The miniature's rows are made by
+  python -m lc_jax.main --config=configs/generate_data.py:mini --config.what=claude_distill \\
+      --config.output=runs/miniature/data/claude_distill.jsonl
 
 Expected with the published data: TriviaQA accuracy .609, ECE .391.
 """
@@ -11,7 +16,6 @@ from configs import base
 
 
 def get_config(mode: str = "") -> ConfigDict:
-    base.check_mode(mode, ("",), "the miniature's simulated annotator writes no paragraphs")
     config = base.training(base.base_config("sft", mode), learning_rate=3e-6, warmup_ratio=0.03)
     config.model = "meta-llama/Llama-2-7b-hf"
     config.output = "runs/sft_claude_distill"
@@ -22,4 +26,11 @@ def get_config(mode: str = "") -> ConfigDict:
         max_length=1024,
     )
     config.fit = dict(num_epochs=3, batch_size=32, microbatch_size=32, eval_every=25, save_every=25)
+    if mode == "mini":
+        config.model = base.LLAMA
+        config.output = f"{base.root()}/claude_distill"
+        config.data.rows = base.rows("sft", mini=True) | {"source": f"{base.root()}/data/claude_distill.jsonl"}
+        config.data.eval_size, config.data.max_length = 30, 128
+        config.fit = dict(num_epochs=8, batch_size=32, microbatch_size=32, eval_every=100, save_every=100)
+        config.optimizer.learning_rate = 3e-4
     return config

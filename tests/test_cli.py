@@ -50,7 +50,7 @@ def test_every_experiment_is_listed_with_its_first_line(command):
     assert code == 0
     assert {name.removesuffix("[:mini]") for name in lines} == set(settings.experiments())
     assert lines["ppo[:mini]"].startswith("LC RL: PPO on the decision-based reward")
-    assert {"pretrain", "sft_claude_distill"} == {name for name in lines if not name.endswith("[:mini]")}
+    assert {"pretrain"} == {name for name in lines if not name.endswith("[:mini]")}
 
 
 def test_help_is_that_of_main_in_the_words_of_the_command(command):

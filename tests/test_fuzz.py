@@ -307,7 +307,7 @@ flag_values = st.one_of(
 )
 
 
-MODES = {"sft_claude_distill": [""], "pretrain": ["llama", "gpt_neox"], "evaluate_qa": ["mini", "sciq", "bioasq"]}
+MODES = {"pretrain": ["llama", "gpt_neox"], "evaluate_qa": ["mini", "sciq", "bioasq"]}
 
 
 @functools.cache

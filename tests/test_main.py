@@ -84,10 +84,7 @@ def test_help_prints_usage_modes_and_every_setting_with_its_value(in_process, na
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0] == "Usage: python -m lc_jax.main --config=FILE[:MODE] [--config.NAME=VALUE ...] [-v=1]"
-    modes = {
-        "pretrain": "give the config file with ':llama' or ':gpt_neox'.",
-        "sft_claude_distill": "give the config file alone (the miniature's",
-    }.get(name, "or with ")
+    modes = {"pretrain": "give the config file with ':llama' or ':gpt_neox'."}.get(name, "or with ")
     assert any(line.startswith("Modes: give ") and modes in line for line in lines)
     values = dict(line.strip().split("=", 1) for line in lines if line.startswith("  --config."))
     config = settings.load(f"configs/{name}.py")

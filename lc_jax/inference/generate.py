@@ -245,6 +245,11 @@ def _prefix_length(prompts: Sequence[batches.Tokens]) -> int:
     return length if length >= max(MIN_PREFIX, max(map(len, prompts)) - length) else 0
 
 
+def _rows_at_once(count: int, batch_size: int) -> int:
+    """Returns the rows of each batch: less than `batch_size`, one of few sizes, where all `count` prompts are fewer."""
+    return min(batches.bucket_length(count), batch_size, key=lambda rows: (parallel.rows_per_device(rows), rows))
+
+
 def _num_samples(prompts: Sequence[batches.Tokens], batch_size: int) -> int:
     """Returns how many rows continue each prompt, so that it is computed once for all of them.
 
@@ -275,6 +280,7 @@ def stream(
 
     Args:
       prompts: token ids, each at least one.
+      batch_size: rows at once; fewer where there are fewer prompts.
       row_ids: names the rows for the random numbers; default their places in `prompts`. Give several samples of one
         prompt different ids.
 
@@ -292,6 +298,7 @@ def stream(
     if shared := _prefix_length(prompts):
         prefix_cache = _compute_prefix(model, parallel.put_batch(np.asarray([prompts[0][:shared]], np.int32)))
 
+    batch_size = _rows_at_once(len(prompts), batch_size)
     num_samples = _num_samples(prompts, batch_size)
 
     def dispatch() -> Iterator[tuple[np.ndarray, tuple[jax.Array, ...]]]:

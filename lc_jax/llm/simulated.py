@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 
 from lc_jax.llm import AnnotatorError
 from lc_jax.llm.concurrency import in_batches
 from lc_jax.llm.rules import Rule, RuleAnnotator, Unanswerable, fields_of, verdicts, with_reasoning
-from lc_jax.miniature import reader
+from lc_jax.miniature import reader, text, world
 from lc_jax.prompts import (
     NO_ANSWER,
     Prompt,
@@ -68,8 +69,18 @@ def _support(fields: Mapping[str, str]) -> str:
     return "Supported" if any(claim in passage for passage in passages) else "Not supported"
 
 
+@functools.cache
+def _common_answers() -> Mapping[str, str]:
+    """Returns the sentence that most writers of the world would write, by the prompt that asks for it."""
+    facts = ((subject, fact) for subject in world.build().subjects for fact in subject.facts)
+    return {subject.question(fact).prompt: text.plain({fact.kind: fact.candidates[0]}) for subject, fact in facts}
+
+
 def _paragraph(fields: Mapping[str, str]) -> str:
-    raise Unanswerable("the simulated annotator reads paragraphs but knows no facts to write one from")
+    prompt = fields["paragraph_generation_prompt"].strip()
+    if prompt not in _common_answers():
+        raise Unanswerable(f"the simulated annotator knows no facts to write from where it is asked: {prompt!r}")
+    return _common_answers()[prompt]
 
 
 _REASON = "The sentences of the paragraph say so."

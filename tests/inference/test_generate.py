@@ -85,6 +85,32 @@ def test_each_device_has_whole_prompts(data, rows, monkeypatch):
         assert 8 // generate._num_samples(prompts, 8) == rows
 
 
+@pytest.mark.parametrize(
+    ("devices", "count", "batch_size", "rows"),
+    [
+        *[(1, 5, 128, 16), (1, 64, 128, 64), (1, 65, 128, 96), (1, 97, 128, 128), (1, 500, 128, 128)],
+        *[(1, 5, 8, 8), (1, 5, 5, 5), (8, 5, 128, 16), (8, 5, 8, 8)],
+        *[(6, 20, 128, 24), (6, 40, 120, 48), (6, 60, 120, 120), (5, 20, 128, 24), (5, 20, 20, 20)],
+    ],
+)
+def test_a_batch_has_as_few_rows_as_its_prompts_need(devices, count, batch_size, rows):
+    """One of few sizes, and as few on each device; (6, 60, 120): 64 rows would be whole on each of six devices."""
+    mesh = jax.make_mesh(
+        (devices, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:devices]
+    )
+    with jax.set_mesh(mesh):
+        assert generate._rows_at_once(count, batch_size) == rows
+
+
+def test_few_prompts_in_a_large_batch_are_completed_alike(model, monkeypatch):
+    expected, widths, original = run(model), [], generate._generate
+    monkeypatch.setattr(
+        generate, "_generate", lambda m, tokens, *rest: widths.append(len(tokens)) or original(m, tokens, *rest)
+    )
+    assert [c.tokens for c in run(model, batch_size=64)] == [c.tokens for c in expected]
+    assert widths == [16]
+
+
 def test_logprobs_are_those_of_the_full_forward_pass(model):
     hot = dataclasses.replace(SAMPLING, temperature=0.7, top_k=20, top_p=0.9)
     completions = run(model, sampling=hot)

@@ -81,6 +81,12 @@ def test_what_no_rule_answers_is_a_failure(annotator):
         llm.load("simulated/maximature")
 
 
+def test_it_writes_what_most_writers_say(annotator):
+    prompts = [f"Write about the {kind} of the metropolis of Bien Hoa." for kind in ("country", "clock")]
+    texts = [ask(annotator, paragraph.PROMPT, paragraph_generation_prompt=prompt) for prompt in prompts]
+    assert texts == ["It lies in Vietnam.", "It keeps the time of Yangon."]  # the second is wrong
+
+
 def requests_about(questions):
     return [
         Request(extract.PROMPT.render(generated_paragraph="It lies in Japan.", question=q), 0.0, 9) for q in questions
