@@ -155,7 +155,7 @@ class Episodes:
             np.minimum(columns, width - 1),  # past the end any number will do, but it must be finite
         )
 
-    def num_positions(self) -> tuple[int, int]:
+    def pass_positions(self) -> tuple[int, int]:
         """Returns the positions that one forward pass of the policy computes, and how many of them are no padding."""
         if self.shared is not None:
             return self.shared.tokens.size, int(np.sum(self.shared.segment_ids != PADDING))

@@ -78,7 +78,7 @@ def ppo_step(
     grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32, device=x.sharding), state.params)
     for rows in minibatch.groups(settings.microbatch_size):
         microbatch = minibatch.microbatch(rows)
-        positions += microbatch.num_positions()
+        positions += microbatch.pass_positions()
         on_devices = parallel.put_batch(microbatch)
         for name, model in models.items():
             grads[name], shares = add_gradients(
