@@ -1,4 +1,4 @@
-"""The programs of training and of PPO, traced from shapes: compiled by tests for their memory and their collectives."""
+"""Meshes, and the programs of training and PPO, traced from shapes, whose memory and collectives tests look at."""
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,12 @@ from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 
 OPTIMIZER = OptimizerSettings(1e-5, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.0, 1.0)
 NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
+
+
+def mesh_of(data=1, fsdp=1, tensor=1):
+    """A mesh of the first devices; one by default."""
+    axes = (jax.sharding.AxisType.Auto,) * 3
+    return jax.make_mesh((data, fsdp, tensor), parallel.AXES, axes, devices=jax.devices()[: data * fsdp * tensor])
 
 
 def integers(*shape):

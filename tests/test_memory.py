@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
 from configs import base
 from configs import ppo as configs_ppo
@@ -45,10 +43,6 @@ OTHERS = {  # windows, four norms, softcaps and GELU; norms of heads; norms afte
 }
 
 
-def one_device():
-    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES, axis_types=(AxisType.Auto,) * 3)
-
-
 def bytes_by_xla(traced):
     """Returns the bytes that a program allocates on a device beyond its arguments."""
     m = traced.lower().compile().memory_analysis()
@@ -69,7 +63,7 @@ def training(model, precision, batch, micro, length):
 
 
 def check_training(shape, kind, devices, sizes):
-    mesh = one_device() if devices == 1 else parallel.make_mesh(1, 4, 2)
+    mesh = programs.mesh_of() if devices == 1 else parallel.make_mesh(1, 4, 2)
     with jax.set_mesh(mesh):
         (phase,) = memory.plan_training(training(*shape, *sizes), mesh, kind).phases
         traced = programs.train_step(memory.abstract_model(shape[0], mesh, kind, **shape[1]), kind, *sizes)
@@ -118,7 +112,7 @@ ADAPTERS = {"rank": 8, "alpha": 16.0, "targets": "", "dropout": 0.0, "int8": Fal
 @pytest.mark.parametrize("remat", ["full", pytest.param("none", marks=pytest.mark.slow)])
 def test_supervised_step_of_adapters(remat, int8, deep):
     """The frozen parameters are arguments of the program, neither copied nor given gradients."""
-    mesh, precision, sizes = one_device(), FLOAT32 | {"remat": remat}, (32, 16, 128)
+    mesh, precision, sizes = programs.mesh_of(), FLOAT32 | {"remat": remat}, (32, 16, 128)
     settings = training(deep, precision, *sizes) | {"lora": ADAPTERS | {"int8": int8}}
     with jax.set_mesh(mesh):
         (phase,) = memory.plan_training(settings, mesh).phases
@@ -174,7 +168,7 @@ def test_every_phase_of_ppo_with_adapters_of_one_base(sizes, int8):
 
 
 def check_ppo(model, sizes, lora):
-    mesh, precision = one_device(), LARGE[1]
+    mesh, precision = programs.mesh_of(), LARGE[1]
     with jax.set_mesh(mesh):
         settings = ppo(model, precision, sizes) | {"lora": lora}
         plan = memory.plan_ppo(settings, mesh)
@@ -210,7 +204,7 @@ def test_the_rounding_noise_of_bfloat16_is_a_phase_of_its_own(deep):
 def test_optimizer_step_allocates_little_beyond_its_arguments(kind):
     name, precision = LARGE
     precision = precision | {"param_dtype": "float32" if kind == "adamw" else "bfloat16"}
-    mesh = one_device()
+    mesh = programs.mesh_of()
     settings = ppo(name, precision, dict(query=8, response=8, decode=1, micro=1, width=16, reader=1))
     settings["optimizer"] = optimizer(kind)
     phase = memory.plan_ppo(settings, mesh).phases[-1]

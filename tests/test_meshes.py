@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
 from lc_jax import parallel
 from lc_jax.data.examples import Encoded
@@ -19,14 +18,14 @@ from lc_jax.rl.loss import LossSettings
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+from tests import programs
 
 STEPS = 5
 OPTIMIZER = OptimizerSettings(1e-2, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.01, 1.0)
 
 
 def meshes():
-    one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES, axis_types=(AxisType.Auto,) * 3)
-    return one, parallel.make_mesh(1, 4, 2)
+    return programs.mesh_of(), programs.mesh_of(1, 4, 2)
 
 
 def model_on(mesh, kind, family="tiny-llama", seed=0):

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.inference import generate, score
 from lc_jax.models import transformer
 from lc_jax.models.transformer import CausalLM
+from tests import programs
 from tests.models.conftest import random_model
 
 EOS, PAD = 5, 7
@@ -80,7 +80,7 @@ def test_a_prompt_is_computed_once_for_its_samples(model, monkeypatch, repeats, 
 @pytest.mark.parametrize(("data", "rows"), [(1, 2), (2, 2), (8, 8)])
 def test_each_device_has_whole_prompts(data, rows, monkeypatch):
     prompts = [PROMPTS[0]] * 4 + [PROMPTS[1]] * 4
-    mesh = jax.make_mesh((data, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:data])
+    mesh = programs.mesh_of(data)
     with jax.set_mesh(mesh):
         assert 8 // generate._num_samples(prompts, 8) == rows
 
@@ -95,9 +95,7 @@ def test_each_device_has_whole_prompts(data, rows, monkeypatch):
 )
 def test_a_batch_has_as_few_rows_as_its_prompts_need(devices, count, batch_size, rows):
     """One of few sizes, and as few on each device; (6, 60, 120): 64 rows would be whole on each of six devices."""
-    mesh = jax.make_mesh(
-        (devices, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:devices]
-    )
+    mesh = programs.mesh_of(devices)
     with jax.set_mesh(mesh):
         assert generate._rows_at_once(count, batch_size) == rows
 
@@ -136,7 +134,7 @@ def test_a_shared_prefix_is_computed_once(preset, unrolled, monkeypatch):
         CausalLM, "prefill", lambda self, tokens, *rest: widths.append(tokens.shape) or prefill(self, tokens, *rest)
     )
     outputs = []
-    one = jax.make_mesh((1, 1, 1), parallel.AXES, (AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    one = programs.mesh_of()
     for mesh in (one, parallel.make_mesh(2, 2, 2)):
         with jax.set_mesh(mesh):
             model = logits_scaled(random_model(mesh, preset), 0.3)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from configs import base
-from lc_jax import parallel
 from lc_jax.kernels import dispatch
 from lc_jax.rl import writer
 from lc_jax.tasks import ppo
+from tests import programs
 from tests.test_configs import config_of
 
 STEPS = 20
@@ -28,7 +28,7 @@ def metrics_of(output, kernels):
     config.reader.extractor, config.reader.batch_size = base.GPT_NEOX, 16
     config.ppo.update(SIZES)
     config.output = str(output)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES)
+    mesh = programs.mesh_of()
     with jax.set_mesh(mesh):
         ppo.run(config, mesh)
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]

@@ -98,7 +98,8 @@ def calibrate(folder, *arguments):
         *arguments,
     ]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"LC_SETUP": "none", "PATH": path, "PYTHONPATH": str(ROOT)}
+    packages = os.pathsep.join(map(str, (ROOT / "tests" / "without_torch", ROOT)))
+    environment = os.environ | {"LC_SETUP": "none", "PATH": path, "PYTHONPATH": packages}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
     return done.returncode, done.stdout + done.stderr
 

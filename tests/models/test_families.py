@@ -10,11 +10,11 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
-from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.inference import generate, score
 from lc_jax.kernels.attention import PADDING, SHARED_PREFIX
 from lc_jax.models import difference, folders, hf, params, registry
+from tests import programs
 from tests.models.conftest import assert_same, edit_config
 from tests.models.families import OTHERS, PAD, SOME
 
@@ -25,7 +25,7 @@ DERIVED = {"_name_or_path", "transformers_version", "dtype", "max_window_layers"
 
 @pytest.fixture(scope="module")
 def mesh():
-    return jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES)
+    return programs.mesh_of()
 
 
 def random_torch_model(name):

@@ -16,6 +16,7 @@ from lc_jax.models import registry
 from lc_jax.models.rope import rotate
 from lc_jax.models.transformer import trainable
 from lc_jax.training import language_model, loop, optimizer, state
+from tests import programs
 
 VOCAB = 64
 SHAPE = dict(
@@ -32,7 +33,7 @@ FAMILIES = {
     "neox_parallel": SHAPE | dict(model_type="gpt_neox", rotary_pct=0.5),
     "neox_sequential": SHAPE | dict(model_type="gpt_neox", rotary_pct=1.0, use_parallel_residual=False),
 }
-ONE_DEVICE = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES)
+ONE_DEVICE = programs.mesh_of()
 
 
 @functools.cache

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from configs import base
-from lc_jax import parallel
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference.generate import Completion
@@ -17,6 +16,7 @@ from lc_jax.kernels.attention import RowMask
 from lc_jax.models import folders, hf, registry, transformer
 from lc_jax.models.transformer import CausalLM
 from lc_jax.rl import batch, consistency, loss, rollout, update
+from tests import programs
 from tests.test_configs import config_of
 
 PROMPTS = [[3, 9], [11, 2, 8], [40]]
@@ -107,10 +107,15 @@ def stale_weights(patch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("fault", [None, wrong_temperature, position_shifted, padding_attended, stale_weights])
-def test_a_sampler_that_does_not_draw_from_what_is_scored_is_refused(dtype, fault, monkeypatch):
-    mesh = parallel.make_mesh()
+@pytest.mark.parametrize(
+    ("fault", "dtype"),
+    [
+        (None, "float32"),
+        *((f, "bfloat16") for f in (None, wrong_temperature, position_shifted, padding_attended, stale_weights)),
+    ],
+)
+def test_a_sampler_that_does_not_draw_from_what_is_scored_is_refused(fault, dtype, monkeypatch):
+    mesh = programs.mesh_of()
     subjects = ("population", "country", "clock", "a b c population of the country", "x", "clock and clock")
     texts = [f"Write about the {subject} of the town of Kofu." for subject in subjects]
     prompts = [load_tokenizer(base.LLAMA).encode_prompt(text) for text in texts]
@@ -138,7 +143,7 @@ def test_a_sampler_that_does_not_draw_from_what_is_scored_is_refused(dtype, faul
 
 @pytest.mark.slow
 def test_twenty_steps_of_a_random_llama_of_30_layers_in_bfloat16_raise_no_alarm(tmp_path):
-    mesh = parallel.make_mesh()
+    mesh = programs.mesh_of()
     small = folders.config_of(base.LLAMA)[0]
     deep = dataclasses.replace(
         small, hidden_size=32, intermediate_size=64, num_layers=30, num_heads=4, num_kv_heads=4, head_dim=8,

@@ -10,6 +10,7 @@ import pytest
 from lc_jax import parallel
 from lc_jax.inference.generate import Completion
 from lc_jax.rl import batch, loss, rollout, update
+from tests import programs
 from tests.models.conftest import random_model
 from tests.rl.test_positions import small
 
@@ -24,14 +25,9 @@ def episodes_of(prompts, responses, num_samples=2, **options):
     return batch.pack(repeated, completions, num_samples=num_samples, **options)
 
 
-def make_mesh(data=1, fsdp=1, tensor=1):
-    axes, devices = jax.sharding.AxisType.Auto, jax.devices()[: data * fsdp * tensor]
-    return jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), (axes,) * 3, devices=devices)
-
-
 @pytest.fixture(scope="module", params=[(1, 1, 1), (2, 2, 2)], ids=["one device", "eight devices"])
 def mesh(request):
-    with jax.set_mesh(make_mesh(*request.param)) as mesh:
+    with jax.set_mesh(programs.mesh_of(*request.param)) as mesh:
         yield mesh
 
 
@@ -54,7 +50,7 @@ def test_prompts_are_shared_only_where_that_halves_the_positions():
     assert episodes.take(np.asarray([0, 1, 2])).share_prompts() is None  # two samples and one
     assert episodes.take(np.asarray([1, 0])).share_prompts() is not None
     assert episodes_of(PROMPTS, RESPONSES, response_length=4).share_prompts() is None  # published statistics
-    with jax.set_mesh(make_mesh(data=2)):
+    with jax.set_mesh(programs.mesh_of(2)):
         assert episodes.share_prompts() is not None  # a row for each device
         assert episodes.take(np.asarray([0, 1])).share_prompts() is None  # both devices would compute all of it
 

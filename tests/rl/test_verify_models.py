@@ -19,6 +19,7 @@ from lc_jax.models import hf, transformer
 from lc_jax.models.transformer import CausalLM
 from lc_jax.rl import reward_model, rollout, verify, verify_models, verify_scalar
 from lc_jax.tasks import verify as task
+from tests import programs
 from tests.rl.test_verify import TEXTS, failed
 from tests.test_configs import config_of
 
@@ -101,7 +102,7 @@ MODELS = {
 
 
 def results_of_models(names, dtype="bfloat16"):
-    mesh, tokenizer = parallel.make_mesh(), load_tokenizer(base.LLAMA)
+    mesh, tokenizer = programs.mesh_of(), load_tokenizer(base.LLAMA)
     prompts = [tokenizer.encode_prompt(text) for text in TEXTS * 2]
     sampling = generate.Sampling(16, 0.7, eos_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id)
     jax.clear_caches()
@@ -139,7 +140,7 @@ def test_a_fault_of_models_is_found(fault, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_ratio_of_a_trained_model_is_1_in_float32_and_within_its_rounding_in_bfloat16(dtype):
-    mesh, tokenizer = parallel.make_mesh(), load_tokenizer(base.LLAMA)
+    mesh, tokenizer = programs.mesh_of(), load_tokenizer(base.LLAMA)
     prompts = [tokenizer.encode_prompt(text) for text in TEXTS * 4]
     sampling = writing.Decoding(32, 0.7, 0, 1).sampling(tokenizer)
     with jax.set_mesh(mesh):
@@ -200,7 +201,7 @@ REWARD_MODEL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [None, *REWARD_MODEL])
 def test_a_fault_of_a_reward_model_is_found(fault, monkeypatch):
-    mesh, tokenizer = parallel.make_mesh(), load_tokenizer(base.LLAMA)
+    mesh, tokenizer = programs.mesh_of(), load_tokenizer(base.LLAMA)
     rows = [
         verify_models.Example(str(i), text, label=label)
         for i, (text, label) in enumerate(zip(TEXTS, LABELS, strict=True))
@@ -217,7 +218,7 @@ def test_a_fault_of_a_reward_model_is_found(fault, monkeypatch):
 
 
 def test_a_model_of_nan_fails_every_check_of_its_numbers():
-    mesh = parallel.make_mesh()
+    mesh = programs.mesh_of()
     with jax.set_mesh(mesh):
         for kind in ("causal", "scalar"):
             model = hf.load(base.LLAMA, mesh, kind=kind, fresh_head=kind == "scalar")

@@ -11,7 +11,6 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from lc_jax import memory, parallel
@@ -20,6 +19,7 @@ from lc_jax.training import state as states
 from lc_jax.training.adamw_int8 import FIRST, SECOND
 from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.logging import RunDirectory
+from tests import programs
 
 
 def make(params, kind, **changes):
@@ -258,7 +258,7 @@ def test_bytes_of_a_parameter_and_no_tree_of_updates(kind, dtype, expected):
 
 
 def one_device():
-    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), parallel.AXES, axis_types=(AxisType.Auto,) * 3)
+    mesh = programs.mesh_of()
     return jax.NamedSharding(mesh, jax.P())
 
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -24,6 +23,7 @@ from lc_jax.training.checkpoint import Checkpoints
 from lc_jax.training.exports import Exports
 from lc_jax.training.logging import RunDirectory
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
+from tests import programs
 
 RNG = np.random.default_rng(0)
 ENCODED = [
@@ -35,7 +35,7 @@ OPTIMIZER = OptimizerSettings(1e-2, 5, 0, "constant", 0.9, 0.99, 1e-8, 0.0, 1.0)
 
 def train(output, settings=SETTINGS, loss_fn=language_model.loss_fn, description=None, encoded=ENCODED, **options):
     # One device compiles in a fraction of the time of eight, which test_meshes.py compares with one.
-    mesh = jax.make_mesh((1, 1, 1), parallel.AXES, (AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    mesh = programs.mesh_of()
     with jax.set_mesh(mesh):
         model = registry.initialize(registry.from_preset("tiny-llama"), jax.random.key(0), mesh)
         data = language_model.dataset(encoded)
