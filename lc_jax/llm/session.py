@@ -30,6 +30,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def store_path(settings: Mapping[str, Any], folder: str | Path) -> Path:
+    """Returns the file of replies: `store` of a task's settings or, where that is "", replies.sqlite in `folder`."""
+    return Path(settings["store"] or Path(folder) / "replies.sqlite")
+
+
 def open_configured(
     settings: Mapping[str, Any], store: str | Path, *, budget: float = 0.0, dry_run: bool = False
 ) -> Session:

@@ -8,17 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from lc_jax.llm import AnnotatorError
 from lc_jax.llm.concurrency import in_batches
-from lc_jax.llm.rules import Rule, RuleAnnotator, Unanswerable, fields_of, verdicts, with_reasoning
+from lc_jax.llm.rules import RuleAnnotator, Unanswerable, fields_of, reading_rules
 from lc_jax.miniature import reader, text, world
 from lc_jax.prompts import (
     NO_ANSWER,
     Prompt,
     claims,
     confidence,
-    correctness,
     equivalence,
-    extract,
-    forecast,
     paragraph,
     summarize,
     support,
@@ -38,10 +35,6 @@ def _extract(fields: Mapping[str, str]) -> str:
 
 def _forecast(fields: Mapping[str, str]) -> str:
     return f"{reader.probability(fields['generated_paragraph'], fields['question'], fields['answer']):.6g}"
-
-
-def _equivalence(fields: Mapping[str, str]) -> str:
-    return verdicts(fields, lambda answer, candidate: reader.equivalent(answer, candidate))
 
 
 def _correctness(fields: Mapping[str, str]) -> str:
@@ -83,19 +76,16 @@ def _paragraph(fields: Mapping[str, str]) -> str:
     return _common_answers()[prompt]
 
 
-_REASON = "The sentences of the paragraph say so."
-# The rules list answers in the order of the paragraph, whichever order a wording asks for.
-_RULES: tuple[tuple[Prompt, Rule], ...] = (
-    (summarize.PROMPT, _summarize),
-    (extract.PROMPT, _extract),
-    (extract.prompt(text_order=True), _extract),
-    (extract.prompt(reasoning=True), with_reasoning(_extract, _REASON, "Answers")),
-    (extract.prompt(reasoning=True, text_order=True), with_reasoning(_extract, _REASON, "Answers")),
-    (forecast.PROMPT, _forecast),
-    (forecast.prompt(reasoning=True), with_reasoning(_forecast, _REASON, "Probability")),
-    (equivalence.PROMPT, _equivalence),
-    (correctness.PROMPT, _correctness),
-    (correctness.prompt(reasoning=True), with_reasoning(_correctness, _REASON, "Verdict")),
+_RULES = (
+    *reading_rules(
+        "The sentences of the paragraph say so.",
+        summary=_summarize,
+        answers=_extract,
+        answers_in_order=_extract,  # answers come in the order of the paragraph, whichever a wording asks for
+        probability=_forecast,
+        verdict=_correctness,
+        are_equal=reader.equivalent,
+    ),
     (claims.PROMPT, _claims),
     (confidence.PROMPT, _confidence),
     (support.PROMPT, _support),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,21 @@ from jaxtyping import Array, Float, Int
 from lc_jax.models.config_file import ConfigFile
 
 
-class Scaling(Protocol):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scaling:
     """A scaling of rotary frequencies for longer contexts; its fields have config.json's names."""
 
     def apply(self, inverse: Float[Array, " R"], theta: float) -> Float[Array, " R"]:
         """Returns the scaled frequencies of all planes, radians per position."""
+        raise NotImplementedError
 
     def amplitude(self, max_length: int) -> float:
-        """Returns the factor of queries and keys that goes with it."""
+        """Returns the factor of queries and keys that goes with it: 1 unless a scaling has another."""
+        return 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Linear:
+class Linear(Scaling):
     """Positions divided by `factor`."""
 
     factor: float
@@ -34,13 +37,9 @@ class Linear:
         """Divides all frequencies."""
         return inverse / self.factor
 
-    def amplitude(self, max_length: int) -> float:
-        """Returns 1."""
-        return 1.0
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Llama3:
+class Llama3(Scaling):
     """Llama 3's stretching of low rotary frequencies."""
 
     factor: float
@@ -56,13 +55,9 @@ class Llama3:
         blend = jnp.clip(blend, 0.0, 1.0)
         return inverse * (blend + (1 - blend) / self.factor)
 
-    def amplitude(self, max_length: int) -> float:
-        """Returns 1."""
-        return 1.0
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Yarn:
+class Yarn(Scaling):
     """YaRN (Peng et al. 2023): planes that turn often stay, slow ones are stretched, queries and keys grow."""
 
     factor: float
@@ -104,7 +99,7 @@ class Yarn:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LongRope:
+class LongRope(Scaling):
     """LongRoPE (Ding et al. 2024): a factor for each plane, for sequences of up to the original length or longer ones.
 
     transformers takes the long factors as soon as one sequence of a batch is longer, so that what a model writes
@@ -137,7 +132,7 @@ class Rope:
     """Rotary frequencies: powers of `theta`, then scaled."""
 
     theta: float
-    scaling: Any = None  # one of SCALINGS; None: as they are
+    scaling: Scaling | None = None  # None: as they are
 
     def inverse_frequencies(self, rotary_dim: int) -> Float[Array, " R"]:
         """Returns the angle per position of each of rotary_dim / 2 planes, radians."""

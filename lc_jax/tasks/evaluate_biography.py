@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from lc_jax.data import jsonl
 from lc_jax.data.columns import distinct
 from lc_jax.data.entities import SOURCE, entity_of, load_entities
 from lc_jax.data.knowledge import Knowledge
 from lc_jax.data.pages import NoPage, Page
 from lc_jax.data.rows import load_rows, optional
-from lc_jax.evaluation import biography, retrieval, table
+from lc_jax.evaluation import biography, outputs, retrieval, table
 from lc_jax.evaluation.biography import Biography, Record
 from lc_jax.evaluation.retrieval import Retriever
 from lc_jax.evaluation.summary import judged, summarize
@@ -34,7 +33,7 @@ from lc_jax.evaluation.writers import Writer, paragraphs_of
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation, AnnotationTasks
 from lc_jax.llm.checks import check_asking
-from lc_jax.llm.session import open_configured
+from lc_jax.llm.session import open_configured, store_path
 from lc_jax.preflight import (
     NATURAL,
     NON_NEGATIVE,
@@ -44,12 +43,9 @@ from lc_jax.preflight import (
     check_settings,
 )
 from lc_jax.prompts import Prompt
-from lc_jax.provenance import code_version
 
 if TYPE_CHECKING:
     import jax
-
-UNREAD_SHARE = 0.9  # of biographies without a claim, from which on a result warns
 
 
 def needs_devices(config: ConfigDict) -> bool:
@@ -156,35 +152,21 @@ class Work:
                 records += read.get(item.name, [unread])
         return records
 
-    def settings(self, writer: Writer) -> dict[str, Any]:
-        """Returns the settings on which the numbers depend, for the report."""
-        names = ["entities", "knowledge", "retriever", "num_passages", "query", "strategy", "temperature"]
-        names += ["uses_confidence", "limit", "prompt_dir", "templates", "judge_temperature"]
-        settings = {"writer": writer.name, **writer.sampling(), **{name: self.config[name] for name in names}}
-        return settings | {"prompts": self.tasks.prompt_hashes(), "code": code_version()}
-
 
 def _unread(records: Sequence[Record], reader: str) -> tuple[str, ...]:
-    """A warning where the reader found a claim in (nearly) no biography."""
+    """Returns a warning where the reader found a claim in (nearly) no biography."""
     read = {record.biography or record.entity for record in records if record.claims or record.status == "no_claims"}
     silent = {record.biography or record.entity for record in records if record.status == "no_claims"}
-    if len(silent) < max(UNREAD_SHARE * len(read), 1):
-        return ()
-    words = (
-        f"the reader {reader} found no claim in {len(silent)} of {len(read)} biographies: they are probably of another "
-        "kind than it expects (simulated/miniature reads its own world's sentences only), or in another column"
-    )
-    logging.warning("%s", words)
-    return (words,)
+    return outputs.unread_notes(reader, "claim", len(silent), len(read), "biographies")
 
 
-def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
-    """The row of results but for its settings.
+def _result(work: Work, records: Sequence[Record], writer: Writer) -> dict[str, Any]:
+    """Returns the row of results.
 
     Raises:
       ValueError: nothing could be judged, or requests failed.
     """
-    config, session = work.config, work.tasks.session
+    config = work.config
     statuses = Counter(str(record.status) for record in records)
     absent = len(work.prompts) - len({record.entity for record in records})
     if absent:
@@ -201,18 +183,19 @@ def _result(work: Work, records: Sequence[Record]) -> dict[str, Any]:
         num_bins=biography.NUM_BINS,
         seed=config.seed,
     )
-    row = {"method": config.method, "seed": config.seed, "judge": work.tasks.annotators(), "data": config.data}
-    run_cost = {"dollars": session.meter.dollars, "calls": session.meter.calls}
     figures = biography.factscore(records)
     unread = _unread(records, work.tasks.annotators())
     summary = dataclasses.replace(summary, notes=(*summary.notes, *unread, figures.sentence()))
-    row |= dataclasses.asdict(summary) | {"factscore": dataclasses.asdict(figures)}
-    return row | {"statuses": dict(statuses), "cost": run_cost}
+    names = {"method": config.method, "seed": config.seed, "data": config.data}
+    row = outputs.result_row(summary, statuses, writer, work.tasks, names=names, settings=_settings(config))
+    return row | {"factscore": dataclasses.asdict(figures)}
 
 
-def _store(config: ConfigDict) -> Path:
-    """The file of replies."""
-    return Path(config.store) if config.store else Path(config.output) / "replies.sqlite"
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """Returns the settings on which the numbers depend, for the report."""
+    names = ["entities", "knowledge", "retriever", "num_passages", "query", "strategy", "temperature"]
+    names += ["uses_confidence", "limit", "prompt_dir", "templates", "judge_temperature"]
+    return {name: config[name] for name in names}
 
 
 def _vectors(config: ConfigDict) -> Path:
@@ -231,7 +214,7 @@ def check(config: ConfigDict) -> None:
         lambda: check_sampling(config),
         lambda: check_settings("", config, judge_temperature=NON_NEGATIVE, limit=NATURAL, num_passages=POSITIVE_INT),
         lambda: Writer.from_settings(config),
-        lambda: check_asking(config, _store(config)),
+        lambda: check_asking(config, store_path(config, config.output)),
         lambda: retrieval.check_name(config.retriever),
         lambda: retrieval.check_installed(config.retriever),
         lambda: _check_data(config),
@@ -254,13 +237,13 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         or a retriever that cannot be had, failed requests.
       AnnotatorError: no request can be answered, or the budget is spent.
     """
-    writer, output = Writer.from_settings(config), Path(config.output)
+    writer, store = Writer.from_settings(config), store_path(config, config.output)
     query = Prompt(config.query)
     prompts = {entity: query.render(entity=entity) for entity in entities_of(config)}
     biographies = load_biographies(config, list(prompts)) if writer.paragraphs else None
     with Knowledge(config.knowledge) as knowledge:
         pages, missing = look_up(knowledge, list(prompts))
-    with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
+    with open_configured(config.annotator, store, budget=config.budget, dry_run=config.dry_run) as session:
         retriever = None  # loaded before anything is paid for
         if pages and not config.dry_run:
             retriever = retrieval.load(config.retriever, _vectors(config))
@@ -277,7 +260,6 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         if config.dry_run:
             print(cost.render(costs))
             return
-        jsonl.write_jsonl(output / "records.jsonl", map(dataclasses.asdict, records))
-        logging.info("\n%s", cost.render(costs))
-        row = _result(work, records) | {"settings": work.settings(writer)}
-    table.publish(output, row)
+        outputs.write_records(config.output, records, costs)
+        row = _result(work, records, writer)
+    table.publish(Path(config.output), row)

@@ -19,27 +19,23 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from lc_jax.data import jsonl
 from lc_jax.data.columns import pair, row_id
 from lc_jax.data.memo import memoise
 from lc_jax.data.questions import check_answers, load_joined_rows, plain_query, raw_questions, with_distinct_ids
 from lc_jax.data.rows import load_rows, optional
-from lc_jax.evaluation import qa, table
+from lc_jax.evaluation import outputs, qa, table
 from lc_jax.evaluation.summary import judged, summarize
 from lc_jax.evaluation.writers import Writer, paragraphs_of
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import Annotation, AnnotationTasks
 from lc_jax.llm.checks import check_asking
-from lc_jax.llm.session import open_configured
+from lc_jax.llm.session import open_configured, store_path
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, check_all, check_sampling, check_settings
-from lc_jax.provenance import code_version
 from lc_jax.short_answers import matching
 from lc_jax.types import Generation, Question
 
 if TYPE_CHECKING:
     import jax
-
-UNREAD_SHARE = 0.9  # of paragraphs without an answer, from which on a result warns
 
 
 def needs_devices(config: ConfigDict) -> bool:
@@ -57,7 +53,7 @@ def check(config: ConfigDict) -> None:
         lambda: check_sampling(config),
         lambda: check_settings("", config, judge_temperature=NON_NEGATIVE, limit=NATURAL),
         lambda: Writer.from_settings(config),
-        lambda: check_asking(config, _store(config)),
+        lambda: check_asking(config, store_path(config, config.output)),
         lambda: _check_data(config),
     )
 
@@ -72,11 +68,6 @@ def _check_data(config: ConfigDict) -> None:
         _load_rows(config)  # says what to give
 
 
-def _store(config: ConfigDict) -> Path:
-    """Returns the file of replies."""
-    return Path(config.store) if config.store else Path(config.output) / "replies.sqlite"
-
-
 def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     """Evaluates the paragraphs of one method on `config.questions`.
 
@@ -84,11 +75,10 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
       ValueError: not exactly one writer, questions or paragraphs that cannot be read, failed requests.
       AnnotatorError: no request can be answered, or the budget is spent.
     """
-    writer = Writer.from_settings(config)
-    output = Path(config.output)
+    writer, store = Writer.from_settings(config), store_path(config, config.output)
     items = load_items(config) if writer.paragraphs else None
     questions = [] if items else with_distinct_ids(load_questions(config), config.questions.source)
-    with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
+    with open_configured(config.annotator, store, budget=config.budget, dry_run=config.dry_run) as session:
         costs: cost.Costs = []
         if items is None:
             paragraphs, costs = writer.write({q.question_id: q.prompt for q in questions}, session, mesh)
@@ -101,10 +91,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         if config.dry_run:
             print(cost.render(costs))
             return
-        jsonl.write_jsonl(output / "records.jsonl", map(dataclasses.asdict, records))
-        logging.info("\n%s", cost.render(costs))
-        row = _result(config, items, records, tasks) | {"settings": _settings(config, writer, tasks)}
-    table.publish(output, row)
+        outputs.write_records(config.output, records, costs)
+        row = _result(config, items, records, writer, tasks)
+    table.publish(Path(config.output), row)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +209,9 @@ def _evaluate(config: ConfigDict, items: Items, tasks: AnnotationTasks) -> list[
     return [by_id.get(q.question_id) or qa.without_paragraph(q, paragraph) for q, paragraph in pairs]
 
 
-def _result(config: ConfigDict, items: Items, records: Sequence[qa.Record], tasks: AnnotationTasks) -> dict[str, Any]:
+def _result(
+    config: ConfigDict, items: Items, records: Sequence[qa.Record], writer: Writer, tasks: AnnotationTasks
+) -> dict[str, Any]:
     """Returns the row of results.
 
     Raises:
@@ -241,30 +232,12 @@ def _result(config: ConfigDict, items: Items, records: Sequence[qa.Record], task
         clusters=[clusters[r.question_id] for r in scored] if are_clustered else None,
         seed=config.seed,
     )
-    notes = (*summary.notes, *_unread(scored, tasks.session_of("eval_extract").name))
-    meter = tasks.session.meter
-    return {
-        "method": config.method,
-        "seed": config.seed,
-        "data": _data_name(config),
-        "judge": tasks.annotators(),
-        **dataclasses.asdict(dataclasses.replace(summary, notes=notes)),
-        "statuses": dict(statuses),
-        "cost": {"dollars": meter.dollars, "calls": meter.calls},
-    }
-
-
-def _unread(scored: Sequence[qa.Record], reader: str) -> list[str]:
-    """Returns a warning where the reader found an answer in (nearly) no paragraph, and logs it."""
-    empty = sum(not record.answers for record in scored)
-    if empty < UNREAD_SHARE * len(scored):
-        return []
-    words = (
-        f"the reader {reader} found no answer in {empty} of {len(scored)} paragraphs: they are probably of another "
-        "kind than it expects (simulated/miniature reads its own world's sentences only), or in another column"
-    )
-    logging.warning("%s", words)
-    return [words]
+    num_unread = sum(not record.answers for record in scored)
+    reader = tasks.session_of("eval_extract").name
+    notes = outputs.unread_notes(reader, "answer", num_unread, len(scored), "paragraphs")
+    summary = dataclasses.replace(summary, notes=(*summary.notes, *notes))
+    names = {"method": config.method, "seed": config.seed, "data": _data_name(config)}
+    return outputs.result_row(summary, statuses, writer, tasks, names=names, settings=_settings(config))
 
 
 def _data_name(config: ConfigDict) -> str:
@@ -272,11 +245,9 @@ def _data_name(config: ConfigDict) -> str:
     return config.data or Path(_source(config)).stem
 
 
-def _settings(config: ConfigDict, writer: Writer, tasks: AnnotationTasks) -> dict[str, Any]:
+def _settings(config: ConfigDict) -> dict[str, Any]:
     """Returns the settings on which the numbers depend, for the report."""
     names = ["strategy", "temperature", "uses_confidence", "limit", "prompt_dir", "templates"]
     names += ["judge_matches", "judge_temperature"]
-    settings = {"writer": writer.name, **writer.sampling(), **{name: config[name] for name in names}}
-    settings["wording"] = dict(config.wording)
     questions = {name: value for name, value in config.questions.items() if optional(value) is not None}
-    return settings | {"questions": questions, "prompts": tasks.prompt_hashes(), "code": code_version()}
+    return {name: config[name] for name in names} | {"wording": dict(config.wording), "questions": questions}

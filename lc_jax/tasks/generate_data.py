@@ -37,7 +37,7 @@ from lc_jax.llm.annotate import Annotation, AnnotationTasks, Fields
 from lc_jax.llm.checks import check_asking
 from lc_jax.llm.concurrency import gather
 from lc_jax.llm.data_tasks import data_tasks
-from lc_jax.llm.session import open_configured
+from lc_jax.llm.session import open_configured, store_path
 from lc_jax.models import released
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_sampling, check_settings
 from lc_jax.prompts import in_context, published, query, strategies, summarize
@@ -321,11 +321,6 @@ def _add(work: Work, dataset: ResumableDataset, row: int, result: Result | None)
     return []
 
 
-def _store(config: ConfigDict) -> Path:
-    """The file of replies."""
-    return Path(config.store) if config.store else Path(config.output).with_name("replies.sqlite")
-
-
 def check(config: ConfigDict) -> None:
     """Checks the stage, numbers, and annotator, budget, store and wordings where it asks; see lc_jax.main.
 
@@ -340,7 +335,7 @@ def check(config: ConfigDict) -> None:
         lambda: check_settings("", config, num_samples=POSITIVE_INT, limit=NATURAL),
     ]
     if STAGES[config.what].tasks and not Path(config.output).exists():
-        checks.append(lambda: check_asking(config, _store(config)))
+        checks.append(lambda: check_asking(config, store_path(config, Path(config.output).parent)))
     check_all(*checks)
 
 
@@ -360,8 +355,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     with contextlib.ExitStack() as stack:
         tasks = None
         if STAGES[config.what].tasks:
+            store = store_path(config, Path(config.output).parent)
             options: dict[str, Any] = {"budget": config.budget, "dry_run": config.dry_run}
-            session = stack.enter_context(open_configured(config.annotator, _store(config), **options))
+            session = stack.enter_context(open_configured(config.annotator, store, **options))
             questions_to_annotator = data_tasks(**config.wording)
             tasks = AnnotationTasks(questions_to_annotator, session, config.prompt_dir, dry_run=config.dry_run)
         work = Work(config, mesh, questions, rows, range(len(rows)), tasks)

@@ -21,7 +21,7 @@ from lc_jax.evaluation import intervals, qa, results
 from lc_jax.llm import cost
 from lc_jax.llm.annotate import AnnotationTasks
 from lc_jax.llm.checks import check_asking
-from lc_jax.llm.session import open_configured
+from lc_jax.llm.session import open_configured, store_path
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, check_all, check_settings
 from lc_jax.prompts.equivalence import BATCH
 from lc_jax.text_table import table
@@ -39,11 +39,6 @@ WORDINGS = (
 def needs_devices(config: ConfigDict) -> bool:
     """Returns False: an annotator that is a checkpoint finds its own devices."""
     return False
-
-
-def _store(config: ConfigDict) -> Path:
-    """The file of replies."""
-    return Path(config.store) if config.store else Path(config.output) / "replies.sqlite"
 
 
 def load(config: ConfigDict) -> list[qa.Record]:
@@ -77,7 +72,7 @@ def check(config: ConfigDict) -> None:
     """
     check_all(
         lambda: check_settings("", config, judge_temperature=NON_NEGATIVE, limit=NATURAL),
-        lambda: check_asking(config, _store(config)),
+        lambda: check_asking(config, store_path(config, config.output)),
         lambda: load(config),
     )
 
@@ -109,8 +104,8 @@ def run(config: ConfigDict, mesh: Any) -> None:
       FileNotFoundError, ValueError: see `load`; or requests failed.
       AnnotatorError: no request can be answered, or the budget is spent.
     """
-    records, output = load(config), Path(config.output)
-    with open_configured(config.annotator, _store(config), budget=config.budget, dry_run=config.dry_run) as session:
+    records, output, store = load(config), Path(config.output), store_path(config, config.output)
+    with open_configured(config.annotator, store, budget=config.budget, dry_run=config.dry_run) as session:
         protocol = qa.Protocol(judge_temperature=config.judge_temperature).tasks()
         tasks = AnnotationTasks(
             {"equivalence": protocol["equivalence"]}, session, config.prompt_dir, dry_run=config.dry_run

@@ -1,10 +1,14 @@
-"""An evaluation from end to end, as its command would run it."""
+"""An evaluation from end to end, as its command would run it, and PPO that is told to stop."""
 
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from lc_jax.rl.telemetry import RolloutLog
 from lc_jax.tasks import evaluate_biography, evaluate_qa
 from tests.llm.fake_server import KEY
 from tests.tasks.test_pipeline import rows
@@ -48,3 +52,25 @@ def evaluate_biographies(tmp_path, monkeypatch):
         return json.loads((output / "result.json").read_text()), rows(output / "records.jsonl")
 
     return go
+
+
+@pytest.fixture
+def sigterm_after(monkeypatch):
+    """Returns a context in which PPO gets SIGTERM once it has logged a step, and has to exit with status 75."""
+
+    @contextlib.contextmanager
+    def step_of_run(last):
+        write = RolloutLog.write
+
+        def write_and_terminate(self, step, *args):
+            write(self, step, *args)
+            if step == last:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RolloutLog, "write", write_and_terminate)
+            with pytest.raises(SystemExit) as stopped:
+                yield
+        assert stopped.value.code == 75
+
+    return step_of_run

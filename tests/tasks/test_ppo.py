@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import signal
 
 import jax
@@ -38,21 +37,11 @@ def rows(path, but=()):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
+def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, sigterm_after):
     handler = signal.getsignal(signal.SIGTERM)
     run(tmp_path / "whole", frozen_on_host=True)  # where they wait changes nothing
-    write = telemetry.RolloutLog.write
-
-    def write_and_be_told_to_stop(self, step, *args):
-        write(self, step, *args)
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(telemetry.RolloutLog, "write", write_and_be_told_to_stop)
-        with pytest.raises(SystemExit) as stopped:
-            run(tmp_path / "cut")
-    assert stopped.value.code == 75
+    with sigterm_after(1):
+        run(tmp_path / "cut")
     assert not (tmp_path / "cut" / "model").exists()
     run(tmp_path / "cut")
     assert signal.getsignal(signal.SIGTERM) is handler

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import signal
 
 import jax
 import numpy as np
@@ -12,7 +10,6 @@ from safetensors.numpy import load_file
 
 from configs import base
 from lc_jax import memory, parallel
-from lc_jax.rl import telemetry
 from lc_jax.rl.writer import PolicyWriter
 from lc_jax.tasks import ppo, verify
 from tests.tasks.test_pipeline import rows
@@ -71,7 +68,7 @@ def literal(monkeypatch):
 
 
 @pytest.mark.slow
-def test_rewards_are_those_of_the_paragraphs_and_the_run_resumes_bit_for_bit(tmp_path, monkeypatch, literal):
+def test_rewards_are_those_of_the_paragraphs_and_the_run_resumes_bit_for_bit(tmp_path, sigterm_after, literal):
     run(tmp_path, "whole", frozen_on_host=True)  # there is no reader to move
     for row in rows(tmp_path / "whole" / "rollouts.jsonl"):
         assert row["reward"] == pytest.approx(5 + math.log(PARAGRAPHS[row["paragraph"]]), abs=1e-4)
@@ -81,17 +78,8 @@ def test_rewards_are_those_of_the_paragraphs_and_the_run_resumes_bit_for_bit(tmp
     expected = 5 + float(np.mean([math.log(p) for p in PARAGRAPHS.values()]))
     assert [row["reward"] for row in steps] == pytest.approx([expected] * 2, abs=1e-4)
     assert steps[0]["eval_reward"] == pytest.approx((math.log(0.8) + math.log(0.15)) / 2, abs=1e-4)
-    write = telemetry.RolloutLog.write
-
-    def write_and_be_told_to_stop(self, step, *args):
-        write(self, step, *args)
-        if step == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(telemetry.RolloutLog, "write", write_and_be_told_to_stop)
-        with pytest.raises(SystemExit):
-            run(tmp_path, "cut")
+    with sigterm_after(0):
+        run(tmp_path, "cut")
     run(tmp_path, "cut")
     whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
     for name in whole:
