@@ -36,7 +36,7 @@ class SplitSizes:
     min_train: int = 600  # with fewer questions for training, both training stages use all of them
 
 
-def normalise(question: str) -> str:
+def normalise_question(question: str) -> str:
     """Returns a question without case, outer white space, runs of white space and a final question mark or stop."""
     return " ".join(question.casefold().split()).rstrip("?. ")
 
@@ -44,13 +44,13 @@ def normalise(question: str) -> str:
 def duplicates(questions: Iterable[Question]) -> dict[int, int]:
     """Returns the index of each repeated question, and the index of the one that it repeats.
 
-    Questions are the same if their `normalise`d texts are, whatever their ids and answers: with one of them in
-    training and one in the test set, the test would measure memory.
+    Questions are the same if `normalise_question` returns the same text for both, whatever their ids and answers: with
+    one of them in training and one in the test set, the test would measure memory.
     """
     first: dict[str, int] = {}
     repeated = {}
     for index, q in enumerate(questions):
-        place = first.setdefault(normalise(q.question), index)
+        place = first.setdefault(normalise_question(q.question), index)
         if place != index:
             repeated[index] = place
     return repeated

@@ -191,7 +191,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def _normalized(claim: str) -> str:
+def _claim_words(claim: str) -> str:
     """Returns a claim's words in lower case, without punctuation and articles; equal ones are one claim."""
     words = "".join(c if c.isalnum() else " " for c in claim.casefold()).split()
     return " ".join(word for word in words if word not in ("a", "an", "the"))
@@ -212,7 +212,7 @@ def factscore(records: Sequence[Record]) -> FActScore:
         if verdicts:
             shares.append(sum(verdicts) / len(verdicts))
             penalized.append(shares[-1] * min(1.0, math.exp(1 - LONG_ENOUGH / len(verdicts))))
-        distinct = {_normalized(record.chosen): bool(record.correct) for record in reversed(scored)}
+        distinct = {_claim_words(record.chosen): bool(record.correct) for record in reversed(scored)}
         num_repeated += len(verdicts) - len(distinct)
         supported = sum(distinct.values())
         precisions += [supported / len(distinct)] if distinct else []

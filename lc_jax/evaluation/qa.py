@@ -103,15 +103,19 @@ async def evaluate_all(
     return records
 
 
-def _plain(answer: str) -> str:
-    """An answer without its case, a leading article, quotation marks around it and a final stop."""
+def _without_outer_marks(answer: str) -> str:
+    """Returns an answer without its case, a leading article, quotation marks around it and a final stop.
+
+    Marks inside it count, unlike in `matching.normalise_answer`: what is no match here goes to the judge.
+    """
     words = unicodedata.normalize("NFKC", answer).casefold().strip(" \t\n\"'“”‘’.").split()
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 
 
 def _matches(answer: str, accepted: Sequence[str]) -> bool:
     """Returns whether an answer is one of the accepted ones in the same words."""
-    return bool(_plain(answer)) and _plain(answer) in map(_plain, accepted)
+    own = _without_outer_marks(answer)
+    return bool(own) and own in map(_without_outer_marks, accepted)
 
 
 async def evaluate_one(

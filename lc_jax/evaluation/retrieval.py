@@ -51,11 +51,11 @@ class BM25:
     def scores(self, texts: Sequence[str], queries: Sequence[str]) -> Scores:
         from rank_bm25 import BM25Plus
 
-        index = BM25Plus([_words(text) or [""] for text in texts])
-        return np.stack([index.get_scores(_words(query)) for query in queries])
+        index = BM25Plus([_bm25_tokens(text) or [""] for text in texts])
+        return np.stack([index.get_scores(_bm25_tokens(query)) for query in queries])
 
 
-def _words(text: str) -> list[str]:
+def _bm25_tokens(text: str) -> list[str]:
     return re.findall(r"\w+", normalise_title(text))
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 FLAG = "--config.annotator.base_url"
 
 
-def normalise(url: str, endpoints: Sequence[str], path: str, flag: str = FLAG) -> str:
+def normalise_base_url(url: str, endpoints: Sequence[str], path: str, flag: str = FLAG) -> str:
     """Returns a base URL as the SDKs take it.
 
     Args:

@@ -21,7 +21,7 @@ import httpx2
 from absl import logging
 
 from lc_jax.llm import AnnotatorError
-from lc_jax.llm.addresses import FLAG, normalise, proxy_of, without_credentials
+from lc_jax.llm.addresses import FLAG, normalise_base_url, proxy_of, without_credentials
 from lc_jax.llm.capabilities import Capabilities
 from lc_jax.llm.failures import Transient, client_error, connection_failure, is_broken_off, refusal
 from lc_jax.llm.replies import Malformed, one_line, read_json
@@ -71,7 +71,7 @@ class API(abc.ABC):
 
     def __init__(self, model: str, base_url: str | None, policy: Policy) -> None:
         self.model, self.policy = model, policy
-        self.base_url = normalise(base_url, self.endpoints, self.root) if base_url else None
+        self.base_url = normalise_base_url(base_url, self.endpoints, self.root) if base_url else None
         self.name, self.concurrency = f"{self.provider}/{model}", policy.concurrency
         self.capabilities: Capabilities | None = None  # None: not yet looked up
         self.client: Any = None  # the SDK's, of the running event loop

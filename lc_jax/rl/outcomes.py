@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from lc_jax.short_answers.matching import matches, normalize
+from lc_jax.short_answers.matching import matches, normalise_answer
 from lc_jax.types import Question
 
 
@@ -38,7 +38,7 @@ def of(questions: Sequence[Question], answers: Sequence[Sequence[str]], num_answ
         numbers: dict[str, int] = {}
         for k, answer in enumerate(extracted):
             is_true = matches(answer, (question.answer, *question.aliases))
-            clusters[row, k] = 0 if is_true else numbers.setdefault(normalize(answer), len(numbers) + 1)
+            clusters[row, k] = 0 if is_true else numbers.setdefault(normalise_answer(answer), len(numbers) + 1)
     ids = {key: number for number, key in enumerate(dict.fromkeys((q.question_id, q.question) for q in questions))}
     groups = np.asarray([ids[q.question_id, q.question] for q in questions], np.int64)
     rates = [np.nan if q.empirical_rate is None else q.empirical_rate for q in questions]

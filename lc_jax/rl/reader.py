@@ -25,7 +25,7 @@ from lc_jax.models import hf, released
 from lc_jax.models.transformer import Model
 from lc_jax.preflight import NATURAL, NON_NEGATIVE, POSITIVE_INT, Range, check_settings
 from lc_jax.prompts import Prompt, Templates, postprocess_answers
-from lc_jax.short_answers.matching import normalize
+from lc_jax.short_answers.matching import normalise_answer
 from lc_jax.short_answers.probabilities import Unreadable
 from lc_jax.short_answers.statements import read as read_statement
 from lc_jax.types import Question
@@ -282,8 +282,8 @@ class RulesReader:
             return self.lowest, {}, "no probability is stated"
         total = max(1.0, sum(probs.values()))
         probs = {answer: prob / total for answer, prob in probs.items()}
-        names = set(map(normalize, (question.answer, *question.aliases)))
-        own = [prob for answer, prob in probs.items() if normalize(answer) in names]
+        names = set(map(normalise_answer, (question.answer, *question.aliases)))
+        own = [prob for answer, prob in probs.items() if normalise_answer(answer) in names]
         truth = sum(own) if own else (1 - sum(probs.values())) / self.num_other_answers
         truth = min(max(truth, self.lowest), 1 - MIN_REMAINDER)
         return truth, {answer: prob for answer, prob in probs.items() if prob}, ""

@@ -11,8 +11,10 @@ _SPACES = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))  #
 _ARTICLES = re.compile(r"\b(?:an?|the)\b")
 
 
-def normalize(answer: str) -> str:
+def normalise_answer(answer: str) -> str:
     """Returns an answer in lower case, without punctuation, underscores, articles and surplus white space.
+
+    Two answers with the same result count as equal, for rewards and for annotators by rule.
 
     Differs: Unicode forms are one (NFKC), and all Unicode punctuation becomes spaces, so that "São Tomé" equals itself
     in decomposed letters and “Hamlet” equals "Hamlet"; TriviaQA replaces ASCII punctuation and four more marks. An
@@ -30,5 +32,5 @@ def matches(candidate: str, accepted: Iterable[str]) -> bool:
 
     An empty candidate equals none.
     """
-    plain = normalize(candidate)
-    return bool(plain) and any(plain == normalize(answer) for answer in accepted)
+    plain = normalise_answer(candidate)
+    return bool(plain) and any(plain == normalise_answer(answer) for answer in accepted)

@@ -42,7 +42,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lc_jax.short_answers import grammar
-from lc_jax.short_answers.matching import normalize
+from lc_jax.short_answers.matching import normalise_answer
 from lc_jax.short_answers.probabilities import Unreadable
 
 MAX_ANSWERS = 3  # in a consensus; the percentage of the others is not listed
@@ -62,8 +62,8 @@ class Statement(NamedTuple):
 
     def probs_of(self, accepted: Sequence[str]) -> list[float | None]:
         """Returns the probabilities of the answers that are in `accepted` after normalisation; [] if none is."""
-        names = set(map(normalize, accepted))
-        return [prob for answer, prob in zip(*self, strict=True) if normalize(answer) in names]
+        names = set(map(normalise_answer, accepted))
+        return [prob for answer, prob in zip(*self, strict=True) if normalise_answer(answer) in names]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -98,9 +98,9 @@ def count_answers(samples: Iterable[str]) -> AnswerCounts:
     for text in texts:
         answer = _sample_answer(text)
         if answer:
-            wordings.setdefault(normalize(answer), Counter())[answer] += 1
+            wordings.setdefault(normalise_answer(answer), Counter())[answer] += 1
     groups = [(min(words, key=lambda word: (-words[word], word)), words.total()) for words in wordings.values()]
-    counts = tuple(sorted(groups, key=lambda group: (-group[1], normalize(group[0]))))
+    counts = tuple(sorted(groups, key=lambda group: (-group[1], normalise_answer(group[0]))))
     return AnswerCounts(counts, len(texts), len(samples) - len(texts))
 
 
@@ -149,8 +149,8 @@ def read(text: str) -> Statement:
         raise Unreadable("the text is empty" if not text.strip() else f"more than {MAX_CHARS} characters")
     groups = [grammar.items(sentence) for sentence in grammar.sentences(text)]
     items = [item for group in groups for item in group]
-    names = [normalize(item.answer) for item in items]
-    twice = next((item.answer for item in items if names.count(normalize(item.answer)) > 1), None)
+    names = [normalise_answer(item.answer) for item in items]
+    twice = next((item.answer for item in items if names.count(normalise_answer(item.answer)) > 1), None)
     if twice is not None:
         raise Unreadable(f"the answer {twice!r} is named twice")
     probabilities = [item.probability for item in items if item.probability is not None]

@@ -92,8 +92,8 @@ def load(config: ConfigDict, training: str) -> tuple[list[Question], list[dict[s
             "Name other columns with --config.questions.columns=question=YOURS,answer=YOURS."
         )
     for index, q in enumerate(questions):
-        if index not in repeated and splits.normalise(q.question) in in_training:
-            leave_out(indices[index], f"is a question of {in_training[splits.normalise(q.question)]}")
+        if index not in repeated and splits.normalise_question(q.question) in in_training:
+            leave_out(indices[index], f"is a question of {in_training[splits.normalise_question(q.question)]}")
             repeated[index] = index
     distinct = [q for index, q in enumerate(questions) if index not in repeated]
     if not distinct:
@@ -108,7 +108,7 @@ def load(config: ConfigDict, training: str) -> tuple[list[Question], list[dict[s
 def _training_questions(folder: str) -> dict[str, str]:
     """Returns the file of each normalised question in the sets of a folder; {} for ""."""
     files = [Path(folder) / f"{name}.jsonl" for name in SETS] if folder else []
-    return {splits.normalise(row["question"]): str(path) for path in files for row in jsonl.read_jsonl(path)}
+    return {splits.normalise_question(row["question"]): str(path) for path in files for row in jsonl.read_jsonl(path)}
 
 
 def flags(config: ConfigDict, sets: splits.Splits) -> list[str]:

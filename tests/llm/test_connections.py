@@ -12,7 +12,7 @@ import pytest
 
 from lc_jax import llm
 from lc_jax.llm import AnnotatorError, api
-from lc_jax.llm.addresses import normalise, proxy_of
+from lc_jax.llm.addresses import normalise_base_url, proxy_of
 from lc_jax.types import Request
 from tests.llm import asking
 from tests.llm.raw_server import RawServer, http
@@ -264,5 +264,5 @@ def test_addresses_of_anthropic_have_no_version():
 )
 def test_what_is_no_address_is_refused_with_the_right_form(url, words):
     with pytest.raises(ValueError, match=r"--config\.annotator\.base_url") as caught:
-        normalise(url, ("/chat/completions",), "/v1")
+        normalise_base_url(url, ("/chat/completions",), "/v1")
     assert words in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lc_jax.short_answers.matching import matches, normalize
+from lc_jax.short_answers.matching import matches, normalise_answer
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ from lc_jax.short_answers.matching import matches, normalize
     ],
 )
 def test_normalisation_is_that_of_triviaqa(answer, normal):
-    assert normalize(answer) == normal
+    assert normalise_answer(answer) == normal
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_a_candidate_matches_any_accepted_answer_and_no_part_of_one(candidate, a
 
 @given(st.text())
 def test_articles_punctuation_and_white_space_around_an_answer_change_nothing(text):
-    normal = normalize(text)
-    assert normal == " ".join(normal.split()) == normalize(f" \n{text}\t")
+    normal = normalise_answer(text)
+    assert normal == " ".join(normal.split()) == normalise_answer(f" \n{text}\t")
     assert matches(f"the x {text}!", [f"X {text}"])  # with a word that is no article
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from lc_jax.short_answers.matching import normalize
+from lc_jax.short_answers.matching import normalise_answer
 from lc_jax.short_answers.probabilities import WORDS, Unreadable
 from lc_jax.short_answers.statements import MAX_CHARS, Statement, count_answers, read, write_consensus
 
@@ -260,15 +260,15 @@ def test_the_order_of_the_samples_changes_nothing(samples, random):
         assert write_consensus(shuffled) == write_consensus(samples)
 
 
-@given(st.lists(st.sampled_from(NAMES), min_size=4, max_size=4, unique_by=normalize), percentages, st.randoms())
+@given(st.lists(st.sampled_from(NAMES), min_size=4, max_size=4, unique_by=normalise_answer), percentages, st.randoms())
 def test_the_order_of_the_answers_changes_no_probability(answers, values, random):
     pairs = list(zip(answers, values, strict=False))
     for order in (pairs, random.sample(pairs, len(pairs))):
         members = [f"{answer} ({value}%)" for answer, value in order]
         for text in (", ".join(members), " or ".join(members), "It is " + ". It is ".join(members) + "."):
             statement = read(text)
-            assert dict(zip(map(normalize, statement.answers), statement.probs, strict=True)) == {
-                normalize(answer): value / 100 for answer, value in pairs
+            assert dict(zip(map(normalise_answer, statement.answers), statement.probs, strict=True)) == {
+                normalise_answer(answer): value / 100 for answer, value in pairs
             }
 
 
@@ -362,5 +362,5 @@ def test_any_text_is_read_as_probabilities_or_refused(text):
     assert sum(probs) <= 1.1
     assert statement.probs.count(None) <= 1
     assert not any("%" in answer or not answer.strip() for answer in statement.answers)
-    keys = list(map(normalize, statement.answers))
+    keys = list(map(normalise_answer, statement.answers))
     assert not any(a == b for a, b in itertools.combinations(keys, 2))
