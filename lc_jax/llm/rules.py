@@ -77,7 +77,7 @@ def reading_rules(
       are_equal: the judge's rule, which compares a true answer and another.
     """
 
-    def reasoned(label: str, rule: Rule) -> Rule:
+    def with_reasoning(label: str, rule: Rule) -> Rule:
         return lambda fields: f"{reason}\n{label}: {rule(fields)}"
 
     def verdicts(fields: Mapping[str, str]) -> str:
@@ -89,13 +89,13 @@ def reading_rules(
         (summarize.PROMPT, summary),
         (extract.PROMPT, answers),
         (extract.prompt(text_order=True), answers_in_order),
-        (extract.prompt(reasoning=True), reasoned("Answers", answers)),
-        (extract.prompt(reasoning=True, text_order=True), reasoned("Answers", answers_in_order)),
+        (extract.prompt(reasoning=True), with_reasoning("Answers", answers)),
+        (extract.prompt(reasoning=True, text_order=True), with_reasoning("Answers", answers_in_order)),
         (forecast.PROMPT, probability),
-        (forecast.prompt(reasoning=True), reasoned("Probability", probability)),
+        (forecast.prompt(reasoning=True), with_reasoning("Probability", probability)),
         (equivalence.PROMPT, verdicts),
         (correctness.PROMPT, verdict),
-        (correctness.prompt(reasoning=True), reasoned("Verdict", verdict)),
+        (correctness.prompt(reasoning=True), with_reasoning("Verdict", verdict)),
     )
 
 
