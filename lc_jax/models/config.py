@@ -112,6 +112,7 @@ class Config:
     eos_ids: tuple[int, ...] = ()
     initializer_range: float = 0.02  # standard deviation of fresh matrices
     embedding_scale: float = 1.0  # factor of the embeddings, but not of a tied head
+    logit_divisor: float = 1.0  # what logits are divided by, before the softcap
     logit_softcap: float | None = None  # c: logits are c tanh(logits / c)
     # Norms
     layer_norm: bool  # LayerNorm with a bias, in place of RMSNorm
@@ -130,6 +131,7 @@ class Config:
     gated_mlp: bool  # down(activation(gate(x)) * up(x)), in place of down(activation(up(x)))
     activation: str
     parallel_residual: bool  # the MLP reads the block's input, in place of what attention has added to
+    residual_scale: float = 1.0  # factor of the outputs of attention and of the MLP, before they are added
     biases: tuple[str, ...] = ()  # linear layers of a block that have one: some of LINEAR
     # How it is computed
     param_dtype: str = "float32"

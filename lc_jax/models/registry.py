@@ -14,6 +14,7 @@ from lc_jax.models import (
     gemma2,
     gemma3,
     gpt_neox,
+    granite,
     llama,
     mistral,
     olmo2,
@@ -29,7 +30,7 @@ from lc_jax.models.heads import ScalarModel
 from lc_jax.models.layout import token_ids
 from lc_jax.models.transformer import CausalLM, Model
 
-_MODULES = (gemma2, gemma3, gpt_neox, llama, mistral, olmo2, olmo3, phi3, qwen2, qwen3, smollm3)
+_MODULES = (gemma2, gemma3, gpt_neox, granite, llama, mistral, olmo2, olmo3, phi3, qwen2, qwen3, smollm3)
 FAMILIES: dict[str, ModuleType] = {module.MODEL_TYPE: module for module in _MODULES}
 # Keys of config.json by which models say that their MLPs are mixtures of experts.
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")

@@ -31,6 +31,11 @@ NO_WINDOW = 2**31 - 1  # in the place of a window where other kinds of layers ha
 UNROLL = 8  # up to this many layers the loop over layers is unrolled: faster, and still quick to compile
 
 
+def multiply(x: jax.Array, factor: float) -> jax.Array:
+    """Returns x times a factor, multiplied in float32; the dtype is that of x."""
+    return x if factor == 1 else (x.astype(jnp.float32) * factor).astype(x.dtype)
+
+
 class Norm(nnx.Module):
     """RMSNorm or LayerNorm; computed in float32, returned in the dtype of the input."""
 
@@ -91,13 +96,13 @@ class Block(nnx.Module):
         before, after = config.norm_placement != "after", config.norm_placement != "before"
         q, k, v = self._heads(self.attention_norm(x) if before else x)
         y = self.o(attend(q, k, v).reshape(*shape, -1))
-        attended = x + (self.attention_out_norm(y) if after else y)
+        attended = x + multiply(self.attention_out_norm(y) if after else y, config.residual_scale)
         y = x if config.parallel_residual else attended
         y = self.mlp_norm(y) if before else y
         activation = ACTIVATIONS[config.activation]
         inner = activation(self.gate(y)) * self.up(y) if config.gated_mlp else activation(self.up(y))
         y = self.down(inner)
-        return attended + (self.mlp_out_norm(y) if after else y)
+        return attended + multiply(self.mlp_out_norm(y) if after else y, config.residual_scale)
 
     def _heads(self, y: Float[Array, "B T D"]) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns queries [B T H K], keys and values [B T G K], before their rotation."""
@@ -141,6 +146,7 @@ class CausalLM(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Computes float32 logits."""
+        hidden = multiply(hidden, 1 / self.config.logit_divisor)
         logits = jnp.matmul(hidden, self.head_matrix(), preferred_element_type=jnp.float32)
         return soften(logits, self.config.logit_softcap)
 
@@ -150,6 +156,7 @@ class CausalLM(nnx.Module):
         """Computes the log-probability of each target and the entropy at its position; see `token_logprobs`."""
         softcap = self.config.logit_softcap
         implementation = dispatch.logprobs_implementation(self.config.kernels, softcap)
+        hidden = multiply(hidden, 1 / self.config.logit_divisor)
         return token_logprobs(hidden, self.head_matrix(), targets, temperature, implementation, softcap)
 
     def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:

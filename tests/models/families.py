@@ -87,6 +87,11 @@ def gemma3(**changes):
     return transformers.Gemma3TextConfig(**(SHAPE | IDS | shape | kinds | changes))
 
 
+def granite(**changes):
+    factors = dict(embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.6, logits_scaling=2.5)
+    return transformers.GraniteConfig(**(SHAPE | IDS | dict(num_key_value_heads=2) | factors | changes))
+
+
 LLAMA_AND_NEOX = {
     "llama": lambda: llama(),
     "llama_gqa": lambda: llama(num_key_value_heads=2),
@@ -127,6 +132,8 @@ OTHERS = {
     "gemma2_without_softcaps": lambda: gemma2(attn_logit_softcapping=None, final_logit_softcapping=None),
     "gemma3": lambda: gemma3(),
     "gemma3_softcap_bias": lambda: gemma3(final_logit_softcapping=3.0, attention_bias=True),
+    "granite": lambda: granite(attention_bias=True, mlp_bias=True),
+    "granite_tied": lambda: granite(tie_word_embeddings=True, rope_parameters=LINEAR),
 }
 # A set that has every switch, for tests that compile much.
-SOME = ["qwen2", "qwen3", "olmo3", "smollm3", "phi3", "gemma2", "gemma3"]
+SOME = ["qwen2", "qwen3", "olmo3", "smollm3", "phi3", "gemma2", "gemma3", "granite"]

@@ -151,9 +151,9 @@ def test_generation_behind_a_shared_prefix(pair):
     np.testing.assert_allclose(scores[len(prompts[0]) - 1 :], completions[0].logprobs, atol=1e-4)
 
 
-@only("qwen2", "olmo3", "gemma2", "gemma3", "phi3")
+@only("qwen2", "olmo3", "gemma2", "gemma3", "granite", "phi3")
 def test_gradients_are_those_of_torch(pair, mesh):
-    """Gradients of the log-probabilities of a row: windows, softcaps of scores and logits, norms, joint projections."""
+    """Gradients of the log-probabilities of a row: windows, softcaps, factors, norms, joint projections."""
     model, _, folder = pair
     tokens = rows(1, 40)[0]
     model.zero_grad()
@@ -194,6 +194,8 @@ def test_gradients_are_those_of_torch(pair, mesh):
         ("gemma2", dict(use_bidirectional_attention=True), "use_bidirectional_attention=True"),
         ("gemma2", dict(hidden_activation="xielu"), "hidden_activation='xielu'"),
         ("gemma3", dict(attn_logit_softcapping=50.0), "attn_logit_softcapping=50.0"),
+        ("granite", dict(num_local_experts=32), "num_local_experts=32: mixtures of experts"),
+        ("granite", dict(logits_scaling=0), "logits_scaling must be a number above 0"),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_key_and_value(tmp_path, name, changes, message):
@@ -242,6 +244,9 @@ RELEASED = {
     "gemma-3-270m": (transformers.Gemma3TextConfig, 268_098_176, dict(
         vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
         num_key_value_heads=1, head_dim=256, max_position_embeddings=32768, sliding_window=512)),
+    "granite-3.1-2b": (transformers.GraniteConfig, 2_533_531_648, dict(
+        vocab_size=49155, hidden_size=2048, intermediate_size=8192, num_hidden_layers=40, num_attention_heads=32,
+        num_key_value_heads=8, max_position_embeddings=131072, tie_word_embeddings=True)),
 }  # fmt: skip
 
 
