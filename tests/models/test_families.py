@@ -16,7 +16,7 @@ from lc_jax.kernels.attention import PADDING, SHARED_PREFIX
 from lc_jax.models import difference, folders, hf, params, registry
 from tests import programs
 from tests.models.conftest import assert_same, edit_config
-from tests.models.families import OTHERS, PAD, SOME
+from tests.models.families import IDS, OTHERS, PAD, SHAPE, SOME
 
 # What transformers leaves out of files or derives, or what changes nothing.
 DERIVED = {"_name_or_path", "transformers_version", "dtype", "max_window_layers", "no_rope_layer_interval",
@@ -175,7 +175,15 @@ def test_gradients_are_those_of_torch(pair, mesh):
         np.testing.assert_allclose(by_key[key], expected, atol=1e-4 * max(1.0, np.abs(expected).max()), err_msg=key)
 
 
-# --- what is refused ---
+# --- what is missing in config.json, and what is refused ---
+
+
+@pytest.mark.parametrize("name", registry.FAMILIES)
+def test_a_missing_key_means_what_it_means_to_transformers(name):
+    """Files that transformers saves have every key, but published ones do not: base of the rope, head size, factors."""
+    shape = SHAPE | IDS | dict(num_key_value_heads=2)
+    theirs = transformers.AutoConfig.for_model(name, **shape).to_dict()
+    assert registry.config_from_hf({"model_type": name} | shape) == registry.config_from_hf(theirs)
 
 
 @pytest.mark.parametrize(
