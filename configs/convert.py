@@ -8,7 +8,8 @@
       --config.source=tatsu-lab/linguistic-calibration-lc-rl --config.destination=lc-rl
 
 The second writes the model of a training run (sft, reward_model, ppo) at step 300, just as the run writes its last one.
-The third converts a Llama model's GGUF file into a folder, in float32 if it is quantised (pip install 'lc_jax[gguf]').
+The third converts a GGUF file (Llama, Qwen 2, Qwen 3, Gemma 3) into a folder, in float32 if it is quantised
+(pip install 'lc_jax[gguf]').
 The fourth recovers released weights: base + difference, checked; 7B needs 2 GB of memory and 27 GB of disk.
 """
 

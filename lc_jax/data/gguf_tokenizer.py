@@ -14,8 +14,10 @@ from lc_jax.models.gguf import GGUF
 
 # Values of tokenizer.ggml.token_type.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-# Control tokens that end a turn or a text in every Llama model that has them; files name only one or two of them by id.
-END_TEXTS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>", "<|end|>")
+# Control tokens that end a turn or a text in every model that has them; files name only one or two of them by id.
+END_TEXTS = (
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>", "<|end|>", "<end_of_turn>",
+)  # fmt: skip
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+"
@@ -74,8 +76,8 @@ def read(file: GGUF) -> Tokenizer:
     special = dict.fromkeys(i for i in ids.values() if i is not None) | dict.fromkeys(
         i for i, kind in enumerate(kinds) if kind == CONTROL
     )
-    for i in sorted({*special, *(i for i, kind in enumerate(kinds) if kind == USER_DEFINED)}):
-        backend.add_tokens([AddedToken(texts[i], normalized=False, special=i in special)])
+    added = sorted({*special, *(i for i, kind in enumerate(kinds) if kind == USER_DEFINED)})
+    backend.add_tokens([AddedToken(texts[i], normalized=False, special=i in special) for i in added])
     bos = ids["bos"]
     if file.value("tokenizer.ggml.add_bos_token", adds_bos) and bos is not None:
         backend.post_processor = processors.TemplateProcessing(

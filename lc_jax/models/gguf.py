@@ -1,26 +1,58 @@
-"""GGUF files of Llama models: config, weights in the layout of Hugging Face folders, and metadata of the tokenizer."""
+"""GGUF files of language models: config, weights in the layout of Hugging Face folders, metadata of the tokenizer.
+
+Reference: llama.cpp, which defines the keys, the names of tensors and what its converter changes in them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from lc_jax.models import llama
+from lc_jax.models import gemma3, llama, qwen2, qwen3
 from lc_jax.models.config import Config
 from lc_jax.models.layout import check_file
 from lc_jax.models.params import NamedArrays, ParamSpec, param_specs
-from lc_jax.models.registry import abstract_model, config_from_hf
+from lc_jax.models.registry import FAMILIES, abstract_model, config_from_hf
 from lc_jax.models.rope import Llama3
 from lc_jax.models.tensors import check_values
 from lc_jax.models.transformer import Model
 
-ARCHITECTURE = "llama"
-# Parameter path of models/llama.py without its last part -> name of the tensor; "{}" is the layer.
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What an architecture of GGUF files has of its own; everything else is in the files, or the same in all."""
+
+    model_type: str  # in config.json
+    interleaved: bool = False  # the rows of queries and keys are in llama.cpp's order, see `GGUF._tensor`
+    # Key of config.json -> key of the metadata without the architecture, and what a missing one means; None: refused.
+    keys: Mapping[str, tuple[str, Any]] = dataclasses.field(default_factory=dict)
+    wide_queries: int | None = None  # layers of the size whose query scale is (hidden_size / heads)^-0.5
+
+
+# general.architecture -> what it has of its own.
+ARCHITECTURES = {
+    "llama": Architecture(llama.MODEL_TYPE, interleaved=True),
+    "qwen2": Architecture(qwen2.MODEL_TYPE),
+    "qwen3": Architecture(qwen3.MODEL_TYPE),
+    "gemma3": Architecture(
+        gemma3.MODEL_TYPE,
+        keys={
+            "sliding_window": ("attention.sliding_window", None),
+            "sliding_window_pattern": ("attention.sliding_window_pattern", 6),
+            "rope_local_base_freq": ("rope.freq_base_swa", 10000.0),
+            "attn_logit_softcapping": ("attn_logit_softcapping", 0),
+            "final_logit_softcapping": ("final_logit_softcapping", 0),
+        },
+        wide_queries=62,  # Gemma 3 27B
+    ),
+}
+# Parameter path of models/transformer.py without its last part -> name of the tensor; "{}" is the layer.
 _NAMES = {
     "embedding": "token_embd",
     "layers.attention_norm": "blk.{}.attn_norm",
@@ -28,10 +60,14 @@ _NAMES = {
     "layers.k": "blk.{}.attn_k",
     "layers.v": "blk.{}.attn_v",
     "layers.o": "blk.{}.attn_output",
+    "layers.q_norm": "blk.{}.attn_q_norm",
+    "layers.k_norm": "blk.{}.attn_k_norm",
+    "layers.attention_out_norm": "blk.{}.post_attention_norm",
     "layers.mlp_norm": "blk.{}.ffn_norm",
     "layers.gate": "blk.{}.ffn_gate",
     "layers.up": "blk.{}.ffn_up",
     "layers.down": "blk.{}.ffn_down",
+    "layers.mlp_out_norm": "blk.{}.post_ffw_norm",
     "norm": "output_norm",
     "head": "output",
 }
@@ -42,12 +78,12 @@ _UNUSED = ("rope_freqs.weight", "attn_rot_embd.weight")  # endings of tensors th
 
 
 class GGUF:
-    """One GGUF file of a Llama model: its metadata and tensors.
+    """One GGUF file of a language model: its metadata and tensors.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is damaged, one of several parts, not of the Llama architecture, lacks a key or a tensor, or asks
-        for something that is not implemented; or the library gguf is missing. The message names file and remedy.
+      ValueError: it is damaged, one of several parts, of another architecture, lacks a key or a tensor, or asks for
+        something that is not implemented; or the library gguf is missing. The message names file and remedy.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -70,10 +106,10 @@ class GGUF:
                 "(llama-gguf-split --merge) and give the result."
             )
         self.architecture = self.value("general.architecture")
-        if self.architecture != ARCHITECTURE:
+        if self.architecture not in ARCHITECTURES:
             raise ValueError(
-                f"{self.path}: general.architecture={self.architecture!r} is not read, only {ARCHITECTURE!r}; give the "
-                "model's Hugging Face folder."
+                f"{self.path}: general.architecture={self.architecture!r} is not read, only {sorted(ARCHITECTURES)}; "
+                "give the model's Hugging Face folder."
             )
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.config = self._config()
@@ -116,39 +152,45 @@ class GGUF:
 
     def _number(self, key: str, default: Any = None) -> Any:
         """Returns a number of the model; a float32 as the shortest decimal that means it, as config.json has it."""
-        value = self.value(f"{ARCHITECTURE}.{key}", default)
+        name = f"{self.architecture}.{key}"
+        value = self.value(name, default)
         if isinstance(value, list):
-            raise ValueError(f"{self.path}: {ARCHITECTURE}.{key} differs between layers, which is not implemented.")
+            raise ValueError(f"{self.path}: {name} differs between layers, which is not implemented.")
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
     def _config(self) -> dict[str, Any]:
         """Returns the contents of config.json."""
-        if self._number("expert_count", 0):
-            raise ValueError(f"{self.path}: {ARCHITECTURE}.expert_count: mixtures of experts are not implemented.")
+        architecture = ARCHITECTURES[self.architecture]
+        own = {key: self._number(name, default) or None for key, (name, default) in architecture.keys.items()}
+        names = [name for name, _ in architecture.keys.values()]
+        for key, what in (("expert_count", "mixtures of experts"), ("attention.sliding_window", "windows")):
+            if self._number(key, 0) and key not in names:
+                raise ValueError(f"{self.path}: {self.architecture}.{key}: {what} are not implemented.")
         heads, hidden = self._number("attention.head_count"), self._number("embedding_length")
         head_dim = self._number("attention.key_length", hidden // heads)
         for key in ("rope.dimension_count", "attention.value_length"):
             if self._number(key, head_dim) != head_dim:
                 raise ValueError(
-                    f"{self.path}: {ARCHITECTURE}.{key}={self._number(key)} is not implemented, only the size of a "
-                    f"head, {head_dim}."
+                    f"{self.path}: {self.architecture}.{key}={self._number(key)} is not implemented, only the size of "
+                    f"a head, {head_dim}."
                 )
-        config = {
-            "model_type": llama.MODEL_TYPE,
+        layers = self._number("block_count")
+        config = own | {
+            "model_type": architecture.model_type,
             "vocab_size": int(self._tensors["token_embd.weight"].shape[1])  # the innermost dimension comes first
             if "token_embd.weight" in self._tensors
             else len(self.value("tokenizer.ggml.tokens")),
             "hidden_size": hidden,
             "intermediate_size": self._number("feed_forward_length"),
-            "num_hidden_layers": self._number("block_count"),
+            "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "num_key_value_heads": self._number("attention.head_count_kv", heads),
             "head_dim": head_dim,
+            "query_pre_attn_scalar": hidden // heads if layers == architecture.wide_queries else head_dim,
             "max_position_embeddings": self._number("context_length"),
             "rms_norm_eps": self._number("attention.layer_norm_rms_epsilon"),
             "rope_theta": self._number("rope.freq_base", 10000.0),
             "rope_scaling": self._rope_scaling(head_dim),
-            "sliding_window": self._number("attention.sliding_window", 0),
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "attention_bias": "blk.0.attn_q.bias" in self._tensors,
             "mlp_bias": "blk.0.ffn_up.bias" in self._tensors,
@@ -167,11 +209,12 @@ class GGUF:
         GGUF stores what Llama 3.1's scaling divides each frequency by, not its four numbers. The greatest divisor is
         `factor`; the other three are the same in all Llama 3 models, which is checked.
         """
-        kind = self.metadata.get(f"{ARCHITECTURE}.rope.scaling.type", "none")
-        if kind != "none":
-            raise ValueError(f"{self.path}: rope scaling of type {kind!r} is not implemented for GGUF files.")
+        kind = self.metadata.get(f"{self.architecture}.rope.scaling.type", "linear")  # as llama.cpp has it
+        factor = self._number("rope.scaling.factor", 1.0) if kind == "linear" else 1.0
+        if kind not in ("none", "linear") or (factor != 1 and _ROPE in self._tensors):
+            raise ValueError(f"{self.path}: rope scaling of type {kind!r} is not implemented for this file.")
         if _ROPE not in self._tensors:
-            return None
+            return {"rope_type": "linear", "factor": factor} if factor != 1 else None
         divisors = self._dequantised(_ROPE)
         settings: dict[str, Any] = {"factor": float(str(divisors.max())), **_LLAMA_3}
         theta = self._number("rope.freq_base", 10000.0)
@@ -236,11 +279,15 @@ class GGUF:
     def _tensor(self, spec: ParamSpec, name: str) -> np.ndarray:
         """Returns a tensor as a Hugging Face folder has it, in float32.
 
-        GGUF interleaves the two halves of each head in queries and keys, since its rotary positions turn neighbouring
-        numbers; here, as in transformers, they turn number i with number i + head_dim / 2.
+        Where norms scale by 1 + w, GGUF stores that sum. Of Llama, GGUF interleaves the two halves of each head in
+        queries and keys, since its rotary positions turn neighbouring numbers; here, as in transformers, they turn
+        number i with number i + head_dim / 2.
         """
         value = self._dequantised(name)
-        if spec.path[1:2] not in (("q",), ("k",)):
+        if spec.path[-1] == "scale":
+            offset = getattr(FAMILIES[self.config["model_type"]], "NORM_OFFSET", 0.0)
+            return value - np.float32(offset)
+        if spec.path[1:2] not in (("q",), ("k",)) or not ARCHITECTURES[self.architecture].interleaved:
             return value
         heads = self.config["num_attention_heads" if spec.path[1] == "q" else "num_key_value_heads"]
         pairs = value.reshape(heads, value.shape[0] // heads // 2, 2, *value.shape[1:])

@@ -3,29 +3,20 @@
 import importlib.util
 import json
 
-import gguf
 import numpy as np
 import pytest
 import torch
 import transformers
 from gguf import GGMLQuantizationType as Quantisation
 from safetensors.numpy import load_file
-from tokenizers.pre_tokenizers import ByteLevel
 
-from lc_jax import main
 from lc_jax.data import gguf_tokenizer
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.models.gguf import GGUF
 from lc_jax.types import Message
+from tests.models.gguf_files import TOKENIZER, TOKENS, convert, write
 
 HEADS, KV_HEADS = 4, 2  # of 8 numbers each
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<fact>"]
-MERGED = {"He": "H e", "ll": "l l", "Hell": "He ll", "Hello": "Hell o", "\u0120w": "\u0120 w"}
-TOKENS = [*SPECIAL, *sorted(ByteLevel.alphabet()), *MERGED]
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 METADATA = {
     "llama.block_count": 2,
     "llama.context_length": 128,
@@ -35,17 +26,7 @@ METADATA = {
     "llama.attention.head_count_kv": KV_HEADS,
     "llama.attention.layer_norm_rms_epsilon": 1e-5,
     "llama.rope.freq_base": 12345.0,
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "smollm",
-    "tokenizer.ggml.tokens": TOKENS,
-    "tokenizer.ggml.token_type": [3, 3, 3, 4, *[1] * (len(TOKENS) - 4)],
-    "tokenizer.ggml.merges": list(MERGED.values()),
-    "tokenizer.ggml.bos_token_id": 1,
-    "tokenizer.ggml.eos_token_id": 2,
-    "tokenizer.ggml.unknown_token_id": 0,
-    "tokenizer.ggml.padding_token_id": 2,
-    "tokenizer.chat_template": TEMPLATE,
-}
+} | TOKENIZER
 NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -85,29 +66,6 @@ def weights():
             heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(name)
             tensors[f"blk.{layer}.{name}.weight"] = interleaved(value, heads) if heads else value
     return tensors, theirs
-
-
-def write(path, tensors, metadata, architecture="llama", quantisation=None):
-    """Writes a GGUF file; matrices are stored in `quantisation`, default float32."""
-    writer = gguf.GGUFWriter(path, architecture)
-    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-    for key, value in metadata.items():
-        adders.get(type(value), writer.add_array)(key, value)
-    for name, value in tensors.items():
-        if quantisation is None or value.ndim == 1:
-            writer.add_tensor(name, np.ascontiguousarray(value))
-        else:
-            writer.add_tensor(name, gguf.quants.quantize(value, quantisation), raw_dtype=quantisation)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def convert(source, destination, *flags):
-    flags = [f"--config.source={source}", f"--config.destination={destination}", *flags]
-    main.run_task(["main", "--config=configs/convert.py", "--config.compilation_cache=", *flags])
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +219,10 @@ def without(key):
 
 
 REFUSED = {
-    "architecture": (dict(architecture="qwen2"), r"general\.architecture='qwen2' is not read.*Hugging Face folder"),
+    "architecture": (
+        dict(architecture="falcon"),
+        r"='falcon' is not read, only \['gemma3', 'llama', 'qwen2', 'qwen3'\]; give the model's Hugging Face folder",
+    ),
     "no_heads": (dict(metadata=without("llama.attention.head_count")), r"lacks the key llama\.attention\.head_count;"),
     "no_tokens": (dict(metadata=without("tokenizer.ggml.tokens")), r"lacks the key tokenizer\.ggml\.tokens; convert"),
     "no_merges": (dict(metadata=without("tokenizer.ggml.merges")), r"lacks the key tokenizer\.ggml\.merges; convert"),
@@ -269,6 +230,7 @@ REFUSED = {
     "kind": (dict(metadata=METADATA | {"tokenizer.ggml.model": "bert"}), r"model='bert' is not read, only 'gpt2'"),
     "eos": (dict(metadata=METADATA | {"tokenizer.ggml.eos_token_id": 999}), r"eos_token_id=999 is none of the 265"),
     "scaling": (dict(metadata=METADATA | {"llama.rope.scaling.type": "yarn"}), r"scaling of type 'yarn' is not"),
+    "window": (dict(metadata=METADATA | {"llama.attention.sliding_window": 8}), r"windows are not implemented"),
     "experts": (dict(metadata=METADATA | {"llama.expert_count": 8}), r"mixtures of experts are not implemented"),
     "part": (dict(metadata=METADATA | {"split.count": 3}), r"is one part of 3: merge them"),
     "layers": (dict(metadata=METADATA | {"llama.block_count": 3}), r"(?s)does not fit.*missing: blk\.2\.attn_norm"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import smollm2
+from benchmarks import real_files
 from lc_jax import main
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.types import Message
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory):
     """The converted folder; skipped where the file cannot be had."""
     try:
-        path = smollm2.gguf_file()
+        path = real_files.gguf_file("smollm2-135m")
     except FileNotFoundError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("smollm2") / "model"
