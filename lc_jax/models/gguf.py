@@ -26,7 +26,7 @@ from lc_jax.models.transformer import Model
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What an architecture of GGUF files has of its own; everything else is in the files, or the same in all."""
+    """Differences of one architecture of GGUF files; everything else is in the files, or the same in all."""
 
     model_type: str  # in config.json
     interleaved: bool = False  # the rows of queries and keys are in llama.cpp's order, see `GGUF._tensor`
