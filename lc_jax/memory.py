@@ -22,9 +22,9 @@ from absl import logging
 from lc_jax import parallel
 from lc_jax.activations import Activations, device_bytes
 from lc_jax.data import batches
-from lc_jax.models import folders, registry
+from lc_jax.models import registry
 from lc_jax.models.config import training_precision
-from lc_jax.models.source import Source
+from lc_jax.models.source import Source, causal_path, shareable
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.training import state as states
 from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
@@ -104,8 +104,9 @@ def abstract_model(
         lora = config.lora or (theirs if theirs is not None and theirs.base == name else None)
         lora = lora and dataclasses.replace(lora, base=name)
     else:
-        config = folders.config_of(name, **fields)[0]
-        lora = Source.at(name).lora(config, backbone)
+        source = Source.at(name)
+        config = source.config(**fields)[0]
+        lora = source.lora(config, backbone)
     return registry.abstract_model(dataclasses.replace(config, lora=lora), kind, mesh)
 
 
@@ -120,14 +121,17 @@ def shard_bytes(tree: Any, dtype: str = "") -> float:
     return float(sum(map(local, jax.tree.leaves(tree))))
 
 
-def backbone_bytes(models: Sequence[Model]) -> float:
-    """Returns the bytes on one device of the frozen parameters of models; those of one base count once."""
-    parts = {}
-    for model in models:
+def frozen_bytes(policy: Model, others: Sequence[Model]) -> float:
+    """Returns the bytes on one device of the frozen parameters of models; what the others share with the policy counts
+    once."""
+    total = shard_bytes(policy.frozen)
+    for model in others:
+        arrays = shareable(policy, model.config)
         for path, leaf in registry.named_leaves(model.frozen):
-            assert model.config.lora is not None
-            parts[model.config.lora.base, path[path[0] == "backbone_model" :], leaf.shape, str(leaf.dtype)] = leaf
-    return shard_bytes(list(parts.values()))
+            ours = arrays.get(causal_path(path))
+            is_shared = ours is not None and (ours.shape, ours.dtype) == (leaf.shape, leaf.dtype)
+            total += 0.0 if is_shared else shard_bytes(leaf)
+    return total
 
 
 def largest_fitting(total: int, fits: Callable[[int], bool]) -> int:
@@ -194,16 +198,16 @@ def plan_ppo(settings: Mapping[str, Any], mesh: parallel.AnyMesh) -> Plan:
     tx = make_optimizer(OptimizerSettings.from_ratio(1, **settings["optimizer"]), trainable(params))
     moments, gradients = shard_bytes(states.abstract(params, tx).opt_state), shard_bytes(params, "float32")
     others = [model for model in (reference, forecaster, extractor) if model is not None]
-    staying = shard_bytes([model.params for model in others if model.frozen is not None])
-    staying += backbone_bytes([*trained.values(), *others])
-    movable = shard_bytes([model.params for model in others if model.frozen is None])
+    on_device = shard_bytes([model.params for model in others if model.frozen is not None])  # all the time
+    on_device += frozen_bytes(policy, [*(m for m in trained.values() if m is not policy), *others])
+    offloadable = shard_bytes([model.params for model in others if model.frozen is None])
     length, response = ppo["query_length"] + ppo["response_length"], ppo["response_length"]
 
     def inference(name: str, lower: str, work: float, *, cache: float = 0.0, copy: float = 0.0) -> Phase:
-        return Phase(name, shard_bytes(params) + staying + movable + copy, moments, 0.0, cache, work, lower)
+        return Phase(name, shard_bytes(params) + on_device + offloadable + copy, moments, 0.0, cache, work, lower)
 
     def training(name: str, lower: str, work: float) -> Phase:
-        parameters = shard_bytes(params) + staying + (0.0 if ppo["frozen_on_host"] else movable)
+        parameters = shard_bytes(params) + on_device + (0.0 if ppo["frozen_on_host"] else offloadable)
         return Phase(name, parameters, moments, gradients, 0.0, work, lower)
 
     def write(count: int) -> list[Phase]:

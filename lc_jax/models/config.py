@@ -53,7 +53,8 @@ class Lora:
     alpha: float
     targets: tuple[str, ...] = ()  # linear layers of a block: some of LINEAR; (): all that the block has
     int8: bool = False  # frozen matrices of the blocks are stored in 8 bits
-    base: str = ""  # the checkpoint of the frozen parameters, which `hf.read` sets
+    base: str = ""  # the checkpoint of the frozen parameters: an absolute path or a hub name; `hf.read` sets it
+    base_rows: int = 0  # rows of its embedding; `hf.read` sets it
 
     @property
     def scale(self) -> float:
@@ -79,7 +80,7 @@ class Lora:
                 raise ValueError("--config.lora.int8 stores frozen matrices in 8 bits: give --config.lora.rank too.")
 
         check_all(lambda: check_settings("lora", settings, rank=NATURAL, alpha=POSITIVE), dropout, int8)
-        targets = tuple(name.strip() for name in settings["targets"].split(",") if name.strip())
+        targets = tuple(dict.fromkeys(name.strip() for name in settings["targets"].split(",") if name.strip()))
         if not settings["rank"]:
             return None
         return cls(settings["rank"], settings["alpha"], targets, settings["int8"])

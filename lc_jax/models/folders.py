@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lc_jax.models import adapters, difference, hub
+from lc_jax.models.adapters import AdapterFolder
 from lc_jax.models.config import Config
 from lc_jax.models.config_file import ConfigFile
 from lc_jax.models.layout import (
@@ -70,13 +71,13 @@ def check(*paths: str | Path, allow_difference: bool = False) -> None:
             if path.is_file():
                 remedy = _FROM_GGUF.format(path) if is_gguf(path) else "give the folder of a Hugging Face checkpoint"
                 raise FileNotFoundError(f"{path} is a file: {remedy}.")
-            if path.is_absolute() or len(path.parts) != 2 or path.parts[0] in (".", "..", "runs"):
+            if not hub.is_name(path):
                 raise FileNotFoundError(f"No checkpoint folder {path}; {_remedy(path)}.")
             if hub.repository(str(path)) in hub.PICKLED:
                 check_torch(path)
             continue
         if adapters.is_adapter(path):
-            base = base_of(path)
+            base = base_of(adapters.open_folder(path))
             try:
                 check(base)
             except (FileNotFoundError, ValueError) as error:
@@ -105,20 +106,30 @@ def _remedy(path: Path) -> str:
     return "run the stage that writes it, or correct the path"
 
 
-def base_of(folder: Path) -> str:
-    """Returns the checkpoint that an adapter adapts: as its config names it, or the folder of that name next to it.
+def base_of(adapter: AdapterFolder) -> str:
+    """Returns the checkpoint that an adapter adapts: an absolute path, or a name of the hub.
+
+    A folder that is not where the adapter's config says may be next to the adapter, with its name.
 
     Raises:
-      FileNotFoundError, ValueError: as in `adapters.open_folder`.
+      ValueError: it is an adapter too.
     """
-    base = Path(adapters.open_folder(folder).lora.base)
-    beside = folder.parent / base.name
-    base = beside if not base.is_dir() and beside.is_dir() else base
+    base, folder = Path(adapter.lora.base), adapter.folder
+    if hub.is_name(base):
+        return adapter.lora.base
+    neighbour = folder.parent / base.name
+    base = neighbour if not base.is_dir() and neighbour.is_dir() else base
     if adapters.is_adapter(base):
         raise ValueError(
             f"{folder}/{ADAPTER}: its base {base} is an adapter too; merge that one into its own base first."
         )
-    return str(base)
+    return str(base.resolve())
+
+
+def adapted(config: Mapping[str, Any], adapter: AdapterFolder) -> dict[str, Any]:
+    """Returns the base's config (see `read_config`) with the adapter's rows of the embedding, and its kind."""
+    rows = {"vocab_size": adapter.vocab_size} if adapter.vocab_size else {}
+    return {**config, **rows} | ({REWARD_MODEL: True} if adapter.kind == "scalar" else {})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -128,9 +139,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if adapters.is_adapter(folder):
         adapter = adapters.open_folder(folder)
-        config = read_config(resolve(base_of(folder)))
-        config |= {"vocab_size": adapter.vocab_size} if adapter.vocab_size else {}
-        return config | ({REWARD_MODEL: True} if adapter.kind == "scalar" else {})
+        return adapted(read_config(resolve(base_of(adapter))), adapter)
     config = read_json(folder / "config.json")
     if is_classification(config):  # there is no language-model head, which a scalar model never uses
         return config | {REWARD_MODEL: True, "tie_word_embeddings": True}
@@ -203,10 +212,10 @@ def write_adapter_config(folder: Path, model: Model, head_bias: float, tokenizer
     """
     lora = model.config.lora
     assert lora is not None
+    assert lora.base  # the model is of `hf.read`
     write_text_files(folder, tokenizer)
     config = adapters.config_to_peft(lora, family_of(model.config).KEYS, kind_of(model))
-    own_rows = model.config.vocab_size != config_of(lora.base)[0].vocab_size
-    config |= {"vocab_size": model.config.vocab_size} if own_rows else {}
+    config |= {"vocab_size": model.config.vocab_size} if model.config.vocab_size != lora.base_rows else {}
     config |= {"reward_head_bias": head_bias} if head_bias else {}
     (folder / ADAPTER).write_text(json.dumps(config, indent=2))
 
@@ -221,7 +230,9 @@ def write_text_files(folder: Path, tokenizer: Any) -> None:
 
 def text_folder(folder: Path) -> Path:
     """Returns the folder with a checkpoint's tokenizer: that of an adapter without one is its base."""
-    return resolve(base_of(folder)) if adapters.is_adapter(folder) and not has_tokenizer(folder) else folder
+    if not adapters.is_adapter(folder) or has_tokenizer(folder):
+        return folder
+    return resolve(base_of(adapters.open_folder(folder)))
 
 
 def has_tokenizer(path: str | Path) -> bool:

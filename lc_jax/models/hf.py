@@ -17,8 +17,7 @@ from lc_jax.models import adapters
 from lc_jax.models import tensors as files
 from lc_jax.models.adapters import HEAD_KEY, AdapterFolder
 from lc_jax.models.classification import HEAD_BIAS, HEAD_WEIGHT
-from lc_jax.models.config import Config
-from lc_jax.models.folders import base_of, parse_config, read_config, resolve, write_adapter_config, write_configs
+from lc_jax.models.folders import write_adapter_config, write_configs
 from lc_jax.models.layout import ADAPTER, BUFFERS, HEAD, SCORE, new_folder
 from lc_jax.models.linear import quantise
 from lc_jax.models.params import (
@@ -31,8 +30,8 @@ from lc_jax.models.params import (
     tensors_of,
     with_arrays,
 )
-from lc_jax.models.registry import FAMILIES, abstract_model, named_leaves
-from lc_jax.models.source import Source
+from lc_jax.models.registry import FAMILIES, abstract_model
+from lc_jax.models.source import Source, causal_path, shareable
 from lc_jax.models.tensors import Tensors, check_values
 from lc_jax.models.transformer import Model
 
@@ -79,7 +78,7 @@ def read(
         has it.
     """
     source = Source.at(path)
-    config, stored_kind = parse_config(read_config(source.folder), source.folder, **fields)
+    config, stored_kind = source.config(**fields)
     if kind == "causal" and stored_kind == "scalar":
         raise ValueError(f"{path} is a reward model; a language model is needed here.")
     if config.tied_embeddings and not source.is_tied(config):
@@ -89,7 +88,7 @@ def read(
         config = dataclasses.replace(config, tied_embeddings=False)
     config = dataclasses.replace(config, vocab_size=vocab_size or config.vocab_size, lora=source.lora(config, backbone))
     model = abstract_model(config, kind, mesh)
-    specs, from_adapter = param_specs(model), source.adapter_specs(config)
+    specs, from_adapter = param_specs(model), source.adapter_specs(config, kind)
     constants: dict[tuple[str, ...], Any] = {}  # parameters that the folder does not hold
     if fresh_head or stored_kind == "causal":
         constants = {spec.path: 0.0 for spec in specs if spec.path[0] == "reward_head"}
@@ -97,7 +96,10 @@ def read(
         constants = {("reward_head", "bias"): bias}
     if source.adapter is None:
         constants |= {spec.path: _fresh_adapter(spec) for spec in specs if spec.is_adapter}
-    shared = _shared(backbone, config)
+    shared = shareable(backbone, config)
+    if backbone is not None and backbone.config.lora is not None:
+        verb = "uses" if shared else "does not use"
+        logging.info("%s %s the arrays of %s, which the policy adapts", path, verb, backbone.config.lora.base)
     own = [s for s in specs if s.path not in constants and s.path not in from_adapter and not s.is_scale]
     _check_tensors(source.base, source.tensors, [source.as_stored(spec) for spec in own], source.vocab_size)
     if source.adapter is not None:
@@ -106,7 +108,7 @@ def read(
     def arrays() -> Iterator[tuple[ParamSpec, jax.Array]]:
         merge = source.adapter if config.lora is None else None
         for spec in specs:
-            array = shared.get(spec.path[spec.path[0] == "backbone_model" :])
+            array = shared.get(causal_path(spec.path))
             if array is not None and spec.describes(array):
                 yield spec, array
                 continue
@@ -120,14 +122,6 @@ def read(
             yield spec, jax.make_array_from_callback(spec.shape, spec.sharding, shard)
 
     return model, arrays()
-
-
-def _shared(backbone: Model | None, config: Config) -> dict[tuple[str, ...], jax.Array]:
-    """Returns the frozen parameters of `backbone` by path, if the model of `config` has adapters of the same base."""
-    ours, theirs = config.lora, backbone.config.lora if backbone is not None else None
-    if ours is None or theirs is None or ours.base != theirs.base or backbone is None:
-        return {}
-    return {path[path[0] == "backbone_model" :]: array for path, array in named_leaves(backbone.frozen)}
 
 
 def _fresh_adapter(spec: ParamSpec) -> Any:
@@ -146,7 +140,9 @@ def _check_tensors(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], v
     """
     expected, actual = {key for spec in specs for key in spec.hf_keys}, set(tensors.names())
     unknown = {k for k in actual - expected if not k.endswith(BUFFERS) and not k.startswith((HEAD, SCORE))}
-    if not any(spec.path[-2:] == ("head", "kernel") for spec in specs):  # tied: the embedding may be written twice
+    is_adapter = adapters.is_adapter(folder)
+    if not is_adapter and not any(spec.path[-2:] == ("head", "kernel") for spec in specs):
+        # Of tied parameters the embedding may be written twice.
         unknown = {
             k for k in unknown if not k.endswith(tuple(family.KEYS["head.kernel"] for family in FAMILIES.values()))
         }
@@ -154,16 +150,17 @@ def _check_tensors(folder: Path, tensors: Tensors, specs: Sequence[ParamSpec], v
     if odd or any(key.endswith(QUANTISED) for key in unknown):
         names = sorted(key for key in unknown if key.endswith(QUANTISED))[:1] or sorted(odd)
         raise ValueError(f"{folder} is quantised ({names[0]}), which is not read. {files.QUANTISED}")
+    source = "the base" if is_adapter else "config.json"
     problems = [f"missing: {k}" for k in sorted(expected - actual)] + [f"unknown: {k}" for k in sorted(unknown)]
     for spec in specs:
         shape = (vocab_size, *spec.hf_shape[1:]) if spec.is_vocabulary else spec.hf_shape
         for key in spec.hf_keys:
             if key in actual and tensors.shape(key) != shape:
-                problems.append(f"{key} has shape {list(tensors.shape(key))}, config.json asks for {list(shape)}")
+                problems.append(f"{key} has shape {list(tensors.shape(key))}, {source} asks for {list(shape)}")
     problems = list(dict.fromkeys(problems))  # a tensor of several parameters is named once
     if problems:
         more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
-        name = ADAPTER if adapters.is_adapter(folder) else "config.json"
+        name = f"{ADAPTER} and base_model_name_or_path there" if is_adapter else "config.json"
         raise ValueError(f"{folder} does not fit its {name}:\n  " + "\n  ".join(problems[:20]) + more)
 
 
@@ -195,7 +192,7 @@ def _shard_reader(
         part = _vocabulary_rows(lazy, index[0], index[1], old_vocab_size) if spec.is_vocabulary else lazy[index]
         check_values(tensors.folder, key, part)
         if adapter is not None and not spec.is_vocabulary:
-            part = adapter.merged(part, key, index)
+            part = adapter.merge(part, key, index)
         return (part.T if spec.transposed else part).astype(spec.dtype)
 
     def shard(index: tuple[slice, ...]) -> np.ndarray:
@@ -224,8 +221,7 @@ def _vocabulary_rows(lazy: Any, rows: slice, columns: slice, old: int) -> np.nda
 
 def stored_dtype(path: str | Path) -> str:
     """Returns the dtype that most tensors of the checkpoint, of an adapter those of its base, are stored in."""
-    folder = resolve(path)
-    return Tensors(resolve(base_of(folder)) if adapters.is_adapter(folder) else folder).dtype()
+    return Source.at(path).tensors.dtype()
 
 
 # --- out ---

@@ -30,6 +30,7 @@ _WHOLE = ("extract-answers",)  # all others are weight differences from BASE, wh
 _PREFIX = "tatsu-lab/linguistic-calibration-"
 _TEXTS = ["*.json", "*.txt", "*.jinja", "*.model"]
 _FILES = [*_TEXTS, "model*.safetensors", "adapter_model.safetensors"]
+_PICKLES = [PICKLES, "adapter_model.bin"]  # downloaded only where there are no safetensors
 PICKLED = ("togethercomputer/RedPajama-INCITE-Base-3B-v1",)  # without safetensors
 
 
@@ -38,6 +39,13 @@ def released(name: str) -> str:
     short = name.partition("@")[0].removesuffix(difference.ENDING)
     key = short.removeprefix(_PREFIX)
     return key if short.startswith(_PREFIX) and key in RELEASED else ""
+
+
+def is_name(path: str | Path) -> bool:
+    """Returns whether `path` is no folder and has the form of a hub name: "owner/name" or "owner/name@revision"."""
+    path = Path(path)
+    is_relative = not path.is_absolute() and path.parts[:1] not in ((".",), ("..",), ("runs",))
+    return is_relative and len(path.parts) == 2 and not path.is_dir()
 
 
 def is_difference(name: str) -> bool:
@@ -66,7 +74,7 @@ def download(name: str) -> Path:
     with _explained(repo, revision):
         folder = Path(snapshot_download(repo, allow_patterns=_FILES, revision=revision))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(repo, allow_patterns=[*_FILES, PICKLES], revision=revision))
+            folder = Path(snapshot_download(repo, allow_patterns=[*_FILES, *_PICKLES], revision=revision))
         return folder
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from lc_jax.models import adapters
+from lc_jax.models import adapters, hub
 from lc_jax.models.adapters import HEAD_KEY, AdapterFolder
 from lc_jax.models.classification import HEAD_WEIGHT
 from lc_jax.models.config import Config, Lora
-from lc_jax.models.folders import base_of, parse_config, read_config, resolve
-from lc_jax.models.layout import BACKBONE, HEAD, REWARD_MODEL, SCORE
+from lc_jax.models.folders import adapted, base_of, parse_config, read_config, resolve
+from lc_jax.models.layout import ADAPTER, BACKBONE, HEAD, REWARD_MODEL, SCORE
 from lc_jax.models.params import ParamSpec, param_specs
-from lc_jax.models.registry import abstract_model, family_of
+from lc_jax.models.registry import abstract_model, family_of, named_leaves
 from lc_jax.models.tensors import Tensors
 from lc_jax.models.transformer import Model
 
@@ -36,12 +37,27 @@ class Source:
     @classmethod
     def at(cls, path: str | Path) -> Self:
         """Opens the folders, of which only the configs are read yet."""
-        folder = resolve(path)
-        adapter = adapters.open_folder(folder) if adapters.is_adapter(folder) else None
-        name = base_of(folder) if adapter else str(path)
-        base, name = resolve(name), str(Path(name).absolute()) if Path(name).is_dir() else name
+        base = folder = resolve(path)
+        adapter, name = None, str(path)
+        if adapters.is_adapter(folder):
+            adapter = adapters.open_folder(folder)
+            name = base_of(adapter)
+            base = resolve(name)
+        if Path(name).is_dir() or hub.is_difference(name):  # what other programs know by that name is no model
+            name = str(base.resolve())
         raw = read_config(base)
-        return cls(folder, base, name, adapter, raw, parse_config(raw, base)[0].vocab_size)
+        config, _ = parse_config(raw, base)
+        if adapter is not None and (others := set(adapter.lora.targets) - set(config.linear_layers)):
+            raise ValueError(
+                f"{folder}/{ADAPTER}: target_modules: it adapts {','.join(sorted(others))}, which {config.model_type} "
+                f"lacks: base_model_name_or_path={name} is not the base that it was trained on; write that one there."
+            )
+        return cls(folder, base, name, adapter, raw, config.vocab_size)
+
+    def config(self, **fields: Any) -> tuple[Config, str]:
+        """Returns the config of the checkpoint, and its kind; `fields` as in `hf.read`."""
+        raw = self.raw if self.adapter is None else adapted(self.raw, self.adapter)
+        return parse_config(raw, self.folder, **fields)
 
     @functools.cached_property
     def tensors(self) -> Tensors:
@@ -94,36 +110,61 @@ class Source:
           ValueError: the config asks for other adapters than the folder has, or the family stores several matrices in
             one tensor.
         """
-        lora, saved = config.lora, self.adapter.lora if self.adapter else None
-        if lora is None and saved is not None and backbone is not None and backbone.config.lora is not None:
-            same = backbone.config.lora.base == self.base_name
-            lora = dataclasses.replace(saved, int8=backbone.config.lora.int8) if same else None
-        if (lora or saved) is not None and hasattr(family_of(config), "JOINT"):
+        lora, stored = config.lora, self.adapter.lora if self.adapter else None
+        if lora is None and stored is not None and backbone is not None and backbone.config.lora is not None:
+            is_same = backbone.config.lora.base == self.base_name
+            lora = dataclasses.replace(stored, int8=backbone.config.lora.int8) if is_same else None
+        elif lora is not None and self.adapter is not None and self.adapter.dropout:
+            raise ValueError(
+                f"{self.folder}/{ADAPTER}: lora_dropout={self.adapter.dropout:g}: dropout in training is not "
+                "implemented; write 0 there to train on without it."
+            )
+        if (lora or stored) is not None and hasattr(family_of(config), "JOINT"):
             raise ValueError(
                 f"{self.folder}: adapters of {config.model_type} are not implemented, whose folders hold several "
                 "matrices in one tensor: give --config.lora.rank=0, or a folder that peft has merged."
             )
         if lora is None:
             return None
-        lora = dataclasses.replace(lora, targets=lora.targets or config.linear_layers, base=self.base_name)
-        if saved is not None and (lora.rank, lora.alpha, sorted(lora.targets)) != (
-            saved.rank, saved.alpha, sorted(saved.targets),
-        ):  # fmt: skip
+        lora = dataclasses.replace(
+            lora, targets=lora.targets or config.linear_layers, base=self.base_name, base_rows=self.vocab_size
+        )
+        if stored is None:
+            return lora
+        if (lora.rank, set(lora.targets)) != (stored.rank, set(stored.targets)) or not math.isclose(
+            lora.alpha, stored.alpha, rel_tol=1e-6
+        ):
             raise ValueError(
-                f"{self.folder} is an adapter of rank {saved.rank}, alpha {saved.alpha:g} for "
-                f"{','.join(saved.targets)}, and --config.lora has {lora.rank}, {lora.alpha:g} and "
+                f"{self.folder} is an adapter of rank {stored.rank}, alpha {stored.alpha:.10g} for "
+                f"{','.join(stored.targets)}, and --config.lora has {lora.rank}, {lora.alpha:.10g} and "
                 f"{','.join(lora.targets)}: give the same, or merge it first by `lc_jax convert --source={self.folder} "
                 "--destination=FOLDER`."
             )
-        return lora
+        return dataclasses.replace(lora, alpha=stored.alpha)
 
-    def adapter_specs(self, config: Config) -> dict[tuple[str, ...], ParamSpec]:
-        """Returns the parameters that the adapter's folder holds, by path, with their keys there."""
+    def adapter_specs(self, config: Config, kind: str) -> dict[tuple[str, ...], ParamSpec]:
+        """Returns the parameters of a model of `kind` that the adapter's folder holds: by path, with keys there."""
         if self.adapter is None:
             return {}
-        lora = self.adapter.lora
-        model = abstract_model(dataclasses.replace(config, lora=lora), self.adapter.kind)
-        layout = {spec.path: spec for spec in param_specs(model) if spec.is_adapter or spec.path == HEAD_WEIGHT}
-        if HEAD_WEIGHT in layout:
-            layout[HEAD_WEIGHT] = dataclasses.replace(layout[HEAD_WEIGHT], hf_keys=(HEAD_KEY,))
+        model = abstract_model(dataclasses.replace(config, lora=self.adapter.lora), kind)
+        layout = {spec.path: spec for spec in param_specs(model) if spec.is_adapter}
+        if self.adapter.kind == "scalar":
+            head = next(spec for spec in param_specs(model) if spec.path == HEAD_WEIGHT)
+            layout[HEAD_WEIGHT] = dataclasses.replace(head, hf_keys=(HEAD_KEY,))
         return layout
+
+
+def shareable(backbone: Model | None, config: Config) -> dict[tuple[str, ...], Any]:
+    """Returns the frozen parameters of `backbone` by path, if the model of `config` has adapters of the same base.
+
+    Paths are those of a language model, also of a scalar one (see `causal_path`).
+    """
+    ours, theirs = config.lora, backbone.config.lora if backbone is not None else None
+    if ours is None or theirs is None or ours.base != theirs.base or backbone is None:
+        return {}
+    return {causal_path(path): array for path, array in named_leaves(backbone.frozen)}
+
+
+def causal_path(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the path in a language model of a parameter that may be of a scalar model's backbone."""
+    return path[path[0] == "backbone_model" :]

@@ -81,7 +81,7 @@ def label_loss(model: Model, sequences: Sequence[Sequence[int]], labels: Sequenc
 def exported(model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], mesh: jax.sharding.Mesh) -> Measured:
     """Compares, to the bit, the rewards of a model with those of the same model saved and loaded again."""
     model = with_random_head(model)
-    settings = {name: getattr(model.config, name) for name in ("param_dtype", "compute_dtype")}
+    settings = {name: getattr(model.config, name) for name in ("param_dtype", "compute_dtype", "lora")}
     with tempfile.TemporaryDirectory() as folder:
         hf.save(Path(folder) / "model", model, tokenizer=tokenizer)
         again = hf.load(Path(folder) / "model", mesh, kind="scalar", **settings)

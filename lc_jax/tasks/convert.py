@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lc_jax.data import gguf_tokenizer
 from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
-from lc_jax.models import classification, difference, folders, hf, hub
+from lc_jax.models import adapters, classification, difference, folders, hf, hub
 from lc_jax.models.config import DTYPES
 from lc_jax.models.params import NamedArrays
 from lc_jax.models.transformer import Model
@@ -31,6 +31,12 @@ def check(config: ConfigDict) -> None:
             raise ValueError("--config.make_difference needs --config.base: the checkpoint that is subtracted.")
         if config.base and config.format != "hf":
             raise ValueError("A weight difference is recovered as format 'hf'; convert the result in a second step.")
+        for name in ("base", "source"):
+            if config.base and adapters.is_adapter(Path(config[name])):
+                raise ValueError(
+                    f"--config.{name}={config[name]} is an adapter, of which no weight difference is made: merge it "
+                    f"first by `lc_jax convert --source={config[name]} --destination=FOLDER`."
+                )
 
     def destination() -> None:
         if os.path.lexists(config.destination):
@@ -43,7 +49,14 @@ def check(config: ConfigDict) -> None:
             gguf_tokenizer.open_gguf(config.source)
             kind = "causal"
         elif run_steps.is_step(config.source) and not config.base:
-            kind = run_steps.find(config.source).kind
+            step = run_steps.find(config.source)
+            kind = step.kind
+            if needs_scalar and step.lora is not None:
+                raise ValueError(
+                    f"--config.source={config.source} is a step of a training of adapters, which "
+                    "--config.format=sequence_classification does not merge: convert it with --config.format=hf first, "
+                    "and the result in a second step."
+                )
         else:
             _check_is_no_run(config.source)
             folders.check(config.source, allow_difference=bool(config.base) and not config.make_difference)

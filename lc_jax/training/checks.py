@@ -51,9 +51,9 @@ def check_model(
         folders.check(path)
         if not Path(path).is_dir():
             return None
-        config, stored_kind = folders.config_of(path, lora=lora)
-        if lora is not None:
-            Source.at(path).lora(config)
+        source = Source.at(path)
+        config, stored_kind = source.config(lora=lora)
+        source.lora(config)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--config.{name}: {error}") from error
     if kind == "causal" and stored_kind == "scalar":

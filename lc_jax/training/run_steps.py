@@ -19,6 +19,7 @@ from lc_jax.models.layout import read_json
 from lc_jax.models.registry import named_leaves
 from lc_jax.models.transformer import Model
 from lc_jax.prompts import Templates
+from lc_jax.provenance import describe_changes
 
 FOLDER, ITEM, METADATA = "checkpoints", "default", "metadata/_ROOT_METADATA"  # Orbax's names within a run
 # Task -> setting that names the model it starts from, kind of the model it exports, where its parameters are saved.
@@ -63,6 +64,13 @@ class RunStep:
         return str(self.settings[TASKS[self.settings["task"]][0]])
 
     @property
+    def lora(self) -> Lora | None:
+        """The adapters that the run trains; None where it trains all parameters."""
+        prefix = "lora."
+        group = {key[len(prefix) :]: value for key, value in self.settings.items() if key.startswith(prefix)}
+        return Lora.of(group) if group else None
+
+    @property
     def dtype(self) -> str:
         """The dtype of the run's own export."""
         return self.settings.get("export_dtype") or self.settings["precision.param_dtype"]
@@ -81,9 +89,8 @@ class RunStep:
             damaged.
         """
         rows = None if self.settings["task"] == "ppo" else tokenizer.num_rows
-        lora = Lora.of(group) if (group := self._group("lora")) else None
         precision: dict[str, Any] = {"param_dtype": dtype, "compute_dtype": dtype}
-        abstract, _ = hf.read(self.base, mesh, kind=self.kind, vocab_size=rows, lora=lora, **precision)
+        abstract, _ = hf.read(self.base, mesh, kind=self.kind, vocab_size=rows, lora=self.lora, **precision)
         target: Any = abstract.params
         path = TASKS[self.settings["task"]][2]
         for name in reversed(path):
@@ -97,11 +104,6 @@ class RunStep:
         for name in path:
             params = params[name]
         return abstract.with_params(params)
-
-    def _group(self, name: str) -> dict[str, Any]:
-        """Returns the settings below a name."""
-        prefix = f"{name}."
-        return {key[len(prefix) :]: value for key, value in self.settings.items() if key.startswith(prefix)}
 
     def _check_shapes(self, model: Model, path: tuple[str, ...]) -> None:
         """Compares the stored shapes under `path` with those of the abstract `model`; Orbax names no parameter."""
@@ -171,10 +173,10 @@ def _settings(record: Path, metadata: Path) -> Mapping[str, Any]:
         listed = ", ".join(sorted(tasks)) or "no task"
         raise ValueError(f"{record} is of {listed}: the models of {', '.join(TASKS)} are exported from a step.")
     described = read_json(metadata).get("custom_metadata") or {} if metadata.is_file() else {}
-    names = ("model", "policy", "data.recipe", "precision.param_dtype")
     for settings in reversed(entries):
-        if settings.get("task") in TASKS and all(
-            json.loads(described[name]) == settings.get(name) for name in names if name in described
+        if settings.get("task") in TASKS and not describe_changes(
+            {name: json.loads(value) for name, value in described.items()},
+            {name: value for name, value in settings.items() if name in described},
         ):
             return settings
     raise ValueError(f"{record} has no run with the settings of the checkpoints in {metadata.parents[1]}.")

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from lc_jax import parallel
 from lc_jax.models import hf, registry
+from lc_jax.models.params import model_leaves
 from lc_jax.models.transformer import Model
 
 PRESETS = ["tiny-llama", "tiny-gpt-neox"]
@@ -35,7 +36,7 @@ def random_model(mesh, preset="tiny-llama", kind="causal", **precision) -> Model
 def assert_same(a: Model, b: Model):
     """Bit for bit, and laid out alike."""
     assert a.config == b.config
-    pairs = zip(registry.named_leaves(a.params), registry.named_leaves(b.params), strict=True)
+    pairs = zip(model_leaves(a), model_leaves(b), strict=True)
     for (path, x), (other, y) in pairs:
         assert path == other
         assert x.dtype == y.dtype
@@ -50,13 +51,13 @@ def folder(mesh, tmp_path):
     return tmp_path / "model"
 
 
-def edit(folder, change):
+def edit(folder, change, name="model.safetensors"):
     """Rewrites the tensors of a folder."""
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load_file(folder / name)
     change(tensors)
-    save_file(tensors, folder / "model.safetensors")
+    save_file(tensors, folder / name)
 
 
-def edit_config(folder, **changes):
-    path = folder / "config.json"
+def edit_config(folder, name="config.json", **changes):
+    path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

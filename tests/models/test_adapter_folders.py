@@ -1,14 +1,18 @@
 """Folders of adapters: PEFT reads ours, we read PEFT's, merged or not; adapters of one base share its arrays."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 
 from lc_jax.models import folders, hf, registry
+from lc_jax.models.adapters import REFUSED, config_to_peft, open_folder
 from lc_jax.models.config import Lora
+from lc_jax.models.linear import ADAPTERS
 from lc_jax.models.params import model_leaves, param_specs
-from tests.models.conftest import assert_same, edit_config, random_model
+from tests.models.conftest import assert_same, edit, edit_config, random_model
 from tests.models.test_adapters import LORA, TOKENS, assert_close, base, llama, logits, with_random_adapter
 
 __all__ = ["base", "llama"]  # fixtures
@@ -121,6 +125,29 @@ def test_a_reward_model_and_a_padding_row_survive_the_folder(llama, mesh, tmp_pa
         hf.load(tmp_path / "adapter", mesh)
 
 
+def test_a_causal_adapter_is_the_start_of_a_reward_model_a_critic_and_a_reader(llama, mesh, tmp_path):
+    policy = with_random_adapter(hf.load(llama, mesh, lora=LORA))
+    hf.save(tmp_path / "adapter", policy)
+    ours = dict(model_leaves(policy))
+    starts = {
+        "reward model": dict(lora=LORA),
+        "critic": dict(lora=LORA, fresh_head=True, backbone=policy),
+        "reader": dict(backbone=policy),
+    }
+    for role, settings in starts.items():
+        model = hf.load(tmp_path / "adapter", mesh, kind="scalar", **settings)
+        for path, leaf in model_leaves(model):
+            if path[0] == "reward_head":
+                assert not np.asarray(leaf).any(), role
+            else:
+                np.testing.assert_array_equal(leaf, ours[path[1:]], err_msg=role)
+                assert "backbone" not in settings or path[-1] in ADAPTERS or leaf is ours[path[1:]], role
+        assert {path[-1] for path, _ in registry.named_leaves(model.params)} == {*ADAPTERS, "weight", "bias"}
+    with_head = with_random_adapter(model, 1)
+    hf.save(tmp_path / "critic", with_head)
+    assert_same(hf.load(tmp_path / "critic", mesh, kind="scalar", backbone=policy), with_head)
+
+
 def test_adapters_of_one_base_share_its_arrays(llama, mesh, tmp_path):
     policy = hf.load(llama, mesh, lora=LORA)
     other = with_random_adapter(hf.load(llama, mesh, kind="scalar", vocab_size=257, lora=Lora(2, 2.0, ("o",))))
@@ -151,14 +178,25 @@ def test_adapters_that_do_not_fit_are_refused(llama, mesh, tmp_path):
         hf.load(llama, mesh, lora=Lora(4, 6.0, ("qkv",)))
     config = adapter / "adapter_config.json"
     original = json.loads(config.read_text())
-    changes = {
-        "use_dora": True, "bias": "all", "peft_type": "IA3", "r": 0, "task_type": "SEQ_2_SEQ_LM",
-        "rank_pattern": {"q_proj": 8}, "base_model_name_or_path": None,
-    }  # fmt: skip
-    for key, value in changes.items():
+    changes = [
+        *((key, {"q_proj": 8}) for key in REFUSED), ("use_dora", True), ("layers_to_transform", 0), ("bias", "all"),
+        ("peft_type", "IA3"), ("task_type", "SEQ_2_SEQ_LM"), ("r", 0), ("r", 4), ("base_model_name_or_path", None),
+        *(("init_lora_weights", value) for value in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga")),
+        ("modules_to_save", ["lm_head"]), ("modules_to_save", ["score"]),
+    ]  # fmt: skip
+    for key, value in changes:
         config.write_text(json.dumps(original | {key: value}))
         with pytest.raises(ValueError, match=rf"adapter_config.json: {key}"):
             folders.check(adapter)
+    inert = {"init_lora_weights": "gaussian", "layers_to_transform": None, "rank_pattern": {}, "use_dora": False}
+    config.write_text(json.dumps(original | inert | {"lora_dropout": 0.1}))
+    folders.check(adapter)
+    with pytest.raises(ValueError, match=r"adapter_config.json: lora_dropout=0\.1.*write 0 there"):
+        hf.load(adapter, mesh, lora=LORA)
+    hf.save(tmp_path / "neox", random_model(mesh, "tiny-gpt-neox"))
+    config.write_text(json.dumps(original | {"base_model_name_or_path": str(tmp_path / "neox")}))
+    with pytest.raises(ValueError, match=r"target_modules: it adapts gate,k,q,v, which gpt_neox lacks.*neox is not"):
+        hf.load(adapter, mesh)
     config.write_text(json.dumps(original | {"base_model_name_or_path": "/nowhere/else"}))
     with pytest.raises(FileNotFoundError, match="is an adapter of /nowhere/else, which is needed too"):
         folders.check(adapter)
@@ -170,6 +208,54 @@ def test_adapters_that_do_not_fit_are_refused(llama, mesh, tmp_path):
         folders.check(adapter)
     edit_config(llama, hidden_size=64)
     assert folders.config_of(llama)[0].hidden_size == 64
+
+
+def test_tensors_that_are_no_adapters_of_linear_layers_are_refused(llama, mesh, tmp_path):
+    hf.save(tmp_path / "adapter", hf.load(llama, mesh, lora=LORA))
+    weights, key = "adapter_model.safetensors", "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+    faults = {
+        "base_model.model.lm_head.weight": "holds .*lm_head.weight, which is no adapter.*merge_and_unload",
+        "base_model.model.model.embed_tokens.lora_embedding_A": "holds .*embed_tokens.lora_embedding_A, which is no",
+        "base_model.model.lm_head.lora_A.weight": "target_modules: adapters of lm_head .*are not implemented. Merge",
+        key: r"target_modules, exclude_modules: q_proj has no adapter in layer 1 A;",
+    }
+    for number, (name, message) in enumerate(faults.items()):
+        folder = shutil.copytree(tmp_path / "adapter", tmp_path / str(number))
+        edit(folder, lambda t, name=name: t.pop(name, None) is None and t.update({name: np.zeros((3, 3))}), weights)
+        with pytest.raises(ValueError, match=rf"{folder}/adapter_config.json: .*{message}"):
+            folders.check(folder)
+
+
+def test_the_base_is_one_however_its_path_is_written_and_hub_names_keep_their_revision(llama, mesh, tmp_path):
+    (tmp_path / "link").symlink_to(llama)
+    policy = hf.load(tmp_path / "link", mesh, lora=LORA)
+    assert policy.config.lora.base == str(llama)
+    hf.save(tmp_path / "adapter", policy)
+    edit_config(
+        tmp_path / "adapter", "adapter_config.json", base_model_name_or_path=f"{tmp_path}/../{tmp_path.name}/link"
+    )
+    assert hf.load(tmp_path / "adapter", mesh, backbone=policy).frozen is not None
+    # A name of the hub is that of the hub, whatever is next to the adapter.
+    name, revision = "someone/base", "deadbeef"
+    edit_config(tmp_path / "adapter", "adapter_config.json", base_model_name_or_path=name, revision=revision)
+    assert folders.base_of(open_folder(tmp_path / "adapter")) == "someone/base@deadbeef"
+    written = config_to_peft(Lora(3, 6.0, ("q",), base=f"{name}@{revision}"), registry.FAMILIES["llama"].KEYS, "causal")
+    assert (written["base_model_name_or_path"], written["revision"]) == (name, revision)
+    # What a run exports does not depend on the base's folder, which may have moved by then.
+    llama.rename(tmp_path / "moved")
+    hf.save(tmp_path / "again", policy)
+    assert "vocab_size" not in json.loads((tmp_path / "again" / "adapter_config.json").read_text())
+
+
+def test_an_rslora_adapter_is_trained_on_with_the_alpha_of_the_message(llama, mesh, tmp_path):
+    hf.save(tmp_path / "adapter", hf.load(llama, mesh, lora=Lora(8, 16.0, ("q",))))
+    edit_config(tmp_path / "adapter", "adapter_config.json", use_rslora=True)
+    with pytest.raises(ValueError, match=r"alpha 45\.254834 for q,") as refusal:
+        hf.load(tmp_path / "adapter", mesh, lora=Lora(8, 16.0, ("q",)))
+    alpha = float(re.search(r"alpha (\S+) for", str(refusal.value)).group(1))
+    settings = {"rank": 8, "alpha": alpha, "targets": "q,q", "dropout": 0.0, "int8": False}
+    again = hf.load(tmp_path / "adapter", mesh, lora=Lora.of(settings))
+    assert again.config.lora.scale == pytest.approx(16 / 8**0.5, rel=1e-12)  # the folder's, not that of the message
 
 
 @pytest.mark.parametrize(("name", "value"), [("rank", -1), ("alpha", 0), ("dropout", 0.1)])

@@ -11,12 +11,13 @@ from safetensors.numpy import load_file
 
 from configs import base
 from lc_jax import main, parallel
+from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.models import hf
 from lc_jax.models.config import Lora
 from lc_jax.models.params import model_leaves
 from lc_jax.models.registry import named_leaves
-from lc_jax.rl import kl
+from lc_jax.rl import kl, verify_scalar
 from lc_jax.rl.settings import PPOSettings
 from lc_jax.rl.step import step
 from lc_jax.tasks import ppo as tasks_ppo
@@ -59,8 +60,14 @@ def test_a_run_leaves_the_adapter_its_checkpoints_hold_nothing_else_and_convert_
     tree = ocp.PyTreeCheckpointHandler().metadata((trained / "checkpoints" / "3" / "default").resolve()).tree
     assert len(jax.tree.leaves(tree["params"])) == len(adapter) / 2  # both layers are in one array
     assert {path[-2] for path, _ in named_leaves(tree["params"])} == {"lora_a", "lora_b"}
+    record = json.loads((trained / "run.json").read_text())  # a command that the run refused leaves an entry
+    refused = {**record["runs"][-1], "config": record["runs"][-1]["config"] | {"lora.alpha": 3.0}}
+    (trained / "run.json").write_text(json.dumps({"runs": [*record["runs"], refused]}))
     run("convert", source=trained / "checkpoints" / "3", destination=tmp_path / "step")
-    assert (tmp_path / "step" / WEIGHTS).read_bytes() == (model / WEIGHTS).read_bytes()
+    for name in (WEIGHTS, "adapter_config.json"):
+        assert (tmp_path / "step" / name).read_bytes() == (model / name).read_bytes()
+    with pytest.raises(ValueError, match=r"--config.source=\S+ is an adapter, of which no .*lc_jax convert --source="):
+        run("convert", source=model, base=PLAIN, make_difference=True, destination=tmp_path / "difference")
     run("convert", source=model, destination=tmp_path / "merged")
     before, merged = load_file(PLAIN / "model.safetensors"), load_file(tmp_path / "merged" / "model.safetensors")
     key = "model.layers.0.self_attn.q_proj"
@@ -106,6 +113,9 @@ def test_a_reward_model_is_trained_as_an_adapter_and_scores_as_the_merged_one(tm
     run("reward_model", model=PLAIN, output=tmp_path / "run", **source, **LORA)
     run("convert", source=tmp_path / "run" / "model", destination=tmp_path / "merged")
     run("convert", source=tmp_path / "run" / "model", destination=tmp_path / "other", format="sequence_classification")
+    (step,) = (tmp_path / "run" / "checkpoints").glob("[0-9]*")
+    with pytest.raises(ValueError, match=r"is a step of a training of adapters.*--config.format=hf first"):
+        run("convert", source=step, destination=tmp_path / "labels", format="sequence_classification")
     texts = write(tmp_path / "texts.jsonl", [{"text": "Paris 1."}, {"text": "Rome"}])
     scores = []
     for model in ("run/model", "merged", "other"):
@@ -113,6 +123,9 @@ def test_a_reward_model_is_trained_as_an_adapter_and_scores_as_the_merged_one(tm
         scores.append([json.loads(line) for line in (tmp_path / f"{len(scores)}.jsonl").read_text().splitlines()])
     numbers = [[row["reward"] for row in rows] for rows in scores]
     assert numbers[0][0] != 0.0
+    mesh, lora = parallel.make_mesh(), Lora(4, 8.0, int8=True)  # verify reads an export as it was trained
+    model = with_random_adapter(hf.load(PLAIN, mesh, kind="scalar", lora=lora))
+    assert verify_scalar.exported(model, load_tokenizer(PLAIN), [[5, 6, 7], [8, 9]], mesh).value == 0.0
     np.testing.assert_allclose(numbers, [numbers[0]] * 3, atol=1e-5)
 
 
