@@ -1,5 +1,6 @@
 """The memory planner against what XLA says of the same programs once it has compiled them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from configs import base
 from configs import ppo as configs_ppo
 from lc_jax import activations, memory, parallel
-from lc_jax.models.config import training_precision
+from lc_jax.models import registry
+from lc_jax.models.config import Lora, training_precision
 from lc_jax.tasks import ppo as tasks_ppo
 from lc_jax.training.optimizer import KINDS
 from tests import programs
@@ -123,6 +125,19 @@ def test_supervised_step_of_adapters(remat, int8, deep):
     assert phase.gradients < 0.2 * memory.shard_bytes(whole)
     if int8:
         assert phase.parameters < 0.6 * memory.shard_bytes(whole)
+
+
+def test_only_what_is_shared_with_the_policy_is_counted_once():
+    def model(base, rows, kind="causal"):
+        config = registry.from_preset("tiny-llama", lora=Lora(2, 4.0, base=base))
+        return registry.abstract_model(dataclasses.replace(config, vocab_size=rows), kind)
+
+    policy = model("a", 256)
+    whole, table = memory.shard_bytes(policy.frozen), 256 * 32 * 4  # bytes of all, and of the embedding
+    assert memory.frozen_bytes(policy, [policy, model("a", 256, "scalar")]) == whole
+    longer = 2 * (table + 32 * 4)  # embedding and head with a row more, in each of two models
+    assert memory.frozen_bytes(policy, [model("a", 257), model("a", 257, "scalar")]) == whole + 2 * longer
+    assert memory.frozen_bytes(policy, [model("b", 256), model("b", 256)]) == 3 * whole
 
 
 def ppo(model, precision, sizes):

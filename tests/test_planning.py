@@ -194,6 +194,8 @@ def test_disk_is_what_is_kept_and_what_is_written_next_to_it(tmp_path):
     assert full.rest == pytest.approx((2 + 2 * 12) * params, rel=1e-3)
     assert disk.measure(every[3], every, shapes, keep_checkpoints=True).rest > 0
     assert disk.downloads(every, shapes) == pytest.approx(2 * params + 2 * 2.776e9, rel=1e-2)
+    every[0].config.lora.rank = 16  # adapters alone are saved: of rank 16 in all layers of 7B 40.0M parameters
+    assert disk.measure(every[0], every, shapes).peak == pytest.approx((2 + 3 * 12) * 39.98e6, rel=1e-3)
 
 
 def test_hours_at_the_devices_peaks(tmp_path):
@@ -203,6 +205,8 @@ def test_hours_at_the_devices_peaks(tmp_path):
     sft, params = clock.time(every[0]), 6.738e9
     # Forward, backward and forward again, of 2 operations a parameter and token.
     assert sft.value == pytest.approx(8 * params * 10_000 * 250 * 3 / 989e12 / 3600, rel=1e-3)
+    every[0].config.lora.rank = 16  # frozen matrices need no gradients
+    assert clock.time(every[0]).value == pytest.approx(sft.value * 6 / 8, rel=1e-6)
     assert (sft.source, str(sft)[0]) == ("floor", ">")
     rl = clock.time(every[2])
     assert 1500 * 40 / 3600 < rl.value < 1500 * 70 / 3600  # 40 to 70 seconds a step

@@ -85,10 +85,8 @@ def param_specs(model: Model) -> list[ParamSpec]:
             key = HEAD + path[1]
         elif path[-1] in ADAPTERS:
             key = PEFT[path[-1]].format(keys[name.replace(path[-1], "kernel")].removesuffix(".weight"))
-        elif path[-1] == "kernel_scale":
-            name = name.removesuffix("_scale")
-            key = BACKBONE + keys[name] if is_scalar else keys[name]
         else:
+            name = name.removesuffix("_scale")  # of a matrix in 8 bits, whose scale follows from its tensor
             key = BACKBONE + keys[name] if is_scalar else keys[name]
         stacked, rows = "{}" in key, None
         if names := joint.get(key.removeprefix(BACKBONE)):

@@ -110,16 +110,16 @@ class Source:
           ValueError: the config asks for other adapters than the folder has, or the family stores several matrices in
             one tensor.
         """
-        lora, stored = config.lora, self.adapter.lora if self.adapter else None
-        if lora is None and stored is not None and backbone is not None and backbone.config.lora is not None:
+        lora, on_disk = config.lora, self.adapter.lora if self.adapter else None
+        if lora is None and on_disk is not None and backbone is not None and backbone.config.lora is not None:
             is_same = backbone.config.lora.base == self.base_name
-            lora = dataclasses.replace(stored, int8=backbone.config.lora.int8) if is_same else None
+            lora = dataclasses.replace(on_disk, int8=backbone.config.lora.int8) if is_same else None
         elif lora is not None and self.adapter is not None and self.adapter.dropout:
             raise ValueError(
                 f"{self.folder}/{ADAPTER}: lora_dropout={self.adapter.dropout:g}: dropout in training is not "
                 "implemented; write 0 there to train on without it."
             )
-        if (lora or stored) is not None and hasattr(family_of(config), "JOINT"):
+        if (lora or on_disk) is not None and hasattr(family_of(config), "JOINT"):
             raise ValueError(
                 f"{self.folder}: adapters of {config.model_type} are not implemented, whose folders hold several "
                 "matrices in one tensor: give --config.lora.rank=0, or a folder that peft has merged."
@@ -129,18 +129,18 @@ class Source:
         lora = dataclasses.replace(
             lora, targets=lora.targets or config.linear_layers, base=self.base_name, base_rows=self.vocab_size
         )
-        if stored is None:
+        if on_disk is None:
             return lora
-        if (lora.rank, set(lora.targets)) != (stored.rank, set(stored.targets)) or not math.isclose(
-            lora.alpha, stored.alpha, rel_tol=1e-6
+        if (lora.rank, set(lora.targets)) != (on_disk.rank, set(on_disk.targets)) or not math.isclose(
+            lora.alpha, on_disk.alpha, rel_tol=1e-6
         ):
             raise ValueError(
-                f"{self.folder} is an adapter of rank {stored.rank}, alpha {stored.alpha:.10g} for "
-                f"{','.join(stored.targets)}, and --config.lora has {lora.rank}, {lora.alpha:.10g} and "
+                f"{self.folder} is an adapter of rank {on_disk.rank}, alpha {on_disk.alpha:.10g} for "
+                f"{','.join(on_disk.targets)}, and --config.lora has {lora.rank}, {lora.alpha:.10g} and "
                 f"{','.join(lora.targets)}: give the same, or merge it first by `lc_jax convert --source={self.folder} "
                 "--destination=FOLDER`."
             )
-        return dataclasses.replace(lora, alpha=stored.alpha)
+        return dataclasses.replace(lora, alpha=on_disk.alpha)
 
     def adapter_specs(self, config: Config, kind: str) -> dict[tuple[str, ...], ParamSpec]:
         """Returns the parameters of a model of `kind` that the adapter's folder holds: by path, with keys there."""

@@ -39,7 +39,7 @@ def measure(stage: Stage, stages: Sequence[Stage], shapes: Models, *, keep_check
     if config.task == "ppo":
         return _ppo(config, shapes, keep_checkpoints)
     if config.task in TRAINING:
-        params = shapes.num_parameters(config.model)
+        params = shapes.num_trained(config.model, config)
         export, checkpoint = _export(config, params), _checkpoint(config, params)
         rest = export + (KEEP * checkpoint if keep_checkpoints else 0.0)
         return Disk(export + (KEEP + 1) * checkpoint, rest)  # a checkpoint is written before the oldest is deleted
@@ -47,7 +47,7 @@ def measure(stage: Stage, stages: Sequence[Stage], shapes: Models, *, keep_check
     # A selection takes no space: it makes hard links to the candidate's files.
     run, freed = work.selected_run(stage, stages), 0.0
     if run is not None and not keep_checkpoints:
-        freed = (run.ppo.num_candidates - 1) * _export(run, shapes.num_parameters(run.policy))
+        freed = (run.ppo.num_candidates - 1) * _export(run, shapes.num_trained(run.policy, run))
     return Disk(records, records - freed)
 
 
@@ -56,7 +56,7 @@ def _itemsize(dtype: str) -> int:
 
 
 def _export(config: ConfigDict, params: float) -> float:
-    """Returns the bytes of a Hugging Face folder."""
+    """Returns the bytes of a Hugging Face folder, of an adapter's where adapters are trained."""
     return params * _itemsize(config.export_dtype or config.precision.param_dtype)
 
 
@@ -67,8 +67,8 @@ def _checkpoint(config: ConfigDict, params: float) -> float:
 
 def _ppo(config: ConfigDict, shapes: Models, keep_checkpoints: bool) -> Disk:
     """Returns the space of checkpoints of policy and critic, candidate policies, and the log of all episodes."""
-    ppo, policy = config.ppo, shapes.num_parameters(config.policy)
-    critic = shapes.num_parameters(config.critic) if ppo.baseline.startswith("critic") else 0.0
+    ppo, policy = config.ppo, shapes.num_trained(config.policy, config)
+    critic = shapes.num_trained(config.critic, config) if ppo.baseline.startswith("critic") else 0.0
     checkpoint, export = _checkpoint(config, policy + critic), _export(config, policy)
     episodes = ppo.num_steps * ppo.rollout_batch_size * _EPISODE
     peak = (ppo.num_candidates + 1) * export + (ppo.keep + 1) * checkpoint + episodes

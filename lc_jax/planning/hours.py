@@ -71,7 +71,8 @@ class Clock:
             return math.nan
         notes = row["notes"]
         if name == "sft_step":
-            flops = 6 * self.shapes.num_parameters(config.model) * self._training_tokens(stage)
+            passes = 3 - _has_adapters(config)
+            flops = 2 * passes * self.shapes.num_parameters(config.model) * self._training_tokens(stage)
             return flops / (notes["TFLOP/s"] * 1e12)
         if name == "ppo_step":
             layers = self.shapes.config_of(config.policy).num_layers / notes["layers"]
@@ -137,8 +138,11 @@ class Clock:
     # --- amount of work ----------------------------------------------------------------------------------------------
 
     def _passes(self, config: Any) -> int:
-        """Returns the cost of training in forward passes: forward, backward (two), and forward again with remat."""
-        return 4 if config.precision.remat == "full" else 3
+        """Returns the cost of training in forward passes: forward, backward (two), and forward again with remat.
+
+        With adapters the backward pass is one, as frozen matrices need no gradient.
+        """
+        return 3 - _has_adapters(config) + (config.precision.remat == "full")
 
     def _training_tokens(self, stage: Stage) -> float:
         config = stage.config
@@ -156,6 +160,11 @@ class Clock:
             * work.num_candidates(stage, self.stages)
             * stage.config.get("num_samples", 1)
         )
+
+
+def _has_adapters(config: Any) -> bool:
+    """Returns whether a training is of low-rank adapters."""
+    return "lora" in config and config.lora.rank > 0
 
 
 def measured_figures(folder: Path, kind: str) -> dict[str, Any]:

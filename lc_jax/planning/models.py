@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lc_jax.models import folders, registry
-from lc_jax.models.config import Config
+from lc_jax.models.config import Config, Lora
 from lc_jax.models.hub import is_difference
 from lc_jax.planning.stages import Stage
 
@@ -69,6 +70,10 @@ class Models:
         """Returns the number of parameters of a checkpoint."""
         return _num_parameters(self.shape_of(path))
 
+    def num_trained(self, path: str, config: ConfigDict) -> float:
+        """Returns the number of parameters of a checkpoint that a stage of this config trains, saves and exports."""
+        return _num_parameters(self.shape_of(path), Lora.of(config.lora.to_dict()) if "lora" in config else None)
+
 
 @functools.cache
 def _config(shape: str) -> Config:
@@ -76,8 +81,9 @@ def _config(shape: str) -> Config:
 
 
 @functools.cache
-def _num_parameters(shape: str) -> float:
-    return float(sum(leaf.size for leaf in jax.tree.leaves(registry.abstract_model(_config(shape)).params)))
+def _num_parameters(shape: str, lora: Lora | None = None) -> float:
+    config = dataclasses.replace(_config(shape), lora=lora)
+    return float(sum(leaf.size for leaf in jax.tree.leaves(registry.abstract_model(config).params)))
 
 
 def _from_name(path: str) -> str:

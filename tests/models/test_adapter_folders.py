@@ -239,8 +239,10 @@ def test_the_base_is_one_however_its_path_is_written_and_hub_names_keep_their_re
     name, revision = "someone/base", "deadbeef"
     edit_config(tmp_path / "adapter", "adapter_config.json", base_model_name_or_path=name, revision=revision)
     assert folders.base_of(open_folder(tmp_path / "adapter")) == "someone/base@deadbeef"
-    written = config_to_peft(Lora(3, 6.0, ("q",), base=f"{name}@{revision}"), registry.FAMILIES["llama"].KEYS, "causal")
-    assert (written["base_model_name_or_path"], written["revision"]) == (name, revision)
+    contents = config_to_peft(
+        Lora(3, 6.0, ("q",), base=f"{name}@{revision}"), registry.FAMILIES["llama"].KEYS, "causal"
+    )
+    assert (contents["base_model_name_or_path"], contents["revision"]) == (name, revision)
     # What a run exports does not depend on the base's folder, which may have moved by then.
     llama.rename(tmp_path / "moved")
     hf.save(tmp_path / "again", policy)
