@@ -11,6 +11,7 @@ from lc_jax import parallel
 from lc_jax.data.examples import Encoded
 from lc_jax.inference import generate
 from lc_jax.models import registry
+from lc_jax.models.config import Lora
 from lc_jax.models.transformer import trainable
 from lc_jax.rl import advantage, batch, reward_model, rollout, update
 from lc_jax.rl.actor_critic import ActorCritic
@@ -21,6 +22,7 @@ from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from tests import programs
 
 STEPS = 5
+ADAPTERS = "adapters of tiny-llama"
 OPTIMIZER = OptimizerSettings(1e-2, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.01, 1.0)
 
 
@@ -29,7 +31,10 @@ def meshes():
 
 
 def model_on(mesh, kind, family="tiny-llama", seed=0):
-    config = registry.from_preset(family, param_dtype="float32", compute_dtype="float32")
+    """A model of a family, or the Llama with adapters."""
+    lora = Lora(4, 8.0) if family == ADAPTERS else None
+    preset = "tiny-llama" if lora else family
+    config = registry.from_preset(preset, param_dtype="float32", compute_dtype="float32", lora=lora)
     return registry.initialize(config, jax.random.key(seed), mesh, kind)
 
 
@@ -69,7 +74,7 @@ def test_supervised_training(kind):
 
 # Windows and norms of whole projections; layers without positions; norms of heads, 1 + w and windows.
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["tiny-olmo3", "tiny-smollm3", "tiny-gemma3"])
+@pytest.mark.parametrize("family", ["tiny-olmo3", "tiny-smollm3", "tiny-gemma3", ADAPTERS])
 def test_supervised_training_of_other_families(family):
     one, eight = meshes()
     expected = supervised_losses(one, "causal", 1, family)
@@ -101,7 +106,7 @@ def ppo_losses(mesh, family="tiny-llama"):
 
 # Joint projections; four norms, softcaps and windows.
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["tiny-llama", "tiny-phi3", "tiny-gemma2"])
+@pytest.mark.parametrize("family", ["tiny-llama", "tiny-phi3", "tiny-gemma2", ADAPTERS])
 def test_ppo(family):
     one, eight = meshes()
     expected = ppo_losses(one, family)
