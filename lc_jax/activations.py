@@ -102,7 +102,7 @@ class Activations:
             # Before the parts of an output, by matrix and by adapter, are added up; of a gradient twice as much.
             self.parts = self.size * (inner + 2 * hidden)
             if config.lora.int8:  # products before their scale, in the backward pass; a matrix converted from 8 bits
-                self.scaled = 2 * self.size * (inner + hidden)
+                self.scaled = self.size * (inner + hidden)
                 self.weights = max(self.weights, self.size * max(map(math.prod, matrices)) / tensor)
         # What the decode loop reads on such a mesh (generate.for_decoding).
         size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)

@@ -74,7 +74,7 @@ def test_supervised_training(kind):
 
 # Windows and norms of whole projections; layers without positions; norms of heads, 1 + w and windows.
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["tiny-olmo3", "tiny-smollm3", "tiny-gemma3", ADAPTERS])
+@pytest.mark.parametrize("family", ["tiny-olmo3", "tiny-gemma3", ADAPTERS])
 def test_supervised_training_of_other_families(family):
     one, eight = meshes()
     expected = supervised_losses(one, "causal", 1, family)

@@ -104,8 +104,7 @@ def world(tmp_path_factory):
     variables |= {"LC_KNOWLEDGE": str(make_store(folder / "enwiki.db", pages)), "LC_RETRIEVER": "bm25"}
     (folder / "people.txt").write_text("".join(f"{person.description}\n" for person in PEOPLE))
     variables |= {"LC_ENTITIES": str(folder / "people.txt")}
-    variables |= {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY}
-    variables |= {"PYTHONPATH": f"{ROOT / 'tests/without_torch'}{os.pathsep}{ROOT}"}
+    variables |= {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
     with HubServer(folder / "hub") as hub, FakeServer(judge_of(world)) as vendor:
         variables |= {"HF_ENDPOINT": hub.url, "OPENAI_BASE_URL": vendor.openai_url}
         variables |= {"ANTHROPIC_BASE_URL": vendor.anthropic_url}

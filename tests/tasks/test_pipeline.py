@@ -20,12 +20,6 @@ def run(name, **overrides):
     return config
 
 
-def verify(name, dtype, **overrides):
-    """`verify` on a training config; raises where a check fails."""
-    dotted = {key.replace("__", "."): value for key, value in overrides.items()} | {"precision.compute_dtype": dtype}
-    run("verify", of=f"configs/{name}.py:mini", set=tuple(f"{key}={value}" for key, value in dotted.items()))
-
-
 def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -95,6 +89,3 @@ def test_every_stage(tmp_path, monkeypatch):
     assert {row["method"] for row in results} == {"lc_rl", "lc_sft"}
     assert all(row["num_questions"] == 24 for row in results)
     assert (tmp_path / "reliability.png").stat().st_size > 1000
-
-    verify("ppo", "float32")  # the checks of lc_jax/tasks/verify.py
-    verify("forecast_probs", "float32", data__eval_size=4)
