@@ -35,7 +35,7 @@ from lc_jax.text_table import table
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_SECONDS = 0.02  # a timed turn is made at least about this long
-VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", "trl")
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers", "peft", "trl")
 
 
 @dataclasses.dataclass(frozen=True)
