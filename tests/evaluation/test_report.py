@@ -68,7 +68,7 @@ def embedded(page):
 def test_everything_is_in_one_file(page):
     outside = re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|@import|url\(', page)
     assert not outside
-    assert page.count("data:image/svg+xml;base64,") == 2 * 3 + 4  # three figures of a data set, reliability of each method
+    assert page.count("data:image/svg+xml;base64,") == 2 * 3 + 4  # three of a data set, one of each method
     assert "NaN" not in page.split("application/json")[1].split("</script>")[0]
 
 
