@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from benchmarks import models, report
-from benchmarks.sft_step import LAYERS, SEQUENCES, ours, peer
+from benchmarks.sft_step import ours, peer, shape_of
 from lc_jax import parallel
 from lc_jax.models import hf
 from lc_jax.models.config import Lora
@@ -17,7 +17,7 @@ from lc_jax.models.config import Lora
 RANK, ALPHA = 16, 32.0
 
 
-def adapted(network: Any, remat: str) -> Any:
+def with_adapters(network: Any, remat: str) -> Any:
     """Returns a transformers model with peft's adapters of all linear layers of its blocks."""
     import peft
 
@@ -34,10 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
       ArithmeticError: the first losses differ.
     """
     args = report.arguments(__doc__ or "", argv)
-    size, config = args.size, models.config_of(args.size)
-    batch = size.batch // 2
-    if size is report.LARGE:
-        config, batch = models.with_layers(config, LAYERS), SEQUENCES
+    size = args.size
+    config, batch = shape_of(size)
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
         model = models.random_model(config, mesh)
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         steps: dict[str, Any] = {"ours": ours(low_rank, tokens), "full": ours(model, tokens), "peer": None}
         del model, low_rank  # the first steps take their parameters
         if network is not None:
-            steps["peer"] = models.synchronised(peer(adapted(network, config.remat), tokens, config.remat))
+            steps["peer"] = models.synchronised(peer(with_adapters(network, config.remat), tokens, config.remat))
         losses = {name: step() for name, step in steps.items() if step}
         if max(losses.values()) - min(losses.values()) > (1e-4 if size.dtype == "float32" else 2e-2):
             raise ArithmeticError(f"the first losses differ: {losses}.")

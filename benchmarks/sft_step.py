@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks import models, report
 from lc_jax import parallel
 from lc_jax.data.examples import Encoded
+from lc_jax.models.config import Config
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.training import language_model, loop
 from lc_jax.training import state as states
@@ -20,6 +21,14 @@ SETTINGS = OptimizerSettings(1e-5, 100, 0, "constant", 0.9, 0.999, 1e-8, 0.0, 1.
 # Layers of the model and sequences of a step where the device is an accelerator: AdamW's float32 moments of all 32
 # layers of a 7B model would not fit one. The fraction of the roofline is that of these layers.
 LAYERS, SEQUENCES = 8, 16
+
+
+def shape_of(size: report.Size) -> tuple[Config, int]:
+    """Returns the model's config and the sequences of a step."""
+    config = models.config_of(size)
+    if size is report.LARGE:
+        return models.with_layers(config, LAYERS), SEQUENCES
+    return config, size.batch // 2
 
 
 def ours(model: Model, tokens: np.ndarray) -> Callable[[], float]:
@@ -68,10 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
       ArithmeticError: the first losses of the two differ.
     """
     args = report.arguments(__doc__ or "", argv)
-    size, config = args.size, models.config_of(args.size)
-    batch = size.batch // 2
-    if size is report.LARGE:
-        config, batch = models.with_layers(config, LAYERS), SEQUENCES
+    size = args.size
+    config, batch = shape_of(size)
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh):
         model = models.random_model(config, mesh)

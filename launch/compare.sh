@@ -4,7 +4,6 @@
 #   launch/compare.sh                    on the miniature: each seed gets the quickstart first, then all objectives
 #   launch/compare.sh --from=FOLDER      on the models and questions of a finished launch/calibrate.sh --output=FOLDER, such
 #                                        as runs/real_model, with its readers by rule
-#   launch/compare.sh --check            lists everything that would stop a stage of the first seed; trains nothing
 #
 #   --seeds=0,1,2           seeds of training (default 0,1,2,3,4; with --from 0)
 #   --objectives=NAME,NAME  only these objectives, by the names of their folders below (default: all)
@@ -17,9 +16,9 @@
 #   LC_OUTPUT     where everything is written, relative to the repository (default runs/compare)
 set -euo pipefail
 { # bash reads a block to its end before it runs it, so this file may change during a run that takes hours
-usage="usage: launch/compare.sh [--from=FOLDER [--profile=NAME]] [--seeds=0,1] [--objectives=NAME,NAME] [--check]
+usage="usage: launch/compare.sh [--from=FOLDER [--profile=NAME]] [--seeds=0,1] [--objectives=NAME,NAME]
   [--config.NAME=VALUE ...]"
-from="" seeds="" chosen="" profile=calibrate-small action=run own_flags=() flags=()
+from="" seeds="" chosen="" profile=calibrate-small own_flags=() flags=()
 for argument in "$@"; do
   value=${argument#*=}
   case "$argument" in
@@ -27,7 +26,6 @@ for argument in "$@"; do
     --seeds=*) seeds=$value ;;
     --objectives=?*) chosen=",$value," ;;
     --profile=?*) profile=$value ;;
-    --check) action=check ;;
     --config.*=*) own_flags+=("$argument") ;;
     -h | --help) echo "$usage"; exit ;;
     *) printf "error: unknown argument '%s'\n%s\n" "$argument" "$usage" >&2; exit 2 ;;
@@ -139,15 +137,11 @@ for seed in ${seeds//,/ }; do
   for name in ${chosen//,/ }; do
     case "$known" in *" $name "*) ;; *) echo "error: --objectives: no $name; there are$known" >&2; exit 2 ;; esac
   done
-  if [ -z "$from" ] && [ "$action" = run ]; then
+  if [ -z "$from" ]; then
     LC_SEED="$seed" LC_OUTPUT="$out/miniature/seed$seed" bash "$launch/reproduce.sh" --mini
   fi
-  checked=(--config.stages="$stages" --config.profile="$stages.flags" --config.evaluations="$out/evaluation")
-  if [ "$action" = check ]; then
-    python -m lc_jax.main --config=configs/check_stages.py "${checked[@]}"
-    exit
-  fi
-  python -m lc_jax.main --config=configs/check_stages.py "${checked[@]}" --config.ready="$stages.ready"
+  python -m lc_jax.main --config=configs/check_stages.py --config.stages="$stages" --config.profile="$stages.flags" \
+    --config.evaluations="$out/evaluation" --config.ready="$stages.ready"
   echo "Seed $seed of $seeds:"
   run_stages "$stages.ready"
 done

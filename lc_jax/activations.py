@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 
+from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.inference import generate
 from lc_jax.kernels import dispatch, logprobs
@@ -94,7 +95,7 @@ class Activations:
         self.head = config.vocab_size / tensor * hidden
         # Of a model with adapters the head has no gradient. Adapters save their inner activations, and with "dots" what
         # they add to each matrix's output.
-        self.trains_head, self.parts, self.scaled = model.frozen is None, 0.0, 0.0
+        self.trains_head, self.parts, self.products = model.frozen is None, 0.0, 0.0
         if config.lora is not None:
             adapters = [leaf.shape for path, leaf in leaves if path[-1] == "lora_b"]
             self.all += self.size * sum(rank for _, rank, _ in adapters)
@@ -102,16 +103,15 @@ class Activations:
             # Before the parts of an output, by matrix and by adapter, are added up; of a gradient twice as much.
             self.parts = self.size * (inner + 2 * hidden)
             if config.lora.int8:  # products before their scale, in the backward pass; a matrix converted from 8 bits
-                self.scaled = self.size * (inner + hidden)
+                self.products = self.size * (inner + hidden)
                 self.weights = max(self.weights, self.size * max(map(math.prod, matrices)) / tensor)
         # What the decode loop reads on such a mesh (generate.for_decoding).
         size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
         self.decoding_copy = size / tensor if gathered else 0.0
 
     def rows(self, count: int) -> float:
-        """Returns the rows of a batch on one device: all of them where the mesh does not divide their number."""
-        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        return count / parts if count % parts == 0 else float(count)
+        """Returns the rows of a batch on one device."""
+        return float(parallel.rows_per_device(count, self.mesh))
 
     def scores(self, rows: float, queries: int, keys: int) -> float:
         """Returns the bytes of one float32 copy of attention's scores."""
@@ -155,7 +155,7 @@ class Activations:
         if remat == "none":
             saved += copies.saved * scores
         else:  # a block is computed again
-            block += tokens * (self.inner + 2 * self.parts + self.scaled) + copies.saved * scores
+            block += tokens * (self.inner + 2 * self.parts + self.products) + copies.saved * scores
         logits, num_logits = self.logits(rows, positions)
         head = num_logits * logits + (4 * self.head if positions and self.trains_head else 0.0)
         if self.config.num_layers <= UNROLL:  # the blocks are not in a loop, which would end before the head begins

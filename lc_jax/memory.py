@@ -23,7 +23,7 @@ from lc_jax import parallel
 from lc_jax.activations import Activations, device_bytes
 from lc_jax.data import batches
 from lc_jax.models import registry
-from lc_jax.models.config import training_precision
+from lc_jax.models.config import training_fields
 from lc_jax.models.source import Source, causal_path, shareable
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.training import state as states
@@ -146,7 +146,7 @@ def plan_training(settings: Mapping[str, Any], mesh: parallel.AnyMesh, kind: str
       settings: of the task, by name; with a fit.microbatch_size of 0 the largest that fits is chosen.
       kind: as in `registry.build`.
     """
-    model = abstract_model(settings["model"], mesh, kind, **training_precision(settings))
+    model = abstract_model(settings["model"], mesh, kind, **training_fields(settings))
     length, fit = settings["data"]["max_length"], settings["fit"]
     tx = make_optimizer(OptimizerSettings.from_ratio(1, **settings["optimizer"]), trainable(model.params))
     moments, trained = shard_bytes(states.abstract(model.params, tx).opt_state), shard_bytes(model.params)
@@ -184,7 +184,7 @@ def plan_ppo(settings: Mapping[str, Any], mesh: parallel.AnyMesh) -> Plan:
         chosen.
     """
     ppo, read, precision = settings["ppo"], settings["reader"], settings["precision"]
-    fields = training_precision(settings)
+    fields = training_fields(settings)
     policy = abstract_model(settings["policy"], mesh, **fields)
     inference_fields: dict[str, Any] = {**_inference(precision), "backbone": policy}
     reference = abstract_model(settings["policy"], mesh, **_inference(fields))

@@ -263,9 +263,9 @@ def put_batch(tree: Tree) -> Tree:
     return jax.tree.map(put, tree)
 
 
-def rows_per_device(count: int) -> int:
-    """Returns the rows of a batch on one device of the current mesh: all where it does not divide their number."""
-    mesh = jax.sharding.get_mesh()
+def rows_per_device(count: int, mesh: AnyMesh | None = None) -> int:
+    """Returns the rows of a batch on one device of a mesh (default: the current): all where it does not divide them."""
+    mesh = jax.sharding.get_mesh() if mesh is None else mesh
     parts = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
     return count if count % parts else count // parts
 

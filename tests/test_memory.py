@@ -11,7 +11,7 @@ from configs import base
 from configs import ppo as configs_ppo
 from lc_jax import activations, memory, parallel
 from lc_jax.models import registry
-from lc_jax.models.config import Lora, training_precision
+from lc_jax.models.config import Lora, training_fields
 from lc_jax.tasks import ppo as tasks_ppo
 from lc_jax.training.optimizer import KINDS
 from tests import programs
@@ -115,7 +115,7 @@ def test_supervised_step_of_adapters(remat, int8, deep):
     settings = training(deep, precision, *sizes) | {"lora": ADAPTERS | {"int8": int8}}
     with jax.set_mesh(mesh):
         (phase,) = memory.plan_training(settings, mesh).phases
-        model = memory.abstract_model(deep, mesh, **training_precision(settings))
+        model = memory.abstract_model(deep, mesh, **training_fields(settings))
         whole = memory.abstract_model(deep, mesh, **precision)
         traced = programs.train_step(model, "causal", *sizes)
         assert phase.total == pytest.approx(phase.parameters + phase.moments + bytes_by_xla(traced), rel=ERROR)
@@ -178,7 +178,7 @@ def check_ppo(model, sizes, lora):
     with jax.set_mesh(mesh):
         settings = ppo(model, precision, sizes) | {"lora": lora}
         plan = memory.plan_ppo(settings, mesh)
-        fields = training_precision(settings)
+        fields = training_fields(settings)
         causal, scalar = (memory.abstract_model(model, mesh, kind, **fields) for kind in ("causal", "scalar"))
         length, response = sizes["query"] + sizes["response"], sizes["response"]
         traced = {

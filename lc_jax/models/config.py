@@ -86,7 +86,7 @@ class Lora:
         return cls(settings["rank"], settings["alpha"], targets, settings["int8"])
 
 
-def training_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
+def training_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of `Config` that a trained model has from the settings of a task: precision and adapters.
 
     Raises:

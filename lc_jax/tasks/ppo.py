@@ -15,7 +15,7 @@ from lc_jax import memory, parallel
 from lc_jax.data.questions import load_train_and_validation
 from lc_jax.data.tokenizer import load_templates_for
 from lc_jax.models import folders, hf
-from lc_jax.models.config import training_precision
+from lc_jax.models.config import training_fields
 from lc_jax.models.transformer import Model, trainable
 from lc_jax.rl import advantage, checks, kl, reader, reward, telemetry, verify, writer
 from lc_jax.rl.actor_critic import ActorCritic
@@ -57,7 +57,7 @@ def build(config: ConfigDict, mesh: jax.sharding.Mesh, ppo: PPOSettings) -> tupl
     folders.check(*filter(None, [config.policy, config.reader.forecaster, config.reader.extractor, *critics]))
     templates = load_templates_for(config.policy, config.templates, config.prompt_dir)
     texts, frozen = writer.load(config.policy, templates, ppo), reader.frozen(config.precision)
-    trained = training_precision(config.to_dict())
+    trained = training_fields(config.to_dict())
     policy = hf.load(config.policy, mesh, **trained)
     settings: dict[str, Any] = {"kind": "scalar", "fresh_head": True, "backbone": policy}
     critic = hf.load(config.critic, mesh, **settings, **trained) if critics else None

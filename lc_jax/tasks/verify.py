@@ -16,7 +16,7 @@ from lc_jax.data.tokenizer import Tokenizer, load_templates_for, load_tokenizer
 from lc_jax.evaluation import metrics
 from lc_jax.inference import writing
 from lc_jax.models import folders, hf
-from lc_jax.models.config import training_precision
+from lc_jax.models.config import training_fields
 from lc_jax.preflight import check_all
 from lc_jax.rl import advantage, reader, reward, verify, verify_models, verify_reader, verify_scalar, writer
 from lc_jax.rl.loss import LossSettings
@@ -114,7 +114,7 @@ def verify_causal(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.Mesh) -
     else:
         sampling = writing.Decoding(NEW_TOKENS, config.temperature, 0, COUNT).sampling(tokenizer)
     sampling = dataclasses.replace(sampling, max_new_tokens=min(NEW_TOKENS, sampling.max_new_tokens))
-    precision = training_precision(of.to_dict())
+    precision = training_fields(of.to_dict())
     optimizer = of.optimizer.kind if "optimizer" in of else "adamw"
     loss = LossSettings(**of.loss) if of.task == "ppo" else LossSettings()
     subject = verify_models.Subject(
@@ -129,7 +129,7 @@ def verify_reward_model(config: ConfigDict, of: ConfigDict, mesh: jax.sharding.M
     path = _model(config, of)[1]
     tokenizer = load_tokenizer(path).with_pad_token() if of.task == "reward_model" else load_tokenizer(path)
     texts = _varied(_texts(config, of, tokenizer), tokenizer)
-    model = hf.load(path, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **training_precision(of.to_dict()))
+    model = hf.load(path, mesh, kind="scalar", vocab_size=tokenizer.num_rows, **training_fields(of.to_dict()))
     return verify_scalar.trained(model, tokenizer, texts, mesh)
 
 
@@ -172,7 +172,7 @@ def _verify_others(of: ConfigDict, mesh: jax.sharding.Mesh) -> list[verify.Resul
         encoded = [loaded.forecaster.tokenizer.encode_prompt(text) for text in texts]
         results += verify_scalar.scalar(loaded.forecaster.model, encoded, "forecaster")
     if PPOSettings(**of.ppo).uses_critic:
-        critic = hf.load(of.critic, mesh, kind="scalar", fresh_head=True, **training_precision(of.to_dict()))
+        critic = hf.load(of.critic, mesh, kind="scalar", fresh_head=True, **training_fields(of.to_dict()))
         encoded = [load_tokenizer(of.critic).encode_prompt(text) for text in texts]
         results += verify_scalar.scalar(critic, encoded, "critic")
     return results

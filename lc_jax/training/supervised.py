@@ -13,7 +13,7 @@ import jax
 from lc_jax.data import examples
 from lc_jax.data.tokenizer import Tokenizer
 from lc_jax.models import hf
-from lc_jax.models.config import training_precision
+from lc_jax.models.config import training_fields
 from lc_jax.prompts import Templates
 from lc_jax.training import loop, run_steps
 from lc_jax.training.exports import Exports
@@ -67,7 +67,7 @@ def train(
     run_directory = RunDirectory.of(settings, *names)
     kind = run_steps.TASKS[objective.task][1]
     model = loop.fit(
-        hf.load(settings["model"], mesh, kind=kind, vocab_size=tokenizer.num_rows, **training_precision(settings)),
+        hf.load(settings["model"], mesh, kind=kind, vocab_size=tokenizer.num_rows, **training_fields(settings)),
         objective.loss_fn,
         train_set,
         held_out if num_held_out else None,
