@@ -1,4 +1,4 @@
-"""Settings that experiments share. A config file adds its own; every setting can be overridden by a flag."""
+"""Settings that experiments share. A config file adds its own; a flag can override any setting."""
 
 import difflib
 import os

@@ -1,11 +1,11 @@
-"""Build the knowledge store that biographies are checked against: from Wikipedia, or any rows with title and text.
+"""Builds the knowledge store of biography evaluation, from Wikipedia or any pages with a title and a text.
 
   python -m lc_jax.main --config=configs/build_knowledge.py --config.source=wikipedia.jsonl.gz
 
-`source` is a file (.jsonl, .json, .csv, each also .gz; .parquet), a folder of such files or of WikiExtractor's
-(--json), a Cirrus dump, or FActScore's SQLite file. Columns: title, text (or a list of sentences), and
-optionally `redirect` (the title that this one leads to) or `redirects` (the titles that lead here). A rerun resumes
-a build that was stopped. ":mini" holds the cities of the miniature world.
+`source` is a file (JSON Lines, JSON, CSV, TSV or Parquet, also .gz), a folder of such files, WikiExtractor's output
+(--json), a Cirrus dump, or FActScore's SQLite file. Columns: `title`, `text` (or a list of sentences), and optionally
+`redirect` (the title that this page leads to) or `redirects` (the titles that lead to this page). The same command
+resumes an interrupted build. With ":mini", the pages are those of the cities of the miniature world.
 """
 
 from ml_collections import ConfigDict

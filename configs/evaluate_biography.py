@@ -1,12 +1,13 @@
-"""Accuracy and calibration of biographies, claim by claim, against Wikipedia or any pages of your own (section 6).
+"""Evaluates biographies claim by claim, against Wikipedia or your own pages: accuracy, calibration (paper section 6).
 
   python -m lc_jax.main --config=configs/build_knowledge.py --config.source=wikipedia.jsonl.gz
   python -m lc_jax.main --config=configs/evaluate_biography.py --config.paragraphs=mine.jsonl --config.method=mine \\
       --config.annotator.name=anthropic/claude-haiku-4-5 --config.retriever=bm25 --config.dry_run=true
 
-`mine.jsonl` has entity and generated_paragraph; without it a checkpoint (--config.model) or a provider's model
-(--config.writer.name) writes about the entities of a file. The second command prints the cost and stops; a rerun
-resumes the last one. With ":mini", the paragraphs are about the cities of the miniature world:
+The second command only prints the cost; without --config.dry_run=true it evaluates, and the same command resumes an
+interrupted run. The rows of `mine.jsonl` have `entity` and `generated_paragraph`. Instead of such a file, a checkpoint
+(--config.model) or a provider's model (--config.writer.name) can write about the entities of --config.entities. With
+":mini", the paragraphs are about the cities of the miniature world:
 
   python -m lc_jax.main --config=configs/build_knowledge.py:mini
   python -m lc_jax.main --config=configs/evaluate_biography.py:mini --config.model=runs/miniature/lc_rl/model \\

@@ -1,15 +1,16 @@
-"""Accuracy and calibration on questions: paragraphs are written or read from a file, then read and judged (section 6).
+"""Evaluates accuracy and calibration on questions, from paragraphs of a model or a file (paper section 6).
 
   python -m lc_jax.main --config=configs/evaluate_qa.py:mini --config.model=runs/miniature/lc_rl/model \\
       --config.method="LC RL" --config.output=runs/miniature/evaluation/lc_rl
   python -m lc_jax.main --config=configs/evaluate_qa.py:own --config.paragraphs=mine.jsonl --config.method=mine \\
       --config.annotator.name=anthropic/claude-haiku-4-5 --config.output=runs/evaluation/mine --config.dry_run=true
 
---config.published=true reads and judges as the paper did (docs/published.md);
---config.annotators.judge.name=provider/model leaves the verdicts to another annotator.
+The second command only prints the cost, and needs no JAX; without --config.dry_run=true it evaluates. The same command
+resumes an interrupted run, and no reply is paid for twice.
 
-Modes: trivia_qa (the default), jeopardy, sciq, bioasq, mini; own: rows of `paragraphs` hold their question and answer.
-The second command prints what it would cost and stops; it needs no JAX. A rerun resumes and pays for nothing twice.
+Modes: trivia_qa (the default), jeopardy, sciq, bioasq, mini; own: questions of your own, in the rows of
+--config.paragraphs or in --config.questions.source. --config.published=true reads and judges as in the paper
+(docs/published.md); --config.annotators.judge.name=provider/model selects another annotator as the judge.
 """
 
 from ml_collections import ConfigDict

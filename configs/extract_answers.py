@@ -1,9 +1,9 @@
-"""ExtractAnswers: RedPajama-INCITE 3B learns to list the answers that a paragraph offers to a question.
+"""ExtractAnswers: RedPajama-INCITE 3B learns to list the answers to a question that a paragraph offers.
 
   python -m lc_jax.main --config=configs/extract_answers.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/extract_answers.py:mini      the miniature world, under a minute on 2 CPU cores
 
-One half of the surrogate reader in LC RL; configs/forecast_probs.py is the other.
+It is the extractor of the reader in LC RL; configs/forecast_probs.py trains the forecaster.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""Factuality reward model: predicts whether a paragraph's answer is correct, as the reward of the baseline.
+"""Factuality reward model: predicts whether the answer in a paragraph is correct; the reward of Factuality RL.
 
   python -m lc_jax.main --config=configs/factuality_reward.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/factuality_reward.py:mini      the miniature world, minutes on 2 CPU cores
 
-Starts from Factuality SFT; labels are the annotator's 0/1 verdicts.
+Training starts from Factuality SFT; the labels are the annotator's verdicts, 0 or 1.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,10 @@
-"""ForecastProbs: a reward model gives the probability of an answer to a question, from a paragraph alone.
+"""ForecastProbs: a reward model learns the probability of an answer to a question, given only a paragraph.
 
   python -m lc_jax.main --config=configs/forecast_probs.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/forecast_probs.py:mini      the miniature world, minutes on 2 CPU cores
 
-Starts from LC SFT; labels are the annotator's probabilities. Its backbone initialises the value model of LC RL.
+Training starts from LC SFT; the labels are the annotator's probabilities. The result is the forecaster of the reader in
+LC RL, and its backbone initialises the critic.
 """
 
 from ml_collections import ConfigDict

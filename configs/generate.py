@@ -1,9 +1,10 @@
-"""Decode prompts with any checkpoint: JSONL with `prompt` in; `completion`, `tokens`, `logprobs` out.
+"""Generates completions of prompts with any checkpoint: `completion`, `tokens` and `logprobs` for each row.
 
   python -m lc_jax.main --config=configs/generate.py --config.model=runs/ppo/model \\
       --config.prompts=prompts.jsonl --config.output=completions.jsonl --config.temperature=0.3
 
-The same command resumes an interrupted run.
+The rows of `prompts.jsonl` have `prompt`, or `messages` for the chat template. The same command resumes an interrupted
+run.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,12 @@
-"""Make training data from questions: queries, paragraphs, summaries, forecasts, correctness (paper sections 3 and 4).
+"""Generates training data from questions: queries, paragraphs, summaries, forecasts, correctness (paper sections 3, 4).
 
-  python -m lc_jax.main --config=configs/generate_data.py:mini --config.what=paragraphs --config.output=sft.jsonl
+  python -m lc_jax.main --config=configs/generate_data.py:mini --config.what=paragraphs --config.output=paragraphs.jsonl
   python -m lc_jax.main --config=configs/generate_data.py --config.what=summaries --config.input=paragraphs.jsonl \\
       --config.output=sft.jsonl --config.annotator.name=anthropic/claude-haiku-4-5 --config.dry_run=true
 
-The second prints the cost and stops. Each row is stored at once: a rerun resumes and pays for nothing twice.
-Modes: mini; trivia_qa, jeopardy, sciq, bioasq: the published test questions instead of the reward model's.
+The second command only prints the cost. Each row is stored at once: the same command resumes an interrupted run, and no
+reply is paid for twice. Modes: mini; trivia_qa, jeopardy, sciq, bioasq: the published test questions instead of those
+that the reward models are trained on.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,7 @@
-"""Plan of the memory, disk, hours and requests of all stages of a script: launch/reproduce.sh [--mini] --plan.
+"""Plans memory, disk, hours and requests of all stages of a script: launch/reproduce.sh [--mini] --plan.
 
-The stages are in a file with one line each: a name, what the stage makes, and flags of lc_jax.main, with tabs between.
+The scripts write the file of stages: one line per stage, with its name, its result and its flags of lc_jax.main,
+separated by tabs.
 """
 
 from ml_collections import ConfigDict

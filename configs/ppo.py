@@ -1,9 +1,9 @@
-"""LC RL: PPO on the decision-based reward, read by ExtractAnswers and ForecastProbs (paper section 4.3).
+"""LC RL: PPO on the decision-based reward, with ExtractAnswers and ForecastProbs as the reader (paper section 4.3).
 
   python -m lc_jax.main --config=configs/ppo.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/ppo.py:mini      the miniature world, minutes on 2 CPU cores
 
-Expected with the published models and data: TriviaQA accuracy .647, ECE .108 (paper table 2).
+The paper's result on TriviaQA: accuracy .647, ECE .108 (table 2).
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""Factuality RL: PPO on a binary correctness reward, the baseline that learns what is true but not how sure it is.
+"""Factuality RL: PPO on a binary correctness reward, the baseline that learns to be right but states no confidence.
 
   python -m lc_jax.main --config=configs/ppo_factuality.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/ppo_factuality.py:mini      the miniature world, minutes on 2 CPU cores
 
-Expected with the published models and data: TriviaQA accuracy .633, ECE .367 (paper table 2).
+The paper's result on TriviaQA: accuracy .633, ECE .367 (table 2).
 """
 
 from ml_collections import ConfigDict

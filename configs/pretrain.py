@@ -1,4 +1,4 @@
-"""Train the miniature world's base models from scratch; they ship with the package, and this makes them again.
+"""Trains the miniature world's base models from scratch; the package contains the results.
 
 python -m lc_jax.main --config=configs/pretrain.py:llama          2 CPU cores
 python -m lc_jax.main --config=configs/pretrain.py:gpt_neox

@@ -1,10 +1,10 @@
-"""Probe a judge's bias against hedges: the same answers with and without words of doubt, counting changed verdicts.
+"""Measures a judge's bias against hedges: counts verdicts that change when the same answers are worded with doubt.
 
   python -m lc_jax.main --config=configs/probe_judge.py --config.evaluation=runs/evaluation/lc_rl \\
       --config.annotator.name=anthropic/claude-haiku-4-5 --config.dry_run=true
 
-The evaluation (result.json, records.jsonl of configs/evaluate_qa.py) contains the answers. The command prints what the
-requests would cost; without --config.dry_run=true it asks the judge and writes probe.json.
+--config.evaluation is an output folder of configs/evaluate_qa.py (result.json, records.jsonl). The command only prints
+the cost; without --config.dry_run=true it asks the judge and writes probe.json.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""Recalibrate an evaluation after the fact: a map from stated confidence to probability, fitted on a validation set.
+"""Recalibrates an evaluation post hoc: fits a map from stated confidence to probability on a validation set.
 
   python -m lc_jax.main --config=configs/recalibrate.py --config.evaluation=runs/evaluation/lc_sft \\
       --config.validation=runs/evaluation_of_validation/lc_sft --config.output=runs/evaluation/lc_sft-isotonic
 
-Both folders hold an evaluation (result.json, records.jsonl). The output is an evaluation as well, with the mapped
-confidences, for the same report: the row that a trained method has to beat. Without --config.validation the map is
+Both folders contain an evaluation (result.json, records.jsonl). The output is an evaluation with the mapped
+confidences, for the same report: a row that a trained method has to beat. Without --config.validation, the map is
 cross-fitted on the records themselves, and the name of the method says so.
 """
 

@@ -1,9 +1,10 @@
-"""Compare evaluations: a report to open in a browser, a table, results.json and figures.
+"""Compares evaluations: a report for the browser, a table, results.json and figures.
 
   python -m lc_jax.main --config=configs/report.py:mini
   python -m lc_jax.main --config=configs/report.py:paper     # the paper's own tables and figures, from its numbers
 
-The paper's points are hollow, next to your own on the same data set; `paper` shows its other data sets too.
+In figures, the paper's results on the same data set are hollow markers next to your own; --config.paper=true adds its
+results on the other data sets.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
-"""A reward model from your own rows: the probability (`label`) that an answer is right or good.
+"""Trains a reward model on your own rows: the probability (`label`) that an answer is right or good.
 
   python -m lc_jax.main --config=configs/reward_model.py --config.model=FOLDER --config.data.rows.source=mine.jsonl \\
       --config.output=runs/mine_reward
   python -m lc_jax.main --config=configs/reward_model.py:mini --config.data.rows.source=mine.jsonl      on 2 CPU cores
 
-Rows: JSON lines, JSON, CSV or Parquet, with `prompt`, `answer` and `label`, which the model reads verbatim; or
-with `generated_paragraph`, `question`, `answer` and `label`, which make a forecaster for PPO
+The rows are JSON Lines, JSON, CSV, TSV or Parquet. They have `prompt`, `answer` and `label`, of which the model reads
+the first two verbatim; or `generated_paragraph`, `question`, `answer` and `label`, which make a forecaster for PPO
 (--config.reader.forecaster). `label` is a number from 0 to 1, or true or false. Columns with other names:
 --config.data.rows.columns=prompt=context,label=score
 """

@@ -1,9 +1,10 @@
-"""Score text with any checkpoint: JSONL with `prompt` and `completion`, or `text`, in; the same rows with scores out.
+"""Scores text with any checkpoint: log-probabilities of a language model, or the logit of a reward model.
 
   python -m lc_jax.main --config=configs/score.py --config.model=runs/sft_lc/model \\
       --config.input=rows.jsonl --config.output=scored.jsonl --config.kind=logprobs
 
-kind=logprobs gives per-token `logprobs` and `entropies` (nats); kind=reward gives a reward model's logit.
+The rows have `prompt` and `completion`, or `text`. kind=logprobs adds `logprobs` and `entropies` of each token (nats);
+kind=reward adds `reward`.
 """
 
 from ml_collections import ConfigDict

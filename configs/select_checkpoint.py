@@ -1,4 +1,4 @@
-"""Model selection: copies the best calibrated of a PPO run's evaluated candidates to <run>/selected (section 5).
+"""Selects a model: copies the best calibrated of a PPO run's candidates to <run>/selected (paper section 5).
 
 launch/select.sh runs/ppo --config.annotator.name=anthropic/claude-haiku-4-5      evaluates the candidates first
 

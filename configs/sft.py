@@ -1,15 +1,15 @@
-"""Supervised fine-tuning of a language model on your own rows: `prompt` and `completion`, or `messages`.
+"""Fine-tunes a language model on your own rows: `prompt` and `completion`, or `messages`.
 
   python -m lc_jax.main --config=configs/sft.py --config.model=FOLDER --config.data.rows.source=mine.jsonl \\
       --config.output=runs/mine
   python -m lc_jax.main --config=configs/sft.py:mini --config.data.rows.source=mine.jsonl      on 2 CPU cores
 
-Rows: JSON lines, JSON, CSV or Parquet. `prompt` and `completion` are verbatim text; `messages` (or `conversations`)
-go through the tokenizer's chat template, and the last message, the assistant's, is learned. Columns with other names:
---config.data.rows.columns=prompt=instruction,completion=output
+The rows are JSON Lines, JSON, CSV, TSV or Parquet. `prompt` and `completion` are verbatim text; `messages` (or
+`conversations`) go through the tokenizer's chat template, and the loss is on the last message, the assistant's. Columns
+with other names: --config.data.rows.columns=prompt=instruction,completion=output
 
-Calibration without reinforcement learning (docs/objectives.md): rows with `prompt`, `completion` with one
-placeholder "{confidence}" for a number from 0 to 100, and `label`, 1 if the answer in it is correct, else 0:
+To train calibration without reinforcement learning (docs/objectives.md), the rows have `prompt`, `completion` with one
+placeholder "{confidence}" for a number from 0 to 100, and `label`, which is 1 if the answer is correct and otherwise 0:
 --config.objective.name=expected_brier --config.data.recipe=stated_confidence
 """
 

@@ -1,13 +1,13 @@
-"""Claude Distill: Llama 2 7B fine-tuned on paragraphs that the API model wrote.
+"""Claude Distill: Llama 2 7B is fine-tuned on paragraphs that the API model wrote.
 
   python -m lc_jax.main --config=configs/sft_claude_distill.py         8x A100 80 GB
-  python -m lc_jax.main --config=configs/sft_claude_distill.py:mini    the miniature world, under a minute on 2 cores
+  python -m lc_jax.main --config=configs/sft_claude_distill.py:mini    the miniature, under a minute on 2 CPU cores
 
-The miniature's rows are made by
+The rows of the miniature come from
   python -m lc_jax.main --config=configs/generate_data.py:mini --config.what=claude_distill \\
       --config.output=runs/miniature/data/claude_distill.jsonl
 
-Expected with the published data: TriviaQA accuracy .609, ECE .391.
+The paper's result on TriviaQA: accuracy .609, ECE .391.
 """
 
 from ml_collections import ConfigDict

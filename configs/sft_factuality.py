@@ -1,9 +1,9 @@
-"""Factuality SFT: Llama 2 7B fine-tuned on its own plain paragraphs, the baseline without confidence.
+"""Factuality SFT: Llama 2 7B is fine-tuned on its own plain paragraphs, the baseline without confidence.
 
   python -m lc_jax.main --config=configs/sft_factuality.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/sft_factuality.py:mini      the miniature world, under a minute on 2 CPU cores
 
-Expected with the published data: TriviaQA accuracy .612, ECE .388.
+The paper's result on TriviaQA: accuracy .612, ECE .388.
 """
 
 from ml_collections import ConfigDict

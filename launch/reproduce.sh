@@ -1,30 +1,30 @@
 #!/usr/bin/env bash
-# The paper in order: models, readers, reinforcement learning, evaluation of all methods, tables and figures.
+# Reproduces the paper: models, readers, reinforcement learning, evaluation of all methods, tables and figures.
 #
 #   launch/reproduce.sh                with the published settings and arithmetic (eight 80 GB GPUs)
-#   launch/reproduce.sh --profile=1xh200    ... on one GPU of 141 GB; a profile can also be the path of a file like those
-#                                      in launch/profiles: lines of CONFIG FLAG [FLAG ...] for all stages of a config
+#   launch/reproduce.sh --profile=1xh200    ... on one GPU of 141 GB; a profile is a name in launch/profiles or a file of lines
+#                                      CONFIG FLAG [FLAG ...], whose flags are added to all stages of that config
 #   launch/reproduce.sh --plan         prints memory, disk, hours, API calls and dollars; runs no stage
 #   launch/reproduce.sh --check        lists everything that would stop a stage, with its remedy; runs none. A run begins
 #                                      with it. If a test data set is missing, only its evaluations are left out
-#   launch/reproduce.sh --mini         the same script on the miniature world; what launch/quickstart.sh runs
+#   launch/reproduce.sh --mini         the same on the miniature world, as launch/quickstart.sh does
 #
-#   --devices=8xa100        plan and check for devices that are not present (default: those of the profile's name for --plan
+#   --devices=8xa100        plans and checks for devices that are not present (default: those of the profile's name for --plan
 #                           and --check, those that are present for a run)
 #   --config.NAME=VALUE     a setting of every stage
 #   --keep-checkpoints      keeps the checkpoints of finished stages (default: deleted once a stage has its result)
 #
-# Finished stages are skipped, interrupted ones resume. Models and data have their names on the hub; a local folder or
-# file can replace each of them.
+# Finished stages are skipped, interrupted ones resume. Models and data are named as on the hub; a variable below can name a
+# local folder or file instead.
 #
-#   LC_OUTPUT                              output folder, relative to the repository (default runs/paper; --mini: runs/miniature)
+#   LC_OUTPUT                              output, relative to the repository (default runs/paper; --mini: runs/miniature)
 #   LC_SEED                                with --mini the seed of everything after the base models (default 0)
 #   LC_ACCELERATOR                         cuda12 | cuda13 | tpu (default: CPU)
 #   LC_ANNOTATOR                           annotator that reads and judges in the evaluation, as provider/model; not with --mini
 #   LC_LLAMA_2_7B, LC_LLAMA_2_7B_CHAT, LC_REDPAJAMA_3B           base models
 #   LC_DATASET, LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ, LC_BIOASQ    data
-#   LC_VENDOR                              a vendor's model to compare with, as provider/model; without it, no comparison
-#   LC_KNOWLEDGE, LC_ENTITIES              FActScore's enwiki-20230401.db and people; without them, no biographies
+#   LC_VENDOR                              a vendor's model to evaluate too, as provider/model (default: none)
+#   LC_KNOWLEDGE, LC_ENTITIES              FActScore's enwiki-20230401.db and its people (default: no biographies)
 #   LC_RETRIEVER                           retriever of passages for biographies: a sentence-transformers model, or bm25
 set -euo pipefail
 { # bash reads a block to its end before it runs it, so this file may change during a run that takes days

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Model selection of a PPO run: its candidates (the checkpoints with the best validation rewards) are evaluated on the
-# validation questions, and the best calibrated one is copied to RUN/selected. Finished evaluations are reused.
+# Selects the model of a PPO run: evaluates its candidates (the checkpoints with the best validation rewards) on the validation
+# questions, and copies the best calibrated one to RUN/selected. Finished evaluations are reused.
 #
 #   launch/select.sh RUN [flags of configs/evaluate_qa.py, at least the annotator]
 #   launch/select.sh runs/ppo --config.annotator.name=anthropic/claude-haiku-4-5

@@ -6,11 +6,12 @@
 # Afterwards the working directory is the repository and `python` is the environment's. The installation is skipped if
 # pyproject.toml and requirements.txt have not changed since the last one.
 #
-#   LC_ACCELERATOR   cuda12 | cuda13 | tpu: which jax to install (default: CPU)
-#   LC_KNOWLEDGE     when set, and LC_RETRIEVER is not bm25: sentence-transformers is installed too
-#   LC_VENV          where the environment is (default: .venv)
-#   LC_SETUP         none: `python` on PATH has everything, and the working directory does not change (as in `lc_jax quickstart`)
-#   PYTHON           the interpreter to make the environment with (default: the first Python >= 3.11 that is found)
+#   LC_ACCELERATOR   cuda12 | cuda13 | tpu: the JAX to install (default: for CPUs)
+#   LC_KNOWLEDGE     if set, and LC_RETRIEVER is not bm25, sentence-transformers is installed too
+#   LC_VENV          folder of the environment (default: .venv)
+#   LC_SETUP         none: installs nothing and keeps the working directory; `python` on PATH must have everything (as in
+#                    `lc_jax quickstart`)
+#   PYTHON           interpreter that makes the environment (default: the first Python >= 3.11 that is found)
 
 find_python() {
   local candidate

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One experiment on a Slurm cluster: one process per node, which drives all GPUs of that node.
+# Runs one experiment on a Slurm cluster, with one process per node that uses all GPUs of the node.
 #   sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config=configs/ppo.py [other flags of lc_jax.main]
 # Submit from the repository's root. Install once, on a machine that shares the file system:
 #   LC_ACCELERATOR=cuda12 bash -c '. launch/setup.sh; setup base'
 #
-# jax.distributed finds the coordinator, the number of processes and its own rank in Slurm's variables. Every process gets
-# SIGTERM two minutes before the time is up, so that it can save. Slurm queues a pre-empted job again; after a time limit submit the
-# same command again. Either way it continues from the last checkpoint.
+# jax.distributed reads the coordinator, the number of processes and its own rank from Slurm's variables. Every process gets
+# SIGTERM two minutes before the time limit, so that it can save. Slurm queues a pre-empted job again by itself; after a time
+# limit, submit the same command again. In both cases the run resumes from the last checkpoint.
 #SBATCH --job-name=lc_jax
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16

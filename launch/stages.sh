@@ -1,4 +1,4 @@
-# Functions that scripts of several stages share. Source this file after setup.sh.
+# Defines functions for scripts with several stages. Source this file after setup.sh.
 
 # stage NAME RESULT FLAGS...: adds a stage to the file $stages, as a line with its name, the file or folder that it makes and
 # the flags of lc_jax.main, separated by tabs; the flags of all stages (the array `flags`) come last. configs/plan.py and

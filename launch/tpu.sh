@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One experiment on a Cloud TPU slice that exists already: copies this checkout's HEAD to every host, installs, runs.
+# Runs one experiment on an existing Cloud TPU slice: copies this checkout's HEAD to every host, installs it and starts the run.
 #   LC_TPU=my-v5p-8 LC_ZONE=us-east5-a launch/tpu.sh --config=configs/ppo.py --config.output=/mnt/runs/ppo
-# To make the slice:
+# To create the slice:
 #   gcloud compute tpus tpu-vm create my-v5p-8 --zone=us-east5-a --accelerator-type=v5p-8 --version=v2-alpha-tpuv5
 #
-# jax.distributed finds the coordinator and its own rank in the TPU's metadata. Output must be a mounted folder that all
-# hosts reach; the same command continues after a pre-emption. Closing the terminal ends the run: start it inside tmux.
+# jax.distributed reads the coordinator and its own rank from the TPU's metadata. The output must be in a mounted folder that
+# all hosts share; the same command resumes after a pre-emption. Closing the terminal ends the run, so start it inside tmux.
 set -euo pipefail
 : "${LC_TPU:?name of the TPU slice}" "${LC_ZONE:?zone of the TPU slice}"
 if [ $# -eq 0 ]; then echo "usage: LC_TPU=name LC_ZONE=zone launch/tpu.sh --config=configs/ppo.py ..." >&2; exit 2; fi
