@@ -6,6 +6,7 @@
   lc_jax quickstart [--plan|--check]   the whole method on the miniature world, into runs/miniature (minutes)
   lc_jax reproduce [--plan|--check]    the paper in order
   lc_jax calibrate --model=MODEL --questions=FILE     any model, any questions with short answers
+  lc_jax compare [--seeds=0,1]         the objectives side by side, on the miniature world (hours)
   lc_jax select RUN --NAME=VALUE ...   the best calibrated of a PPO run's candidates
   lc_jax completion bash|zsh           a script that completes names: eval "$(lc_jax completion bash)"
   lc_jax --version
@@ -32,8 +33,10 @@ SCRIPTS = {
     "quickstart": ("--mini", *_OF_STAGES),
     "reproduce": ("--mini", *_OF_STAGES),
     "calibrate": (
-        "--model", "--questions", "--columns", "--test", "--output", "--annotator", "--reader", "--seeds", *_OF_STAGES,
+        "--model", "--questions", "--columns", "--test", "--limit", "--output", "--annotator", "--reader", "--seeds",
+        *_OF_STAGES,
     ),
+    "compare": ("--from", "--seeds", "--objectives", "--profile"),
     "select": (),
 }  # fmt: skip
 COMMANDS = ("list", *SCRIPTS, "completion")

@@ -44,6 +44,16 @@ def test_a_command_stands_for_flags_of_main(arguments, flags):
     assert cli.flags(name, others) == flags.split()
 
 
+@pytest.mark.parametrize("script", sorted(cli.SCRIPTS))
+def test_the_flags_of_a_script_are_not_taken_for_settings(script):
+    name = {"quickstart": "reproduce"}.get(script, script)  # which gets all of the quickstart's flags
+    text = (ROOT / "launch" / f"{name}.sh").read_text()
+    patterns = " ".join(re.findall(r"^ +(--[a-z].*?)\) ", text, re.MULTILINE))
+    own = set(re.findall(r"--[a-z-]+(?![a-z.-])", patterns))
+    assert set(cli.SCRIPTS[script]) == own
+    assert (script == "select") == (not own)
+
+
 def test_every_experiment_is_listed_with_its_first_line(command):
     code, printed, _ = command("list")
     lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
