@@ -52,6 +52,6 @@ if [ -n "${LC_KNOWLEDGE:-}" ] && [ -n "${LC_ENTITIES:-}" ]; then
       --config.strategy=uncertainty
   fi
 else
-  echo "Without biographies: LC_KNOWLEDGE is to name FActScore's enwiki-20230401.db (or a store that" \
-    "configs/build_knowledge.py made), LC_ENTITIES its data/unlabeled/prompt_entities.txt." >&2
+  echo "Without biographies: set LC_KNOWLEDGE to FActScore's enwiki-20230401.db (or a file that" \
+    "configs/build_knowledge.py wrote), and LC_ENTITIES to its data/unlabeled/prompt_entities.txt." >&2
 fi

@@ -249,7 +249,7 @@ def _hub_rows(source: str, split: str | None) -> list[dict[str, Any]]:
     except Exception as error:  # the hub client raises errors of many packages: offline, gated, renamed, script, split
         reason = fault or f"{type(error).__name__}: {' '.join(str(error).split())}"
         kind = HubUnreachable if fault or _is_connection_error(error) else ValueError
-        raise kind(f"{source} is no local path and the hub does not give it ({reason}). {remedy}") from error
+        raise kind(f"{source} is not a local path and could not be loaded from the hub ({reason}). {remedy}") from error
     if isinstance(loaded, dict):
         if len(loaded) != 1:
             raise ValueError(f"{source} has the splits {sorted(loaded)}; say which one.")

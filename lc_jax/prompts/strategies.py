@@ -71,7 +71,7 @@ def load(strategy: str, templates: str | Path, prompt_dir: str | Path = "", *, c
     names = OF_CHECKPOINTS if checkpoint else OF_PROVIDERS
     if strategy not in names:
         writer = "a checkpoint" if checkpoint else "a provider's model"
-        raise ValueError(f"--config.strategy={strategy!r}: {writer} is asked by one of {list(names)}.")
+        raise ValueError(f"--config.strategy={strategy!r}: the strategies for {writer} are {list(names)}.")
     if strategy == "finetuned":
         return load_templates(templates, prompt_dir).paragraph
     if strategy == ASKED_PERCENTAGE:

@@ -74,7 +74,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         if config.ready:
             _write_ready(config, [stage for stage in every if stage.name not in left_out], Models(every, shapes))
             _note_missing(Path(config.evaluations), missing)
-    print(f"Nothing is in the way of {len(todo)} stages; {len(every) - len(todo) - len(left_out)} are done.")
+    print(f"Nothing stops the {len(todo)} stages that are left; {len(every) - len(todo) - len(left_out)} are done.")
 
 
 def _write_ready(config: ConfigDict, ready: Sequence[Stage], shapes: Models) -> None:

@@ -60,8 +60,8 @@ def load(config: ConfigDict) -> list[Entry]:
     for data, names in mixed.items():
         if not config.allow_different_judges:
             raise ValueError(
-                f"Different judges cannot stand in one table: {names} on {data!r}. Evaluate with one of them, or show "
-                "them all the same with --config.allow_different_judges=true."
+                f"Results of different judges cannot be compared: {names} on {data!r}. Evaluate with one of them, or "
+                "show them all the same with --config.allow_different_judges=true."
             )
     entries = [
         dataclasses.replace(e, result={**e.result, "method": f"{e.method} (judge {e.result['judge']})"})

@@ -59,14 +59,14 @@ def to_evaluate(settings: Mapping[str, Any]) -> Advice:
         values |= _template(settings, default="short")
         return Advice(command_line("configs/evaluate_qa.py:mini", values), "the annotator is simulated")
     values |= {"annotator.name": "PROVIDER/MODEL"} | _template(settings, default="full")
-    note = "PROVIDER/MODEL stands for who reads and judges, such as anthropic/claude-haiku-4-5"
+    note = "PROVIDER/MODEL is the annotator that reads and judges, such as anthropic/claude-haiku-4-5"
     if PUBLISHED in source:
         return Advice(command_line("configs/evaluate_qa.py", values), note)
     names = ("columns",) if Path(source).is_file() else ("split", "columns")
     values |= {"questions.source": source}
     values |= {f"questions.{name}": questions[name] for name in names if optional(questions[name]) is not None}
     if source == own:
-        note += "; the policy was trained on questions of this file, so that others tell more"
+        note += "; the policy was trained on questions of this file: evaluate on others"
     return Advice(command_line("configs/evaluate_qa.py:own", values), note)
 
 

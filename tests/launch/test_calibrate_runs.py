@@ -113,7 +113,7 @@ def test_ten_questions_and_a_chat_model_end_with_a_report(folder):
     assert not (folder / "out" / "lc_sft").exists()
     code, output = calibrate(folder, "--check")
     assert code == 0, output
-    assert "Nothing is in the way of" in output
+    assert "Nothing stops the" in output
     code, output = calibrate(folder, f"--test=towns={folder}/towns.csv")
     # Asked for a percentage, this model says nothing that can be read: the other rows are there, and the end says so.
     assert code == 1, output

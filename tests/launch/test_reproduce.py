@@ -95,7 +95,7 @@ def test_the_paper_in_order(launch, tmp_path):
     assert all("openai/judge" in call for call in [calls[7], *calls[12:-1]] if "--config.what=paragraphs" not in call)
     assert "configs/report.py:paper" in calls[-1]
     assert "Without a vendor's model (LC_VENDOR=provider/model names one)." in output
-    assert "Without biographies: LC_KNOWLEDGE is to name FActScore's enwiki-20230401.db" in output
+    assert "Without biographies: set LC_KNOWLEDGE to FActScore's enwiki-20230401.db" in output
     assert all("--config.prompt_dir=words" in call for call in calls if not re.search("select|report", call))
     # What finished stages needed to resume is gone.
     assert (tmp_path / "out" / "lc_rl" / "selected").is_dir()

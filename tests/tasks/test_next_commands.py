@@ -100,7 +100,7 @@ def test_a_policy_is_evaluated_on_questions_of_its_kind_with_its_templates(argum
     following = advice.to_evaluate(config_of(*arguments))
     command = following.command
     if source != "miniature":
-        assert following.note.startswith("PROVIDER/MODEL stands for who reads and judges, such as ")
+        assert following.note.startswith("PROVIDER/MODEL is the annotator that reads and judges, such as ")
         assert EXAMPLES.split(",")[0] in following.note
         command = command.replace("PROVIDER/MODEL", base.ANNOTATOR)
     config = check(command)
