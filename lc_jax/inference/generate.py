@@ -246,7 +246,7 @@ def _prefix_length(prompts: Sequence[batches.Tokens]) -> int:
 
 
 def _rows_at_once(count: int, batch_size: int) -> int:
-    """Returns the rows of each batch: less than `batch_size`, one of few sizes, where all `count` prompts are fewer."""
+    """Returns the rows of each batch: `batch_size`, or a size of `bucket_length` where devices then have fewer rows."""
     return min(batches.bucket_length(count), batch_size, key=lambda rows: (parallel.rows_per_device(rows), rows))
 
 

@@ -122,6 +122,19 @@ class Episodes:
         part = self.take(rows)
         return dataclasses.replace(part, prompt_ids=None, shared=part.share_prompts())
 
+    def read_by(self, *models: str) -> Episodes:
+        """Returns a micro-batch without the tokens that none of some models ("policy", "critic") reads.
+
+        A program is compiled for each width of its arguments, also of those that it does not read.
+        """
+        policy, critic, nothing = "policy" in models, "critic" in models, self.tokens[:, :0]
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens if policy and self.shared is None else nothing,
+            shared=self.shared if policy else None,
+            critic_tokens=self.critic_tokens if critic else nothing,
+        )
+
     def share_prompts(self) -> SharedPrompts | None:
         """Returns the rows of shared prompts; None where they would not halve the positions that a device computes.
 

@@ -33,9 +33,11 @@ def score_rollout(
         bfloat16 within the rounding noise, since the update's program, which has a gradient, may round differently.
     """
 
+    models = ("policy",) if critic is None else ("policy", "critic")
+
     def dispatch() -> Iterator[tuple[np.ndarray, dict[str, jax.Array]]]:
         for rows in groups:
-            part = parallel.put_batch(episodes.microbatch(rows))
+            part = parallel.put_batch(episodes.microbatch(rows).read_by(*models))
             yield rows, forward(policy, reference, critic, part, jnp.float32(temperature))
 
     scored: dict[str, Any] = {}
@@ -66,11 +68,23 @@ def policy_outputs(
         hidden = module(episodes.tokens, episodes.prompt_lengths + episodes.lengths)
         hidden = gather_response_positions(hidden, episodes.prompt_lengths, episodes.responses.shape[1])
     else:
-        hidden = module(shared.tokens, segment_ids=shared.segment_ids)
-        columns = shared.columns.reshape(hidden.shape[0], -1, 1)
-        hidden = jnp.take_along_axis(hidden, columns, axis=1).reshape(*episodes.responses.shape, -1)
+        hidden = _gather_columns(module(shared.tokens, segment_ids=shared.segment_ids), shared.columns)
     logprobs, entropies = module.logprobs(hidden, episodes.responses, temperature)
     return jnp.where(episodes.mask, logprobs, 0.0), entropies
+
+
+def _gather_columns(hidden: Float[Array, "R W D"], columns: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Returns what SharedPrompts.columns point to, the common column of the first tokens apart.
+
+    So no two gradients that are not zero are added to one column by a scatter, whose order a GPU does not fix.
+    """
+    num_rows, _, dim = hidden.shape
+    columns = columns.reshape(num_rows, -1, columns.shape[1])
+    first = jnp.take_along_axis(hidden, columns[:, :1, 0, None], axis=1)
+    others = jnp.take_along_axis(hidden, columns[:, :, 1:].reshape(num_rows, -1, 1), axis=1)
+    firsts = jnp.broadcast_to(first[:, None], (*columns.shape[:2], 1, dim))
+    gathered = jnp.concatenate([firsts, others.reshape(*columns.shape[:2], -1, dim)], axis=2)
+    return gathered.reshape(-1, columns.shape[2], dim)
 
 
 def critic_values(critic: Model, episodes: Episodes) -> Float[Array, "B T"]:

@@ -79,10 +79,9 @@ def ppo_step(
     for rows in minibatch.groups(settings.microbatch_size):
         microbatch = minibatch.microbatch(rows)
         positions += microbatch.pass_positions()
-        on_devices = parallel.put_batch(microbatch)
         for name, model in models.items():
             grads[name], shares = add_gradients(
-                grads[name], model, on_devices, denominator, temperature,
+                grads[name], model, parallel.put_batch(microbatch.read_by(name)), denominator, temperature,
                 objective=OBJECTIVES[name], settings=settings.loss,
             )  # fmt: skip
             for key, value in jax.device_get(shares).items():  # waits: the work space of one program at a time

@@ -9,7 +9,11 @@ import pytest
 
 from lc_jax import parallel
 from lc_jax.inference.generate import Completion
+from lc_jax.models.transformer import trainable
 from lc_jax.rl import batch, loss, rollout, update
+from lc_jax.rl.actor_critic import ActorCritic
+from lc_jax.training import state as states
+from lc_jax.training.optimizer import OptimizerSettings, make_optimizer
 from tests import programs
 from tests.models.conftest import random_model
 from tests.rl.test_positions import small
@@ -41,6 +45,23 @@ def test_a_row_holds_a_prompt_once_and_its_responses_behind():
     assert padded.segment_ids.tolist()[0] == [0, 0, 0, 0, 0, 1, 2, -1]
 
 
+def test_a_micro_batch_holds_only_what_its_models_read():
+    episodes = episodes_of(PROMPTS, RESPONSES)
+    shared = episodes.microbatch(np.arange(4))
+    assert shared.pass_positions() == (16, 16)  # prompts of 6 and 5, responses of 1, 1, 1 and 2
+    sizes = [
+        (e.tokens.size, e.critic_tokens.size, e.shared is not None) for e in map(shared.read_by, ("policy", "critic"))
+    ]
+    assert sizes == [(0, 0, True), (0, 32, False)]
+    plain = episodes.microbatch(np.arange(3))  # two samples and one
+    assert plain.pass_positions() == (24, 7 + 7 + 6)
+    assert plain.read_by("policy").tokens.size == 24
+    both = shared.read_by("policy", "critic")
+    assert both.tokens.size == 0
+    assert both.critic_tokens.size == 32
+    assert both.shared is not None
+
+
 def test_prompts_are_shared_only_where_that_halves_the_positions():
     assert episodes_of(PROMPTS, [[5] * 9, [6] * 4, [], []]).share_prompts() is None  # 2 rows of 20 in place of 4 of 16
     assert episodes_of([[7] * 600], [[5], [6]], 2).share_prompts() is None  # wider than MAX_SHARED_WIDTH
@@ -48,6 +69,9 @@ def test_prompts_are_shared_only_where_that_halves_the_positions():
     assert episodes_of(PROMPTS * 2, RESPONSES, 1).share_prompts() is None  # one sample of each
     episodes = episodes_of(PROMPTS, RESPONSES)
     assert episodes.take(np.asarray([0, 1, 2])).share_prompts() is None  # two samples and one
+    four = episodes_of(PROMPTS, [[5]] * 8, 4)
+    assert four.take(np.arange(8)).share_prompts() is not None
+    assert four.take(np.arange(6)).share_prompts() is None  # four samples and two, on average three
     assert episodes.take(np.asarray([1, 0])).share_prompts() is not None
     assert episodes_of(PROMPTS, RESPONSES, response_length=4).share_prompts() is None  # published statistics
     with jax.set_mesh(programs.mesh_of(2)):
@@ -106,21 +130,30 @@ def test_numbers_and_gradients_are_those_of_rows_of_their_own(mesh, preset):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * float(jnp.abs(b).max()) + 1e-7)
 
 
-def test_a_rollout_and_its_first_update_agree(mesh):
-    """Scored and updated in the same micro-batches: the ratio is 1 before the first update."""
-    policy = small(random_model(mesh))
+def test_a_rollout_and_its_first_update_agree(mesh, monkeypatch):
+    """Scored and updated in the same micro-batches of shared prompts: the ratio is 1 before the first update."""
+    actor_critic = ActorCritic(small(random_model(mesh)), None)
+    policy = actor_critic.policy
     rng = np.random.default_rng(0)
     responses = [rng.integers(1, 90, n).tolist() for n in (5, 1, 7, 0, 3, 9, 2, 6)] * 4
     episodes = episodes_of([rng.integers(1, 90, 40).tolist() for _ in range(8)], responses, 4)
+    reads, read_by = [], batch.Episodes.read_by
+
+    def record(self, *models):
+        reads.append((models, self.shared is not None))
+        return read_by(self, *models)
+
+    monkeypatch.setattr(batch.Episodes, "read_by", record)
     groups = list(episodes.first_microbatches(32, 16, seed=0))
-    assert all(episodes.take(group).share_prompts() is not None for group in groups)
     scored = rollout.score_rollout(policy, policy, None, episodes, temperature=0.5, groups=groups)
     plain, _ = rollout.policy_outputs(policy, dataclasses.replace(episodes, prompt_ids=None), TEMPERATURE)
     np.testing.assert_allclose(scored.old_logprobs, plain, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(scored.old_logprobs, scored.ref_logprobs)
-    [minibatch] = episodes.minibatches(1, 32, seed=0)
-    part = scored.take(minibatch)
-    for rows in part.groups(16):
-        micro = part.microbatch(rows)
-        logprobs, _ = rollout.policy_outputs(policy, micro, TEMPERATURE)
-        np.testing.assert_allclose(micro.old_logprobs, logprobs, rtol=1e-5, atol=1e-5)
+    tx = make_optimizer(
+        OptimizerSettings(1e-3, 1, 0, "constant", 0.9, 0.999, 1e-8, 0.0, 1.0), trainable(actor_critic.params())
+    )
+    settings = update.UpdateSettings(1, 32, 16, 0.5, loss.LossSettings())
+    state = states.create(actor_critic.params(), tx)
+    _, (stats,) = update.update(state, actor_critic.with_params(None), scored, tx=tx, settings=settings, seed=0)
+    assert stats["policy/ratio_deviation"] < 1e-5
+    assert reads == [(("policy",), True)] * 4  # two micro-batches, scored and updated
