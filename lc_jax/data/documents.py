@@ -31,8 +31,11 @@ def is_sqlite(path: Path) -> bool:
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """Opens an SQLite file read-only; bytes that are not UTF-8 are replaced."""
-    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    """Opens an SQLite file read-only; bytes that are not UTF-8 are replaced.
+
+    Any thread may close it, since the garbage collector runs in any.
+    """
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
     database.text_factory = lambda text: text.decode("utf-8", "replace")
     return database
 

@@ -84,7 +84,7 @@ class Encoder:
         self.name = fingerprint([model, *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)])
         cache.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.cache = sqlite3.connect(cache)
+            self.cache = sqlite3.connect(cache, check_same_thread=False)  # closed by garbage collection, in any thread
             weakref.finalize(self, self.cache.close)
             with self.cache:
                 self.cache.execute(

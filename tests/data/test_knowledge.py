@@ -1,5 +1,6 @@
 """The knowledge store: titles, redirects, passages, and builds that are killed, cut off or of another source."""
 
+import concurrent.futures
 import contextlib
 import gzip
 import json
@@ -59,6 +60,15 @@ def test_titles_are_found_in_any_case_and_unicode_form(store):
     assert pages.find("TURKEY").passages == ("A film.",)
     with pytest.raises(NoPage, match=r"'turkey' may be any of \['TURKEY', 'Turkey'\]"):
         pages.find("turkey")
+
+
+def test_any_thread_may_close_a_store(store):
+    """The garbage collector runs in any thread."""
+    pages = store([{"title": "Ada Lovelace", "text": "A mathematician."}])
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(pages.__exit__).result()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        pages.find("Ada Lovelace")
 
 
 def test_redirects_are_followed_and_never_for_ever(store):

@@ -1,5 +1,6 @@
 """Passages of a page by their words and by an encoder; the encoder's vectors are kept as plain numbers."""
 
+import concurrent.futures
 import contextlib
 import sqlite3
 import sys
@@ -73,6 +74,13 @@ def test_vectors_are_kept_and_nothing_is_encoded_twice(tmp_path, library):
     with contextlib.closing(sqlite3.connect(tmp_path / "sub" / "v.sqlite")) as database:
         rows = [row[0] for row in database.execute("select vector from vectors")]
     assert {len(row) for row in rows} == {12}  # three float32 and nothing else: no pickle
+
+
+def test_any_thread_may_close_the_vectors(tmp_path, library):
+    """The garbage collector runs in any thread."""
+    encoder = retrieval.load("model", tmp_path / "v.sqlite")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(encoder.cache.close).result()
 
 
 def test_another_model_in_the_same_folder_is_another_one(tmp_path, library):
