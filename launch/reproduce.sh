@@ -28,6 +28,8 @@
 #   LC_RETRIEVER                           retriever of passages for biographies: a sentence-transformers model, or bm25
 set -euo pipefail
 { # bash reads a block to its end before it runs it, so this file may change during a run that takes days
+usage="usage: launch/reproduce.sh [--mini] [--plan|--check] [--profile=NAME|FILE] [--devices=8xa100]"
+usage+=" [--keep-checkpoints] [--config.NAME=VALUE ...]"
 mini=false action=run nobody="" profile="" devices="" keep_checkpoints=false flags=()
 for argument in "$@"; do
   case "$argument" in
@@ -37,8 +39,8 @@ for argument in "$@"; do
     --devices=*) devices=${argument#*=} ;;
     --keep-checkpoints) keep_checkpoints=true ;;
     --config.*=*) flags+=("$argument") ;;
-    *) echo "unknown argument '$argument'; usage: launch/reproduce.sh [--mini] [--plan|--check] [--profile=NAME|FILE]" \
-         "[--devices=8xa100] [--keep-checkpoints] [--config.NAME=VALUE ...]" >&2; exit 2 ;;
+    -h | --help) echo "$usage"; exit ;;
+    *) echo "error: unknown argument '$argument'; $usage" >&2; exit 2 ;;
   esac
 done
 if [ -f "$profile" ]; then profile=$(realpath "$profile"); fi

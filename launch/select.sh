@@ -5,7 +5,11 @@
 #   launch/select.sh RUN [flags of configs/evaluate_qa.py, at least the annotator]
 #   launch/select.sh runs/ppo --config.annotator.name=anthropic/claude-haiku-4-5
 set -euo pipefail
-if [ $# -eq 0 ]; then echo "usage: launch/select.sh RUN --config.annotator.name=provider/model [other flags of configs/evaluate_qa.py]" >&2; exit 2; fi
+usage="usage: launch/select.sh RUN --config.annotator.name=provider/model [other flags of configs/evaluate_qa.py]"
+case "${1:-}" in
+  -h | --help) echo "$usage"; exit ;;
+  "" | -*) echo "$usage" >&2; exit 2 ;;
+esac
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/stages.sh"
 run=$(realpath -m "$(expand_home "$1")")

@@ -132,7 +132,7 @@ def _run_script(script: str, arguments: Sequence[str]) -> None:
     folder = settings.REPOSITORY / "launch"
     search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": search_path, "LC_SETUP": "none"}
-    flags = [_flag(argument, SCRIPTS[script]) for argument in arguments]
+    flags = [_flag(argument, (*SCRIPTS[script], *HELP)) for argument in arguments]
     try:
         os.execvpe("bash", ["bash", str(folder / f"{script}.sh"), *flags], environment)
     except FileNotFoundError:

@@ -54,6 +54,14 @@ def test_the_flags_of_a_script_are_not_taken_for_settings(script):
     assert (script == "select") == (not own)
 
 
+@pytest.mark.parametrize("script", sorted(cli.SCRIPTS))
+def test_a_script_prints_its_usage(script):
+    command = [sys.executable, "-m", "lc_jax.cli", script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: launch/")
+
+
 def test_every_experiment_is_listed_with_its_first_line(command):
     code, printed, _ = command("list")
     lines = dict(line.split(maxsplit=1) for line in printed.splitlines())

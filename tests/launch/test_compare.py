@@ -52,6 +52,17 @@ def test_every_method_is_reported_beside_its_isotonic_twin_fitted_on_validation_
     assert report["methods"].startswith("('LC SFT', 'LC SFT + isotonic', 'GRPO with std', 'GRPO with std + isotonic'")
 
 
+def test_settings_are_looked_up_before_the_quickstart_runs(launch):
+    code, output, calls = launch(
+        "compare.sh", "--seeds=0", "--objectives=brier", "--config.ppo.kl_coef=0.1", CHECK="no"
+    )
+    assert code == 0, output
+    assert calls[0].endswith("--config=configs/ppo.py:mini --config.ppo.kl_coef=0.1 --help")
+    assert [run["ppo.kl_coef"] for run in runs_of(calls, "ppo") if run.get("output", "").endswith("brier-seed0")] == [
+        "0.1"
+    ]
+
+
 def test_a_run_of_calibrate_gives_its_questions_and_rules(launch, tmp_path):
     run = tmp_path / "mine"
     (run / "lc_sft/seed0/model").mkdir(parents=True)

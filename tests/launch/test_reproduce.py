@@ -44,10 +44,11 @@ def test_the_quickstart_is_the_paper_on_the_miniature(launch, tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "variables", "message"),
     [
-        ("quickstart.sh", ["--fast"], {}, "unknown argument '--fast'; usage: "),
+        ("quickstart.sh", ["--fast"], {}, "error: unknown argument '--fast'; usage: "),
         ("reproduce.sh", ["--mini"], {"LC_SEED": "one"}, "LC_SEED is 'one'; give a whole number"),
         ("reproduce.sh", ["--mini"], {"LC_ACCELERATOR": "gpu"}, "LC_ACCELERATOR is 'gpu'; it may be cuda12, "),
         ("select.sh", [], {}, "usage: launch/select.sh RUN"),
+        ("select.sh", ["--config.annotator.name=a/b"], {}, "usage: launch/select.sh RUN"),
         ("select.sh", ["/no/run"], {}, "/no/run/candidates is not there: train with ppo.num_candidates above 0"),
         ("calibrate.sh", ["--model=m", "--questions=q", "--seeds=a"], {}, "error: --seeds=a: give whole numbers"),
         ("tpu.sh", [], {}, "LC_TPU: name of the TPU slice"),
