@@ -33,6 +33,7 @@ STYLE = {
 }
 ERRORS = {"ece": "expected calibration error", "brier": "Brier score"}
 MAX_NAME = 40  # letters of a method's name in a figure
+MAX_INSIDE = 8  # methods in a legend among the curves
 LABEL_GAP = 13  # least distance of two labels, in pixels per 100 dpi
 GREY = "0.45"  # of what others measured
 
@@ -234,7 +235,8 @@ def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
 def risk_coverage(records: Records) -> Figure:
     """Draws for each method the share of wrong ones among its most confident answers; flat if they say nothing."""
     with _styled():
-        figure = _figure(6, 4.2, layout="constrained")
+        beside = len(records) > MAX_INSIDE  # where the legend is: among the curves, it would cover them
+        figure = _figure(10.5 if beside else 6, max(4.2, 0.2 * len(records) + 0.5), layout="constrained")
         axes = figure.subplots()
         for i, (method, rows) in enumerate(records.items()):
             confidence, right, _ = _scored(rows)
@@ -252,5 +254,6 @@ def risk_coverage(records: Records) -> Figure:
         axes.set_ylim(bottom=0)
         axes.grid(color="0.92", linewidth=0.8)
         if axes.get_lines():
-            axes.legend(frameon=False, fontsize=9)
+            options: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if beside else {}
+            axes.legend(frameon=False, fontsize=9, **options)
     return figure

@@ -244,3 +244,15 @@ def test_labels_keep_their_order_and_their_distance():
     assert plots._spread([0, 100, 200], 10).tolist() == [0, 100, 200]
     assert plots._spread([5, 0, 100], 10).tolist() == [7.5, -2.5, 100]
     assert plots._spread([0, 0, 12, 12], 10).tolist() == [-9, 1, 11, 21]
+
+
+def test_many_methods_leave_room_for_the_curves():
+    rows = [{"confidence": c, "correct": c > 0.5, "status": "ok"} for c in (0.1, 0.5, 0.9)]
+    figure = plots.risk_coverage({f"RLCR, decoupled tokens + isotonic, {i}": rows for i in range(28)})
+    figure.canvas.draw()  # fixes the layout; matplotlib warns if there is none
+    (axes,) = figure.axes
+    box, legend = axes.get_window_extent(), axes.get_legend().get_window_extent()
+    assert box.width > 0.5 * figure.bbox.width
+    assert legend.x0 >= box.x1
+    assert legend.y0 >= 0
+    assert legend.x1 <= figure.bbox.x1
