@@ -179,7 +179,7 @@ def test_wordings_of_a_folder_take_the_place_of_ours(evaluate, tmp_path):
         ),
         (
             {"writer__name": "openai/x", "questions__source": "p.jsonl"},
-            "strategy='finetuned': the strategies for a provider's model are .'0-shot'",
+            r"strategy='finetuned': the strategies for a provider's model are \['0-shot'",
         ),
         ({"paragraphs": "p.jsonl", "column": "story"}, r"no row has text in 'story'.*--config.column, of \['answers'"),
         ({"paragraphs": "p.jsonl", "annotator__name": ""}, "give --config.annotator.name=provider/model"),
