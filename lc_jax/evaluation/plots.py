@@ -138,6 +138,9 @@ def _bars(row: Mapping[str, Any], name: str) -> np.ndarray:
 def accuracy_against(error: str, rows: Sequence[Mapping[str, Any]], published: Sequence[Published] = ()) -> Figure:
     """Draws a point for each row of results with 95 % intervals, in its method's colour; the best corner is top left.
 
+    With more than MAX_INSIDE methods, whose names and intervals would cover the points, each has one point, the mean of
+    its rows, without intervals, and the legend beside the points names it.
+
     Args:
       error: the horizontal axis, one of ERRORS.
       rows: of one data set, the fields of Summary and the method's name; a method may stand in several (seeds).
@@ -146,15 +149,28 @@ def accuracy_against(error: str, rows: Sequence[Mapping[str, Any]], published: S
     """
     rows = [row for row in rows if not math.isnan(number(row, error) + number(row, "accuracy"))]
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    many = len(methods) > MAX_INSIDE
+    if many:
+        rows = [
+            {"method": method}
+            | {
+                x: float(np.mean([number(row, x) for row in rows if row["method"] == method]))
+                for x in (error, "accuracy")
+            }
+            for method in methods
+        ]
     with _styled():
-        figure = _figure(6, 4.2)
+        figure = _figure(10.5, max(4.2, 0.2 * len(methods) + 0.5)) if many else _figure(6, 4.2)
         axes = figure.subplots()
-        figure.subplots_adjust(right=0.68, bottom=0.13, left=0.11, top=0.97)
+        figure.subplots_adjust(right=0.6 if many else 0.68, bottom=0.13, left=0.11, top=0.97)
         for row in rows:
             colour, marker = colour_and_marker(methods.index(row["method"]))
             across, accuracy = number(row, error), number(row, "accuracy")
             bars = _bars(row, error), _bars(row, "accuracy")
-            axes.errorbar(across, accuracy, bars[1], bars[0], fmt=marker, color=colour, markersize=6, linewidth=1)
+            label = _short(row["method"]) if many else None
+            axes.errorbar(
+                across, accuracy, bars[1], bars[0], fmt=marker, color=colour, markersize=6, linewidth=1, label=label
+            )
         for theirs in published:
             is_ours = theirs.method in methods
             colour, marker = colour_and_marker(methods.index(theirs.method)) if is_ours else (GREY, "o")
@@ -178,8 +194,11 @@ def accuracy_against(error: str, rows: Sequence[Mapping[str, Any]], published: S
         axes.set_axisbelow(True)
         if published:
             axes.text(0.01, 0.02, "hollow: the paper's", transform=axes.transAxes, color=GREY, fontsize=8)
-        if points:
-            _label(axes, points, names, colours)
+        if many:
+            axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+        first = len(methods) if many else 0  # what the legend names needs no label
+        if points[first:]:
+            _label(axes, points[first:], names[first:], colours[first:])
     return figure
 
 

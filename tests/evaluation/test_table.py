@@ -256,3 +256,12 @@ def test_many_methods_leave_room_for_the_curves():
     assert legend.x0 >= box.x1
     assert legend.y0 >= 0
     assert legend.x1 <= figure.bbox.x1
+
+
+def test_many_methods_have_one_point_each_and_a_legend():
+    rows = [{"method": f"m{i}", "accuracy": 0.5 + seed / 10, "ece": i / 40} for i in range(9) for seed in (0, 2)]
+    (axes,) = plots.accuracy_against("ece", rows).axes
+    points = [tuple(map(float, line.get_xydata()[0])) for line in axes.get_lines() if line.get_marker() != "None"]
+    assert [x for x, _ in points] == pytest.approx([i / 40 for i in range(9)])
+    assert [y for _, y in points] == pytest.approx([0.6] * 9)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"m{i}" for i in range(9)]
