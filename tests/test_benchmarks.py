@@ -12,7 +12,7 @@ import pytest
 from benchmarks import models, quickstart, reading, report
 
 OPTIMIZED = True
-NAMES = ["attention", "logprobs", "sft_step", "lora_step", "generate", "score", "ppo_step", "optimizer"]
+NAMES = ["attention", "logprobs", "sft_step", "lora_step", "generate", "score", "ppo_step", "optimizer", "matmul"]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
 from lc_jax.kernels import logprobs_pallas
+from lc_jax.kernels.matmul import product, transposed_product
 
 CHUNK_LOGITS = 2**26  # logits that exist at once on each device: 256 MiB in float32
 
@@ -31,7 +32,7 @@ def soften(logits: Float[Array, "*A"], softcap: float | None) -> Float[Array, "*
 def _logits(
     hidden: Float[Array, "N D"], head: Float[Array, "D V"], temperature: Float[Array, ""], softcap: float | None
 ) -> jax.Array:
-    return soften(jnp.matmul(hidden, head, preferred_element_type=jnp.float32), softcap) / temperature
+    return soften(product(hidden, head), softcap) / temperature
 
 
 def _read(logits: Float[Array, "N V"], targets: Int[Array, " N"]) -> Read:
@@ -103,9 +104,6 @@ def _analytic_backward(variant: Variant, saved: tuple, cotangents: tuple[Any, An
     without_entropy = isinstance(cotangents[1], SymbolicZero)  # the usual case in training
     by_logprobs, by_entropies = (jnp.zeros_like(g) if isinstance(g, SymbolicZero) else g for g in cotangents)
 
-    # XLA's CPU compiler hands a product whose left operand is transposed to a routine about half as fast.
-    apart = jax.lax.optimization_barrier if jax.default_backend() == "cpu" else lambda y: y
-
     def part(sums: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, ...]) -> tuple[tuple, jax.Array]:
         x, target, entropy, normalizer, by_logprob, by_entropy = xs
         logits = _logits(x, head, temperature, variant[1]) if saved_logits is None else saved_logits
@@ -119,8 +117,7 @@ def _analytic_backward(variant: Variant, saved: tuple, cotangents: tuple[Any, An
         if (softcap := variant[1]) is not None:  # d c tanh(z / c) / dz = 1 - tanh(z / c)^2
             by_logit = by_logit * (1 - jnp.square(logits * temperature / softcap))
         by_logit = by_logit.astype(x.dtype)
-        by_hidden = jnp.matmul(by_logit, head.T, preferred_element_type=jnp.float32)
-        by_head = apart(jnp.matmul(apart(x.T), by_logit, preferred_element_type=jnp.float32))
+        by_hidden, by_head = product(by_logit, head.T), transposed_product(x, by_logit)
         return (sums[0] + by_head, sums[1] + by_temperature), by_hidden.astype(x.dtype)
 
     zeros = jnp.zeros(head.shape, jnp.float32), jnp.float32(0.0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from lc_jax.kernels.matmul import matmul
 from lc_jax.models.config import Config
 
 ADAPTERS = ("lora_a", "lora_b")  # names of an adapter's parameters
@@ -65,10 +66,11 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         flat = x.reshape(-1, x.shape[-1])  # as one matrix: on CPUs the backward pass is much faster
-        y = flat @ self.kernel[...].astype(x.dtype)
+        y = matmul(flat, self.kernel[...].astype(x.dtype))
         if self.is_int8:
             y = y * self.kernel_scale[...].astype(x.dtype)
         if self.scale:
-            y = y + self.scale * ((flat @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype))
+            inner = matmul(flat, self.lora_a[...].astype(x.dtype))
+            y = y + self.scale * matmul(inner, self.lora_b[...].astype(x.dtype))
         y = y.reshape(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)

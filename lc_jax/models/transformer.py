@@ -20,6 +20,7 @@ from lc_jax import parallel
 from lc_jax.kernels import dispatch
 from lc_jax.kernels.attention import RowMask, attention, decode_attention, prefill_attention
 from lc_jax.kernels.logprobs import soften, token_logprobs
+from lc_jax.kernels.matmul import product
 from lc_jax.models.cache import Cache, LayerCache
 from lc_jax.models.config import ACTIVATIONS, REMAT, Config
 from lc_jax.models.linear import ADAPTERS, Linear
@@ -147,8 +148,8 @@ class CausalLM(nnx.Module):
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Computes float32 logits."""
         hidden = multiply(hidden, 1 / self.config.logit_divisor)
-        logits = jnp.matmul(hidden, self.head_matrix(), preferred_element_type=jnp.float32)
-        return soften(logits, self.config.logit_softcap)
+        flat = product(hidden.reshape(-1, hidden.shape[-1]), self.head_matrix())
+        return soften(flat.reshape(*hidden.shape[:-1], -1), self.config.logit_softcap)
 
     def logprobs(
         self, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], temperature: Float[Array, ""]

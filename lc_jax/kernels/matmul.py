@@ -1,0 +1,54 @@
+"""Matrix products of bfloat16 in the forms that XLA's CPU compiler computes in bfloat16.
+
+Most bfloat16 products are converted to float32 there: those with a bfloat16 result, and those of two matrices of which
+one is transposed. Those with a float32 result that are not transposed, or that have a batch dimension (of one, here),
+use the processor's bfloat16 instructions, which with AMX are about five times as fast. On other platforms XLA chooses
+well by itself. `python -m benchmarks.matmul` measures all of them.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def _on_cpu(dtype: jnp.dtype) -> bool:
+    return jax.default_backend() == "cpu" and dtype == jnp.bfloat16
+
+
+def product(x: Float[Array, "N I"], y: Float[Array, "I O"]) -> Float[Array, "N O"]:
+    """Computes x @ y in the inputs' dtype with a float32 result; y may be a transposed matrix."""
+    if _on_cpu(x.dtype):
+        return jnp.einsum("bni,bio->bno", x[None], y[None], preferred_element_type=jnp.float32)[0]
+    return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+
+
+def transposed_product(x: Float[Array, "N I"], y: Float[Array, "N O"]) -> Float[Array, "I O"]:
+    """Computes x.T @ y in the inputs' dtype with a float32 result."""
+    if jax.default_backend() != "cpu":
+        return product(x.T, y)
+    # XLA's CPU compiler hands a product whose left operand is transposed to a routine about half as fast.
+    return jax.lax.optimization_barrier(product(jax.lax.optimization_barrier(x.T), y))
+
+
+def matmul(x: Float[Array, "N I"], kernel: Float[Array, "I O"]) -> Float[Array, "N O"]:
+    """Computes x @ kernel, both of one dtype; the result and the gradients have it too."""
+    return _rounded(x, kernel) if _on_cpu(x.dtype) else x @ kernel
+
+
+@jax.custom_vjp
+def _rounded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _rounded(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[jax.Array, jax.Array], by_out: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return product(by_out, kernel.T).astype(x.dtype), transposed_product(x, by_out).astype(kernel.dtype)
+
+
+_rounded.defvjp(_forward, _backward)
