@@ -26,6 +26,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.num_validation = 500  # at most: for recalibration and choices
     config.num_test = 2000  # at most: reported
     config.num_samples = 8  # answers to a question, in summary distillation and in a rollout
+    config.sft_batch_size = 32  # at most: examples of a step of LC SFT
     config.rollout_batch_size = 256  # at most: episodes of a step of LC RL
     config.max_steps = 150  # of LC RL, at most
     if mode == "mini":

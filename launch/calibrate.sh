@@ -15,9 +15,9 @@
 #   --limit=N               maximum number of questions of each data set, drawn at random (default 0: all)
 #   --output=FOLDER         output folder (default runs/calibrate)
 #   --annotator=NAME        annotator that writes consensus answers, reads and judges (default rules/short-answer: rules, no
-#                           model)
-#   --reader=rules|models   reader of LC RL: the rules, or models that are trained for it (default: rules with the annotator
-#                           rules/short-answer, models with any other)
+#                           model; rules/one-answer: the same, and a consensus states one answer)
+#   --reader=rules|models   reader of LC RL: the rules, or models that are trained for it (default: rules with an annotator
+#                           rules/..., models with any other)
 #   --seeds=0,1             seeds of training, each with its own models (default 0)
 #   --profile=NAME          settings: a name in launch/profiles or a file (default calibrate-small; calibrate-7b for 7B)
 #   --devices=8xa100        plans and checks for devices that are not present

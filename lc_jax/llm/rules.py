@@ -1,7 +1,7 @@
 """Annotators without a model: they answer the annotator prompts by rule, at no cost and without a network.
 
-`RuleAnnotator` recognises which prompt a request holds. "rules/short-answer" reads and writes statements of short
-answers (`lc_jax.short_answers`); the rules of "simulated/miniature" are in simulated.py.
+`RuleAnnotator` recognises which prompt a request holds. "rules/short-answer" and "rules/one-answer" read and write
+statements of short answers (`lc_jax.short_answers`); the rules of "simulated/miniature" are in simulated.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from lc_jax.prompts import Prompt, correctness, equivalence, extract, forecast, retry, summarize
 from lc_jax.short_answers.matching import matches
 from lc_jax.short_answers.probabilities import Unreadable
-from lc_jax.short_answers.statements import read, write_consensus
+from lc_jax.short_answers.statements import MAX_ANSWERS, read, write_consensus
 from lc_jax.types import Reply, Request
 
 Rule = Callable[[Mapping[str, str]], str]  # from the fields of a prompt to a reply in the form that it asks for
@@ -99,11 +99,9 @@ def reading_rules(
     )
 
 
-# --- rules/short-answer -----------------------------------------------------------------------------------------------
+# --- rules/short-answer and rules/one-answer --------------------------------------------------------------------------
 
-
-def _summarize(fields: Mapping[str, str]) -> str:
-    return write_consensus(summarize.split_paragraphs(fields["paragraphs"]))
+ANSWERS_OF = {"short-answer": MAX_ANSWERS, "one-answer": 1}  # answers in a consensus, at most
 
 
 def _extract(fields: Mapping[str, str]) -> str:
@@ -129,23 +127,25 @@ def _correctness(fields: Mapping[str, str]) -> str:
     return "1" if offers and matches(offers[0][0], [fields["answer"]]) else "0"
 
 
-_RULES = reading_rules(
-    "The text says so.",
-    summary=_summarize,
-    answers=_extract,
-    answers_in_order=_extract_in_order,
-    probability=_forecast,
-    verdict=_correctness,
-    are_equal=lambda answer, candidate: matches(candidate, [answer]),
-)
-
-
 def load(model: str) -> RuleAnnotator:
-    """Returns the annotator "rules/short-answer".
+    """Returns the annotator "rules/short-answer" or "rules/one-answer", whose consensus is the most frequent answer.
+
+    Both read the same texts.
 
     Raises:
       ValueError: another model.
     """
-    if model != "short-answer":
-        raise ValueError(f"No annotator 'rules/{model}': there is 'rules/short-answer'.")
-    return RuleAnnotator("rules/short-answer", _RULES)
+    if model not in ANSWERS_OF:
+        names = " and ".join(f"'rules/{name}'" for name in ANSWERS_OF)
+        raise ValueError(f"No annotator 'rules/{model}': there are {names}.")
+    max_answers = ANSWERS_OF[model]
+    rules = reading_rules(
+        "The text says so.",
+        summary=lambda fields: write_consensus(summarize.split_paragraphs(fields["paragraphs"]), max_answers),
+        answers=_extract,
+        answers_in_order=_extract_in_order,
+        probability=_forecast,
+        verdict=_correctness,
+        are_equal=lambda answer, candidate: matches(candidate, [answer]),
+    )
+    return RuleAnnotator(f"rules/{model}", rules)

@@ -41,7 +41,16 @@ def check(config: ConfigDict) -> None:
     Raises:
       Problems: a line for each setting that is wrong.
     """
-    counts = ("num_sft", "num_ppo", "num_validation", "num_test", "num_samples", "rollout_batch_size", "max_steps")
+    counts = (
+        "num_sft",
+        "num_ppo",
+        "num_validation",
+        "num_test",
+        "num_samples",
+        "sft_batch_size",
+        "rollout_batch_size",
+        "max_steps",
+    )
     check_all(
         lambda: check_settings("", config, num_shots=NATURAL, limit=NATURAL, **dict.fromkeys(counts, POSITIVE_INT)),
         lambda: check_output(config.output),
@@ -120,7 +129,7 @@ def flags(config: ConfigDict, sets: splits.Splits) -> list[str]:
     num_samples = config.num_samples
     questions = max(1, min(config.rollout_batch_size // num_samples, len(sets.ppo)))
     steps = max(1, min(config.max_steps, PASSES * len(sets.ppo) // questions))
-    batch = max(1, min(32, len(sets.sft) // 2))
+    batch = max(1, min(config.sft_batch_size, len(sets.sft) // 2))
     held_out = min(len(sets.sft) // 10, 200)
     return [
         f"sft_lc --config.fit.batch_size={batch} --config.fit.microbatch_size={min(batch, 16)} "

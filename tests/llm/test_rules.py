@@ -1,4 +1,4 @@
-"""The annotator "rules/short-answer": every prompt through text, refusals with a reason, no store."""
+"""The annotators of rules: every prompt through text, refusals with a reason, no store."""
 
 import pytest
 
@@ -43,6 +43,9 @@ def test_samples_become_a_consensus_and_the_judge_compares_words(annotator):
     drafts = summarize.join_paragraphs(["France", "", "the france.", "Spain", "It is France"])
     summary = ask(annotator, summarize.PROMPT, paragraph_generation_prompt="Write.", paragraphs=drafts)
     assert summary.value == "The answer is France (75%). It could also be Spain (25%)."
+    one_answer = llm.load("rules/one-answer")
+    summary = ask(one_answer, summarize.PROMPT, paragraph_generation_prompt="Write.", paragraphs=drafts)
+    assert summary.value == "The answer is France (75%)."
     pairs = [Comparison("Where?", "Dr. No", name) for name in ("dr no", "No", "Dr. No (film)")]
     assert ask(annotator, equivalence.PROMPT, comparisons=equivalence.join_comparisons(pairs)).value == [
         True,
@@ -83,7 +86,7 @@ def test_a_prompt_without_a_rule_is_a_failure_and_another_name_an_error(annotato
     requests = [Request(paragraph.PROMPT.render(paragraph_generation_prompt="Write."), 1.0, 9), Request("Hi!", 1.0, 9)]
     detail = "rules/short-answer has no rule for this prompt, only for those of lc_jax.prompts"
     assert replies_of(annotator, requests) == [Reply("failed", detail=detail)] * 2
-    with pytest.raises(ValueError, match="there is 'rules/short-answer'"):
+    with pytest.raises(ValueError, match="there are 'rules/short-answer' and 'rules/one-answer'"):
         llm.load("rules/long-answer")
 
 

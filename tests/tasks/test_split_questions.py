@@ -83,6 +83,13 @@ def test_sizes_fit_the_number_of_questions(tmp_path):
     ]  # fmt: skip
 
 
+def test_batches_have_at_most_the_given_sizes(tmp_path):
+    split_questions.run(config_of(tmp_path, sft_batch_size=3, rollout_batch_size=17), None)
+    flags = load_profile(str(tmp_path / "data" / "sizes.flags"))
+    assert "--config.fit.batch_size=3" in flags["sft_lc"]
+    assert "--config.ppo.rollout_batch_size=16" in flags["ppo"]  # 2 questions with 8 samples
+
+
 def test_a_limit_draws_questions_at_random(tmp_path):
     split_questions.run(config_of(tmp_path, limit=10), None)
     names = ("sft", "validation", "test")
