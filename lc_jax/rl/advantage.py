@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,7 +19,7 @@ from lc_jax.rl.kl import ESTIMATORS
 from lc_jax.rl.kl import estimate as estimate_kl
 
 # What a score is compared with (ppo.baseline).
-BASELINES = ("critic", "critic_with_answer", "leave_one_out", "same_answer", "group_mean")
+BASELINES = ("critic", "critic_with_answer", "leave_one_out", "same_answer", "same_verdict", "group_mean")
 TOKENS = ("all", "confidence", "decoupled")
 
 
@@ -116,7 +117,8 @@ def leave_one_out(scores: Float[np.ndarray, " B"], groups: Int[np.ndarray, " B"]
 
     Grouped by question, what is wrong with the truth itself cancels. Grouped by question and favourite answer
     ("same_answer"), the choice of the answer cancels as well: the expected gradient is that of E[score | answer], so
-    that stated confidence is learned and the answers to the training questions are not.
+    that stated confidence is learned and the answers to the training questions are not. Grouped by question and verdict
+    ("same_verdict"), the same holds of E[score | verdict], and an answer that no other sample gives is compared too.
     """
     sizes = np.bincount(groups)[groups]
     sums = np.bincount(groups, scores)[groups]
@@ -143,17 +145,21 @@ def compare(
     return compared.astype(np.float32)
 
 
-def comparison_groups(baseline: str, num_samples: int, top_answers: Sequence[str]) -> Int[np.ndarray, " B"] | None:
+def comparison_groups(
+    baseline: str, num_samples: int, top_answers: Sequence[str], correct: Float[np.ndarray, " B"]
+) -> Int[np.ndarray, " B"] | None:
     """Returns the number of each episode's group in `compare`; None where a critic is the baseline.
 
-    A group is the samples of one question or, for "same_answer", those of them with the same top answer.
+    A group is the samples of one question or those of them with the same top answer ("same_answer"), or with a top
+    answer that is as correct, 0 or 1 ("same_verdict").
     """
     if baseline.startswith("critic"):
         return None
     questions = np.arange(len(top_answers)) // num_samples
-    if baseline != "same_answer":
+    by: dict[str, Sequence[Any]] = {"same_answer": top_answers, "same_verdict": correct.tolist()}
+    if baseline not in by:
         return questions
-    keys = list(zip(questions, top_answers, strict=True))
+    keys = list(zip(questions, by[baseline], strict=True))
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return np.asarray([numbers[key] for key in keys])
 

@@ -150,7 +150,8 @@ def step(
         )
         gap = consistency.SamplingGap.of(episodes, completions)
         limits.check_sampling(gap)
-        compared = advantage.comparison_groups(ppo.baseline, ppo.num_samples, reading.top_answers())
+        _, correct = reward.stated_confidence(reading.forecasts, outcome)
+        compared = advantage.comparison_groups(ppo.baseline, ppo.num_samples, reading.top_answers(), correct)
         episodes, explained = _advantages(trainer, episodes, rewards, completions, controller.coefficient, compared)
     with phases.measure("update"):
         del models, on_devices  # the update donates the parameters, and needs the memory of the frozen models

@@ -28,7 +28,7 @@ def expected_gradient(baseline, settings, num_samples=3, top_answers=lambda acti
     for group in itertools.product(range(3), repeat=num_samples):
         actions = np.asarray(group)
         scores = REWARD[actions].astype(np.float32)
-        groups = advantage.comparison_groups(baseline, num_samples, top_answers(actions))
+        groups = advantage.comparison_groups(baseline, num_samples, top_answers(actions), (actions != 2) * 1.0)
         episodes = episodes_of(np.ones(num_samples), old_logprobs=np.zeros((num_samples, 1), np.float32))
         episodes, _ = advantage.estimate(episodes, scores, 0.0, settings, groups, baseline)
         total += PROBS[actions].prod() * (episodes.advantages * scored(actions)).mean(axis=0)
@@ -41,9 +41,10 @@ def test_the_expected_gradient_is_that_of_the_expected_score(baseline, factor):
     np.testing.assert_allclose(expected_gradient(baseline, PLAIN), factor * GRADIENT, atol=1e-6)
 
 
-def test_same_answer_leaves_the_choice_of_the_answer_alone():
-    """Actions 0 and 1 state the same answer. The gradient is that of E[score | answer] within it."""
-    gradient = expected_gradient("same_answer", PLAIN, 3, lambda actions: ["b" if a == 2 else "a" for a in actions])
+@pytest.mark.parametrize("baseline", ["same_answer", "same_verdict"])
+def test_same_answer_and_same_verdict_leave_the_choice_of_the_answer_alone(baseline):
+    """Actions 0 and 1 state the same answer, the correct one. The gradient is that of E[score | answer] within it."""
+    gradient = expected_gradient(baseline, PLAIN, 3, lambda actions: ["b" if a == 2 else "a" for a in actions])
     assert gradient[2] == pytest.approx(0, abs=1e-7)
     assert gradient[0] == pytest.approx(-gradient[1])
     assert gradient[0] > 0
