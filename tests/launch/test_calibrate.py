@@ -124,8 +124,8 @@ def test_calibrate_trains_readers_from_another_annotator(launch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["calibrate-small", "calibrate-cpu", "calibrate-7b"])
-def test_profiles_leave_the_reward_to_the_reader(name):
+def test_profiles_leave_the_penalty_on_the_sum_to_the_reader(name):
     """The penalty on the sum of forecasts is off for rules alone: trained readers need it."""
     flags = [flag for group in load_profile(name).values() for flag in group]
     assert flags
-    assert not [flag for flag in flags if "reward" in flag or "reader" in flag]
+    assert not [flag for flag in flags if "reward.normalization" in flag or "reader" in flag]
