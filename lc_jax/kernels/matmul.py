@@ -2,8 +2,8 @@
 
 Most bfloat16 products are converted to float32 there: those with a bfloat16 result, and those of two matrices of which
 one is transposed. Those with a float32 result that are not transposed, or that have a batch dimension (of one, here),
-use the processor's bfloat16 instructions, which with AMX are about five times as fast. On other platforms XLA chooses
-well by itself. `python -m benchmarks.matmul` measures all of them.
+use the processor's bfloat16 instructions, and are three to five times as fast with AMX (`python -m benchmarks.matmul`).
+On other platforms the products are left to XLA.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def _on_cpu(dtype: jnp.dtype) -> bool:
+def _is_bfloat16_on_cpu(dtype: jnp.dtype) -> bool:
     return jax.default_backend() == "cpu" and dtype == jnp.bfloat16
 
 
 def product(x: Float[Array, "N I"], y: Float[Array, "I O"]) -> Float[Array, "N O"]:
     """Computes x @ y in the inputs' dtype with a float32 result; y may be a transposed matrix."""
-    if _on_cpu(x.dtype):
+    if _is_bfloat16_on_cpu(x.dtype):
         return jnp.einsum("bni,bio->bno", x[None], y[None], preferred_element_type=jnp.float32)[0]
     return jnp.matmul(x, y, preferred_element_type=jnp.float32)
 
@@ -34,16 +34,16 @@ def transposed_product(x: Float[Array, "N I"], y: Float[Array, "N O"]) -> Float[
 
 def matmul(x: Float[Array, "N I"], kernel: Float[Array, "I O"]) -> Float[Array, "N O"]:
     """Computes x @ kernel, both of one dtype; the result and the gradients have it too."""
-    return _rounded(x, kernel) if _on_cpu(x.dtype) else x @ kernel
+    return _bfloat16_matmul(x, kernel) if _is_bfloat16_on_cpu(x.dtype) else x @ kernel
 
 
 @jax.custom_vjp
-def _rounded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _bfloat16_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _rounded(x, kernel), (x, kernel)
+    return _bfloat16_matmul(x, kernel), (x, kernel)
 
 
 def _backward(saved: tuple[jax.Array, jax.Array], by_out: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -51,4 +51,4 @@ def _backward(saved: tuple[jax.Array, jax.Array], by_out: jax.Array) -> tuple[ja
     return product(by_out, kernel.T).astype(x.dtype), transposed_product(x, by_out).astype(kernel.dtype)
 
 
-_rounded.defvjp(_forward, _backward)
+_bfloat16_matmul.defvjp(_forward, _backward)

@@ -42,15 +42,9 @@ def check(config: ConfigDict) -> None:
       Problems: a line for each setting that is wrong.
     """
     counts = (
-        "num_sft",
-        "num_ppo",
-        "num_validation",
-        "num_test",
-        "num_samples",
-        "sft_batch_size",
-        "rollout_batch_size",
-        "max_steps",
-    )
+        "num_sft", "num_ppo", "num_validation", "num_test", "num_samples", "sft_batch_size",
+        "rollout_batch_size", "max_steps",
+    )  # fmt: skip
     check_all(
         lambda: check_settings("", config, num_shots=NATURAL, limit=NATURAL, **dict.fromkeys(counts, POSITIVE_INT)),
         lambda: check_output(config.output),
