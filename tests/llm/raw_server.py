@@ -79,6 +79,8 @@ class RawServer:
         reply = self.answer(head.decode("latin-1"), body)
         if reply is None:
             return False
+        if not self.keep_open and reply.startswith(b"HTTP/1.1 "):  # else a client may send its next request here
+            reply = reply.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
         connection.sendall(reply)
         return True
 
