@@ -83,6 +83,24 @@ def test_a_file_that_the_user_names_must_be_there(published, tmp_path, monkeypat
         questions.check_missing(questions.missing_tests(every))
 
 
+def test_a_stage_without_its_questions_is_checked_for_all_else(published, tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_BIOASQ", str(tmp_path / "elsewhere.json"))
+    written = [f"--config.paragraphs={tmp_path}/no-paragraphs", "--config.model="]
+    make(
+        tmp_path / "stages",
+        evaluation(tmp_path, "bioasq", f"--config.model={tmp_path}/no-model"),
+        evaluation(tmp_path, "bioasq", *written),
+    )
+    config = config_of("check_stages")
+    config.stages = str(tmp_path / "stages")
+    with pytest.raises(Problems) as caught:
+        check_stages.run(config, None)
+    first, *others = caught.value.messages
+    assert "elsewhere.json" in first
+    assert "no-model" in " ".join(others)
+    assert not any("elsewhere.json" in message for message in others)
+
+
 @pytest.mark.parametrize("setting", ["source", "answers"])
 def test_questions_that_a_flag_names_must_be_there(published, tmp_path, setting):
     flag = f"--config.questions.{setting}={tmp_path}/wrong.jsonl"

@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import jax
@@ -56,8 +56,10 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     every = stages.load(config.stages, config.profile)
     todo = [stage for stage in every if not stage.is_done]
     missing = questions.missing_tests(todo)
-    left_out = {name for data in missing for name in data.stages}
+    left_out = {name for data in missing if not data.is_fault for name in data.stages}
     todo = [stage for stage in todo if stage.name not in left_out]
+    reported = {(name, data.reason) for data in missing for name in data.stages}
+    readable = [stage for stage in todo if stage.name not in dict(reported)]
     for data in missing:
         if not data.is_fault:
             print(f"Not evaluated: {data.data}: {data.reason}")
@@ -65,9 +67,9 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
         shapes: dict[str, str] = {}
         check_all(
             lambda: questions.check_missing(missing),
-            lambda: check_own(todo),
+            lambda: check_own(todo, reported),
             lambda: shapes.update(check_checkpoints(every, todo, Path(folder))),
-            lambda: _check_leaks(todo),
+            lambda: _check_leaks(readable),
             lambda: check_disk(todo, Models(every, shapes), keep_checkpoints=config.keep_checkpoints),
             lambda: check_devices(todo, Models(every, shapes), config),
         )
@@ -96,8 +98,11 @@ def _note_missing(folder: Path, missing: Sequence[Missing]) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_own(todo: Sequence[Stage]) -> None:
+def check_own(todo: Sequence[Stage], reported: Set[tuple[str, str]] = frozenset()) -> None:
     """Runs the `check` of each stage's task; what an earlier stage will make counts as present.
+
+    Args:
+      reported: (stage, message) of problems that have a message already.
 
     Raises:
       Problems: those of all stages, each once.
@@ -105,7 +110,8 @@ def check_own(todo: Sequence[Stage]) -> None:
     names: dict[str, list[str]] = {}  # message -> the stages that have this problem
     for number, stage in enumerate(todo):
         for message in _own_problems(stage, [earlier.result for earlier in todo[:number]]):
-            names.setdefault(message, []).append(stage.name)
+            if (stage.name, message) not in reported:
+                names.setdefault(message, []).append(stage.name)
     if names:
         raise Problems([f"{stages.join_names(where)}: {message}" for message, where in names.items()])
 
