@@ -85,12 +85,7 @@ def test_a_file_that_the_user_names_must_be_there(published, tmp_path, monkeypat
 
 def test_a_stage_without_its_questions_is_checked_for_all_else(published, tmp_path, monkeypatch):
     monkeypatch.setenv("LC_BIOASQ", str(tmp_path / "elsewhere.json"))
-    written = [f"--config.paragraphs={tmp_path}/no-paragraphs", "--config.model="]
-    make(
-        tmp_path / "stages",
-        evaluation(tmp_path, "bioasq", f"--config.model={tmp_path}/no-model"),
-        evaluation(tmp_path, "bioasq", *written),
-    )
+    (stage,) = make(tmp_path / "stages", evaluation(tmp_path, "bioasq", f"--config.model={tmp_path}/no-model"))
     config = config_of("check_stages")
     config.stages = str(tmp_path / "stages")
     with pytest.raises(Problems) as caught:
@@ -99,6 +94,9 @@ def test_a_stage_without_its_questions_is_checked_for_all_else(published, tmp_pa
     assert "elsewhere.json" in first
     assert "no-model" in " ".join(others)
     assert not any("elsewhere.json" in message for message in others)
+    check_stages.check_own([stage], {(stage.name, first.removeprefix(f"{stage.name}: "))})
+    with pytest.raises(Problems, match=r"elsewhere\.json"):
+        check_stages.check_own([stage])
 
 
 @pytest.mark.parametrize("setting", ["source", "answers"])
