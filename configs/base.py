@@ -319,7 +319,7 @@ def ppo(mode: str) -> ConfigDict:
         response_length=300,  # tokens
         temperature=0.7,  # of rollouts
         kl_coef=0.1,  # weight of the KL penalty (nats) in the rewards
-        baseline="critic",  # or critic_with_answer; samples > 1: leave_one_out, same_answer, same_verdict, group_mean
+        baseline="critic",  # or critic_with_answer; samples > 1: leave_one_out, same_answer, counterfactual, group_mean
         stop_penalty=False,  # a response without end-of-sequence scores -1 whatever it says
         eval_every=20,  # 0: only after the last step
         save_every=20,  # 0: only after the last step

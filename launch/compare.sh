@@ -95,8 +95,10 @@ objective() {  # NAME METHOD FLAGS...: LC RL with one objective
   known="$known$name "
   case "$chosen" in "" | *",$name,"*) ;; *) return 0 ;; esac
   methods+=("$method")
+  # A profile may have another baseline and train other tokens.
   stage "train $method" "$folder/model" "--config=configs/ppo.py$mode" --config.policy="$sft/model" --config.seed="$seed" \
-    --config.output="$folder" "${train[@]}" "$@" ${own_flags[@]+"${own_flags[@]}"}
+    --config.output="$folder" "${train[@]}" --config.ppo.baseline=leave_one_out --config.advantage.tokens=all "$@" \
+    ${own_flags[@]+"${own_flags[@]}"}
   evaluate "$name" "$method" "$folder/model"
 }
 of_reward() {  # NAME METHOD REWARD FLAGS...: a reward of one sum with leave-one-out, without the paper's offset

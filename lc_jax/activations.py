@@ -57,6 +57,12 @@ SCORES = {"portable": Copies(3.0, 4.0, 2.0), "blocked": Copies(0.7, 2.5, 0.0)}
 SCORES |= dict.fromkeys(dispatch.FUSED, Copies(0.0, 0.0, 0.0))
 
 
+def noise_rows(microbatch_size: int, mesh: parallel.AnyMesh | None = None) -> int:
+    """Returns how many episodes of a micro-batch `rounding_noise` takes: 16 on each device, or all."""
+    rows = parallel.rows_per_device(microbatch_size, mesh)
+    return microbatch_size // rows * min(rows, 16)
+
+
 class Activations:
     """Bytes of the activations of a model's programs on one device.
 
@@ -105,9 +111,9 @@ class Activations:
             if config.lora.int8:  # products before their scale, in the backward pass; a matrix converted from 8 bits
                 self.products = self.size * (inner + hidden)
                 self.weights = max(self.weights, self.size * max(map(math.prod, matrices)) / tensor)
-        # What the decode loop reads on such a mesh (generate.for_decoding).
-        size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
-        self.decoding_copy = size / tensor if gathered else 0.0
+        # What the decode loop reads of such a mesh's weights, or of wider ones than it computes in (for_decoding).
+        copied = [leaf for _, leaf in leaves if gathered or leaf.dtype.itemsize > self.size]
+        self.decoding_copy = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for leaf in copied) / tensor
 
     def rows(self, count: int) -> float:
         """Returns the rows of a batch on one device."""

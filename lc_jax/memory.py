@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from lc_jax import parallel
-from lc_jax.activations import Activations, device_bytes
+from lc_jax.activations import Activations, device_bytes, noise_rows
 from lc_jax.data import batches
 from lc_jax.models import registry
 from lc_jax.models.config import training_fields
@@ -233,7 +233,7 @@ def plan_ppo(settings: Mapping[str, Any], mesh: parallel.AnyMesh) -> Plan:
         phases = [inference("logprobs", lower, Activations(policy).forward(count, length, response))]
         if policy.config.dtype != jnp.float32:  # the policy once more in float32 (rl/consistency.py)
             exact = abstract_model(settings["policy"], mesh, **{**fields, "compute_dtype": "float32"})
-            work = Activations(exact).forward(count, length, response)
+            work = Activations(exact).forward(noise_rows(count, mesh), length, response)
             phases.append(inference("rounding noise", lower, work))
         for name, model in trained.items():
             positions = response if name == "policy" else 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,7 +18,8 @@ from lc_jax.rl.kl import ESTIMATORS
 from lc_jax.rl.kl import estimate as estimate_kl
 
 # What a score is compared with (ppo.baseline).
-BASELINES = ("critic", "critic_with_answer", "leave_one_out", "same_answer", "same_verdict", "group_mean")
+GROUPED = ("leave_one_out", "same_answer", "group_mean")  # compare the scores of a group
+BASELINES = ("critic", "critic_with_answer", "counterfactual", *GROUPED)
 TOKENS = ("all", "confidence", "decoupled")
 
 
@@ -115,10 +115,10 @@ def gae(
 def leave_one_out(scores: Float[np.ndarray, " B"], groups: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
     """Each score less the mean of the other scores of its group; 0 where a group has one member.
 
-    Grouped by question, what is wrong with the truth itself cancels. Grouped by question and favourite answer
+    Grouped by question, what is wrong with the ground truth itself cancels. Grouped by question and top answer
     ("same_answer"), the choice of the answer cancels as well: the expected gradient is that of E[score | answer], so
-    that stated confidence is learned and the answers to the training questions are not. Grouped by question and verdict
-    ("same_verdict"), the same holds of E[score | verdict], and an answer that no other sample gives is compared too.
+    that stated confidence is learned and the answers to the training questions are not. An answer that no other sample
+    gives is not compared, so that rare answers count less.
     """
     sizes = np.bincount(groups)[groups]
     sums = np.bincount(groups, scores)[groups]
@@ -145,21 +145,17 @@ def compare(
     return compared.astype(np.float32)
 
 
-def comparison_groups(
-    baseline: str, num_samples: int, top_answers: Sequence[str], correct: Float[np.ndarray, " B"]
-) -> Int[np.ndarray, " B"] | None:
-    """Returns the number of each episode's group in `compare`; None where a critic is the baseline.
+def comparison_groups(baseline: str, num_samples: int, top_answers: Sequence[str]) -> Int[np.ndarray, " B"] | None:
+    """Returns the number of each episode's group in `compare`; None where the baseline is not the scores of a group.
 
-    A group is the samples of one question or those of them with the same top answer ("same_answer"), or with a top
-    answer that is as correct, 0 or 1 ("same_verdict").
+    A group is the samples of one question or those of them with the same top answer ("same_answer").
     """
-    if baseline.startswith("critic"):
+    if baseline not in GROUPED:
         return None
     questions = np.arange(len(top_answers)) // num_samples
-    by: dict[str, Sequence[Any]] = {"same_answer": top_answers, "same_verdict": correct.tolist()}
-    if baseline not in by:
+    if baseline != "same_answer":
         return questions
-    keys = list(zip(questions, by[baseline], strict=True))
+    keys = list(zip(questions, top_answers, strict=True))
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return np.asarray([numbers[key] for key in keys])
 
@@ -244,11 +240,12 @@ def by_token(
       answer_scores: the part of the scores that the answer alone earns: it trains the other tokens, the rest of the
         score those of confidence ("decoupled": DCPO, Ma et al. 2026). A response without tokens of confidence is
         trained by its whole score. None: the whole score trains the tokens of confidence, and the others are frozen
-        ("confidence": Rewarding Doubt).
+        ("confidence": Rewarding Doubt), except those of a response without tokens of confidence.
     """
+    has_confidence = np.asarray(is_confidence.any(axis=1))
     if answer_scores is None:
-        return estimator(scores, trained=is_confidence)
-    answer_scores = np.where(is_confidence.any(axis=1), answer_scores, scores)
+        return estimator(scores, trained=is_confidence | ~has_confidence[:, None])
+    answer_scores = np.where(has_confidence, answer_scores, scores)
     of_confidence, explained = estimator(scores - answer_scores, trained=is_confidence)
     of_answers, _ = estimator(answer_scores, trained=~is_confidence)
     # Each is 0 where the other is not.

@@ -47,6 +47,11 @@ def check(settings: Mapping[str, Any]) -> None:
                 f"--config.reward.name={name} scores the confidence in an extracted answer, and "
                 "--config.reader.extractor is empty: give a checkpoint that extracts answers."
             )
+        if ppo["baseline"] == "same_answer" and has_models and not readers["extractor"]:
+            raise ValueError(
+                "--config.ppo.baseline=same_answer compares samples by their extracted answers, and "
+                "--config.reader.extractor is empty: give a checkpoint that extracts answers, or another baseline."
+            )
 
     def combination() -> None:
         objective.check(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lc_jax.rl import kl, reward
-from lc_jax.rl.advantage import AdvantageSettings
+from lc_jax.rl.advantage import GROUPED, AdvantageSettings
 from lc_jax.rl.loss import LossSettings
 from lc_jax.rl.settings import PPOSettings
 
@@ -25,13 +25,28 @@ def check(ppo: PPOSettings, rewards: reward.RewardSettings, advantages: Advantag
             f"--config.advantage.kl={advantages.kl} and --config.loss.kl={loss.kl} count the KL penalty twice: give '' "
             "for one of them."
         )
-    if advantages.group_std and ppo.uses_critic:
+    if advantages.group_std and ppo.baseline not in GROUPED:
         raise ValueError(
-            f"--config.advantage.group_std=True with --config.ppo.baseline={ppo.baseline}: a critic compares no group; "
+            f"--config.advantage.group_std=True with --config.ppo.baseline={ppo.baseline}, which compares no group; "
             "give baseline=group_mean or leave_one_out."
+        )
+    if ppo.baseline == "counterfactual" and rewards.name not in reward.OF_STATED_CONFIDENCE:
+        raise ValueError(
+            f"--config.ppo.baseline=counterfactual with --config.reward.name={rewards.name}, which is not a score of "
+            f"one stated confidence: give reward.name={' or '.join(reward.OF_STATED_CONFIDENCE)}."
+        )
+    if ppo.baseline == "counterfactual" and advantages.tokens != "confidence":
+        raise ValueError(
+            f"--config.ppo.baseline=counterfactual with --config.advantage.tokens={advantages.tokens}: it compares "
+            "confidences in the same answer, and says nothing about answers; give advantage.tokens=confidence."
         )
     if advantages.tokens != "decoupled":
         return
+    if ppo.baseline == "same_answer":
+        raise ValueError(
+            "--config.advantage.tokens=decoupled with --config.ppo.baseline=same_answer: samples with the same answer "
+            "are equally correct, so that answers would not be trained; give baseline=leave_one_out."
+        )
     if ppo.uses_critic:
         raise ValueError(
             f"--config.advantage.tokens=decoupled with --config.ppo.baseline={ppo.baseline}: a critic predicts one "

@@ -196,13 +196,23 @@ def confidence_target(
     return np.where(np.isnan(rates), correct, mixed).astype(np.float32)
 
 
+def _squared_error(confidence: np.ndarray, target: np.ndarray, settings: RewardSettings) -> np.ndarray:
+    return -np.square(confidence - target)
+
+
+def _log_loss(confidence: np.ndarray, target: np.ndarray, settings: RewardSettings) -> np.ndarray:
+    epsilon = np.float32(settings.epsilon)
+    of_correct = target * np.log(np.maximum(confidence, epsilon))
+    return of_correct + (1 - target) * np.log(np.maximum(1 - confidence, epsilon))
+
+
 def rlcr(forecasts: AnswerForecasts, outcomes: Outcomes, settings: RewardSettings) -> Rewards:
     """Computes correct - (confidence - target)^2 + C: the most probable answer with its probability is the best.
 
     Reference: RLCR, Damani et al. 2025 (arXiv 2507.16806), where the target is the outcome.
     """
     confidence, correct = stated_confidence(forecasts, outcomes)
-    calibration = -np.square(confidence - confidence_target(correct, outcomes, settings))
+    calibration = _squared_error(confidence, confidence_target(correct, outcomes, settings), settings)
     parts = {"correctness": correct, "calibration": calibration}
     return Rewards(correct + calibration + np.float32(settings.offset), parts)
 
@@ -214,10 +224,34 @@ def rewarding_doubt(forecasts: AnswerForecasts, outcomes: Outcomes, settings: Re
     frozen (advantage.tokens=confidence). Reference: Rewarding Doubt, Bani-Harouni et al. 2025 (arXiv 2503.02623).
     """
     confidence, correct = stated_confidence(forecasts, outcomes)
-    target, epsilon = confidence_target(correct, outcomes, settings), np.float32(settings.epsilon)
-    calibration = target * np.log(np.maximum(confidence, epsilon))
-    calibration += (1 - target) * np.log(np.maximum(1 - confidence, epsilon))
+    calibration = _log_loss(confidence, confidence_target(correct, outcomes, settings), settings)
     return Rewards(calibration + np.float32(settings.offset), {"calibration": calibration})
+
+
+# What they score one stated confidence by: (confidence, target, settings), arrays of any one shape.
+OF_STATED_CONFIDENCE = {"rlcr": _squared_error, "rewarding_doubt": _log_loss}
+
+
+def counterfactual(
+    forecasts: AnswerForecasts, outcomes: Outcomes, settings: RewardSettings, num_samples: int
+) -> Float[np.ndarray, " B"]:
+    """Returns the mean score of the other samples' confidences, each with the answer of this sample.
+
+    With the score s(confidence, target) of a reward of `OF_STATED_CONFIDENCE`, it is the mean over the other samples j
+    of the question of s(c_j, target_i), plus all of sample i's reward that its confidence does not change. A baseline
+    may be any function of the answer where only the confidence is trained (as in COMA, Foerster et al. 2018), and what
+    is left of the reward is how much better this confidence is than the others for the same outcome.
+
+    Args:
+      num_samples: B is a multiple of it; the samples of a question follow one another.
+    """
+    confidence, correct = stated_confidence(forecasts, outcomes)
+    target = confidence_target(correct, outcomes, settings)
+    score, rest = OF_STATED_CONFIDENCE[settings.name], compute(forecasts, outcomes, settings).total
+    rest = rest - score(confidence, target, settings)
+    table = score(confidence.reshape(-1, 1, num_samples), target.reshape(-1, num_samples, 1), settings)
+    others = (table * (1 - np.eye(num_samples, dtype=np.float32))).sum(axis=2) / np.float32(num_samples - 1)
+    return (others.reshape(-1) + rest).astype(np.float32)
 
 
 REWARDS: dict[str, Reward] = {
@@ -230,7 +264,6 @@ REWARDS: dict[str, Reward] = {
     "rlcr": rlcr,
     "rewarding_doubt": rewarding_doubt,
 }
-OF_STATED_CONFIDENCE = ("rlcr", "rewarding_doubt")  # they score one answer, and take a target
 WITH_CORRECTNESS = ("rlcr",)  # a part of the score rewards the answer alone
 
 

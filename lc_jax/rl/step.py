@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 
 from lc_jax import parallel
+from lc_jax.activations import noise_rows
 from lc_jax.inference.generate import Completion
 from lc_jax.models.transformer import Model
 from lc_jax.rl import (
@@ -144,15 +145,19 @@ def step(
             models.policy, on_devices.reference, models.critic, episodes, temperature=ppo.temperature, groups=groups
         )
         telemetry.check_rollout(where, questions, episodes)
-        noise = consistency.rounding_noise(models.policy, episodes, ppo.microbatch_size, ppo.temperature)
+        noise = consistency.rounding_noise(models.policy, episodes, noise_rows(ppo.microbatch_size), ppo.temperature)
         limits = consistency.Limits.of(
             noise, max_ratio_deviation=ppo.max_ratio_deviation, max_sampling_gap=ppo.max_sampling_gap
         )
         gap = consistency.SamplingGap.of(episodes, completions)
         limits.check_sampling(gap)
-        _, correct = reward.stated_confidence(reading.forecasts, outcome)
-        compared = advantage.comparison_groups(ppo.baseline, ppo.num_samples, reading.top_answers(), correct)
-        episodes, explained = _advantages(trainer, episodes, rewards, completions, controller.coefficient, compared)
+        others = np.zeros_like(rewards.total)
+        if ppo.baseline == "counterfactual":
+            others = reward.counterfactual(reading.forecasts, outcome, trainer.reward, ppo.num_samples)
+        compared = advantage.comparison_groups(ppo.baseline, ppo.num_samples, reading.top_answers())
+        episodes, explained = _advantages(
+            trainer, episodes, rewards, completions, controller.coefficient, compared, others
+        )
     with phases.measure("update"):
         del models, on_devices  # the update donates the parameters, and needs the memory of the frozen models
         state, updates = update.update(
@@ -179,15 +184,19 @@ def _advantages(
     completions: Sequence[Completion],
     kl_coef: float,
     groups: np.ndarray | None,
+    counterfactual: np.ndarray,
 ) -> tuple[batch.Episodes, float]:
     """Returns the rollout with advantages, of all tokens or by what they state, and the explained variance.
+
+    Args:
+      counterfactual: baseline of each score, [B]; 0 where `groups` or a critic is the baseline.
 
     Raises:
       ValueError: answers are to be trained by a part of the reward that a user's own reward does not have.
     """
     ppo, settings = trainer.ppo, trainer.advantage
     finished = np.asarray([c.finished or not ppo.stop_penalty for c in completions])
-    scores = reward.penalize_unstopped(rewards.total, finished)
+    scores = reward.penalize_unstopped(rewards.total, finished) - counterfactual
     estimator = functools.partial(
         advantage.estimate, episodes, kl_coef=kl_coef, settings=settings, groups=groups, baseline=ppo.baseline
     )

@@ -59,7 +59,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh | None) -> None:
     left_out = {name for data in missing if not data.is_fault for name in data.stages}
     todo = [stage for stage in todo if stage.name not in left_out]
     reported = {(name, data.reason) for data in missing for name in data.stages}
-    readable = [stage for stage in todo if stage.name not in dict(reported)]
+    readable = [stage for stage in todo if not any(stage.name in data.stages for data in missing)]
     for data in missing:
         if not data.is_fault:
             print(f"Not evaluated: {data.data}: {data.reason}")

@@ -1,6 +1,6 @@
 """Splits questions with short answers into the sets of launch/calibrate.sh, and chooses sizes that fit their number.
 
-  questions -> sft.jsonl, ppo.jsonl, validation.jsonl, test.jsonl; prompts/: examples for a base model;
+  questions -> sft.jsonl, ppo.jsonl, validation.jsonl, test.jsonl; shots.jsonl and prompts/: examples for a base model;
                sizes.flags: settings of later stages; left_out.jsonl: rows that make no question, and repeated ones
 
 With `only_test` all questions are in test.jsonl, and no other set is written. The question itself is what the model is
@@ -22,10 +22,11 @@ from lc_jax.data import jsonl, splits
 from lc_jax.data.questions import load_joined_rows, question_from, with_distinct_ids
 from lc_jax.data.rows import optional, place_of
 from lc_jax.preflight import NATURAL, POSITIVE_INT, check_all, check_output, check_settings
+from lc_jax.short_answers.matching import matches
 from lc_jax.types import Question
 
 RECORD = "{output}/run.json"
-SETS = ("sft", "ppo", "validation", "test")
+SETS = ("sft", "ppo", "validation", "test", "shots")
 PASSES = 4
 MOST_MESSAGES = 20  # rows that are named in the log; left_out.jsonl has all
 
@@ -79,26 +80,23 @@ def load(config: ConfigDict, training: str) -> tuple[list[Question], list[dict[s
             indices.append(index)
         except ValueError as error:
             leave_out(index, str(error))
-    in_training = _training_questions(training)
-    repeated = splits.duplicates(questions)
-    for index, first in repeated.items():
-        same = {questions[index].answer, *questions[index].aliases} & {
-            questions[first].answer,
-            *questions[first].aliases,
-        }
-        reason = f"repeats the question of {place(indices[first])}" + ("" if same else ", with another answer")
-        leave_out(indices[index], reason)
     if not questions:
         reasons = sorted({record["reason"] for record in left_out})
         raise ValueError(
             f"{source.source}: no row makes a question ({', '.join(reasons)}); a row needs a question and an answer. "
             "Name other columns with --config.questions.columns=question=YOURS,answer=YOURS."
         )
+    in_training, repeated, distinct = _training_questions(training), splits.duplicates(questions), list[Question]()
     for index, q in enumerate(questions):
-        if index not in repeated and splits.normalise_question(q.question) in in_training:
-            leave_out(indices[index], f"is a question of {in_training[splits.normalise_question(q.question)]}")
-            repeated[index] = index
-    distinct = [q for index, q in enumerate(questions) if index not in repeated]
+        if index in repeated:
+            first = questions[repeated[index]]
+            differs = not matches(q.answer, (first.answer, *first.aliases))
+            reason = f"repeats the question of {place(indices[repeated[index]])}"
+            leave_out(indices[index], reason + (", with another answer" if differs else ""))
+        elif path := in_training.get(splits.normalise_question(q.question)):
+            leave_out(indices[index], f"is a question of {path}")
+        else:
+            distinct.append(q)
     if not distinct:
         raise ValueError(f"{source.source}: every question is one of {training}; give other questions to test on.")
     distinct = [dataclasses.replace(q, prompt=q.prompt or q.question) for q in distinct]
@@ -126,8 +124,7 @@ def flags(config: ConfigDict, sets: splits.Splits) -> list[str]:
     batch = max(1, min(config.sft_batch_size, len(sets.sft) // 2))
     held_out = min(len(sets.sft) // 10, 200)
     return [
-        f"sft_lc --config.fit.batch_size={batch} --config.fit.microbatch_size={min(batch, 16)} "
-        f"--config.data.eval_size={held_out}",
+        f"sft_lc --config.fit.batch_size={batch} --config.fit.microbatch_size=0 --config.data.eval_size={held_out}",
         f"ppo --config.ppo.num_steps={steps} --config.ppo.rollout_batch_size={questions * num_samples} "
         f"--config.ppo.num_samples={num_samples} --config.ppo.minibatch_size={questions * num_samples}",
     ]
@@ -180,4 +177,4 @@ def run(config: ConfigDict, mesh: Any) -> None:
     for name in SETS:
         jsonl.write_jsonl(output / f"{name}.jsonl", map(_record, getattr(sets, name)))
     counts = ", ".join(f"{len(getattr(sets, name)):,} {name}" for name in SETS)
-    print(f"{output}: {counts}; {len(sets.shots)} examples; {len(left_out)} rows left out.")
+    print(f"{output}: {counts}; {len(left_out)} rows left out.")

@@ -28,8 +28,9 @@ def test_objectives_differ_in_nothing_but_their_flags(launch, tmp_path):
     }
     own = {name: dict(run.items() - common.items()) for name, run in zip(NAMES, runs, strict=True)}
     assert all(common.items() <= run.items() for run in runs)
-    assert own["rloo"] == {"reward.name": "decision_based"}
-    assert own["rlcr"] == {"reward.name": "rlcr", "reward.offset": "0"}
+    plain = {"ppo.baseline": "leave_one_out", "advantage.tokens": "all"}
+    assert own["rloo"] == {"reward.name": "decision_based"} | plain
+    assert own["rlcr"] == {"reward.name": "rlcr", "reward.offset": "0"} | plain
     assert dict(own["grpo"].items() - own["grpo_no_std"].items()) == {"advantage.group_std": "True"}
     assert own["grpo_no_std"].items() < own["grpo"].items()
 
@@ -75,6 +76,13 @@ def test_a_run_of_calibrate_gives_its_questions_and_rules(launch, tmp_path):
     assert training["reader.kind"] == "rules"
     assert training["reward.normalization"] == "0"
     assert {run["annotator.name"] for run in runs_of(calls, "evaluate_qa")} == {"rules/short-answer"}
+    code, output, calls = launch(
+        "compare.sh", f"--from={run}", "--profile=calibrate-cpu", "--objectives=rlcr,doubt", CHECK="no"
+    )
+    assert code == 0, output
+    runs = runs_of(calls, "ppo")  # whatever the baseline and the tokens of the profile are
+    assert [training["ppo.baseline"] for training in runs] == ["leave_one_out", "leave_one_out"]
+    assert [training["advantage.tokens"] for training in runs] == ["all", "confidence"]
     code, output, _ = launch("compare.sh", f"--from={run}", "--seeds=1")
     assert code == 2
     assert "has no model of seed 1" in output

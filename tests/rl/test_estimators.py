@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lc_jax.rl import advantage, kl, loss
+from lc_jax.rl import advantage, kl, loss, reward
 from lc_jax.rl.advantage import AdvantageSettings
-from tests.rl.records import episodes_of
+from lc_jax.rl.reader import AnswerForecasts
+from tests.rl.records import episodes_of, outcomes_of
 
 PROBS = np.asarray([0.5, 0.3, 0.2])
 REWARD = np.asarray([1.0, -2.0, 4.0])
@@ -28,7 +29,7 @@ def expected_gradient(baseline, settings, num_samples=3, top_answers=lambda acti
     for group in itertools.product(range(3), repeat=num_samples):
         actions = np.asarray(group)
         scores = REWARD[actions].astype(np.float32)
-        groups = advantage.comparison_groups(baseline, num_samples, top_answers(actions), (actions != 2) * 1.0)
+        groups = advantage.comparison_groups(baseline, num_samples, top_answers(actions))
         episodes = episodes_of(np.ones(num_samples), old_logprobs=np.zeros((num_samples, 1), np.float32))
         episodes, _ = advantage.estimate(episodes, scores, 0.0, settings, groups, baseline)
         total += PROBS[actions].prod() * (episodes.advantages * scored(actions)).mean(axis=0)
@@ -41,10 +42,9 @@ def test_the_expected_gradient_is_that_of_the_expected_score(baseline, factor):
     np.testing.assert_allclose(expected_gradient(baseline, PLAIN), factor * GRADIENT, atol=1e-6)
 
 
-@pytest.mark.parametrize("baseline", ["same_answer", "same_verdict"])
-def test_same_answer_and_same_verdict_leave_the_choice_of_the_answer_alone(baseline):
+def test_same_answer_leaves_the_choice_of_the_answer_alone():
     """Actions 0 and 1 state the same answer, the correct one. The gradient is that of E[score | answer] within it."""
-    gradient = expected_gradient(baseline, PLAIN, 3, lambda actions: ["b" if a == 2 else "a" for a in actions])
+    gradient = expected_gradient("same_answer", PLAIN, 3, lambda actions: ["b" if a == 2 else "a" for a in actions])
     assert gradient[2] == pytest.approx(0, abs=1e-7)
     assert gradient[0] == pytest.approx(-gradient[1])
     assert gradient[0] > 0
@@ -53,6 +53,31 @@ def test_same_answer_and_same_verdict_leave_the_choice_of_the_answer_alone(basel
     exact = within * (REWARD[:2] - within @ REWARD[:2])
     at_least_one = 1 - 0.2**2
     np.testing.assert_allclose(gradient[:2], 0.8 * at_least_one * exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.9])
+@pytest.mark.parametrize("name", ["rlcr", "rewarding_doubt"])
+def test_the_counterfactual_baseline_leaves_the_gradient_of_confidences_exact(name, rate):
+    """Each of three samples is right with `rate` and says, whatever it answers, `rate`, 0.3 or 0.6 with PROBS."""
+    statements, settings = np.asarray([rate, 0.3, 0.6]), reward.RewardSettings(name, offset=0.0)
+
+    def record(said, correct):
+        logits = np.log(said / (1 - said)).astype(np.float32)[:, None]
+        forecasts = AnswerForecasts(np.zeros(len(said), np.float32), logits, np.ones(logits.shape, bool))
+        return forecasts, outcomes_of(forecasts, 1 - np.asarray(correct)[:, None])
+
+    total = np.zeros(3)
+    for correct in itertools.product((0, 1), repeat=3):
+        weight = rate ** sum(correct) * (1 - rate) ** (3 - sum(correct))
+        for group in itertools.product(range(3), repeat=3):
+            forecasts, outcome = record(statements[list(group)], correct)
+            scores = reward.compute(forecasts, outcome, settings).total
+            scores -= reward.counterfactual(forecasts, outcome, settings, 3)
+            total += weight * PROBS[list(group)].prod() * (scores[:, None] * scored(list(group))).mean(axis=0)
+    right, wrong = (reward.compute(*record(statements, [v] * 3), settings).total for v in (1, 0))
+    expected = rate * right + (1 - rate) * wrong
+    np.testing.assert_allclose(total, PROBS * (expected - PROBS @ expected), atol=1e-6)
+    assert total[0] > 0  # to what is calibrated
 
 
 def test_the_groups_standard_deviation_bends_the_gradient():

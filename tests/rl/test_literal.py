@@ -119,17 +119,15 @@ def test_scores_of_a_group_are_compared():
     [
         ("leave_one_out", [0, 0, 0, 1, 1, 1]),
         ("same_answer", [0, 1, 0, 2, 3, 4]),
-        ("same_verdict", [0, 1, 0, 2, 2, 3]),  # the wrong answers a and c of the second question are compared
     ],
 )
 def test_groups(baseline, groups):
-    correct = array(1, 0, 1, 0, 0, 1)
-    assert advantage.comparison_groups(baseline, 3, ["a", "b", "a", "a", "c", "b"], correct).tolist() == groups
+    assert advantage.comparison_groups(baseline, 3, ["a", "b", "a", "a", "c", "b"]).tolist() == groups
 
 
-def test_a_critic_compares_no_samples():
-    assert advantage.comparison_groups("critic", 3, ["a"] * 6, np.ones(6)) is None
-    assert advantage.comparison_groups("critic_with_answer", 3, ["a"] * 6, np.ones(6)) is None
+@pytest.mark.parametrize("baseline", ["critic", "critic_with_answer", "counterfactual"])
+def test_these_baselines_compare_no_scores(baseline):
+    assert advantage.comparison_groups(baseline, 3, ["a"] * 6) is None
 
 
 RATIOS, ENTROPIES = array([2, 0.25, 1, 8], [4, 0.5, 1, 1]), array([1, 2, 3, 9], [4, 9, 9, 9])

@@ -86,6 +86,11 @@ def test_frozen_answers_have_no_advantage_and_no_kl():
     assert episodes.kl_weights.tolist() == [[0, 0.5, 0], [0, 0, 0.5]]
 
 
+def test_where_answers_are_frozen_a_response_that_states_no_confidence_is_trained_as_a_whole():
+    episodes = by_token([3, 1], None, is_confidence=np.asarray([[False, True, False], [False] * 3]))
+    assert episodes.advantages.tolist() == [[0, 2, 0], [-2, -2, -2]]
+
+
 def test_answers_and_confidences_have_advantages_of_their_own():
     episodes = by_token([0.75, -0.5], [1, 0])  # correct less 1/4; wrong less 1/2
     # Answers 1 - 0 and 0 - 1; confidences -1/4 + 1/2 and the reverse.
@@ -114,7 +119,7 @@ def test_a_reward_of_ones_own_without_a_part_for_answers_cannot_be_decoupled():
     )
     rewards, completions = reward.Rewards(np.zeros(2, np.float32), {}), [Completion([5], [0.0], True)] * 2
     with pytest.raises(ValueError, match=r"tokens=decoupled: the reward mine:f has no part 'correctness'"):
-        step._advantages(trainer, None, rewards, completions, 0.1, None)
+        step._advantages(trainer, None, rewards, completions, 0.1, None, np.zeros(2, np.float32))
 
 
 # --- what is refused, and what is warned of --------------------------------------------------------------------------
@@ -134,7 +139,20 @@ def settings_of(ppo=None, rewards=None, advantages=None, losses=None):
     ("changes", "message"),
     [
         ({"losses": {"kl": "k2"}}, r"advantage\.kl=k1 and --config\.loss\.kl=k2 count the KL penalty twice"),
-        ({"ppo": {"baseline": "critic"}, "advantages": {"group_std": True}}, "a critic compares no group"),
+        (
+            {"ppo": {"baseline": "critic"}, "advantages": {"group_std": True}},
+            "baseline=critic, which compares no group",
+        ),
+        ({"ppo": {"baseline": "counterfactual"}, "advantages": {"group_std": True}}, "which compares no group"),
+        ({"ppo": {"baseline": "counterfactual"}}, r"name=decision_based, which is not a score of .*rlcr or rewarding"),
+        (
+            {"ppo": {"baseline": "counterfactual"}, "rewards": {"name": "rlcr"}},
+            r"counterfactual with --config\.advantage\.tokens=all: .*give advantage\.tokens=confidence",
+        ),
+        (
+            {"ppo": {"baseline": "same_answer"}, "rewards": {"name": "rlcr"}, "advantages": {"tokens": "decoupled"}},
+            r"decoupled with --config\.ppo\.baseline=same_answer: .*give baseline=leave_one_out",
+        ),
         ({"ppo": {"baseline": "critic"}, "advantages": {"tokens": "decoupled"}}, "a critic predicts one score"),
         (
             {"advantages": {"tokens": "decoupled"}},

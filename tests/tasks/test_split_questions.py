@@ -75,7 +75,7 @@ def test_sizes_fit_the_number_of_questions(tmp_path):
     split_questions.run(config_of(tmp_path), None)
     flags = load_profile(str(tmp_path / "data" / "sizes.flags"))
     assert flags["sft_lc"] == [
-        "--config.fit.batch_size=7", "--config.fit.microbatch_size=7", "--config.data.eval_size=1",
+        "--config.fit.batch_size=7", "--config.fit.microbatch_size=0", "--config.data.eval_size=1",
     ]  # fmt: skip
     assert flags["ppo"] == [
         "--config.ppo.num_steps=4", "--config.ppo.rollout_batch_size=112", "--config.ppo.num_samples=8",
@@ -109,13 +109,10 @@ def test_questions_of_training_are_left_out_of_a_test_set(tmp_path):
     other.output = str(tmp_path / "other")
     split_questions.check(other)
     split_questions.run(other, None)
-    # Of the numbers, two are examples in the prompt or were drawn for it; all others are in one of the sets.
-    questions = {q.question for q in load_questions(tmp_path / "other" / "test.jsonl")}
-    examples = (tmp_path / "data" / "prompts" / "few_shot.txt").read_text()
-    assert "Who?" in questions
-    assert all(question in examples for question in questions - {"Who?"})
+    assert [q.question for q in load_questions(tmp_path / "other" / "test.jsonl")] == ["Who?"]
     reasons = {row["reason"] for row in read_jsonl(tmp_path / "other" / "left_out.jsonl")}
     assert f"is a question of {tmp_path}/data/test.jsonl" in reasons
+    assert f"is a question of {tmp_path}/data/shots.jsonl" in reasons  # examples, with their answers in the prompt
     other.questions.source = str(tmp_path / "data" / "test.jsonl")
     with pytest.raises(ValueError, match="every question is one of"):
         split_questions.run(other, None)
