@@ -111,9 +111,9 @@ class Activations:
             if config.lora.int8:  # products before their scale, in the backward pass; a matrix converted from 8 bits
                 self.products = self.size * (inner + hidden)
                 self.weights = max(self.weights, self.size * max(map(math.prod, matrices)) / tensor)
-        # What the decode loop reads of such a mesh's weights, or of wider ones than it computes in (for_decoding).
-        copied = [leaf for _, leaf in leaves if gathered or leaf.dtype.itemsize > self.size]
-        self.decoding_copy = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for leaf in copied) / tensor
+        # What the decode loop reads on such a mesh (generate.for_decoding).
+        size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
+        self.decoding_copy = size / tensor if gathered else 0.0
 
     def rows(self, count: int) -> float:
         """Returns the rows of a batch on one device."""

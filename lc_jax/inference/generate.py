@@ -196,28 +196,25 @@ def _static(sampling: Sampling) -> Sampling:
 
 
 def for_decoding(model: Model) -> Model:
-    """Returns the copy of `model` (abstract or not) that the decode loop reads; `model` itself where it is no other.
+    """Returns the copy of `model` (abstract or not) that the decode loop reads; `model` itself on a mesh without fsdp.
 
-    Its matrices are in the compute dtype where that is the narrower one, and replicated over the fsdp axis: otherwise
-    they would be converted and gathered for every token.
+    Its matrices are in the compute dtype and replicated over the fsdp axis: split, they would be gathered for every
+    token.
     """
-    mesh, dtype = jax.sharding.get_mesh(), model.config.dtype
-    gathers = not mesh.empty and mesh.shape["fsdp"] > 1
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or mesh.shape["fsdp"] == 1:
+        return model
 
-    def copy(variable: Any, target: Any) -> Any:
-        value, sharding = variable.get_raw_value(), target.get_raw_value() if gathers else None
-        is_matrix = "embed" in (variable.get_metadata().get("out_sharding") or ())
-        converts = is_matrix and jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize > dtype.itemsize
-        if not converts and not gathers:
-            return variable
+    def spread(variable: Any, target: Any) -> Any:
+        value, sharding = variable.get_raw_value(), target.get_raw_value()
+        split = "embed" in (variable.get_metadata().get("out_sharding") or ())
+        dtype = model.config.dtype if split and jnp.issubdtype(value.dtype, jnp.floating) else value.dtype
         if isinstance(value, jax.ShapeDtypeStruct):
-            kind = dtype if converts else value.dtype
-            return variable.replace(jax.ShapeDtypeStruct(value.shape, kind, sharding=sharding or value.sharding))
-        value = value.astype(dtype) if converts else value
-        return variable.replace(jax.device_put(value, sharding) if gathers else value)
+            return variable.replace(jax.ShapeDtypeStruct(value.shape, dtype, sharding=sharding))
+        return variable.replace(jax.device_put(value.astype(dtype), sharding))
 
-    targets = parallel.shardings(model, mesh, replicated="embed") if gathers else model
-    return jax.tree.map(copy, model, targets, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    targets = parallel.shardings(model, mesh, replicated="embed")
+    return jax.tree.map(spread, model, targets, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
 def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.stages.Traced:
