@@ -114,13 +114,13 @@ class Machine:
     bandwidth: float  # bytes per second, of reading and writing one large array
 
     @classmethod
-    def measured(cls, size: Size) -> Machine:
+    def measured(cls, size: Size, multiply: Callable[[Any, Any], Any] = jnp.matmul) -> Machine:
         """Times both."""
         large = jax.default_backend() != "cpu"
         side, count = (8192, 2**29) if large else (1024, 2**24)
         matrix = jnp.full((side, side), 0.5, size.dtype)
         array = jnp.ones(count, jnp.float32)
-        product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1.0)
+        product, copy = jax.jit(multiply), jax.jit(lambda x: x + 1.0)
         calls = {
             "product": lambda: product(matrix, matrix).block_until_ready(),
             "copy": lambda: copy(array).block_until_ready(),

@@ -92,7 +92,7 @@ def base_config(task: str, mode: str) -> ConfigDict:
             "remat": "none" if mini else "full",  # "full": recomputes activations in the backward pass
         },
         "compilation_cache": compilation_cache(),  # folder of compiled programs, at most 5 GB; "" keeps none
-        "kernels": "auto",  # "portable": every fast path off; or an implementation (lc_jax/kernels/dispatch.py)
+        "kernels": "auto",  # "portable": plain XLA for attention and logits; or another of kernels/dispatch.py
         "templates": "short" if mini else "full",  # "chat": paragraphs by the chat template; "auto"; a folder
         "dry_run": False,  # prints the memory that the run would take, or what its requests would cost, and stops
         "prompt_dir": "",  # a folder of wordings under the published names, which replace ours

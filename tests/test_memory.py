@@ -16,7 +16,7 @@ from lc_jax.tasks import ppo as tasks_ppo
 from lc_jax.training.optimizer import KINDS
 from tests import programs
 
-# XLA multiplies bfloat16 on a CPU as float32, and keeps float32 copies of all weights for it: so float32 here.
+# On a CPU, bfloat16 programs hold float32 copies that accelerators do not have (kernels/matmul.py): so float32 here.
 OPTIMIZED = True  # the figures are of programs as users compile them
 FLOAT32 = {"param_dtype": "float32", "compute_dtype": "float32"}
 SHALLOW = (base.LLAMA, FLOAT32 | {"remat": "none"})

@@ -18,7 +18,13 @@ KERNEL = jnp.asarray([[1.0, 0.0], [2.0, 1.0], [0.0, -1.0]], jnp.bfloat16)
 BY_OUT = jnp.asarray([[1.0, 10.0], [100.0, 0.0]], jnp.bfloat16)
 
 
-def test_the_product_and_both_gradients_of_small_matrices():
+@pytest.fixture(params=["cpu", "gpu"])
+def platform(request, monkeypatch):
+    """Selects the form for a platform; both can be computed here."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+
+
+def test_the_product_and_both_gradients_of_small_matrices(platform):
     out, backward = jax.vjp(matmul, X, KERNEL)
     by_x, by_kernel = backward(BY_OUT)
     assert out.tolist() == [[5, -1], [14, -1]]
@@ -27,7 +33,7 @@ def test_the_product_and_both_gradients_of_small_matrices():
     assert {out.dtype, by_x.dtype, by_kernel.dtype} == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_products_with_a_float32_result_are_not_rounded():
+def test_products_with_a_float32_result_are_not_rounded(platform):
     by_kernel = transposed_product(X, BY_OUT)
     assert by_kernel.dtype == jnp.float32
     assert by_kernel.tolist() == [[401, 10], [502, 20], [603, 30]]
@@ -51,11 +57,21 @@ def test_large_products_are_those_of_float64_to_rounding(dtype):
         np.testing.assert_allclose(np.asarray(value, np.float64), right, rtol=rtol, atol=1e-4)
 
 
+def test_all_products_on_a_cpu_have_a_float32_result():
+    """XLA's CPU compiler computes those with a bfloat16 result in float32, on every processor."""
+    text = str(jax.make_jaxpr(lambda *operands: jax.vjp(matmul, *operands[:2])[1](operands[2]))(X, KERNEL, BY_OUT))
+    text += str(jax.make_jaxpr(matmul)(X, KERNEL))
+    assert text.count("preferred_element_type=float32") == text.count("= dot_general") == 4
+
+
 @pytest.mark.skipif(not HAS_AMX, reason="which products XLA computes in bfloat16 depends on the processor")
-@pytest.mark.parametrize("argument", [0, 1])
-def test_gradients_are_compiled_without_a_conversion_of_their_operands(argument):
+@pytest.mark.parametrize("argument", ["product", 0, 1])
+def test_products_and_gradients_are_compiled_without_a_conversion_of_their_operands(argument):
     shapes = [(64, 96), (96, 72), (64, 72)]
-    gradient = jax.jit(lambda *operands: jax.vjp(matmul, *operands[:2])[1](operands[2])[argument])
-    text = gradient.lower(*(jnp.ones(shape, jnp.bfloat16) for shape in shapes)).compile().as_text()
+
+    def compute(x, kernel, by_out):
+        return matmul(x, kernel) if argument == "product" else jax.vjp(matmul, x, kernel)[1](by_out)[argument]
+
+    text = jax.jit(compute).lower(*(jnp.ones(shape, jnp.bfloat16) for shape in shapes)).compile().as_text()
     assert " dot(" in text
     assert not re.search(r"f32\[[\d,]*\]\S* convert\(", text)
