@@ -137,9 +137,7 @@ class Config:
     # How it is computed
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
-    remat: str = (
-        "none"  # "none", "full" (save block inputs only) or "dots" (outputs of products too; float32 on CPUs)
-    )
+    remat: str = "none"  # "none", "full" (save block inputs only) or "dots" (outputs of products too; float32 on CPUs)
     kernels: str = "auto"  # kernels/dispatch.py
     lora: Lora | None = None  # adapters, which are trained in place of all parameters
 
