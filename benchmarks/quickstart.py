@@ -1,4 +1,4 @@
-"""Seconds of each stage of launch/quickstart.sh, beside those of an earlier run.
+"""Seconds of each stage of launch/quickstart.sh, and those of an earlier run.
 
 python -m benchmarks.quickstart                                   runs it in a new folder: minutes
 python -m benchmarks.quickstart --log new.txt --before old.txt    reads what two runs printed

@@ -145,10 +145,10 @@ class Row:
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # further figures, for the JSON
 
     def record(self) -> dict[str, Any]:
-        """Returns the row of the JSON file: `ratio` is the speed-up over the peer, `share_of_floor` floor over time."""
+        """Returns the row of the JSON file: `ratio` is the speed-up, `fraction_of_roofline` the floor over the time."""
         ratio = None if self.peer_seconds is None else self.peer_seconds / self.seconds
         share = None if self.floor_seconds is None else self.floor_seconds / self.seconds
-        return dataclasses.asdict(self) | {"ratio": ratio, "share_of_floor": share}
+        return dataclasses.asdict(self) | {"ratio": ratio, "fraction_of_roofline": share}
 
 
 def versions() -> dict[str, str]:
@@ -220,7 +220,7 @@ def _cells(record: Mapping[str, Any]) -> tuple[str, ...]:
         return "-" if record[key] is None else f"{record[key] * 1e3:.4g}"
 
     ratio = "-" if record["ratio"] is None else f"{record['ratio']:.2f}x"
-    share = "-" if record["share_of_floor"] is None else f"{record['share_of_floor']:.1%}"
+    share = "-" if record["fraction_of_roofline"] is None else f"{record['fraction_of_roofline']:.1%}"
     peer = record["peer"] or "-"
     return (record["name"], milliseconds("seconds"), peer, milliseconds("peer_seconds"), ratio,
             milliseconds("floor_seconds"), share)  # fmt: skip

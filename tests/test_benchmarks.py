@@ -37,7 +37,7 @@ def test_benchmark_at_small_size(name, tmp_path, monkeypatch):
 def test_a_row_is_held_against_peer_and_floor():
     record = report.Row("a", 2.0, "torch", 3.0, 0.5).record()
     assert record["ratio"] == 1.5
-    assert record["share_of_floor"] == 0.25
+    assert record["fraction_of_roofline"] == 0.25
 
 
 def test_operations_are_those_of_the_formula():

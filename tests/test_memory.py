@@ -195,7 +195,7 @@ def check_ppo(model, sizes, lora):
 
 
 def test_the_rounding_noise_of_bfloat16_is_a_phase_of_its_own(deep):
-    """It needs all models, and what scoring 16 episodes in float32 does; a float32 policy has no such phase."""
+    """The phase needs all models, and what scoring 16 episodes in float32 does; a float32 policy has none."""
     mesh = parallel.abstract_mesh(1)
     low = memory.plan_ppo(ppo(deep, FLOAT32 | {"compute_dtype": "bfloat16", "remat": "none"}, SMALL), mesh)
     exact = memory.plan_ppo(ppo(deep, FLOAT32 | {"remat": "none"}, SMALL | {"micro": 16}), mesh)

@@ -139,11 +139,11 @@ def accuracy_against(error: str, rows: Sequence[Mapping[str, Any]], published: S
     """Draws a point for each row of results with 95 % intervals, in its method's colour; the best corner is top left.
 
     With more than MAX_INSIDE methods, whose names and intervals would cover the points, each has one point, the mean of
-    its rows, without intervals, and the legend beside the points names it.
+    its rows, without intervals, and the legend names it.
 
     Args:
       error: the horizontal axis, one of ERRORS.
-      rows: of one data set, the fields of Summary and the method's name; a method may stand in several (seeds).
+      rows: of one data set, the fields of Summary and the method's name; a method may have several (seeds).
       published: rows of calibration errors that are drawn hollow, with the published intervals, in the colour of their
         method where that is among `rows`, else in grey.
     """
@@ -254,8 +254,8 @@ def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
 def risk_coverage(records: Records) -> Figure:
     """Draws for each method the share of wrong ones among its most confident answers; flat if they say nothing."""
     with _styled():
-        beside = len(records) > MAX_INSIDE  # where the legend is: among the curves, it would cover them
-        figure = _figure(10.5 if beside else 6, max(4.2, 0.2 * len(records) + 0.5), layout="constrained")
+        outside = len(records) > MAX_INSIDE  # where the legend is: among the curves, it would cover them
+        figure = _figure(10.5 if outside else 6, max(4.2, 0.2 * len(records) + 0.5), layout="constrained")
         axes = figure.subplots()
         for i, (method, rows) in enumerate(records.items()):
             confidence, right, _ = _scored(rows)
@@ -273,6 +273,6 @@ def risk_coverage(records: Records) -> Figure:
         axes.set_ylim(bottom=0)
         axes.grid(color="0.92", linewidth=0.8)
         if axes.get_lines():
-            options: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if beside else {}
+            options: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if outside else {}
             axes.legend(frameon=False, fontsize=9, **options)
     return figure

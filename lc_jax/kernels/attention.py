@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 KeysValues = tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]
 
 MASKED = -1e30  # finite, so that a row without any key has no NaN
-BLOCK, MAX_BLOCKS = 32, 8  # queries of a block at the least, and blocks of a sequence at the most: they are unrolled
+BLOCK, MAX_BLOCKS = 32, 8  # least queries of a block, and most blocks of a sequence: they are unrolled
 LANES = 128  # of a TPU: splash attention's blocks
 SHARED_PREFIX, PADDING = 0, -1  # segment ids of tokens that all segments see, and of tokens that none sees
 

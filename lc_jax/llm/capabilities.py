@@ -1,6 +1,6 @@
 """Capabilities and prices of model families. Prices are list prices, as read on PRICED.
 
-What stands here is never asked of a server. A model that is not here is asked once, and the answer is remembered.
+What is known here is never asked of a server. A model that is not here is asked once, and the answer is remembered.
 """
 
 from __future__ import annotations

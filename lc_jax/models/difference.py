@@ -1,6 +1,6 @@
 """Weight differences: tuned = base + difference, tensor by tensor, as the published checkpoints are released.
 
-The licence of Llama 2 forbids to hand on its weights; a difference can be handed on, and whoever has the base adds it.
+The licence of Llama 2 forbids to hand on its weights, but not a difference; anyone who has the base adds it.
 Reference: pretrained_models/recover_model_weights.py. Differs: sums are always float32, one tensor is held at a time,
 and a reward model's folder holds its backbone's config, so that no other folder must be recovered before it.
 """

@@ -152,7 +152,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if (place / "config.json").is_file():
             return read_json(place / "config.json") | {REWARD_MODEL: True}
     raise FileNotFoundError(
-        f"{folder}/config.json names its backbone {str(backbone)!r}, which is not there; put that folder beside it."
+        f"{folder}/config.json names its backbone {str(backbone)!r}, which is not there; put that folder next to it."
     )
 
 

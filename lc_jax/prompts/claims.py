@@ -22,7 +22,7 @@ class Claim(NamedTuple):
     label: str  # one of LABELS
 
 
-Group = list[Claim]  # alternatives of which at most one can be true; most claims stand alone
+Group = list[Claim]  # alternatives of which at most one can be true; most claims are alone
 
 
 def _pair(item: Any) -> bool:

@@ -39,7 +39,7 @@ def _parse(reply: str, fields: Mapping[str, str]) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Invalid(f"not a probability: {str(value)[:60]}")
     if not 0 <= value <= 1:
-        raise Invalid(f"a probability lies between 0 and 1, not at {str(value)[:60]}")
+        raise Invalid(f"a probability is between 0 and 1, not {str(value)[:60]}")
     return float(value)
 
 

@@ -265,7 +265,7 @@ def after_label(text: str, word: str) -> str:
     The label opens `text`, or is on the one line that has such a label; a line "Final answer: ..." has precedence.
 
     Args:
-      word: a pattern for the label's word. At the start it stands alone; on a later line others may stand around it.
+      word: a pattern for the label's word. At the start it is alone; on a later line others may be around it.
     """
     text = strip_markup(text)
     final = _FINAL_ANSWER.findall(text)

@@ -1,6 +1,6 @@
 """Wordings from a folder of text files under the published names, in place of ours.
 
-A file may stand in the published subfolder or directly in the folder. Doubled braces are braces, as str.format has it.
+A file may be in the published subfolder or directly in the folder. Doubled braces are braces, as str.format has it.
 Marks of turns (Human:, <|im_start|>) and a turn that a file opens for the assistant are left out: models of today take
 none. Replies are read in the form that the published wordings ask for (PARSERS): reasoning first, labels, headings.
 

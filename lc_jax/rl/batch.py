@@ -189,7 +189,7 @@ def pack(
     Args:
       response_length: T, where statistics run over padding as well (masked=False) and so depend on it.
       critic_prompts: what the critic reads in place of the prompts.
-      num_samples: completions of a prompt, which stands so many times in a row.
+      num_samples: completions of a prompt, which comes so many times in a row.
     """
     responses = [c.tokens or [0] for c in completions]
     length = batches.round_up_to_multiple(max(map(len, responses))) if response_length is None else response_length

@@ -1,6 +1,6 @@
 """Decodes prompts: JSONL in, with one of `prompt`, `messages`, `prompt_tokens` or `paragraph_generation_prompt`.
 
-`prompt` is text as it stands; `messages` go through the tokenizer's chat template; `prompt_tokens` are ids; and
+`prompt` is plain text; `messages` go through the tokenizer's chat template; `prompt_tokens` are ids; and
 `paragraph_generation_prompt` is put into the template that fine-tuned models are trained with (config.templates).
 The same rows out with `completion`, `tokens`, `logprobs` and `finished`.
 """

@@ -8,7 +8,7 @@
   correctness     + `factuality_sft_binary_correctness`
 
 Rows are stored as they come, and a rerun resumes. A row that the annotator could not do has a missing value, which the
-training recipes drop with a count; why stands in OUTPUT.problems.jsonl. Replies that failed (the server was down) are
+training recipes drop with a count; OUTPUT.problems.jsonl says why. Replies that failed (the server was down) are
 asked for again by the next run.
 """
 
@@ -349,7 +349,7 @@ def run(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     check(config)
     output = Path(config.output)
     if output.exists():
-        logging.info("%s is there already; remove it to make it anew", output)
+        logging.info("%s is there already; remove it to generate it again", output)
         return
     questions, rows = _questions(config)
     with contextlib.ExitStack() as stack:

@@ -36,11 +36,6 @@ class Candidates:
     label: float  # the outcome, in [0, 1]
 
 
-def candidate_values(step: int) -> Float[np.ndarray, " C"]:
-    """Returns the stated probabilities 0, step / 100, ..., 1."""
-    return np.arange(0, 101, step, dtype=np.float32) / 100
-
-
 def encode(tokenizer: Tokenizer, example: Example, step: int, max_length: int) -> Candidates | None:
     """Encodes an example whose target has one PLACE; None if a candidate has more than `max_length` tokens.
 

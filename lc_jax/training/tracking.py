@@ -79,5 +79,5 @@ class Tracker:
         try:
             call(self._run)
         except Exception as error:
-            logging.warning("W&B failed and is left out from here on (%s); metrics.jsonl goes on", error)
+            logging.warning("W&B failed and is left out from here on (%s); metrics.jsonl is still written", error)
             self._run = None

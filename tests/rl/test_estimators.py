@@ -61,9 +61,9 @@ def test_the_counterfactual_baseline_leaves_the_gradient_of_confidences_exact(na
     """Each of three samples is right with `rate` and says, whatever it answers, `rate`, 0.3 or 0.6 with PROBS."""
     statements, settings = np.asarray([rate, 0.3, 0.6]), reward.RewardSettings(name, offset=0.0)
 
-    def record(said, correct):
-        logits = np.log(said / (1 - said)).astype(np.float32)[:, None]
-        forecasts = AnswerForecasts(np.zeros(len(said), np.float32), logits, np.ones(logits.shape, bool))
+    def record(confidence, correct):
+        logits = np.log(confidence / (1 - confidence)).astype(np.float32)[:, None]
+        forecasts = AnswerForecasts(np.zeros(len(confidence), np.float32), logits, np.ones(logits.shape, bool))
         return forecasts, outcomes_of(forecasts, 1 - np.asarray(correct)[:, None])
 
     total = np.zeros(3)

@@ -124,7 +124,7 @@ def test_the_loss_is_the_mean_over_all_statements_that_can_be_made(model, score,
 @pytest.mark.parametrize("score", ["brier", "log"])
 @pytest.mark.parametrize("label", [0.0, 1.0, 0.3])
 def test_the_gradient_is_that_of_finite_differences(score, label):
-    values, labels = jnp.asarray(stated_number.candidate_values(10)), jnp.asarray([label])
+    values, labels = jnp.asarray(np.linspace(0, 1, 11, dtype=np.float32)), jnp.asarray([label])
     logits = jnp.asarray(np.random.default_rng(0).normal(size=11), jnp.float32)
 
     def loss(x):
@@ -140,7 +140,7 @@ def test_the_gradient_is_that_of_finite_differences(score, label):
 @pytest.mark.parametrize("score", ["brier", "log"])
 @pytest.mark.parametrize("truth", [0.1, 0.5, 0.8])
 def test_the_best_statement_on_the_grid_is_the_truth(score, truth):
-    values = jnp.asarray(stated_number.candidate_values(10))
+    values = jnp.asarray(np.linspace(0, 1, 11, dtype=np.float32))
     certain = jnp.where(jnp.eye(11) > 0, 0.0, -50.0)  # a model that states one number, for each of them
     right, wrong = (stated_number.expected_score(certain, values, jnp.full(11, y), score) for y in (1.0, 0.0))
     assert values[np.argmin(truth * right + (1 - truth) * wrong)] == pytest.approx(truth)
@@ -155,7 +155,7 @@ def error_after(num_questions, num_samples, learning_rate, seeds=200, truth=0.7)
     Args:
       num_samples: statements sampled for a question and compared by leave_one_out; 0: the closed form.
     """
-    rng, values = np.random.default_rng(0), stated_number.candidate_values(10)
+    rng, values = np.random.default_rng(0), np.linspace(0, 1, 11, dtype=np.float32)
     closed = jax.jit(jax.grad(lambda x, y: stated_number.expected_score(x, jnp.asarray(values), y, "brier").sum()))
     logits = np.zeros((seeds, 11), np.float32)
     for number in range(num_questions):
