@@ -66,18 +66,18 @@ def test_scores_of_the_stated_confidence():
 
 
 def test_the_counterfactual_baseline_by_hand():
-    """Three samples of each of two questions, right with 1/4, wrong with 1/2, right with 3/4; all wrong."""
-    logits = np.asarray([-LN3, 0, LN3, -LN3, LN3, LN3])
+    """Three samples of each of two questions, right with 1/4, wrong with 3/4, right with 1/2; all wrong."""
+    logits = np.asarray([-LN3, LN3, 0, -LN3, LN3, LN3])
     forecasts = forecasts_of(np.zeros(6), logits[:, None], np.ones((6, 1)))
     outcome = outcomes_of(forecasts, [[0], [1], [0], [1], [2], [1]], groups=[0, 0, 0, 1, 1, 1])
     settings = RewardSettings("rlcr", offset=5.0)
     others = reward.counterfactual(forecasts, outcome, settings, 3)
-    # 1 if right, less the mean square error of 1/2 and 3/4 against 1, 1/4 and 3/4 against 0, ...
-    expected = [1 - (4 + 1) / 32, -(1 + 9) / 32, 1 - (9 + 4) / 32, -(9 + 9) / 32, -(1 + 9) / 32, -(1 + 9) / 32]
+    # 1 if right, less the mean square error of 3/4 and 1/2 against 1, of 1/4 and 1/2 against 0, ...
+    expected = [1 - (1 + 4) / 32, -(1 + 4) / 32, 1 - (9 + 1) / 32, -(9 + 9) / 32, -(1 + 9) / 32, -(1 + 9) / 32]
     close(others, 5 + np.asarray(expected))
     assert others.dtype == np.float32
     doubt = RewardSettings("rewarding_doubt", offset=0.0)
-    close(reward.counterfactual(forecasts, outcome, doubt, 3)[:2], [np.log(0.5 * 0.75) / 2, np.log(0.75 * 0.25) / 2])
+    close(reward.counterfactual(forecasts, outcome, doubt, 3)[:2], [np.log(0.75 * 0.5) / 2] * 2)
     mixed = RewardSettings("rlcr", offset=0.0, target="group_accuracy", target_weight=1.0)
     first = 1 - ((0.5 - 2 / 3) ** 2 + (0.75 - 2 / 3) ** 2) / 2  # two of three are right
     close(reward.counterfactual(forecasts, outcome, mixed, 3)[0], first)
