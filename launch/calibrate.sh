@@ -56,7 +56,7 @@ done
 if [ -z "$model" ] || [ -z "$questions" ]; then
   printf 'error: give --model and --questions\n%s\n' "$usage" >&2; exit 2
 fi
-names=" test train validation sft ppo prompts "
+names=" test train validation sft ppo shots prompts prompts_percentage "
 for test in ${tests[@]+"${tests[@]}"}; do
   name=${test%%=*}
   case "$names" in *" $name "*) echo "error: --test=$test: the name $name is taken; give another" >&2; exit 2 ;; esac
@@ -165,8 +165,8 @@ evaluate_base() {  # NAME QUESTIONS: the model before training
   local folder="$out/evaluation/$1"
   evaluate "$folder-few-shot" "$2" "$1" "few shots" "${by_model[@]}" --config.strategy=few-shot \
     --config.uses_confidence=false --config.temperature=0
-  evaluate "$folder-percentage" "$2" "$1" "asked for a percentage" "${by_model[@]}" --config.strategy=percentage \
-    --config.temperature=0
+  evaluate "$folder-percentage" "$2" "$1" "asked for a percentage" --config.model="$model" --config.strategy=few-shot \
+    --config.prompt_dir="$data/prompts_percentage" --config.temperature=0
   evaluate "$folder-own-probability" "$2" "$1" "own probability" "${by_model[@]}" --config.strategy=own-probability \
     --config.temperature=0
   sample "$1" "$2"

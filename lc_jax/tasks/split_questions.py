@@ -1,7 +1,8 @@
 """Splits questions with short answers into the sets of launch/calibrate.sh, and chooses sizes that fit their number.
 
-  questions -> sft.jsonl, ppo.jsonl, validation.jsonl, test.jsonl; shots.jsonl and prompts/: examples for a base model;
-               sizes.flags: settings of later stages; left_out.jsonl: rows that make no question, and repeated ones
+  questions -> sft.jsonl, ppo.jsonl, validation.jsonl, test.jsonl; shots.jsonl: examples, and prompts/ with them for a
+               base model, without confidence and (prompts_percentage/) with percentages; sizes.flags: settings of
+               later stages; left_out.jsonl: rows that make no question, and repeated ones
 
 With `only_test` all questions are in test.jsonl, and no other set is written. The question itself is what the model is
 asked (`paragraph_generation_prompt`), unless a row has another query.
@@ -10,6 +11,7 @@ asked (`paragraph_generation_prompt`), unless a row has another query.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from lc_jax.types import Question
 RECORD = "{output}/run.json"
 SETS = ("sft", "ppo", "validation", "test", "shots")
 PASSES = 4
+STATE_CONFIDENCE = "Give a short answer and, in brackets, how probable it is that this answer is right.\n\n"
+PERCENTAGES = (" (90%)", " (30%)", " (70%)", " (50%)")  # of the examples: they show the form, and no confidence
 MOST_MESSAGES = 20  # rows that are named in the log; left_out.jsonl has all
 
 
@@ -130,10 +134,16 @@ def flags(config: ConfigDict, sets: splits.Splits) -> list[str]:
     ]
 
 
-def few_shot_prompt(shots: Sequence[Question]) -> str:
-    """Returns the prompt of a base model: examples, then the question, whose answer continues the text."""
-    examples = "".join(f"Question: {q.prompt}\nAnswer: {q.answer}\n\n" for q in shots)
-    return f"{examples}Question: {{paragraph_generation_prompt}}\nAnswer:"
+def few_shot_prompt(shots: Sequence[Question], endings: Sequence[str] = ("",), task: str = "") -> str:
+    """Returns the prompt of a base model: examples, then the question, whose answer continues the text.
+
+    Args:
+      endings: of the examples' answers, in turn.
+      task: text before the examples.
+    """
+    answers = [f"{q.answer}{end}" for q, end in zip(shots, itertools.cycle(endings), strict=False)]
+    examples = [f"Question: {q.prompt}\nAnswer: {answer}\n\n" for q, answer in zip(shots, answers, strict=True)]
+    return f"{task}{''.join(examples)}Question: {{paragraph_generation_prompt}}\nAnswer:"
 
 
 def _record(q: Question) -> dict[str, Any]:
@@ -170,9 +180,12 @@ def run(config: ConfigDict, mesh: Any) -> None:
         return
     names = [field.name for field in dataclasses.fields(splits.SplitSizes) if field.name in config]
     sets = splits.split(questions, splits.SplitSizes(**{name: config[name] for name in names}), config.seed)
-    prompts = output / "prompts"
-    prompts.mkdir(parents=True, exist_ok=True)
-    (prompts / "few_shot.txt").write_text(few_shot_prompt(sets.shots), encoding="utf-8")
+    for folder, prompt in {
+        "prompts": few_shot_prompt(sets.shots),
+        "prompts_percentage": few_shot_prompt(sets.shots, PERCENTAGES, STATE_CONFIDENCE),
+    }.items():
+        (output / folder).mkdir(parents=True, exist_ok=True)
+        (output / folder / "few_shot.txt").write_text(prompt, encoding="utf-8")
     (output / "sizes.flags").write_text("".join(f"{line}\n" for line in flags(config, sets)), encoding="utf-8")
     for name in SETS:
         jsonl.write_jsonl(output / f"{name}.jsonl", map(_record, getattr(sets, name)))
