@@ -61,11 +61,11 @@ def test_the_sets_hold_every_question_once_with_the_question_as_query(tmp_path):
     assert few_shot.count("Question: ") == 3
     assert few_shot.endswith("\n\nQuestion: {paragraph_generation_prompt}\nAnswer:")
     assert not any(question in few_shot for question in distinct)
-    stated = (tmp_path / "data" / "prompts_percentage" / "few_shot.txt").read_text()
-    task, *examples = stated.split("\n\n")
+    with_numbers = (tmp_path / "data" / "prompts_percentage" / "few_shot.txt").read_text()
+    task, *examples = with_numbers.split("\n\n")
     assert "how probable it is" in task
     assert [example.split("Answer: ")[1].split()[-1] for example in examples[:-1]] == ["(90%)", "(30%)"]
-    assert stated.replace(task, "").replace(" (90%)", "").replace(" (30%)", "").strip() == few_shot
+    assert with_numbers.replace(task, "").replace(" (90%)", "").replace(" (30%)", "").strip() == few_shot
 
 
 def test_aliases_and_ids_reach_the_sets(tmp_path):
