@@ -5,7 +5,7 @@ Parameters, moments and gradients are exact; activations are those of lc_jax/act
 Asking XLA instead costs a compilation for each size that is tried: of Llama 2 7B 2 to 14 seconds a program on two CPU
 cores, of PPO 40 seconds for one set of sizes. The formulas take milliseconds, also for devices that are not there.
 tests/test_memory.py compares them with `compiled.memory_analysis()` of the same programs, and states the error. It is
-of float32 programs: on CPUs, bfloat16 programs hold float32 copies that they do not hold on accelerators.
+of float32 programs: in bfloat16, XLA's CPU compiler converts some operands to float32 (kernels/matmul.py).
 """
 
 from __future__ import annotations

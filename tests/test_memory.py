@@ -16,7 +16,7 @@ from lc_jax.tasks import ppo as tasks_ppo
 from lc_jax.training.optimizer import KINDS
 from tests import programs
 
-# On a CPU, bfloat16 programs hold float32 copies that accelerators do not have (kernels/matmul.py): so float32 here.
+# In bfloat16, XLA's CPU compiler converts some operands to float32 (kernels/matmul.py): so float32 here.
 OPTIMIZED = True  # the figures are of programs as users compile them
 FLOAT32 = {"param_dtype": "float32", "compute_dtype": "float32"}
 SHALLOW = (base.LLAMA, FLOAT32 | {"remat": "none"})
@@ -192,6 +192,12 @@ def check_ppo(model, sizes, lora):
         totals = {phase.name: phase.total for phase in plan.phases}
         actual = {phase.name: phase.state + bytes_by_xla(traced[phase.name]) for phase in plan.phases}
     assert totals == pytest.approx(actual, rel=ERROR)
+
+
+def test_the_rounding_noise_takes_16_episodes_of_each_device():
+    one, eight = parallel.abstract_mesh(1), parallel.abstract_mesh(8)
+    assert [activations.noise_rows(count, one) for count in (8, 16, 64)] == [8, 16, 16]
+    assert [activations.noise_rows(count, eight) for count in (8, 64, 256)] == [8, 64, 128]
 
 
 def test_the_rounding_noise_of_bfloat16_is_a_phase_of_its_own(deep):
