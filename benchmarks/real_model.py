@@ -1,6 +1,8 @@
 """A real chat model against transformers: SmolLM2-135M-Instruct from its GGUF file, equal numbers and speed in float32.
 
-Logits of all positions and greedy tokens are compared, then generation and log-probabilities are timed in turns.
+Logits of all positions and greedy tokens are compared, then generation and log-probabilities are timed in turns. The
+last row is a training step of lc_jax in bfloat16 with rematerialisation, as the profile calibrate-small trains, against
+one in float32 without.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import models, real_files, real_parity, report, score
+from benchmarks import models, real_files, real_parity, report, score, sft_step
 from lc_jax import parallel
 from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
@@ -31,10 +33,12 @@ class Amount:
     tokens: int  # of each
     batch: int  # prompts that are timed
     response: int  # tokens of each
+    length: int  # tokens of each of `batch` texts that are trained on
     repeats: int
 
 
-SMALL, FULL = Amount(4, 8, 4, 8, 1), Amount(50, 64, 16, 32, 3)
+SMALL, FULL = Amount(4, 8, 4, 8, 8, 1), Amount(50, 64, 16, 32, 64, 3)
+PRECISIONS = {"ours": {"compute_dtype": "bfloat16", "remat": "full"}, "peer": real_parity.FLOAT32 | {"remat": "none"}}
 
 
 def measure(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> dict[str, Any]:
@@ -81,6 +85,14 @@ def measure(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> dict[str, 
     return {"times": times, "tokens": tokens, "difference": difference, "of": len(prompts)}
 
 
+def train(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> dict[str, Any]:
+    """Returns seconds of a training step in bfloat16 ("ours") and in float32 ("peer")."""
+    trained = {name: hf.load(folder, mesh, **precision) for name, precision in PRECISIONS.items()}
+    tokens = models.random_tokens(trained["ours"].config, amount.batch, amount.length)
+    steps = {name: sft_step.ours(trained.pop(name), tokens) for name in PRECISIONS}
+    return report.measure(steps, amount.repeats)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and reports."""
     args = report.arguments(__doc__ or "", argv)
@@ -96,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(temporary) / "model"
         real_parity.convert(MODEL, folder, mesh)
         result = measure(folder, mesh, amount)
+        trained = train(folder, mesh, amount)
     notes = {
         "largest difference of logits": result["difference"],
         f"texts of {result['of']} with the same {amount.tokens} greedy tokens": result["of"],
@@ -107,6 +120,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for name, times in result["times"].items()
     ]  # fmt: skip
+    tokens = amount.batch * amount.length
+    rows.append(
+        report.Row(
+            f"train {tokens} tokens, bfloat16", trained["ours"], "float32", trained["peer"], None,
+            {"tokens per second": tokens / trained["ours"]},
+        )
+    )  # fmt: skip
     report.finish("real_model", args, None, rows)
 
 

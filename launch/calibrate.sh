@@ -14,8 +14,8 @@
 #   --test=NAME=DATA        more test questions; may be given several times
 #   --limit=N               maximum number of questions of each data set, drawn at random (default 0: all)
 #   --output=FOLDER         output folder (default runs/calibrate)
-#   --annotator=NAME        annotator that writes consensus answers, reads and judges (default rules/short-answer: rules, no
-#                           model; rules/one-answer: the same, and a consensus states one answer)
+#   --annotator=NAME        annotator that writes consensus answers, reads and judges (default rules/one-answer: rules, no
+#                           model; rules/short-answer: the same, and a consensus states up to three answers)
 #   --reader=rules|models   reader of LC RL: the rules, or models that are trained for it (default: rules with an annotator
 #                           rules/..., models with any other)
 #   --seeds=0,1             seeds of training, each with its own models (default 0)
@@ -30,7 +30,7 @@ set -euo pipefail
 usage="usage: launch/calibrate.sh --model=FOLDER|HUB --questions=DATA [--columns=OURS=YOURS] [--test=NAME=DATA]
   [--limit=N] [--output=FOLDER] [--annotator=NAME] [--reader=rules|models] [--seeds=0,1] [--profile=NAME] [--plan|--check]
   [--devices=8xa100] [--keep-checkpoints] [--config.NAME=VALUE ...]"
-model="" questions="" columns="" limit=0 out=runs/calibrate annotator=rules/short-answer reader="" seeds=0 action=run
+model="" questions="" columns="" limit=0 out=runs/calibrate annotator=rules/one-answer reader="" seeds=0 action=run
 profile=calibrate-small devices="" keep_checkpoints=false tests=() flags=()
 for argument in "$@"; do
   value=${argument#*=}
@@ -175,14 +175,14 @@ evaluate_base() {  # NAME QUESTIONS: the model before training
 }
 evaluate_trained() {  # NAME QUESTIONS RUN METHOD SEED: a trained model, then recalibrated on the validation questions
   local folder="$out/evaluation/$1-$3-seed$5"
-  evaluate "$folder" "$2" "$1" "$4" --config.model="$out/$3/seed$5/model" --config.seed="$5" --config.temperature=0
+  evaluate "$folder" "$2" "$1" "$4" --config.model="$out/$3/seed$5/model" --config.seed="$5"
   if [ "$num_validation" -lt 30 ]; then return; fi  # too few for a fit
   stage "recalibrate $4 on $1$of_seed" "$folder-isotonic/result.json" "$(config recalibrate)" --config.evaluation="$folder" \
     --config.validation="$out/validation/$3-seed$5" --config.output="$folder-isotonic"
 }
 trained() {  # RUN METHOD SEED
   evaluate "$out/validation/$1-seed$3" "$data/validation.jsonl" validation "$2" \
-    --config.model="$out/$1/seed$3/model" --config.seed="$3" --config.temperature=0
+    --config.model="$out/$1/seed$3/model" --config.seed="$3"
   each_test evaluate_trained "$1" "$2" "$3"
 }
 train_readers() {  # SEED: lets LC SFT write paragraphs, and trains models to read them as the annotator does

@@ -66,8 +66,7 @@ models_of_seed() {  # SEED: sets `sft`, `train`, `test` and `validation`
     train=(--config.questions.source="$from/data/ppo.jsonl" "${sources[@]}" --config.validation.source="$from/data/validation.jsonl"
       --config.validation.answers= --config.validation.split= --config.reader.kind=rules --config.reader.extractor=
       --config.reader.forecaster= --config.critic="$sft/model" --config.reward.normalization=0 --config.reward.epsilon=1e-6)
-    test=(--config.questions.source="$from/data/test.jsonl" "${sources[@]}" --config.annotator.name=rules/short-answer
-      --config.temperature=0)
+    test=(--config.questions.source="$from/data/test.jsonl" "${sources[@]}" --config.annotator.name=rules/short-answer)
     validation=("${test[@]}" --config.questions.source="$from/data/validation.jsonl")
   else
     sft="$folder/lc_sft"

@@ -22,5 +22,4 @@ if [ ! -e "$file" ]; then
 fi
 tests=(--test=capitals=geonames:capitals --test=continents=geonames:continents --test=currencies=geonames:currencies)
 if [ -n "${LC_TRIVIA_QA:-}" ]; then tests+=(--test=TriviaQA="$LC_TRIVIA_QA"); fi
-exec bash "$launch/calibrate.sh" --model="$file" --questions=geonames:cities --output="$out" \
-  --profile=calibrate-cpu --annotator=rules/one-answer "${tests[@]}" "$@"
+exec bash "$launch/calibrate.sh" --model="$file" --questions=geonames:cities --output="$out" "${tests[@]}" "$@"

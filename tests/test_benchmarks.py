@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import models, quickstart, reading, report
+from benchmarks import models, quickstart, reading, report, rounding
 
 OPTIMIZED = True
 NAMES = ["attention", "logprobs", "sft_step", "lora_step", "generate", "score", "ppo_step", "optimizer", "matmul"]
@@ -32,6 +32,21 @@ def test_benchmark_at_small_size(name, tmp_path, monkeypatch):
         assert row["floor_seconds"] > 0
         if row["peer_seconds"] is not None:
             assert row["ratio"] == pytest.approx(row["peer_seconds"] / row["seconds"])
+
+
+@pytest.mark.slow
+def test_rounding_is_measured_against_float32(monkeypatch, capsys):
+    monkeypatch.setattr(rounding, "COUNT", 4)
+    monkeypatch.setattr(rounding, "RANDOM_LAYERS", 2)
+    rounding.main()
+    first, second = ([line.split() for line in part.splitlines()] for part in capsys.readouterr().out.split("\n\n"))
+    assert [row[0] for row in first] == ["model", *["miniature's"] * 4, *["random"] * 3]
+    gaps = [[float(x) for x in row[-3:]] for row in first[1:]]
+    assert gaps[0][0] < 1e-5 < gaps[1][0] < gaps[1][1]  # float32, then bfloat16 and its 99th percentile
+    assert gaps[0][2] == 0 < gaps[1][2]
+    differences = {tuple(row[:2]): [float(x.rstrip("%")) for x in row[2:]] for row in second[1:]}
+    assert set(differences) == {(name, p) for name in rounding.MODELS for p in ("int8", "bfloat16")}
+    assert all(0 < d < 0.05 and -1e-6 < kl < 0.01 and same > 95 for d, kl, same in differences.values())
 
 
 def test_a_row_is_held_against_peer_and_floor():

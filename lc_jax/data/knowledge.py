@@ -129,14 +129,14 @@ def _open_store(path: Path, spec: Mapping[str, Any]) -> sqlite3.Connection:
         if columns_of(database, "documents"):
             raise ValueError(f"{path} is FActScore's and can be read as it is: name another output.")
         database.executescript(_TABLES)
-        old_spec = _get(database, "recipe", spec)
+        old_spec = _get(database, "spec", spec)
         changed = [name for name in spec if old_spec.get(name) != spec[name]]
         if changed:
             raise ValueError(
                 f"{path} was begun with another {' and '.join(changed)}: remove it or name another output."
             )
         with database:
-            _put(database, recipe=spec)
+            _put(database, spec=spec)
     except sqlite3.DatabaseError as error:
         database.close()
         raise ValueError(f"{path} is no knowledge store ({error}): remove it or name another output.") from error

@@ -35,13 +35,13 @@ class ResumableDataset:
         spec = json.loads(json.dumps(spec))
         resumes = self._manifest_path.exists() and self._part.exists()
         old = json.loads(self._manifest_path.read_text()) if resumes else {}
-        changed = describe_changes(old.get("recipe", spec), spec)
+        changed = describe_changes(old.get("spec", spec), spec)
         if changed:
             raise ValueError(f"{self._part} was begun otherwise: {changed}. Remove it or name another output.")
         self.completed = {row["row"]: row for row in jsonl.truncate_partial_line(self._part)}  # by number of the row
         self._part.touch()
         self._earlier_cost = old.get("cost", {}).get("dollars", 0.0)  # dollars
-        self._manifest = {"recipe": spec, "started": old.get("started", now()), "cost": {"dollars": self._earlier_cost}}
+        self._manifest = {"spec": spec, "started": old.get("started", now()), "cost": {"dollars": self._earlier_cost}}
         self._update_manifest()
 
     def _update_manifest(self, **facts: Any) -> None:

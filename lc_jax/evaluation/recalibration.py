@@ -108,7 +108,7 @@ FITS: dict[str, Callable[[Answers], Map]] = {
     "temperature": temperature,
     "kind": kind_means,
 }
-TITLES = {"isotonic": "isotonic", "platt": "Platt", "temperature": "temperature", "kind": "group means"}
+TITLES = {"isotonic": "isotonic", "platt": "Platt", "temperature": "temperature", "kind": "kind means"}
 
 
 def cross_fit(

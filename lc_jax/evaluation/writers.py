@@ -137,9 +137,9 @@ class Writer:
         released.warn_of_wording(self.model, prompt)
         path = Path(self.output) / "paragraphs.jsonl"
         how = (self.model, self.strategy, self.temperature, self.top_p, self.max_new_tokens, self.seed)
-        recipe = fingerprint([prompt.template, *how])
+        spec = fingerprint([prompt.template, *how])
         rows = jsonl.truncate_partial_line(path)
-        if any(row.get("recipe") != recipe for row in rows):
+        if any(row.get("spec") != spec for row in rows):
             raise ValueError(
                 f"{path} was written by another model or in another way: remove it or name another output."
             )
@@ -156,7 +156,7 @@ class Writer:
                 percentage = max(0.1, 100 * math.exp(logprob))  # 0% would say that it is another answer
                 text = f"{annotation.value.removesuffix('.')} ({percentage:.1f}%)"
                 annotation = dataclasses.replace(annotation, value=text)
-            row = {"question_id": todo[place], "paragraph": annotation.value, "recipe": recipe}
+            row = {"question_id": todo[place], "paragraph": annotation.value, "spec": spec}
             if annotation.status != "ok":  # a reasoning model that did not come to its answer
                 row |= {"status": annotation.status, "detail": annotation.detail}
             paragraphs[row["question_id"]] = _annotation(row)

@@ -43,4 +43,4 @@ def test_another_specification_is_refused(tmp_path):
     ResumableDataset(path, {"what": "x"})
     with pytest.raises(ValueError, match=r"data.jsonl.part was begun otherwise: what was 'x', is 'y'\. Remove it"):
         ResumableDataset(path, {"what": "y"})
-    assert manifest_of(path)["recipe"] == {"what": "x"}
+    assert manifest_of(path)["spec"] == {"what": "x"}

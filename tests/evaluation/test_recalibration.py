@@ -140,7 +140,7 @@ def test_platt_never_turns_confidence_round():
 
 
 def test_a_cross_fitted_map_has_not_seen_its_answer_nor_the_others_of_its_question():
-    """Two folds of two questions each: the accuracy of the other fold is what group means state."""
+    """Two folds of two questions each: the accuracy of the other fold is what kind means state."""
     sample = answers([0.5] * 6, [1, 1, 0, 0, 0, 0], ["a"] * 6)
     clusters = ["p", "p", "q", "q", "r", "s"]
     probs = recalibration.cross_fit("kind", sample, clusters, 2, seed=0)

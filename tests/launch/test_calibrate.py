@@ -60,7 +60,7 @@ def test_calibrate_samples_fine_tunes_and_evaluates(launch, tmp_path):
     calls = calibration(launch, tmp_path, "--test=places=p.csv", "--seeds=0,1")
     assert [name for name, _ in calls if name in ("sft_lc", "ppo", "report")] == ["sft_lc", "ppo"] * 2 + ["report"]
     evaluations = [flags for name, flags in calls if name == "evaluate_qa"]
-    assert {flags["annotator.name"] for flags in evaluations} == {"rules/short-answer"}
+    assert {flags["annotator.name"] for flags in evaluations} == {"rules/one-answer"}
     methods = [(flags["data"], flags["method"]) for flags in evaluations]
     base = ["few shots", "asked for a percentage", "own probability", "agreement of samples"]
     trained = [("validation", "LC SFT"), ("test", "LC SFT"), ("places", "LC SFT")]
@@ -123,7 +123,7 @@ def test_calibrate_trains_readers_from_another_annotator(launch, tmp_path):
     assert not {"reader.kind", "reward.normalization"} & flags.keys()
 
 
-@pytest.mark.parametrize("name", ["calibrate-small", "calibrate-cpu", "calibrate-7b"])
+@pytest.mark.parametrize("name", ["calibrate-small", "calibrate-7b"])
 def test_profiles_leave_the_penalty_on_the_sum_to_the_reader(name):
     """The penalty on the sum of forecasts is off for rules alone: trained readers need it."""
     flags = [flag for group in load_profile(name).values() for flag in group]

@@ -76,9 +76,7 @@ def test_a_run_of_calibrate_gives_its_questions_and_rules(launch, tmp_path):
     assert training["reader.kind"] == "rules"
     assert training["reward.normalization"] == "0"
     assert {run["annotator.name"] for run in runs_of(calls, "evaluate_qa")} == {"rules/short-answer"}
-    code, output, calls = launch(
-        "compare.sh", f"--from={run}", "--profile=calibrate-cpu", "--objectives=rlcr,doubt", CHECK="no"
-    )
+    code, output, calls = launch("compare.sh", f"--from={run}", "--objectives=rlcr,doubt", CHECK="no")
     assert code == 0, output
     runs = runs_of(calls, "ppo")  # whatever the baseline and the tokens of the profile are
     assert [training["ppo.baseline"] for training in runs] == ["leave_one_out", "leave_one_out"]

@@ -1,4 +1,4 @@
-"""A server on loopback that speaks the protocols of both vendors, for tests and for walks through without a key.
+"""A server on loopback that speaks the protocols of both vendors, for tests and for the notebooks, which need no key.
 
 with FakeServer() as server:
     annotator = llm.load("openai/gpt-4.1-mini", base_url=server.openai_url)

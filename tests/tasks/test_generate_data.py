@@ -79,7 +79,7 @@ def test_queries_stand_beside_their_questions(run, tmp_path):
     assert (rows[3]["ground_truth_top_answer"], rows[3]["aliases"]) == ("Author 3", ["A. 3"])
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert manifest["statuses"] == {"query": {"ok": 12}}
-    assert manifest["recipe"]["annotator"] == "openai/gpt-4.1"
+    assert manifest["spec"]["annotator"] == "openai/gpt-4.1"
     assert manifest["cost"]["calls"] == 12
     assert manifest["cost"]["dollars"] > 0
     assert {"code", "started", "finished"} <= set(manifest)
@@ -326,5 +326,5 @@ def test_paragraphs_are_cut_only_where_a_base_model_goes_on(run, tmp_path, monke
     assert [(d.temperature, d.top_p, d.max_new_tokens) for d in decodings] == [(0.7, 0.9, 512)]
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert manifest["statuses"] == {"sample": statuses}
-    recipe = manifest["recipe"]
-    assert (recipe["top_p"], recipe["max_new_tokens"], recipe["first_paragraph"]) == (0.9, 512, in_context)
+    spec = manifest["spec"]
+    assert (spec["top_p"], spec["max_new_tokens"], spec["first_paragraph"]) == (0.9, 512, in_context)

@@ -20,7 +20,7 @@ from lc_jax import parallel
 
 
 def start(folder: str) -> Path:
-    """Makes and returns the folder of a walk's files (LC_OUTPUT moves it); tasks log below the cells."""
+    """Makes and returns the folder of a notebook's files (LC_OUTPUT moves it); tasks log below the cells."""
     absl.logging.set_verbosity(absl.logging.INFO)
     logging.basicConfig(stream=sys.stdout, format="%(message)s", force=True)
     logging.root.handlers[0].addFilter(lambda record: f"lc_jax{os.sep}tasks" in record.pathname)
