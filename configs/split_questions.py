@@ -28,6 +28,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.num_samples = 8  # of a question in a rollout of LC RL
     config.sft_batch_size = 32  # at most: examples of a step of LC SFT
     config.rollout_batch_size = 256  # at most: episodes of a step of LC RL
+    config.minibatch_size = 256  # at most: episodes of an update, of which a step has as many as its rollout allows
     config.max_steps = 150  # of LC RL, at most
     if mode == "mini":
         config.questions.source, config.limit = "geonames:cities", 400

@@ -48,7 +48,7 @@ def check(config: ConfigDict) -> None:
     """
     counts = (
         "num_sft", "num_ppo", "num_validation", "num_test", "num_samples", "sft_batch_size",
-        "rollout_batch_size", "max_steps",
+        "rollout_batch_size", "minibatch_size", "max_steps",
     )  # fmt: skip
     check_all(
         lambda: check_settings("", config, num_shots=NATURAL, limit=NATURAL, **dict.fromkeys(counts, POSITIVE_INT)),
@@ -120,17 +120,20 @@ def flags(config: ConfigDict, sets: splits.Splits) -> list[str]:
     """Returns the lines of a profile (launch/profiles): sizes of the training stages that fit the sets.
 
     LC RL makes at most `max_steps` steps and PASSES passes over its questions; a rollout has at most
-    `rollout_batch_size` episodes, `num_samples` of a question.
+    `rollout_batch_size` episodes, `num_samples` of a question, and a whole number of minibatches of at most
+    `minibatch_size` episodes.
     """
     num_samples = config.num_samples
     questions = max(1, min(config.rollout_batch_size // num_samples, len(sets.ppo)))
+    of_minibatch = max(1, min(config.minibatch_size // num_samples, questions))
+    questions -= questions % of_minibatch
     steps = max(1, min(config.max_steps, PASSES * len(sets.ppo) // questions))
     batch = max(1, min(config.sft_batch_size, len(sets.sft) // 2))
     held_out = min(len(sets.sft) // 10, 200)
     return [
         f"sft_lc --config.fit.batch_size={batch} --config.fit.microbatch_size=0 --config.data.eval_size={held_out}",
         f"ppo --config.ppo.num_steps={steps} --config.ppo.rollout_batch_size={questions * num_samples} "
-        f"--config.ppo.num_samples={num_samples} --config.ppo.minibatch_size={questions * num_samples}",
+        f"--config.ppo.num_samples={num_samples} --config.ppo.minibatch_size={of_minibatch * num_samples}",
     ]
 
 

@@ -95,6 +95,18 @@ def test_batches_have_at_most_the_given_sizes(tmp_path):
     assert "--config.ppo.rollout_batch_size=16" in flags["ppo"]  # 2 questions with 8 samples
 
 
+@pytest.mark.parametrize(
+    ("minibatch_size", "rollout", "minibatch"),
+    # 14 questions with 8 samples; 3 of them a minibatch leave 2, so that a rollout has 12
+    [(25, 96, 24), (56, 112, 56), (1000, 112, 112), (7, 112, 8)],
+)
+def test_a_rollout_is_a_whole_number_of_minibatches(tmp_path, minibatch_size, rollout, minibatch):
+    split_questions.run(config_of(tmp_path, minibatch_size=minibatch_size), None)
+    flags = load_profile(str(tmp_path / "data" / "sizes.flags"))["ppo"]
+    assert f"--config.ppo.rollout_batch_size={rollout}" in flags
+    assert f"--config.ppo.minibatch_size={minibatch}" in flags
+
+
 def test_a_limit_draws_questions_at_random(tmp_path):
     split_questions.run(config_of(tmp_path, limit=10), None)
     names = ("sft", "validation", "test")
@@ -123,7 +135,7 @@ def test_questions_of_training_are_left_out_of_a_test_set(tmp_path):
         split_questions.run(other, None)
 
 
-@pytest.mark.parametrize("name", ["num_test", "num_samples", "num_sft", "max_steps"])
+@pytest.mark.parametrize("name", ["num_test", "num_samples", "num_sft", "minibatch_size", "max_steps"])
 def test_bad_settings_are_refused(tmp_path, name):
     with pytest.raises(Problems, match=f"--config.{name}=0"):
         split_questions.check(config_of(tmp_path, **{name: 0}))
