@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Teaches a model to state how sure it is, with questions that have short answers, and reports the results.
+# Trains a model to state calibrated confidence, on questions with short answers, and reports the results.
 #
 #   launch/calibrate.sh --model=HuggingFaceTB/SmolLM2-135M-Instruct --questions=geonames:cities
 #   launch/calibrate.sh --model=MODEL --questions=FILE --plan     prints memory, disk, hours and requests; trains nothing
 #   launch/calibrate.sh --model=MODEL --questions=FILE --check    lists everything that would stop a stage, with its remedy
 #
 #   --model=MODEL           a checkpoint: a folder, a name on the hub, or a .gguf file. A chat model is trained and evaluated
-#                           through its chat template, except for few-shot prompts (also of samples), which are plain text
+#                           through its chat template, except for few-shot prompts (also for sampling), which are plain text
 #   --questions=DATA        rows with `question` and `answer` (and `aliases`, `kind`): a file, a folder, a data set on the
 #                           hub, or geonames:cities
 #   --columns=OURS=YOURS    maps columns of --questions and --test that have other names, separated by commas:
@@ -24,10 +24,10 @@
 #   --config.NAME=VALUE     a setting that all stages have, such as --config.mesh.tensor=2
 #   --keep-checkpoints      keeps the checkpoints of finished stages (default: deleted once a stage has its result)
 #
-# Finished stages are skipped, interrupted ones resume. LC_ACCELERATOR is cuda12, cuda13 or tpu (default: CPU).
+# Finished stages are skipped; interrupted ones are resumed. LC_ACCELERATOR is cuda12, cuda13 or tpu (default: CPU).
 set -euo pipefail
 { # bash reads a block to its end before it runs it, so this file may change during a run that takes days
-usage="usage: launch/calibrate.sh --model=FOLDER|HUB --questions=DATA [--columns=OURS=YOURS] [--test=NAME=DATA]
+usage="usage: launch/calibrate.sh --model=FOLDER|HUB|FILE.gguf --questions=DATA [--columns=OURS=YOURS] [--test=NAME=DATA]
   [--limit=N] [--output=FOLDER] [--annotator=NAME] [--reader=rules|models] [--seeds=0,1] [--profile=NAME] [--plan|--check]
   [--devices=8xa100] [--keep-checkpoints] [--config.NAME=VALUE ...]"
 model="" questions="" columns="" limit=0 out=runs/calibrate annotator=rules/one-answer reader="" seeds=0 action=run
@@ -204,7 +204,7 @@ train_readers() {  # SEED: lets LC SFT write paragraphs, and trains models to re
 of_seed=""
 each_test evaluate_base
 
-# 4. Train the model to write the statements (LC SFT), then to make them come true (LC RL).
+# 4. Train the model to write the statements (LC SFT), then to calibrate them (LC RL).
 for seed in ${seeds//,/ }; do
   of_seed=", seed $seed"
   lc_sft="$out/lc_sft/seed$seed" lc_rl="$out/lc_rl/seed$seed"

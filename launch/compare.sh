@@ -4,15 +4,15 @@
 #
 #   launch/compare.sh                    on the miniature: for each seed the quickstart first, then all objectives
 #   launch/compare.sh --from=FOLDER      on the models and questions of a finished launch/calibrate.sh --output=FOLDER, such as
-#                                        runs/real_model; the reader is the rules
+#                                        runs/real_model; with the rule-based reader
 #
-#   --seeds=0,1,2           seeds of training (default 0,1,2,3,4; with --from 0)
+#   --seeds=0,1,2           seeds of training (default 0,1,2,3,4; with --from: 0)
 #   --objectives=NAME,NAME  only these objectives, by the names of their folders below (default: all)
 #   --profile=NAME          with --from: the profile of that run (default calibrate-small)
 #   --config.NAME=VALUE     a setting of every training run
 #
 # All objectives start from the same LC SFT model of their seed, with the same number of questions, samples and updates.
-# Finished stages are skipped, interrupted ones resume.
+# Finished stages are skipped; interrupted ones are resumed.
 #
 #   LC_OUTPUT     output folder, relative to the repository (default runs/compare)
 set -euo pipefail

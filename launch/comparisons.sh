@@ -1,4 +1,4 @@
-# Adds the stages of the paper's comparisons: the summaries themselves, a vendor's model, and biographies. reproduce.sh sources
+# Adds the stages of the paper's comparisons: the summaries themselves, a provider's model, and biographies. reproduce.sh reads
 # this file, which uses its variables and functions.
 
 # The consensus of eight paragraphs itself, for each test question, as in summary distillation.
@@ -14,7 +14,7 @@ for test in $tests; do
     --config.output="$folder" "${annotator[@]}"
 done
 
-# A vendor's model, on the first 1,000 questions as in the paper.
+# A provider's model, on the first 1,000 questions as in the paper.
 vendor="${LC_VENDOR:-}"
 vendor_name="${vendor#*/}"
 if [ -n "$vendor" ]; then
@@ -27,7 +27,7 @@ if [ -n "$vendor" ]; then
   evaluate_vendor uncertainty "asked for uncertainty" true uncertainty
   evaluate_vendor summary "summary 8-shot" true summary-8-shot
 else
-  echo "Without a vendor's model (LC_VENDOR=provider/model names one)." >&2
+  echo "Without a provider's model (LC_VENDOR=provider/model names one)." >&2
 fi
 
 # Biographies of 500 people, claim by claim.

@@ -2,7 +2,7 @@
 # Runs the whole method on a laptop, from a base model to a linguistically calibrated one: launch/reproduce.sh, which lists the
 # stages, on the miniature world.
 #
-#   bash launch/quickstart.sh                 all stages; finished ones are skipped, interrupted ones resume
+#   bash launch/quickstart.sh                 all stages; finished ones are skipped, interrupted ones resumed
 #   bash launch/quickstart.sh --plan          prints memory, disk and hours; runs no stage
 #   bash launch/quickstart.sh --check         checks whether every stage can run; runs none
 #

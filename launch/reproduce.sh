@@ -14,7 +14,7 @@
 #   --config.NAME=VALUE     a setting of every stage
 #   --keep-checkpoints      keeps the checkpoints of finished stages (default: deleted once a stage has its result)
 #
-# Finished stages are skipped, interrupted ones resume. Models and data are named as on the hub; a variable below can name a
+# Finished stages are skipped; interrupted ones are resumed. Models and data are named as on the hub; a variable below names a
 # local folder or file instead.
 #
 #   LC_OUTPUT                              output, relative to the repository (default runs/paper; --mini: runs/miniature)
@@ -23,8 +23,8 @@
 #   LC_ANNOTATOR                           annotator that reads and judges in the evaluation, as provider/model; not with --mini
 #   LC_LLAMA_2_7B, LC_LLAMA_2_7B_CHAT, LC_REDPAJAMA_3B           base models
 #   LC_DATASET, LC_TRIVIA_QA, LC_JEOPARDY, LC_SCIQ, LC_BIOASQ    data
-#   LC_VENDOR                              a vendor's model to evaluate too, as provider/model (default: none)
-#   LC_KNOWLEDGE, LC_ENTITIES              FActScore's enwiki-20230401.db and its people (default: no biographies)
+#   LC_VENDOR                              a provider's model to evaluate too, as provider/model (default: none)
+#   LC_KNOWLEDGE, LC_ENTITIES              FActScore's enwiki-20230401.db and its list of people (default: no biographies)
 #   LC_RETRIEVER                           retriever of passages for biographies: a sentence-transformers model, or bm25
 set -euo pipefail
 { # bash reads a block to its end before it runs it, so this file may change during a run that takes days
@@ -123,7 +123,7 @@ stage "ForecastProbs" "$out/forecast_probs/model" "$(config forecast_probs)" --c
 stage "Factuality reward model" "$out/factuality_reward/model" "$(config factuality_reward)" \
   --config.output="$out/factuality_reward" --config.model="$out/factuality_sft/model"
 
-# 4. Reinforcement learning: train a model to write so that the readers' forecasts come true (LC RL), or only to be right
+# 4. Reinforcement learning: train a model so that the readers' forecasts are calibrated (LC RL), or only for accuracy
 #    (Factuality RL). Of the five checkpoints with the best validation rewards, the best calibrated one is kept.
 select_checkpoint() {  # NAME METHOD USES_CONFIDENCE
   if $mini; then return; fi

@@ -95,7 +95,7 @@ def test_the_paper_in_order(launch, tmp_path):
     assert names[12:] == ["evaluate_qa"] * 32 + ["generate_data", "generate_data", "evaluate_qa"] * 4 + ["report"]
     assert all("openai/judge" in call for call in [calls[7], *calls[12:-1]] if "--config.what=paragraphs" not in call)
     assert "configs/report.py:paper" in calls[-1]
-    assert "Without a vendor's model (LC_VENDOR=provider/model names one)." in output
+    assert "Without a provider's model (LC_VENDOR=provider/model names one)." in output
     assert "Without biographies: set LC_KNOWLEDGE to FActScore's enwiki-20230401.db" in output
     assert all("--config.prompt_dir=words" in call for call in calls if not re.search("select|report", call))
     # What finished stages needed to resume is gone.
@@ -110,7 +110,7 @@ def methods_of(data):
 
 
 def test_the_paper_s_comparisons(launch, tmp_path):
-    """Summaries themselves, a vendor's model on 1,000 questions, biographies; a method has the paper's name."""
+    """Summaries themselves, a provider's model on 1,000 questions, biographies; a method has the paper's name."""
     variables = {"LC_ANNOTATOR": "openai/judge", "LC_VENDOR": "openai/gpt-4.1", "LC_RETRIEVER": "bm25"}
     variables |= {"LC_KNOWLEDGE": "/data/enwiki-20230401.db", "LC_ENTITIES": "/data/people.txt"}
     code, output, calls = launch("reproduce.sh", **variables)
