@@ -1,4 +1,4 @@
-"""Time of 95 % intervals of the calibration error: all resamples at once against a plain loop, in one run.
+"""Time of 95% intervals of the calibration error: all resamples at once against a plain loop, in one run.
 
 python -m benchmarks.bootstrap                  11,313 records, 10,000 resamples, as in the paper; one core
 python -m benchmarks.bootstrap --rows=1000      smaller

@@ -50,7 +50,7 @@ def agreement(model: Model, network: Any, tokens: np.ndarray, response: int) -> 
     """Share of greedy tokens, up to the first that differs in each row, that are the reference's.
 
     Raises:
-      ArithmeticError: in float32, where rounding seldom turns a choice, fewer than 95 % agree.
+      ArithmeticError: in float32, where rounding seldom turns a choice, fewer than 95% agree.
     """
     prompts = [row.tolist() for row in tokens]
     settings = generate.Sampling(response, temperature=0.0)

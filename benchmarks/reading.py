@@ -4,7 +4,7 @@
   python -m benchmarks.reading CHECKPOINT         another base model of that world, as configs/pretrain.py makes them
 
 `right` is the share of answers whose every token is the model's first choice, given the tokens before it. Of a forecast
-only the first percentage counts, for an answer that the paragraph names or for one that it does not (0 %); `squared
+only the first percentage counts, for an answer that the paragraph names or for one that it does not (0%); `squared
 error` is of the mean forecast, to be held against the variance of the truth.
 """
 

@@ -3,7 +3,7 @@
   python -m benchmarks.rounding         two tables, of the miniature's models and of random Llamas of 30 layers
 
 The first table: 32 responses of up to 32 tokens at temperature 1, sampled over a cache and then scored in one pass;
-`mean` and `99 %` are of |log-probability when sampled - when scored| of a token, `noise` is
+`mean` and `99%` are of |log-probability when sampled - when scored| of a token, `noise` is
 `consistency.rounding_noise`, all in nats. The second: 32 responses of up to 48 tokens that the model samples in
 float32, scored in float32 and in the precision of the row; KL is from the distribution of float32 to the row's, `same`
 is how often both have the same most probable token.
@@ -96,7 +96,7 @@ def main() -> None:
     """Prints both tables."""
     mesh = parallel.make_mesh()
     with jax.set_mesh(mesh):
-        rows = [["model", "precision", "mean", "99 %", "noise"]]
+        rows = [["model", "precision", "mean", "99%", "noise"]]
         rows += [[name, dtype, *gap(policy)] for name, dtype, policy in policies(mesh)]
         print(table(rows, align="llr"), end="\n\n")
         rows = [["model", "precision", "|difference|", "KL", "same"]]

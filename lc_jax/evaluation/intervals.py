@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson's, and percentile bootstrap of one method and of the difference of two (paper section 6).
+"""95% intervals: Wilson's, and percentile bootstrap of one method and of the difference of two (paper section 6).
 
 Clusters are resampled: questions, or biographies with all their claims. All resamples of a chunk are computed at once,
 from the counts of every confidence. For few answers, or answers that are all correct or all incorrect, a bootstrap is
@@ -22,7 +22,7 @@ NUM_RESAMPLES = 10_000
 METRICS = ("accuracy", "ece", "brier", "auroc", "overconfidence")  # metrics with intervals
 _CHUNK = 4_000_000  # array elements of one chunk of resamples
 _ENDS = (2.5, 97.5)  # per cent
-_Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution, squared in Wilson's formula
+_Z = 1.959963984540054  # the 97.5% quantile of the normal distribution, squared in Wilson's formula
 SMALL = 30  # clusters: with fewer, the interval of an accuracy is Wilson's
 
 Interval = tuple[float, float]  # (low, high)
@@ -130,7 +130,7 @@ def _percentiles(values: Float[np.ndarray, " B"]) -> Interval:
 
 
 def wilson(successes: float, total: float) -> Interval:
-    """Computes Wilson's 95 % score interval for a proportion: valid for one trial too, and never outside [0, 1].
+    """Computes Wilson's 95% score interval for a proportion: valid for one trial too, and never outside [0, 1].
 
     Args:
       successes: out of `total`; fractional if trials are clusters, with `successes / total` the mean over clusters.

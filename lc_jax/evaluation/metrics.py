@@ -1,6 +1,6 @@
 """Accuracy and calibration of (confidence, correct) pairs, in numpy. Confidences and accuracies are in [0, 1].
 
-A verdict may be graded, such as 0.6 for a sentence of which 60 % are supported: everything but AUROC takes it.
+A verdict may be graded, such as 0.6 for a sentence of which 60% are supported: everything but AUROC takes it.
 
 Everything is computed from counts by distinct confidence (answers, and correct ones), so that the order of rows never
 changes a number, not even in its last bit.

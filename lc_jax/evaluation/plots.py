@@ -136,7 +136,7 @@ def _bars(row: Mapping[str, Any], name: str) -> np.ndarray:
 
 
 def accuracy_against(error: str, rows: Sequence[Mapping[str, Any]], published: Sequence[Published] = ()) -> Figure:
-    """Draws a point for each row of results with 95 % intervals, in its method's colour; the best corner is top left.
+    """Draws a point for each row of results with 95% intervals, in its method's colour; the best corner is top left.
 
     With more than MAX_INSIDE methods, whose names and intervals would cover the points, each has one point, the mean of
     its rows, without intervals, and the legend names it.
@@ -231,7 +231,7 @@ def _reliability(above: Any, below: Any, rows: Sequence[Mapping[str, Any]], inde
 def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
     """Draws for each method accuracy against stated confidence, above how many answers state it.
 
-    The further below the diagonal, the more overconfident. Bars are Wilson's 95 % intervals; claims of one biography
+    The further below the diagonal, the more overconfident. Bars are Wilson's 95% intervals; claims of one biography
     count as one trial in a bin.
 
     Args:

@@ -28,7 +28,7 @@ class Published:
     data: str
     method: str
     accuracy: float
-    accuracy_low: float  # 95 % interval; NaN where none was published
+    accuracy_low: float  # 95% interval; NaN where none was published
     accuracy_high: float
     ece: float  # 20 equal-count bins; of biographies 40
     ece_low: float

@@ -188,7 +188,7 @@ def _section(
     panels = [
         _figure(
             plots.reliability({name: entry.records}, first=index),
-            f"{name}: accuracy by stated confidence (below the diagonal: overconfident) with Wilson's 95 % intervals, "
+            f"{name}: accuracy by stated confidence (below the diagonal: overconfident) with Wilson's 95% intervals, "
             "and how often it was stated.",
         )
         for index, (name, entry) in enumerate(entries.items())
@@ -216,8 +216,8 @@ def _section(
         "kinds": _kinds(group),
         "kind_correlation": [_cell(entry.result, Column("kind_correlation", "", "")) for entry in group],
         "figures": [
-            _figure(images["accuracy_against_ece"], "Accuracy against calibration error, with 95 % intervals."),
-            _figure(images["accuracy_against_brier"], "Accuracy against the Brier score, with 95 % intervals."),
+            _figure(images["accuracy_against_ece"], "Accuracy against calibration error, with 95% intervals."),
+            _figure(images["accuracy_against_brier"], "Accuracy against the Brier score, with 95% intervals."),
             _figure(images["risk_coverage"], "How often one is wrong who answers only the most confident questions."),
         ],
         "panels": panels,
@@ -227,7 +227,7 @@ def _section(
 def _published_section(data: str) -> dict[str, Any]:
     """Returns what the paper has on one of its data sets that was not evaluated here."""
     rows = published.by_method(data)
-    caption = "The paper's accuracy against its calibration error, with 95 % intervals."
+    caption = "The paper's accuracy against its calibration error, with 95% intervals."
     return {
         "data": data,
         "paper": [_published_line(row) for row in rows.values()],

@@ -118,9 +118,9 @@ MORE = (
     Column(
         "selective_accuracy_50", "accuracy at half coverage", "Accuracy of the half that is stated most confidently."
     ),
-    Column("selective_accuracy_80", "accuracy at 80 % coverage", "Accuracy without the least confident fifth."),
+    Column("selective_accuracy_80", "accuracy at 80% coverage", "Accuracy without the least confident fifth."),
     Column("sharpness", "sharpness", "Variance of the stated confidences: 0 where they are all the same."),
-    Column("num_confidence_values", "values in use", "Distinct percentages that at least 5 % of the answers state."),
+    Column("num_confidence_values", "values in use", "Distinct percentages that at least 5% of the answers state."),
 )
 
 

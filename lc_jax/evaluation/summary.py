@@ -29,7 +29,7 @@ Judged = TypeVar("Judged", bound=_HasStatus)  # a record of any kind
 class Summary:
     """All numbers of one row of results.
 
-    Intervals (_low, _high) are 95 % percentile bootstrap; of an accuracy Wilson's where that says too little
+    Intervals (_low, _high) are 95% percentile bootstrap; of an accuracy Wilson's where that says too little
     (`intervals.of_accuracy`). A number that is not defined is NaN, null in a file, and `undefined` says why.
     """
 

@@ -19,7 +19,7 @@ from lc_jax.text_table import table
 
 Row = Mapping[str, Any]  # the fields of Summary, and the names of the method and the data set
 HEADER = (
-    "method", "accuracy", "95 %", "ECE", "95 %", "Brier", "AUROC", "n", "noise floor", "debiased ECE", "over",
+    "method", "accuracy", "95%", "ECE", "95%", "Brier", "AUROC", "n", "noise floor", "debiased ECE", "over",
     "constant", "within kinds", "values", "seeds",
 )  # fmt: skip
 PAPER = ("paper accuracy", "paper ECE")
@@ -130,7 +130,7 @@ def _kind_table(rows: Sequence[Row]) -> str:
 
 
 def _difference_table(rows: Sequence[Row]) -> str:
-    """Returns each method less the baseline on the questions of both, with paired 95 % intervals."""
+    """Returns each method less the baseline on the questions of both, with paired 95% intervals."""
     columns = [column for column in MAIN if column.has_interval]
     cells = [[f"less {rows[0]['differences']['baseline']}", *(column.title for column in columns)]]
     for row in rows:

@@ -15,7 +15,7 @@ from lc_jax.memory import GB
 from lc_jax.preflight import Problems
 
 # Memory (bytes), dense bfloat16 peak (FLOP/s), memory bandwidth (bytes/s), from the vendors' data sheets. The memory is
-# the nominal one: drivers report up to 7 % more, which is room for the error of a plan.
+# the nominal one: drivers report up to 7% more, which is room for the error of a plan.
 _KINDS = {
     "a100": (80e9, 312e12, 2.04e12),
     "a100-40gb": (40e9, 312e12, 1.56e12),

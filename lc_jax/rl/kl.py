@@ -48,7 +48,7 @@ class FixedKL:
 
 @dataclasses.dataclass(frozen=True)
 class AdaptiveKL:
-    """Raises the coefficient while KL is above the target and lowers it below, by at most 20 % of k_beta a step."""
+    """Raises the coefficient while KL is above the target and lowers it below, by at most 20% of k_beta a step."""
 
     coefficient: float
     target: float  # nats per response

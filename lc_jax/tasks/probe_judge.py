@@ -89,7 +89,7 @@ async def _verdicts(tasks: AnnotationTasks, records: Sequence[qa.Record], wordin
 
 
 def changes(wording: str, plain: Sequence[qa.Record], phrased: Sequence[qa.Record]) -> dict[str, Any]:
-    """Returns how many verdicts a wording changes where both have one, with Wilson's 95 % interval of their share."""
+    """Returns how many verdicts a wording changes where both have one, with Wilson's 95% interval of their share."""
     pairs = [(a.correct, b.correct) for a, b in zip(plain, phrased, strict=True) if a.status == b.status == "ok"]
     to_wrong, to_right = pairs.count((True, False)), pairs.count((False, True))
     row = {"wording": wording, "num_answers": len(pairs), "right_to_wrong": to_wrong, "wrong_to_right": to_right}
@@ -122,7 +122,7 @@ def run(config: ConfigDict, mesh: Any) -> None:
             )
         rows = [changes(wording, plain, other) for wording, other in zip(WORDINGS, others, strict=True)]
         jsonl.write_json(output / "probe.json", {"judge": session.name, "wordings": rows})
-    cells = [["wording", "answers", "right to wrong", "wrong to right", "95 % of changed"]]
+    cells = [["wording", "answers", "right to wrong", "wrong to right", "95% of changed"]]
     for row in rows:
         ends = f"{row['changed_low']:.3f} to {row['changed_high']:.3f}" if row["num_answers"] else "–"
         counts = [str(row[name]) for name in ("num_answers", "right_to_wrong", "wrong_to_right")]

@@ -167,7 +167,7 @@ def test_the_paper_s_table():
     cells = {
         row[0]: row[1:] for row in ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[2:])
     }
-    assert cells["method (paper)"] == ["accuracy", "95 %", "ECE", "95 %"]
+    assert cells["method (paper)"] == ["accuracy", "95%", "ECE", "95%"]
     assert cells["LC RL"] == ["0.468", "0.455 to 0.481", "0.266", "0.253 to 0.280"]
     assert cells["GPT-4 asked for uncertainty"][0] == "0.760"  # .7595
     assert table.render_published("BioASQ").count("–") == 8  # GPT-4 has no intervals there

@@ -18,7 +18,7 @@ from tests.launch.conftest import STUB, settings_of
 def test_calibrate_says_how_it_is_used(launch, tmp_path, arguments, message):
     code, output, calls = launch("calibrate.sh", *arguments)
     assert code == 2
-    assert output.startswith(f"{message}\nusage: launch/calibrate.sh --model=FOLDER|HUB --questions=DATA")
+    assert output.startswith(f"{message}\nusage: launch/calibrate.sh --model=FOLDER|HUB|FILE.gguf --questions=DATA")
     assert calls == []
 
 
