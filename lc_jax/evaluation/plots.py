@@ -34,6 +34,7 @@ STYLE = {
 ERRORS = {"ece": "expected calibration error", "brier": "Brier score"}
 MAX_NAME = 40  # letters of a method's name in a figure
 MAX_INSIDE = 8  # methods in a legend among the curves
+MAX_COLUMNS = 4  # methods side by side
 LABEL_GAP = 13  # least distance of two labels, in pixels per 100 dpi
 GREY = "0.45"  # of what others measured
 
@@ -212,7 +213,9 @@ def _scored(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, 
 def _reliability(above: Any, below: Any, rows: Sequence[Mapping[str, Any]], index: int, num_bins: int) -> None:
     colour, marker = colour_and_marker(index)
     above.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    above.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.25, 0.5, 0.75, 1))
+    above.set(ylim=(-0.04, 1.04), yticks=(0, 0.25, 0.5, 0.75, 1))
+    for axes in (above, below):
+        axes.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))
     below.locator_params(axis="y", nbins=2, integer=True)
     below.set_xlabel("stated confidence")
     confidence, right, clusters = _scored(rows)
@@ -238,16 +241,22 @@ def reliability(records: Records, num_bins: int = 10, first: int = 0) -> Figure:
       records: by method; those whose status is not "ok" are left out.
       first: number of the first method, for its colour.
     """
+    columns = min(len(records), MAX_COLUMNS)
+    lines = math.ceil(len(records) / MAX_COLUMNS)
     with _styled():
-        figure = _figure(2.7 * len(records) + 0.7, 4, layout="constrained")
-        grid = figure.subplots(2, len(records), height_ratios=(3, 1), sharex=True, squeeze=False)
+        figure = _figure(2.7 * columns + 0.7, 4 * lines, layout="constrained")
+        grid = figure.subplots(2 * lines, columns, height_ratios=(3, 1) * lines, squeeze=False)
         for i, (method, rows) in enumerate(records.items()):
-            above, below = grid[:, i]
-            above.tick_params(labelleft=i == 0)
+            line, column = divmod(i, columns)
+            above, below = grid[2 * line : 2 * line + 2, column]
+            above.tick_params(labelleft=column == 0, labelbottom=False)
             above.set_title(_short(method), color=colour_and_marker(first + i)[0])
             _reliability(above, below, rows, first + i, num_bins)
-        grid[0, 0].set_ylabel("accuracy")
-        grid[1, 0].set_ylabel("answers")
+        for axes in grid[-2:, len(records) - columns * (lines - 1) :].flat:  # none is left for them
+            axes.remove()
+        for above, below in zip(grid[::2, 0], grid[1::2, 0], strict=True):
+            above.set_ylabel("accuracy")
+            below.set_ylabel("answers")
     return figure
 
 

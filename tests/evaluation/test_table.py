@@ -98,6 +98,18 @@ def reliability_bars(records):
     return zip(*(segment[:, 1] for segment in bars.get_segments()), strict=True)
 
 
+def test_a_fifth_method_is_drawn_below_the_first():
+    rows = [{"status": "ok", "confidence": 0.7, "correct": 1, "question_id": "q"}]
+    figure = plots.reliability(dict.fromkeys("abcde", rows))
+    figure.draw_without_rendering()
+    places = {axes.get_title(): axes.get_position() for axes in figure.axes if axes.get_title()}
+    assert list(places) == list("abcde")
+    assert len(figure.axes) == 10
+    assert places["e"].x0 == pytest.approx(places["a"].x0)
+    assert places["e"].y1 < places["a"].y0
+    assert places["d"].y0 == pytest.approx(places["a"].y0)
+
+
 def test_one_answer_has_wilsons_bar_in_the_reliability_curve():
     low, high = reliability_bars([{"confidence": 0.8, "correct": False, "status": "ok"}])
     assert (*low, *high) == pytest.approx((0, 0.7935), abs=5e-5)
