@@ -67,7 +67,7 @@ def policies(mesh: jax.sharding.Mesh) -> Iterator[tuple[str, str, Model]]:
         config = folders.config_of(base.LLAMA, compute_dtype="bfloat16")[0]
         deep = dataclasses.replace(config, num_layers=RANDOM_LAYERS, initializer_range=deviation)
         model = registry.initialize(deep, jax.random.key(0), mesh, "causal")
-        yield f"random Llama, {RANDOM_LAYERS} layers, initial deviation {deviation}", "bfloat16", model
+        yield f"random Llama, {RANDOM_LAYERS} layers, initializer_range {deviation}", "bfloat16", model
 
 
 @jax.jit
