@@ -54,7 +54,7 @@ def value_of(text: str) -> Probability:
     """Returns the value of a text that matches PERCENTAGE, FRACTION, WORD ("doubt" too) or BARE; of a range its middle.
 
     Raises:
-      Unreadable: more than 100 %, or a range or fraction that makes no sense.
+      Unreadable: more than 100%, or a range or fraction that makes no sense.
     """
     word = (WORDS | {"doubt": WORDS["doubtful"]}).get(" ".join(text.lower().split()))
     if word is not None:
@@ -67,7 +67,7 @@ def value_of(text: str) -> Probability:
         raise Unreadable(f"{text!r} is no range and no fraction")
     is_percentage = re.search(_UNIT, text, re.IGNORECASE) is not None
     if is_percentage and last > 100:
-        raise Unreadable(f"{text!r} is over 100 %")
+        raise Unreadable(f"{text!r} is over 100%")
     if is_percentage:
         return Probability(round((first + last) / 200, 12), _ROUNDING)
     return Probability(first / last if len(numbers) == 2 else first, _ROUNDING)

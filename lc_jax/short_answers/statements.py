@@ -21,7 +21,7 @@ Probabilities are percentages ("70%", "70.5 percent"), ranges ("60-70 %", "betwe
 fractions ("7 out of 10"), decimals after a label or in parentheses, and the words of `probabilities.WORDS`. After an
 answer, "60-70%" is a range only in parentheses, after a colon or after a word such as "with" or "is".
 
-Everything else is refused with a reason: more than 100 % for one answer or, by more than rounding, for all together;
+Everything else is refused with a reason: more than 100% for one answer or, by more than rounding, for all together;
 an answer that is named twice; a probability without an answer, or answers with and without one; words of doubt or
 certainty without a value ("perhaps", "certainly", "very likely", "at least 70%"); a probability of a negation ("I am
 70% sure that it is not France"), of an exception ("anything but France") or of no answer ("unknown (80%)", "others
@@ -158,6 +158,6 @@ def read(text: str) -> Statement:
     if len(probabilities) < len(items) and (total > 0 or len(items) > len(probabilities) + 1 or [] in groups):
         raise Unreadable("an answer without a probability next to another answer, or to 'I do not know'")
     if total > 1 + rounding + 1e-9:
-        raise Unreadable(f"the probabilities sum to {100 * total:.4g} %")
+        raise Unreadable(f"the probabilities sum to {100 * total:.4g}%")
     probs = [None if item.probability is None else item.probability.value for item in items]
     return Statement(tuple(item.answer for item in items), tuple(probs))

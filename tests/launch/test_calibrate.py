@@ -61,6 +61,10 @@ def test_calibrate_samples_fine_tunes_and_evaluates(launch, tmp_path):
     assert [name for name, _ in calls if name in ("sft_lc", "ppo", "report")] == ["sft_lc", "ppo"] * 2 + ["report"]
     evaluations = [flags for name, flags in calls if name == "evaluate_qa"]
     assert {flags["annotator.name"] for flags in evaluations} == {"rules/one-answer"}
+    decoded = {flags["method"]: flags.get("temperature") for flags in evaluations}  # LC SFT and LC RL as in the profile
+    assert {name: decoded[name] for name in ("few shots", "own probability", "LC SFT", "LC RL")} == {
+        "few shots": "0", "own probability": "0", "LC SFT": None, "LC RL": None,
+    }  # fmt: skip
     methods = [(flags["data"], flags["method"]) for flags in evaluations]
     base = ["few shots", "asked for a percentage", "own probability", "agreement of samples"]
     trained = [("validation", "LC SFT"), ("test", "LC SFT"), ("places", "LC SFT")]

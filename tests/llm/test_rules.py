@@ -58,7 +58,7 @@ def test_samples_become_a_consensus_and_the_judge_compares_words(annotator):
     ("prompt", "text", "reason"),
     [
         (extract.PROMPT, "It is perhaps France", "'perhaps' is no part of a short answer"),
-        (forecast.PROMPT, "France (70%), Spain (70%)", "the probabilities sum to 140 %"),
+        (forecast.PROMPT, "France (70%), Spain (70%)", "the probabilities sum to 140%"),
         (forecast.PROMPT, "France", "states no confidence; of such a method use --config.uses_confidence=false"),
         (correctness.PROMPT, "", "the text is empty"),
     ],

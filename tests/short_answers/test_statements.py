@@ -113,11 +113,11 @@ REFUSED = [
     *((text, "a probability without an answer") for text in (
         "70%", "(70%)", "I am 70% sure.", "The answer is 70%.", "It is likely", "It is a toss-up.", "About 70%",
         "???")),
-    ("France (140%)", "over 100 %"), ("140% France", "over 100 %"), ("France (90-110%)", "over 100 %"),
+    ("France (140%)", "over 100%"), ("140% France", "over 100%"), ("France (90-110%)", "over 100%"),
     ("France (70-60%)", "no range"), ("France (8 out of 7)", "no fraction"), ("France (0/0)", "no fraction"),
     ("France (50/50)", "no fraction"), ("France (40/60)", "no fraction"),
-    ("France (60%) or Spain (60%)", "sum to 120 %"), ("France (51%), Spain (51%)", "sum to 102 %"),
-    ("France is likely. It is likely Spain.", "sum to 150 %"),
+    ("France (60%) or Spain (60%)", "sum to 120%"), ("France (51%), Spain (51%)", "sum to 102%"),
+    ("France is likely. It is likely Spain.", "sum to 150%"),
     ("The answer is France (70%). It could also be the FRANCE (20%).", "named twice"),
     ("It is not France. It is France (70%).", "named twice"),
     ("France (70%). It is Spain.", "an answer without a probability"),
@@ -340,7 +340,7 @@ def test_a_range_is_its_middle_and_one_that_falls_is_refused(form, low, high, da
 
 @given(st.sampled_from(AFTER + BEFORE), st.integers(101, 999))
 def test_no_probability_is_over_one(form, percentage):
-    with pytest.raises(Unreadable, match="over 100 %"):
+    with pytest.raises(Unreadable, match="over 100%"):
         read(form.format("France", f"{percentage}%"))
 
 
