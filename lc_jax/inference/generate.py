@@ -122,6 +122,7 @@ def _generate(
     all rows. There are B keys, a multiple of Q: rows 0 to B / Q - 1 continue the first prompt, and so on.
     """
     module = model.bind()
+    layers = module.decoding_layers()
     (num_prompts, width), limit, (temperature, top_p) = tokens.shape, sampling.max_new_tokens, numbers
     batch = len(keys)
     num_samples = batch // num_prompts
@@ -149,7 +150,7 @@ def _generate(
         logprob = jnp.where(loop.done, 0.0, logprob)
         lengths = loop.lengths + ~loop.done
         done = loop.done | jnp.isin(token, eos)
-        hidden, cache = module.decode(token, starts, width + loop.index, loop.cache)
+        hidden, cache = module.decode(token, starts, width + loop.index, loop.cache, layers)
         return _Loop(
             loop.index + 1,
             module.logits(hidden),
@@ -164,7 +165,7 @@ def _generate(
     segments = max(1, min(MAX_SEGMENTS, limit // MIN_SEGMENT))
     ends = [limit * (i + 1) // segments for i in range(segments)]
     cache = dataclasses.replace(module.init_cache(num_prompts, width + ends[0]), prefix=prefix_cache)
-    hidden, cache = module.prefill(tokens, starts, cache)
+    hidden, cache = module.prefill(tokens, starts, cache, layers)
     starts = jnp.repeat(starts, num_samples)
     loop = _Loop(
         jnp.int32(0),
@@ -185,7 +186,8 @@ def _generate(
 def _compute_prefix(model: Model, tokens: Int[Array, "1 C"]) -> Cache:
     """Returns keys and values of the shared prefix."""
     module = model.bind()
-    return module.prefill(tokens, jnp.zeros(1, jnp.int32), module.init_cache(1, tokens.shape[1]))[1]
+    cache, layers = module.init_cache(1, tokens.shape[1]), module.decoding_layers()
+    return module.prefill(tokens, jnp.zeros(1, jnp.int32), cache, layers)[1]
 
 
 def _static(sampling: Sampling) -> Sampling:

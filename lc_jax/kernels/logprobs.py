@@ -20,6 +20,7 @@ from lc_jax.kernels import logprobs_pallas
 from lc_jax.kernels.matmul import product, transposed_product
 
 CHUNK_LOGITS = 2**26  # logits that exist at once on each device: 256 MiB in float32
+LONG_ROW = 2**14  # logits; of longer rows, CPUs compute one sum over an exponential several times as slowly as two
 
 Read = tuple[Float[Array, " N"], Float[Array, " N"], Float[Array, " N"]]  # log-probability, entropy, log-normaliser
 
@@ -62,6 +63,23 @@ def _portable(
 # --- with a gradient of its own: one pass over the logits in place of several, the head's summed in float32 ---
 
 
+def _read_in_pairs(logits: Float[Array, "N V"], targets: Int[Array, " N"]) -> Read:
+    """Computes what `_read` does; on CPUs, both sums over a long vocabulary as one reduction of pairs.
+
+    Such a reduction has no gradient, and is not divided over devices: they would gather the logits.
+    """
+    is_divided = jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1
+    if jax.default_backend() != "cpu" or is_divided or logits.shape[1] < LONG_ROW:
+        return _read(logits, targets)
+    largest = jnp.max(logits, axis=-1)
+    weights = jnp.exp(logits - largest[:, None])
+    add = functools.partial(jax.tree.map, jnp.add)
+    total, weighted = jax.lax.reduce((weights, weights * logits), (0.0, 0.0), add, (1,))
+    normalizer = largest + jnp.log(total)
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return chosen - normalizer, normalizer - weighted / total, normalizer
+
+
 Variant = tuple[str, float | None]  # implementation and softcap
 
 
@@ -70,7 +88,7 @@ def _read_all(hidden: jax.Array, targets: jax.Array, head: jax.Array, temperatur
         if variant[0] == "pallas":
             platform = "gpu" if jax.default_backend() == "gpu" else "tpu"
             return None, logprobs_pallas.read(*xs, head, temperature, platform)
-        return None, _read(_logits(xs[0], head, temperature, variant[1]), xs[1])
+        return None, _read_in_pairs(_logits(xs[0], head, temperature, variant[1]), xs[1])
 
     return jax.lax.scan(part, None, (hidden, targets))[1]
 
@@ -92,7 +110,7 @@ def _analytic_forward(hidden: Any, targets: Any, head: Any, temperature: Any, va
     saved_logits = None
     if variant[0] == "analytic" and len(hidden) == 1:
         saved_logits = _logits(hidden[0], head, temperature, variant[1])
-        logprobs, entropies, normalizers = (x[None] for x in _read(saved_logits, targets[0]))
+        logprobs, entropies, normalizers = (x[None] for x in _read_in_pairs(saved_logits, targets[0]))
     else:
         logprobs, entropies, normalizers = _read_all(hidden, targets, head, temperature, variant)
     return (logprobs, entropies), (hidden, targets, head, temperature, entropies, normalizers, saved_logits)

@@ -39,7 +39,7 @@ def matmul(x: Float[Array, "N I"], kernel: Float[Array, "I O"]) -> Float[Array, 
 
 @jax.custom_vjp
 def _bfloat16_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+    return product(x, kernel).astype(x.dtype)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

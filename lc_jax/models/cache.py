@@ -49,8 +49,8 @@ Step = Callable[[jax.Array, Any, LayerCache], tuple[jax.Array, LayerCache]]  # (
 class Cache:
     """Keys and values of all layers at the positions so far.
 
-    Shallow models have an array [B G S K] per layer: CPUs would copy a layer out of a larger one for every token. Deep
-    ones have a single [L B G S K].
+    There is an array [B G S K] per layer on CPUs, which would copy a layer out of a larger one for every token, and for
+    shallow models; otherwise a single [L B G S K].
     """
 
     keys: tuple[Float[Array, "*L B G S K"], ...]
@@ -104,9 +104,12 @@ class Cache:
         return Cache(keys, values, self.prefix)
 
     def scan(self, step: Step, x: jax.Array, params: Any) -> tuple[jax.Array, Cache]:
-        """Runs x, layer = step(x, parameters of a layer, layer) over all layers; `params` are stacked by layer.
+        """Runs x, layer = step(x, parameters of a layer, layer) over all layers.
 
         The cache is carried and updated in place: as inputs and outputs of a scan it would be copied for every token.
+
+        Args:
+          params: stacked by layer; where each layer has arrays of its own, a list of the parameters of each.
         """
         if self.keys[0].ndim == 5:
 
@@ -123,8 +126,7 @@ class Cache:
         all_keys, all_values = [], []
         for i in range(len(self.keys)):
             prefix = (self.prefix.keys[i], self.prefix.values[i]) if self.prefix else None
-            layer_params = jax.tree.map(lambda leaf, i=i: leaf[i], params)
-            x, layer = step(x, layer_params, LayerCache(self.keys[i], self.values[i], None, prefix))
+            x, layer = step(x, params[i], LayerCache(self.keys[i], self.values[i], None, prefix))
             all_keys.append(layer.keys)
             all_values.append(layer.values)
         return x, Cache(tuple(all_keys), tuple(all_values), self.prefix)

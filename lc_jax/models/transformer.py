@@ -165,21 +165,21 @@ class CausalLM(nnx.Module):
         scale = self.config.embedding_scale
         return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
 
-    def _by_kind(self, positions: Int[Array, "B T"], length: int) -> tuple[Any, Callable[..., ByKind]]:
-        """Returns the number of each layer's kind, to be scanned with its parameters, and what a number stands for.
+    def _kinds(self) -> Int[Array, " L"] | None:
+        """Returns the number of each layer's kind, which is scanned with its parameters; None: there is one kind."""
+        return jnp.asarray(self.config.kind_of_layer) if len(self.config.kinds) > 1 else None
 
-        Both tables are computed once, for positions below `length`. Decoders with one kind of layer scan None.
-        """
+    def _by_kind(self, positions: Int[Array, "B T"], length: int) -> Callable[..., ByKind]:
+        """Returns a function from the number of a kind to its angles and window, for positions below `length`."""
         config = self.config
         ropes = [kind.rope for kind in config.kinds]
         cos, sin = angles(ropes, config.rotary_dim, config.max_length, positions, length)
         windows = config.windows(length)
         if len(ropes) == 1:
             only = ByKind(cos, sin, None if windows is None else windows[0])
-            return None, lambda kind: only
+            return lambda kind: only
         sizes = None if windows is None else jnp.asarray([size or NO_WINDOW for size in windows])
-        kinds = jnp.asarray(config.kind_of_layer)
-        return kinds, lambda kind: ByKind(cos[kind], sin[kind], None if sizes is None else sizes[kind])
+        return lambda kind: ByKind(cos[kind], sin[kind], None if sizes is None else sizes[kind])
 
     def __call__(
         self,
@@ -200,7 +200,7 @@ class CausalLM(nnx.Module):
         ends = lengths if starts is None or lengths is None else starts + lengths
         mask = RowMask(starts, ends, segment_ids)
         positions = jnp.broadcast_to(mask.positions(tokens.shape[1]), tokens.shape)
-        kinds, by_kind = self._by_kind(positions, tokens.shape[1])
+        by_kind = self._by_kind(positions, tokens.shape[1])
         graphdef, stacked = nnx.split(self.layers)
 
         def body(x: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, None]:
@@ -217,7 +217,7 @@ class CausalLM(nnx.Module):
         # Laid out as the table's columns are, then by rows: in one step XLA would gather what all replicas looked up.
         x = parallel.constrain(self._embed(tokens), "replica", None, "embed")
         x = parallel.constrain(x, "batch", None, None)
-        x, _ = jax.lax.scan(body, x, (stacked, kinds), unroll=self._unroll())
+        x, _ = jax.lax.scan(body, x, (stacked, self._kinds()), unroll=self._unroll())
         return self.norm(x)
 
     def _attention(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask) -> Float[Array, "B T H K"]:
@@ -239,15 +239,36 @@ class CausalLM(nnx.Module):
         """Returns an empty cache of `length` positions a row."""
         config = self.config
         shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
-        return Cache.empty(shape, config.dtype, per_layer=self._unroll() > 1)
+        return Cache.empty(shape, config.dtype, per_layer=self._is_per_layer())
+
+    def _is_per_layer(self) -> bool:
+        return self.config.num_layers <= UNROLL or jax.default_backend() == "cpu"
+
+    def decoding_layers(self) -> Any:
+        """Returns parameters and kinds of the layers as `prefill` and `decode` read them: stacked, or a list.
+
+        A list where each layer has a cache of its own. It consists of copies, with matrices in the compute dtype: in
+        the decode loop, CPUs would copy, and convert, each layer out of the stack for every token.
+        """
+        stacked = nnx.split(self.layers)[1], self._kinds()
+        if not self._is_per_layer():
+            return stacked
+
+        def take(leaf: jax.Array, layer: int) -> jax.Array:
+            is_matrix = leaf.ndim == 3 and jnp.issubdtype(leaf.dtype, jnp.floating)
+            return leaf[layer].astype(self.config.dtype) if is_matrix else leaf[layer]
+
+        layers = [jax.tree.map(lambda leaf, i=i: take(leaf, i), stacked) for i in range(self.config.num_layers)]
+        return jax.lax.optimization_barrier(layers)  # without it, the copies are made in the loop again
 
     def prefill(
-        self, tokens: Int[Array, "B T"], starts: Int[Array, " B"], cache: Cache
+        self, tokens: Int[Array, "B T"], starts: Int[Array, " B"], cache: Cache, layers: Any
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Computes hidden states of left-padded prompts, and writes their keys and values to positions 0 to T.
 
         Args:
           starts: first real position of each row; T for a row without tokens.
+          layers: see `decoding_layers`.
         """
         mask = RowMask(starts)
 
@@ -258,7 +279,7 @@ class CausalLM(nnx.Module):
             return prefill_attention(q, k, v, layer_mask, self.config.score_scaling, layer.prefix)
 
         positions = mask.positions(tokens.shape[1]) + cache.prefix_length
-        return self._through_cache(tokens, positions, cache, 0, attend)
+        return self._through_cache(tokens, positions, cache, layers, 0, attend)
 
     def decode(
         self,
@@ -266,6 +287,7 @@ class CausalLM(nnx.Module):
         starts: Int[Array, " B"],
         position: Int[Array, ""],
         cache: Cache,
+        layers: Any,
     ) -> tuple[Float[Array, "B D"], Cache]:
         """Computes the hidden state of one more token a row at `position`; it sees starts[b] <= s <= position."""
         in_sequence = position - starts + cache.prefix_length
@@ -274,7 +296,7 @@ class CausalLM(nnx.Module):
             mask, scaling = RowMask(starts, window=window), self.config.score_scaling
             return decode_attention(q[:, 0], *layer.read(), mask, position, scaling, layer.prefix)[:, None]
 
-        hidden, cache = self._through_cache(token[:, None], in_sequence[:, None], cache, position, attend)
+        hidden, cache = self._through_cache(token[:, None], in_sequence[:, None], cache, layers, position, attend)
         return hidden[:, 0], cache
 
     def _through_cache(
@@ -282,13 +304,14 @@ class CausalLM(nnx.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
         cache: Cache,
+        layers: Any,
         position: Any,
         attend: Callable[..., jax.Array],
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Runs the blocks; each writes keys and values at `position` of its cache, then attends by attend(q, k, v,
         window, cache of the layer)."""
-        kinds, by_kind = self._by_kind(positions, cache.prefix_length + cache.length)
-        graphdef, stacked = nnx.split(self.layers)
+        by_kind = self._by_kind(positions, cache.prefix_length + cache.length)
+        graphdef = nnx.split(self.layers)[0]
 
         def step(x: jax.Array, inputs: tuple[Any, Any], layer: LayerCache) -> tuple[jax.Array, LayerCache]:
             params, kind = inputs
@@ -304,7 +327,7 @@ class CausalLM(nnx.Module):
             return parallel.constrain(x, "batch", None, None), layer
 
         x = parallel.constrain(self._embed(tokens), "batch", None, None)  # from a table that fsdp does not split
-        x, cache = cache.scan(step, x, (stacked, kinds))
+        x, cache = cache.scan(step, x, layers)
         return self.norm(x), cache
 
 

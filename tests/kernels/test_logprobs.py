@@ -34,11 +34,13 @@ FORMS = ("portable", "analytic", "pallas")
 VOCAB = 31
 
 
-@pytest.fixture(params=[10, 1000])
+@pytest.fixture(params=[(10, VOCAB + 1), (1000, VOCAB + 1), (10, VOCAB), (1000, VOCAB)])
 def chunk_tokens(request, monkeypatch):
-    """Chunks of three or four tokens a row, which do not divide 13, and one of everything."""
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", request.param * VOCAB)
-    return request.param
+    """Chunks of three or four tokens a row, which do not divide 13, and one of everything; short rows and long ones."""
+    tokens, long_row = request.param
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", tokens * VOCAB)
+    monkeypatch.setattr(logprobs, "LONG_ROW", long_row)
+    return tokens
 
 
 def in_float64(hidden, head, targets, temperature, weights, softcap=None):
@@ -141,6 +143,7 @@ def test_memory_is_far_below_all_logits(monkeypatch, gradient, implementation):
 def test_vocabulary_parallel(monkeypatch):
     """Eight devices, an eighth of the head each: no device is sent the head or logits, and nothing else changes."""
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 8 * 64 // 8)
+    monkeypatch.setattr(logprobs, "LONG_ROW", 1)  # of rows as long as this the sums are not divided, where they can be
     hidden, head, targets = inputs(4, 12, 16, 64)
     temperature, weights = jnp.float32(0.7), np.random.default_rng(1).normal(size=(2, 4, 12)).astype(np.float32)
     mesh = parallel.make_mesh(fsdp=1, tensor=8)

@@ -12,6 +12,11 @@ def empty(per_layer, length=LENGTH):
     return Cache.empty((LAYERS, ROWS, HEADS, length, SIZE), jnp.float32, per_layer=per_layer)
 
 
+def numbers(cache):
+    """The parameter of each layer: 0, 10 and 20."""
+    return [0.0, 10.0, 20.0] if len(cache.keys) == LAYERS else 10.0 * jnp.arange(LAYERS)
+
+
 def filled(cache, position):
     """Every layer writes its parameter + the row at `position` and the next; x counts the layers."""
 
@@ -19,7 +24,7 @@ def filled(cache, position):
         tokens = jnp.full((ROWS, 2, HEADS, SIZE), number) + jnp.arange(ROWS)[:, None, None, None]
         return x + 1, layer.write(tokens, -tokens, position)
 
-    return cache.scan(step, jnp.int32(0), 10.0 * jnp.arange(LAYERS))
+    return cache.scan(step, jnp.int32(0), numbers(cache))
 
 
 @pytest.mark.parametrize("per_layer", [True, False])
@@ -34,7 +39,7 @@ def test_a_layer_reads_what_it_wrote_after_growing_too(per_layer):
         read.append(keys)
         return x + (keys - values)[..., 0] / 2, layer
 
-    total, _ = cache.scan(step, jnp.zeros((ROWS, HEADS, 8)), 10.0 * jnp.arange(LAYERS))
+    total, _ = cache.scan(step, jnp.zeros((ROWS, HEADS, 8)), numbers(cache))
     assert total[:, 0].tolist() == [[0, 0, 30, 30, 0, 0, 30, 30], [0, 0, 33, 33, 0, 0, 33, 33]]
     assert read[0].shape == (ROWS, HEADS, 8, SIZE)
 
@@ -49,6 +54,6 @@ def test_each_layer_has_its_own_part_of_a_shared_prefix(per_layer):
         keys, values = layer.prefix
         return x + jnp.abs(keys - number).sum() + jnp.abs(values + number).sum(), layer
 
-    total, after = cache.scan(step, jnp.float32(0), 10.0 * jnp.arange(LAYERS))
+    total, after = cache.scan(step, jnp.float32(0), numbers(cache))
     assert float(total) == 2 * LAYERS * HEADS * 2 * SIZE  # row 1 is 1 more than row 0, in keys and in values
     assert after.prefix_length == 2

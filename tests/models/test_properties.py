@@ -14,7 +14,7 @@ from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.models import registry
 from lc_jax.models.rope import rotate
-from lc_jax.models.transformer import trainable
+from lc_jax.models.transformer import CausalLM, trainable
 from lc_jax.training import language_model, loop, optimizer, state
 from tests import programs
 
@@ -165,8 +165,10 @@ def test_rows_without_tokens_are_finite(model, width):
 # --- the cache ---
 
 
-def test_cached_decode_is_the_full_forward_pass(model):
+@pytest.mark.parametrize("per_layer", [True, False])
+def test_cached_decode_is_the_full_forward_pass(model, per_layer, monkeypatch):
     """Prompts of several lengths, left-padded; then token by token, the cache growing on the way."""
+    monkeypatch.setattr(CausalLM, "_is_per_layer", lambda self: per_layer)
     prompts, new = ragged(4, 10), 8
     continuation = np.random.default_rng(5).integers(3, VOCAB, (4, new))
     padded = batches.pad(prompts, 12, side="left")
@@ -176,7 +178,7 @@ def test_cached_decode_is_the_full_forward_pass(model):
 
     module, starts = model.bind(), jnp.asarray(padded.starts)
     hidden, cache = jax.jit(lambda *args: module.prefill(*args))(
-        jnp.asarray(padded.tokens), starts, module.init_cache(4, 16)
+        jnp.asarray(padded.tokens), starts, module.init_cache(4, 16), module.decoding_layers()
     )
     for row, prompt in enumerate(prompts):
         np.testing.assert_allclose(hidden[row, 12 - len(prompt) :], expected[row, : len(prompt)], atol=2e-5)
@@ -184,7 +186,9 @@ def test_cached_decode_is_the_full_forward_pass(model):
     for index in range(new):
         if index == 4:
             cache = cache.grow(12 + new)
-        hidden, cache = decode(jnp.asarray(continuation[:, index]), starts, jnp.int32(12 + index), cache)
+        hidden, cache = decode(
+            jnp.asarray(continuation[:, index]), starts, jnp.int32(12 + index), cache, module.decoding_layers()
+        )
         for row, prompt in enumerate(prompts):
             np.testing.assert_allclose(hidden[row], expected[row, len(prompt) + index], atol=2e-5)
 
