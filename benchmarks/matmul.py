@@ -1,8 +1,12 @@
-"""Products of bfloat16 matrices, forward and backward, against XLA's own choice (x @ kernel and its gradients)."""
+"""Products of bfloat16 matrices, forward and backward, against XLA's own choice (x @ kernel and its gradients).
+
+The last row has as few rows of x as a step of generation.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import report
-from lc_jax.kernels.matmul import matmul
+from lc_jax.kernels.matmul import matmul, matmul_by_columns
 
-TOKENS = 1024
+TOKENS, FEW = 1024, 16
 SMALL, LARGE = (576, 1536), (4096, 11008)  # the feed-forward layers of SmolLM2-135M and of Llama 2 7B
+
+
+def _run(function: Any, operands: tuple[jax.Array, ...]) -> None:
+    function(*operands).block_until_ready()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,27 +34,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     kernel = jax.random.normal(jax.random.key(1), (rows, columns), jnp.bfloat16)
     by_out = jax.random.normal(jax.random.key(2), (TOKENS, columns), jnp.bfloat16)
 
-    def forms(multiply: Any) -> dict[str, Any]:
-        def gradient(argument: int) -> Any:
-            return jax.jit(lambda *operands: jax.vjp(multiply, *operands[:2])[1](operands[2])[argument])
+    def gradient(multiply: Any, argument: int) -> Any:
+        return lambda *operands: jax.vjp(multiply, *operands[:2])[1](operands[2])[argument]
 
-        return {"x @ kernel": jax.jit(lambda x, kernel, _: multiply(x, kernel))} | {
-            "gradient of x": gradient(0),
-            "gradient of kernel": gradient(1),
-        }
-
+    few = x[:FEW]
+    cases = {  # ours, XLA's, with their operands
+        "x @ kernel": (matmul, (x, kernel), jnp.matmul, (x, kernel)),
+        "gradient of x": (gradient(matmul, 0), (x, kernel, by_out), gradient(jnp.matmul, 0), (x, kernel, by_out)),
+        "gradient of kernel": (gradient(matmul, 1), (x, kernel, by_out), gradient(jnp.matmul, 1), (x, kernel, by_out)),
+        f"x @ kernel, {FEW} rows": (matmul_by_columns, (few, jnp.asarray(kernel.T)), jnp.matmul, (few, kernel)),
+    }
     machine = report.Machine.measured(args.size, matmul)
     table = []
-    peers = forms(jnp.matmul)
-    for name, ours in forms(matmul).items():
-        calls: dict[str, Any] = {
-            "ours": lambda ours=ours: ours(x, kernel, by_out).block_until_ready(),
-            "peer": (lambda peer=peers[name]: peer(x, kernel, by_out).block_until_ready()) if is_cpu else None,
-        }
-        seconds: Any = report.measure(calls, max(5, args.size.repeats))
-        operations = 2.0 * TOKENS * rows * columns
-        notes = {"shape": [TOKENS, rows, columns], "GFLOP/s": operations / seconds["ours"] / 1e9}
-        floor = machine.floor(operations, x.nbytes + kernel.nbytes + by_out.nbytes)
+    for name, (ours, operands, peer, peer_operands) in cases.items():
+        seconds: Any = report.measure(
+            {
+                "ours": functools.partial(_run, jax.jit(ours), operands),
+                "peer": functools.partial(_run, jax.jit(peer), peer_operands) if is_cpu else None,
+            },
+            max(5, args.size.repeats),
+        )
+        count = len(operands[0])
+        operations = 2.0 * count * rows * columns
+        notes = {"shape": [count, rows, columns], "GFLOP/s": operations / seconds["ours"] / 1e9}
+        floor = machine.floor(operations, sum(operand.nbytes for operand in operands))
         table.append(report.Row(name, seconds["ours"], "XLA", seconds["peer"], floor, notes))
     report.finish("matmul", args, machine, table)
 

@@ -1,8 +1,8 @@
-"""A real chat model against transformers: SmolLM2-135M-Instruct from its GGUF file, equal numbers and speed in float32.
+"""A real chat model against transformers: SmolLM2-135M-Instruct from its GGUF file, equal numbers and speed.
 
-Logits of all positions and greedy tokens are compared, then generation and log-probabilities are timed in turns. The
-last row is a training step of lc_jax in bfloat16 with rematerialisation, as the profile calibrate-small trains, against
-one in float32 without.
+Logits of all positions and greedy tokens are compared in float32, then generation and log-probabilities are timed in
+turns, in float32 and in bfloat16, which is the dtype of transformers too. The last row is a training step of lc_jax in
+bfloat16 with rematerialisation, as the profile calibrate-small trains, against one in float32 without.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lc_jax.data.tokenizer import load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference import score as scores
 from lc_jax.models import hf
+from lc_jax.models.transformer import Model
 
 MODEL = "smollm2-135m"
 
@@ -41,35 +42,57 @@ SMALL, FULL = Amount(4, 8, 4, 8, 8, 1), Amount(50, 64, 16, 32, 64, 3)
 PRECISIONS = {"ours": {"compute_dtype": "bfloat16", "remat": "full"}, "peer": real_parity.FLOAT32 | {"remat": "none"}}
 
 
-def measure(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> dict[str, Any]:
-    """Returns seconds of generation and scoring, ours and the peer's, with `difference` of logits and `of` texts.
+def measure(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> list[report.Row]:
+    """Returns rows of generation and scoring in float32 and in bfloat16.
 
     Raises:
-      ArithmeticError: logits or greedy tokens are not the peer's.
+      ArithmeticError: logits or greedy tokens in float32 are not the peer's.
     """
+    prompts = real_parity.requests(load_tokenizer(folder), amount.prompts)
+    model, network = _load(folder, mesh, "float32")
+    completions, difference = real_parity.compare(model, network, prompts, amount.tokens)
+    prompts, texts = prompts[: amount.batch], [p + c for p, c in zip(prompts, completions, strict=True)][: amount.batch]
+    threads = models.fastest_threads(lambda: score.peer_logprobs(network, texts[:2], 2))
+    parity: dict[str, Any] = {
+        "largest difference of logits": difference,
+        f"texts of {len(completions)} with the same {amount.tokens} greedy tokens": len(completions),
+    }
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        for name, times in _times(*_load(folder, mesh, dtype), prompts, texts, amount, threads).items():
+            tokens = amount.batch * amount.response if name == "generate" else sum(map(len, texts))
+            notes = {"tokens per second": tokens / times["ours"]} | (parity if dtype == "float32" else {})
+            title = f"{name} {tokens} tokens, {dtype}"
+            rows.append(report.Row(title, times["ours"], "transformers", times["peer"], None, notes))
+    return rows
+
+
+def _load(folder: Path, mesh: jax.sharding.Mesh, dtype: str) -> tuple[Model, Any]:
     import torch
     import transformers
 
-    model, tokenizer = hf.load(folder, mesh, **real_parity.FLOAT32), load_tokenizer(folder)
-    network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    prompts = real_parity.requests(tokenizer, amount.prompts)
+    network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    return hf.load(folder, mesh, param_dtype=dtype, compute_dtype=dtype), network
 
-    def ours(prompts: Sequence[list[int]], response: int) -> list[list[int]]:
-        sampling = generate.Sampling(response, temperature=0.0)
-        completions = generate.generate(
-            model, prompts, sampling, seed=0, batch_size=min(len(prompts), 2 * amount.batch)
-        )
-        return [completion.tokens for completion in completions]
 
-    completions, difference = real_parity.compare(model, network, prompts, amount.tokens)
-    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    some, texts = prompts[: amount.batch], texts[: amount.batch]
-    torch.set_num_threads(models.fastest_threads(lambda: score.peer_logprobs(network, texts[:2], 2)))
-    times = {
+def _times(
+    model: Model,
+    network: Any,
+    prompts: Sequence[list[int]],
+    texts: Sequence[list[int]],
+    amount: Amount,
+    threads: int,
+) -> dict[str, Any]:
+    """Returns seconds of `generate` and `score`, ours and the peer's, with `threads` of torch."""
+    import torch
+
+    torch.set_num_threads(threads)
+    sampling = generate.Sampling(amount.response, temperature=0.0)
+    return {
         "generate": report.measure(
             {
-                "ours": lambda: ours(some, amount.response),
-                "peer": lambda: real_parity.peer_generate(network, some, amount.response),
+                "ours": lambda: generate.generate(model, prompts, sampling, seed=0, batch_size=len(prompts)),
+                "peer": lambda: real_parity.peer_generate(network, prompts, amount.response),
             },
             amount.repeats,
         ),
@@ -81,8 +104,6 @@ def measure(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> dict[str, 
             amount.repeats,
         ),
     }
-    tokens = {"generate": amount.batch * amount.response, "score": sum(map(len, texts))}
-    return {"times": times, "tokens": tokens, "difference": difference, "of": len(prompts)}
 
 
 def train(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> dict[str, Any]:
@@ -107,19 +128,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         real_parity.convert(MODEL, folder, mesh)
-        result = measure(folder, mesh, amount)
+        rows = measure(folder, mesh, amount)
         trained = train(folder, mesh, amount)
-    notes = {
-        "largest difference of logits": result["difference"],
-        f"texts of {result['of']} with the same {amount.tokens} greedy tokens": result["of"],
-    }
-    rows = [
-        report.Row(
-            f"{name} {result['tokens'][name]} tokens", times["ours"], "transformers", times["peer"], None,
-            {"tokens per second": result["tokens"][name] / times["ours"]} | notes,
-        )
-        for name, times in result["times"].items()
-    ]  # fmt: skip
     tokens = amount.batch * amount.length
     rows.append(
         report.Row(

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from lc_jax.types import Reply, Request
 
-# Imported by name on demand: a provider may need its vendor's package, or JAX, which asking an API must not.
+# Imported by name on demand: a provider may need its SDK, or JAX, which asking an API must not.
 PROVIDERS = {
     "anthropic": "lc_jax.llm.anthropic",
     "openai": "lc_jax.llm.openai",

@@ -1,4 +1,4 @@
-"""A model behind a vendor's SDK: what the providers anthropic and openai have in common.
+"""A model behind a provider's SDK: what the providers anthropic and openai have in common.
 
 The SDKs bring the transport (aiohttp, https, proxies). Attempts are counted here and not by the SDKs, because a 429
 pauses all requests, a server that asks for a long wait ends the run, and no money or no key is no reason to try again.
@@ -63,7 +63,7 @@ class API(abc.ABC):
     """One model at one server."""
 
     provider: str  # the first half of the annotator's name, and the SDK's package
-    home: str  # the vendor's own address
+    home: str  # the provider's own address
     path: str  # of the endpoint that gives a reply
     endpoints: tuple[str, ...]  # endings of an address that are no part of its base
     root: str  # the path of a base address that has none
@@ -82,7 +82,7 @@ class API(abc.ABC):
 
     @property
     def sdk(self) -> Any:
-        """The vendor's package."""
+        """The provider's SDK."""
         return importlib.import_module(self.provider)
 
     async def ask(self, request: Request) -> Reply:

@@ -1,8 +1,8 @@
-"""A vendor's batch endpoint fills the store: half the price, within a day, and no job is ever paid for twice.
+"""A provider's batch endpoint fills the store: half the price, within a day, and no job is ever paid for twice.
 
 A job is in the store before it is submitted, and gets its id there afterwards. A process that finds the job of a dead
-one takes it over: with its id it is collected, without one it is looked for at the vendor, by its name or by the custom
-ids of its requests, which are their keys in the store.
+one takes it over: with its id it is collected, without one it is looked for at the provider, by its name or by the
+custom ids of its requests, which are their keys in the store.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Endpoint(Protocol):
         ...
 
     async def ended(self, client: Any, job_id: str) -> bool:
-        """Returns whether the vendor has finished a job, well or badly."""
+        """Returns whether the provider has finished a job, well or badly."""
         ...
 
     async def results(self, client: Any, job_id: str) -> dict[str, Reply | None]:
@@ -83,7 +83,7 @@ class Batched:
 
 
 async def prefill(store: Store, requests: Sequence[Request], endpoint: Endpoint) -> dict[str, Reply]:
-    """Puts the replies to `requests` into the store, by jobs of the vendor; returns them by key with those that failed.
+    """Puts the replies to `requests` into the store, by jobs of the provider; returns them, failed ones too, by key.
 
     Jobs of dead processes are taken over first.
 
@@ -120,7 +120,7 @@ def _parts(requests: Mapping[str, Request]) -> list[dict[str, Request]]:
 async def submit(store: Store, endpoint: Endpoint, job: Job) -> Job:
     """Submits a saved job and returns it with its id.
 
-    A connection that broke leaves open whether the job was started: the vendor's list tells.
+    A connection that broke leaves open whether the job was started: the provider's list tells.
     """
 
     async def start(client: Any) -> str:

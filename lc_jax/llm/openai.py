@@ -109,7 +109,7 @@ class OpenAI(API):
     async def look_up(self) -> Capabilities:
         """Returns the capabilities of the table; an unknown model gets a tiny request.
 
-        The vendor is asked whether key and model are good, a server of one's own for its models: it need not know them.
+        It shows whether key and model are good. A server of one's own is asked for its models: it need not know them.
         """
         try:
             path = "/models" if self.base_url else f"/models/{self.model}"
@@ -187,7 +187,7 @@ class OpenAI(API):
         """Returns replies by custom id; None for what has to be asked again.
 
         Raises:
-          AnnotatorError: the vendor refused the batch as a whole.
+          AnnotatorError: the provider refused the batch as a whole.
         """
         batch = await client.batches.retrieve(job_id)
         if batch.status == "failed":

@@ -67,7 +67,7 @@ def open_annotator(
     batch: bool = False,
     **options: Any,
 ) -> Session:
-    """Returns the annotator "provider/model" with a store, a meter and, if asked for, the vendor's batch endpoint.
+    """Returns the annotator "provider/model" with a store, a meter and, if asked for, the provider's batch endpoint.
 
     Args:
       store: file of replies; "" keeps none.

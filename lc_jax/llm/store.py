@@ -51,12 +51,12 @@ def key(model: str, request: Request) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A batch job at a vendor."""
+    """A batch job at a provider."""
 
     name: str  # ours, given before it is submitted
     model: str  # name of the annotator
     requests: Mapping[str, Request]  # by key, which is the custom id
-    id: str  # the vendor's; "" before it is known
+    id: str  # the provider's; "" before it is known
     created: float  # seconds since 1970
 
 
@@ -246,7 +246,7 @@ class Store:
         return jobs
 
     def job_ids(self, model: str) -> set[str]:
-        """Returns the vendor's ids of the unfinished jobs of all owners."""
+        """Returns the provider's ids of the unfinished jobs of all owners."""
         with self._reading():
             return {
                 row[0] for row in self.database.execute("select id from jobs where model = ? and id != ''", (model,))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lc_jax.kernels.matmul import matmul
+from lc_jax.kernels.matmul import matmul, matmul_by_columns
 from lc_jax.models.config import Config
 
 ADAPTERS = ("lora_a", "lora_b")  # names of an adapter's parameters
@@ -32,6 +32,8 @@ class Linear(nnx.Module):
     With an adapter, scale * (x @ lora_a) @ lora_b is added. At first lora_b is zero, and lora_a uniform between
     -1 / sqrt(I) and 1 / sqrt(I), as in PEFT. A frozen kernel may be stored in 8 bits: it is kernel * kernel_scale.
     """
+
+    is_transposed = False  # the kernel is [O, I], in the copies that are made for generation
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         flat = x.reshape(-1, x.shape[-1])  # as one matrix: on CPUs the backward pass is much faster
-        y = matmul(flat, self.kernel[...].astype(x.dtype))
+        y = (matmul_by_columns if self.is_transposed else matmul)(flat, self.kernel[...].astype(x.dtype))
         if self.is_int8:
             y = y * self.kernel_scale[...].astype(x.dtype)
         if self.scale:

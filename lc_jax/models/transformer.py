@@ -247,18 +247,25 @@ class CausalLM(nnx.Module):
     def decoding_layers(self) -> Any:
         """Returns parameters and kinds of the layers as `prefill` and `decode` read them: stacked, or a list.
 
-        A list where each layer has a cache of its own. It consists of copies, with matrices in the compute dtype: in
-        the decode loop, CPUs would copy, and convert, each layer out of the stack for every token.
+        A list where each layer has a cache of its own. It consists of copies, with transposed kernels in the compute
+        dtype: in the decode loop, CPUs would copy, and convert, each layer out of the stack for every token.
         """
-        stacked = nnx.split(self.layers)[1], self._kinds()
+        stacked, kinds = nnx.split(self.layers)[1], self._kinds()
         if not self._is_per_layer():
-            return stacked
+            return stacked, kinds
 
-        def take(leaf: jax.Array, layer: int) -> jax.Array:
-            is_matrix = leaf.ndim == 3 and jnp.issubdtype(leaf.dtype, jnp.floating)
-            return leaf[layer].astype(self.config.dtype) if is_matrix else leaf[layer]
+        def take(path: tuple, variable: Any, layer: int) -> Any:
+            array = variable[...][layer]
+            if path[-1] == "kernel":
+                is_float = jnp.issubdtype(array.dtype, jnp.floating)
+                array = (array.astype(self.config.dtype) if is_float else array).T
+            return variable.replace(array)
 
-        layers = [jax.tree.map(lambda leaf, i=i: take(leaf, i), stacked) for i in range(self.config.num_layers)]
+        flat = nnx.to_flat_state(stacked)
+        layers = [
+            (nnx.from_flat_state([(path, take(path, x, i)) for path, x in flat]), None if kinds is None else kinds[i])
+            for i in range(self.config.num_layers)
+        ]
         return jax.lax.optimization_barrier(layers)  # without it, the copies are made in the loop again
 
     def prefill(
@@ -323,7 +330,10 @@ class CausalLM(nnx.Module):
                 layer = layer.write(k, v, position)
                 return attend(q, k, v, window, layer)
 
-            x = nnx.merge(graphdef, params)(x, write_and_attend)
+            block = nnx.merge(graphdef, params)
+            for name in self.config.linear_layers:
+                getattr(block, name).is_transposed = isinstance(layers, list)
+            x = block(x, write_and_attend)
             return parallel.constrain(x, "batch", None, None), layer
 
         x = parallel.constrain(self._embed(tokens), "batch", None, None)  # from a table that fsdp does not split

@@ -1,4 +1,4 @@
-"""Requests of a stage to vendors' models by annotation task, and their cost at list prices, at most."""
+"""Requests of a stage to providers' models by annotation task, and their cost at list prices, at most."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lc_jax.kernels.matmul import matmul, product, transposed_product
+from lc_jax.kernels.matmul import matmul, matmul_by_columns, product, transposed_product
 
 CPU_INFO = Path("/proc/cpuinfo")
 HAS_AMX = CPU_INFO.is_file() and "amx_bf16" in CPU_INFO.read_text()
@@ -30,7 +30,9 @@ def test_the_product_and_both_gradients_of_small_matrices(platform):
     assert out.tolist() == [[5, -1], [14, -1]]
     assert by_x.tolist() == [[1, 12, -10], [100, 200, 0]]
     assert by_kernel.tolist() == [[400, 10], [502, 20], [604, 30]]  # of 401 and 603, which are no bfloat16 numbers
-    assert {out.dtype, by_x.dtype, by_kernel.dtype} == {jnp.dtype(jnp.bfloat16)}
+    by_columns = matmul_by_columns(X, KERNEL.T)
+    assert by_columns.tolist() == out.tolist()
+    assert {by_columns.dtype, out.dtype, by_x.dtype, by_kernel.dtype} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_products_with_a_float32_result_are_not_rounded(platform):
