@@ -1,7 +1,7 @@
 """A real chat model against transformers: SmolLM2-135M-Instruct from its GGUF file, equal numbers and speed.
 
 Logits of all positions and greedy tokens are compared in float32, then generation and log-probabilities are timed in
-turns, in float32 and in bfloat16, which is the dtype of transformers too. The last row is a training step of lc_jax in
+turns, in float32 and in bfloat16, the same dtype in both. The last row is a training step of lc_jax in
 bfloat16 with rematerialisation, as the profile calibrate-small trains, against one in float32 without.
 """
 
@@ -52,14 +52,14 @@ def measure(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> list[repor
     model, network = _load(folder, mesh, "float32")
     completions, difference = real_parity.compare(model, network, prompts, amount.tokens)
     prompts, texts = prompts[: amount.batch], [p + c for p, c in zip(prompts, completions, strict=True)][: amount.batch]
-    threads = models.fastest_threads(lambda: score.peer_logprobs(network, texts[:2], 2))
     parity: dict[str, Any] = {
         "largest difference of logits": difference,
         f"texts of {len(completions)} with the same {amount.tokens} greedy tokens": len(completions),
     }
     rows = []
     for dtype in ("float32", "bfloat16"):
-        for name, times in _times(*_load(folder, mesh, dtype), prompts, texts, amount, threads).items():
+        model, network = _load(folder, mesh, dtype)
+        for name, times in _times(model, network, prompts, texts, amount).items():
             tokens = amount.batch * amount.response if name == "generate" else sum(map(len, texts))
             notes = {"tokens per second": tokens / times["ours"]} | (parity if dtype == "float32" else {})
             title = f"{name} {tokens} tokens, {dtype}"
@@ -81,12 +81,11 @@ def _times(
     prompts: Sequence[list[int]],
     texts: Sequence[list[int]],
     amount: Amount,
-    threads: int,
 ) -> dict[str, Any]:
-    """Returns seconds of `generate` and `score`, ours and the peer's, with `threads` of torch."""
+    """Returns seconds of `generate` and `score`, ours and the peer's."""
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(models.fastest_threads(lambda: score.peer_logprobs(network, texts[:2], 2)))
     sampling = generate.Sampling(amount.response, temperature=0.0)
     return {
         "generate": report.measure(

@@ -20,7 +20,7 @@ from lc_jax.data import batches
 from lc_jax.inference import generate
 from lc_jax.kernels import dispatch, logprobs
 from lc_jax.models.params import model_leaves
-from lc_jax.models.transformer import UNROLL, Model
+from lc_jax.models.transformer import UNROLL, Model, is_per_layer
 
 _LIMIT: contextvars.ContextVar[float | None] = contextvars.ContextVar("limit", default=None)
 
@@ -114,6 +114,10 @@ class Activations:
         # What the decode loop reads on such a mesh (generate.for_decoding).
         size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
         self.decoding_copy = size / tensor if gathered else 0.0
+        # The layers apart, which it reads in place of these (CausalLM.decoding_layers); accelerators have scans.
+        apart = config.num_layers <= UNROLL if _LIMIT.get() is not None else is_per_layer(config.num_layers)
+        size = sum(x.size * min(self.size, x.dtype.itemsize) for path, x in leaves if "layers" in path)
+        self.layer_copies = size / tensor if apart else 0.0
 
     def rows(self, count: int) -> float:
         """Returns the rows of a batch on one device."""
@@ -179,4 +183,4 @@ class Activations:
         prefill = self.forward(count, width, 0, self.unfused("portable"))  # prompts are left-padded
         prefill -= token * (new - new // segments)  # the first cache is short
         sampling = 3 * 4 * self.rows(count) * self.config.vocab_size
-        return token * (width + new), max(prefill, growth, sampling)
+        return token * (width + new), self.layer_copies + max(prefill, growth, sampling)

@@ -198,7 +198,7 @@ def _static(sampling: Sampling) -> Sampling:
 
 
 def for_decoding(model: Model) -> Model:
-    """Returns the copy of `model` (abstract or not) that the decode loop reads; `model` itself on a mesh without fsdp.
+    """Returns the copy of `model` (abstract or not) that generation reads; `model` itself on a mesh without fsdp.
 
     Its matrices are in the compute dtype and replicated over the fsdp axis: split, they would be gathered for every
     token.

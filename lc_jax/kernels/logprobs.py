@@ -20,7 +20,9 @@ from lc_jax.kernels import logprobs_pallas
 from lc_jax.kernels.matmul import product, transposed_product
 
 CHUNK_LOGITS = 2**26  # logits that exist at once on each device: 256 MiB in float32
-LONG_ROW = 2**14  # logits; of longer rows, CPUs compute one sum over an exponential several times as slowly as two
+LONG_ROW = 2**14  # logits; in longer rows, XLA's CPU compiler sums exp(x) several times as slowly as it reduces pairs
+PARTIAL_SUMS = 128
+NO_WEIGHT = -1e30  # a logit whose exponential is 0, and 0 times which is 0
 
 Read = tuple[Float[Array, " N"], Float[Array, " N"], Float[Array, " N"]]  # log-probability, entropy, log-normaliser
 
@@ -64,20 +66,25 @@ def _portable(
 
 
 def _read_in_pairs(logits: Float[Array, "N V"], targets: Int[Array, " N"]) -> Read:
-    """Computes what `_read` does; on CPUs, both sums over a long vocabulary as one reduction of pairs.
+    """Computes what `_read` does; on CPUs, both sums over a long vocabulary by reductions of pairs.
 
-    Such a reduction has no gradient, and is not divided over devices: they would gather the logits.
+    Such a reduction has no gradient, and is not divided over devices, which would gather the logits. It adds one number
+    after the other, so that PARTIAL_SUMS are made of each row: a single one loses three digits.
     """
     is_divided = jax.sharding.get_abstract_mesh().shape.get("tensor", 1) > 1
     if jax.default_backend() != "cpu" or is_divided or logits.shape[1] < LONG_ROW:
         return _read(logits, targets)
     largest = jnp.max(logits, axis=-1)
-    weights = jnp.exp(logits - largest[:, None])
+    below = logits - largest[:, None]
+    padding = ((0, 0), (0, -logits.shape[1] % PARTIAL_SUMS))
+    parts = jnp.pad(below, padding, constant_values=NO_WEIGHT).reshape(len(logits), PARTIAL_SUMS, -1)
+    weights = jnp.exp(parts)
     add = functools.partial(jax.tree.map, jnp.add)
-    total, weighted = jax.lax.reduce((weights, weights * logits), (0.0, 0.0), add, (1,))
-    normalizer = largest + jnp.log(total)
-    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    return chosen - normalizer, normalizer - weighted / total, normalizer
+    sums = jax.lax.reduce((weights, weights * parts), (0.0, 0.0), add, (2,))
+    total, weighted = (jnp.sum(x, axis=-1) for x in sums)
+    log_total = jnp.log(total)
+    chosen = jnp.take_along_axis(below, targets[:, None], axis=-1)[:, 0]
+    return chosen - log_total, log_total - weighted / total, largest + log_total
 
 
 Variant = tuple[str, float | None]  # implementation and softcap

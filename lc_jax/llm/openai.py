@@ -109,7 +109,8 @@ class OpenAI(API):
     async def look_up(self) -> Capabilities:
         """Returns the capabilities of the table; an unknown model gets a tiny request.
 
-        It shows whether key and model are good. A server of one's own is asked for its models: it need not know them.
+        First the model's entry is requested, which fails if the key or the model is wrong. A server of one's own is
+        asked for its list of models instead, and need not have one.
         """
         try:
             path = "/models" if self.base_url else f"/models/{self.model}"

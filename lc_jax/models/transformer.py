@@ -1,4 +1,4 @@
-"""The decoder of all families: embedding, a scan over stacked blocks, final norm, head, and generation over a cache.
+"""The decoder of all families: embedding, stacked blocks in a scan, final norm, head, and generation over a cache.
 
 What differs between families is a field of the config; a file such as llama.py maps config.json and keys to it.
 """
@@ -14,6 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
@@ -29,7 +30,12 @@ from lc_jax.models.rope import angles, rotate
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
 Window = Int[Array, ""] | int | None
 NO_WINDOW = 2**31 - 1  # in the place of a window where other kinds of layers have one
-UNROLL = 8  # up to this many layers the loop over layers is unrolled: faster, and still quick to compile
+UNROLL = 8  # up to this many layers, the loop over layers is unrolled; in generation on CPUs always
+
+
+def is_per_layer(num_layers: int) -> bool:
+    """Returns whether generation reads each layer, and its keys and values, from arrays of its own."""
+    return num_layers <= UNROLL or jax.default_backend() == "cpu"
 
 
 def multiply(x: jax.Array, factor: float) -> jax.Array:
@@ -239,19 +245,17 @@ class CausalLM(nnx.Module):
         """Returns an empty cache of `length` positions a row."""
         config = self.config
         shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
-        return Cache.empty(shape, config.dtype, per_layer=self._is_per_layer())
-
-    def _is_per_layer(self) -> bool:
-        return self.config.num_layers <= UNROLL or jax.default_backend() == "cpu"
+        return Cache.empty(shape, config.dtype, per_layer=is_per_layer(config.num_layers))
 
     def decoding_layers(self) -> Any:
         """Returns parameters and kinds of the layers as `prefill` and `decode` read them: stacked, or a list.
 
-        A list where each layer has a cache of its own. It consists of copies, with transposed kernels in the compute
-        dtype: in the decode loop, CPUs would copy, and convert, each layer out of the stack for every token.
+        A list where each layer has a cache of its own. It consists of copies with transposed kernels in the compute
+        dtype (8 bits remain): in the decode loop, CPUs would copy, and convert, each layer out of the stack for every
+        token.
         """
         stacked, kinds = nnx.split(self.layers)[1], self._kinds()
-        if not self._is_per_layer():
+        if not is_per_layer(self.config.num_layers):
             return stacked, kinds
 
         def take(path: tuple, variable: Any, layer: int) -> Any:
@@ -259,6 +263,8 @@ class CausalLM(nnx.Module):
             if path[-1] == "kernel":
                 is_float = jnp.issubdtype(array.dtype, jnp.floating)
                 array = (array.astype(self.config.dtype) if is_float else array).T
+                # Else XLA would make two copies, of which the first is not transposed in memory.
+                array = with_layout_constraint(array, Layout((0, 1)))
             return variable.replace(array)
 
         flat = nnx.to_flat_state(stacked)
@@ -296,7 +302,11 @@ class CausalLM(nnx.Module):
         cache: Cache,
         layers: Any,
     ) -> tuple[Float[Array, "B D"], Cache]:
-        """Computes the hidden state of one more token a row at `position`; it sees starts[b] <= s <= position."""
+        """Computes the hidden state of one more token a row at `position`; it sees starts[b] <= s <= position.
+
+        Args:
+          layers: see `decoding_layers`.
+        """
         in_sequence = position - starts + cache.prefix_length
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: Window, layer: LayerCache) -> jax.Array:

@@ -140,6 +140,18 @@ def test_memory_is_far_below_all_logits(monkeypatch, gradient, implementation):
     assert memory.temp_size_in_bytes < batch * length * vocab * 4 / 3
 
 
+@pytest.mark.parametrize("vocab", [logprobs.LONG_ROW, 50257])
+def test_sums_over_a_long_vocabulary_do_not_lose_small_terms(vocab):
+    """One large logit of each row, and as much probability in all others together."""
+    logits = np.random.default_rng(0).normal(size=(8, vocab)).astype(np.float32)
+    logits[:, 3] = 10.0
+    arguments = jnp.eye(8)[None], jnp.asarray(logits), jnp.arange(8)[None]
+    outs = jax.jit(lambda *arrays: logprobs.token_logprobs(*arrays, jnp.float32(1.0)))(*arguments)
+    table = logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
+    np.testing.assert_allclose(outs[0][0], np.diag(table), atol=5e-6)
+    np.testing.assert_allclose(outs[1][0], -(np.exp(table) * table).sum(-1), atol=2e-5)
+
+
 def test_vocabulary_parallel(monkeypatch):
     """Eight devices, an eighth of the head each: no device is sent the head or logits, and nothing else changes."""
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 8 * 64 // 8)

@@ -12,9 +12,9 @@ from flax import nnx
 
 from lc_jax import parallel
 from lc_jax.data import batches
-from lc_jax.models import registry
+from lc_jax.models import registry, transformer
 from lc_jax.models.rope import rotate
-from lc_jax.models.transformer import CausalLM, trainable
+from lc_jax.models.transformer import trainable
 from lc_jax.training import language_model, loop, optimizer, state
 from tests import programs
 
@@ -168,7 +168,7 @@ def test_rows_without_tokens_are_finite(model, width):
 @pytest.mark.parametrize("per_layer", [True, False])
 def test_cached_decode_is_the_full_forward_pass(model, per_layer, monkeypatch):
     """Prompts of several lengths, left-padded; then token by token, the cache growing on the way."""
-    monkeypatch.setattr(CausalLM, "_is_per_layer", lambda self: per_layer)
+    monkeypatch.setattr(transformer, "is_per_layer", lambda count: per_layer)
     prompts, new = ragged(4, 10), 8
     continuation = np.random.default_rng(5).integers(3, VOCAB, (4, new))
     padded = batches.pad(prompts, 12, side="left")
@@ -191,6 +191,18 @@ def test_cached_decode_is_the_full_forward_pass(model, per_layer, monkeypatch):
         )
         for row, prompt in enumerate(prompts):
             np.testing.assert_allclose(hidden[row], expected[row, len(prompt) + index], atol=2e-5)
+
+
+def test_generation_reads_transposed_copies_of_each_layer():
+    """In the compute dtype; norms are not converted. On accelerators, deep models are read as they are."""
+    model = build("llama", param_dtype="float32", compute_dtype="bfloat16")
+    layers = model.bind().decoding_layers()
+    assert len(layers) == 2
+    (params, kind), stacked = layers[1], nnx.split(model.bind().layers)[1]
+    assert kind is None
+    assert params["up"]["kernel"][...].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(params["up"]["kernel"][...], stacked["up"]["kernel"][1].T.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(params["mlp_norm"]["scale"][...], stacked["mlp_norm"]["scale"][1])
 
 
 # --- devices ---
