@@ -115,9 +115,9 @@ class Activations:
         size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
         self.decoding_copy = size / tensor if gathered else 0.0
         # The layers apart, which it reads in place of these (CausalLM.decoding_layers); accelerators have scans.
-        apart = config.num_layers <= UNROLL if _LIMIT.get() is not None else is_per_layer(config.num_layers)
+        self.apart = config.num_layers <= UNROLL if _LIMIT.get() is not None else is_per_layer(config)
         size = sum(x.size * min(self.size, x.dtype.itemsize) for path, x in leaves if "layers" in path)
-        self.layer_copies = size / tensor if apart else 0.0
+        self.layer_copies = size / tensor if self.apart else 0.0
 
     def rows(self, count: int) -> float:
         """Returns the rows of a batch on one device."""
@@ -178,8 +178,10 @@ class Activations:
         token = 2 * self.config.num_layers * self.config.num_kv_heads * self.config.head_dim * self.size
         token *= self.rows(count) / self.mesh.shape["tensor"]
         # The cache grows by copies, keys before values: of the one before between a half and all exists with the last.
+        # Where each layer has its own, they grow one after the other.
         segments = max(1, min(generate.MAX_SEGMENTS, new // generate.MIN_SEGMENT))
         growth = 0.75 * token * (width + new * (segments - 1) // segments) if segments > 1 else 0.0
+        growth /= self.config.num_layers if self.apart else 1
         prefill = self.forward(count, width, 0, self.unfused("portable"))  # prompts are left-padded
         prefill -= token * (new - new // segments)  # the first cache is short
         sampling = 3 * 4 * self.rows(count) * self.config.vocab_size

@@ -33,9 +33,13 @@ NO_WINDOW = 2**31 - 1  # in the place of a window where other kinds of layers ha
 UNROLL = 8  # up to this many layers, the loop over layers is unrolled; in generation on CPUs always
 
 
-def is_per_layer(num_layers: int) -> bool:
-    """Returns whether generation reads each layer, and its keys and values, from arrays of its own."""
-    return num_layers <= UNROLL or jax.default_backend() == "cpu"
+def is_per_layer(config: Config) -> bool:
+    """Returns whether generation reads each layer, and its keys and values, from arrays of its own.
+
+    Not on CPUs where a deep model is stored in 8 bits: XLA would convert all layers before the decode loop.
+    """
+    is_int8 = config.lora is not None and config.lora.int8
+    return config.num_layers <= UNROLL or (jax.default_backend() == "cpu" and not is_int8)
 
 
 def multiply(x: jax.Array, factor: float) -> jax.Array:
@@ -245,7 +249,7 @@ class CausalLM(nnx.Module):
         """Returns an empty cache of `length` positions a row."""
         config = self.config
         shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
-        return Cache.empty(shape, config.dtype, per_layer=is_per_layer(config.num_layers))
+        return Cache.empty(shape, config.dtype, per_layer=is_per_layer(config))
 
     def decoding_layers(self) -> Any:
         """Returns parameters and kinds of the layers as `prefill` and `decode` read them: stacked, or a list.
@@ -255,7 +259,7 @@ class CausalLM(nnx.Module):
         token.
         """
         stacked, kinds = nnx.split(self.layers)[1], self._kinds()
-        if not is_per_layer(self.config.num_layers):
+        if not is_per_layer(self.config):
             return stacked, kinds
 
         def take(path: tuple, variable: Any, layer: int) -> Any:

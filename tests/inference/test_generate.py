@@ -127,7 +127,7 @@ def test_a_shared_prefix_is_computed_once(preset, per_layer, monkeypatch):
     """Each token sampled after it has the probability of the full forward pass, on one device and on eight."""
     beginning = np.random.default_rng(0).integers(8, 96, 70).tolist()
     prompts = [beginning + prompt for prompt in [*PROMPTS, [3]]]
-    monkeypatch.setattr(transformer, "is_per_layer", lambda count: per_layer)
+    monkeypatch.setattr(transformer, "is_per_layer", lambda config: per_layer)
     jax.clear_caches()
     widths, prefill = [], CausalLM.prefill
     monkeypatch.setattr(

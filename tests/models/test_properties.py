@@ -168,7 +168,7 @@ def test_rows_without_tokens_are_finite(model, width):
 @pytest.mark.parametrize("per_layer", [True, False])
 def test_cached_decode_is_the_full_forward_pass(model, per_layer, monkeypatch):
     """Prompts of several lengths, left-padded; then token by token, the cache growing on the way."""
-    monkeypatch.setattr(transformer, "is_per_layer", lambda count: per_layer)
+    monkeypatch.setattr(transformer, "is_per_layer", lambda config: per_layer)
     prompts, new = ragged(4, 10), 8
     continuation = np.random.default_rng(5).integers(3, VOCAB, (4, new))
     padded = batches.pad(prompts, 12, side="left")
