@@ -19,8 +19,9 @@ from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.inference import generate
 from lc_jax.kernels import dispatch, logprobs
+from lc_jax.models.decoding import UNROLL, is_per_layer
 from lc_jax.models.params import model_leaves
-from lc_jax.models.transformer import UNROLL, Model, is_per_layer
+from lc_jax.models.transformer import Model
 
 _LIMIT: contextvars.ContextVar[float | None] = contextvars.ContextVar("limit", default=None)
 
@@ -114,7 +115,7 @@ class Activations:
         # What the decode loop reads on such a mesh (generate.for_decoding).
         size = sum(leaf.size * min(self.size, leaf.dtype.itemsize) for _, leaf in leaves)
         self.decoding_copy = size / tensor if gathered else 0.0
-        # The layers apart, which it reads in place of these (CausalLM.decoding_layers); accelerators have scans.
+        # The layers apart, which it reads in place of these (models/decoding.py); accelerators have scans.
         self.apart = config.num_layers <= UNROLL if _LIMIT.get() is not None else is_per_layer(config)
         size = sum(x.size * min(self.size, x.dtype.itemsize) for path, x in leaves if "layers" in path)
         self.layer_copies = size / tensor if self.apart else 0.0

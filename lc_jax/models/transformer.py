@@ -14,7 +14,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
@@ -24,22 +23,13 @@ from lc_jax.kernels.logprobs import soften, token_logprobs
 from lc_jax.kernels.matmul import product
 from lc_jax.models.cache import Cache, LayerCache
 from lc_jax.models.config import ACTIVATIONS, REMAT, Config
+from lc_jax.models.decoding import UNROLL, is_per_layer, layer_copies
 from lc_jax.models.linear import ADAPTERS, Linear
 from lc_jax.models.rope import angles, rotate
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
 Window = Int[Array, ""] | int | None
 NO_WINDOW = 2**31 - 1  # in the place of a window where other kinds of layers have one
-UNROLL = 8  # up to this many layers, the loop over layers is unrolled; in generation on CPUs always
-
-
-def is_per_layer(config: Config) -> bool:
-    """Returns whether generation reads each layer, and its keys and values, from arrays of its own.
-
-    Not on CPUs where a deep model is stored in 8 bits: XLA would convert all layers before the decode loop.
-    """
-    is_int8 = config.lora is not None and config.lora.int8
-    return config.num_layers <= UNROLL or (jax.default_backend() == "cpu" and not is_int8)
 
 
 def multiply(x: jax.Array, factor: float) -> jax.Array:
@@ -254,29 +244,10 @@ class CausalLM(nnx.Module):
     def decoding_layers(self) -> Any:
         """Returns parameters and kinds of the layers as `prefill` and `decode` read them: stacked, or a list.
 
-        A list where each layer has a cache of its own. It consists of copies with transposed kernels in the compute
-        dtype (8 bits remain): in the decode loop, CPUs would copy, and convert, each layer out of the stack for every
-        token.
+        A list where each layer has a cache of its own: see `decoding.layer_copies`.
         """
-        stacked, kinds = nnx.split(self.layers)[1], self._kinds()
-        if not is_per_layer(self.config):
-            return stacked, kinds
-
-        def take(path: tuple, variable: Any, layer: int) -> Any:
-            array = variable[...][layer]
-            if path[-1] == "kernel":
-                is_float = jnp.issubdtype(array.dtype, jnp.floating)
-                array = (array.astype(self.config.dtype) if is_float else array).T
-                # Else XLA would make two copies, of which the first is not transposed in memory.
-                array = with_layout_constraint(array, Layout((0, 1)))
-            return variable.replace(array)
-
-        flat = nnx.to_flat_state(stacked)
-        layers = [
-            (nnx.from_flat_state([(path, take(path, x, i)) for path, x in flat]), None if kinds is None else kinds[i])
-            for i in range(self.config.num_layers)
-        ]
-        return jax.lax.optimization_barrier(layers)  # without it, the copies are made in the loop again
+        stacked = nnx.split(self.layers)[1], self._kinds()
+        return layer_copies(*stacked, self.config) if is_per_layer(self.config) else stacked
 
     def prefill(
         self, tokens: Int[Array, "B T"], starts: Int[Array, " B"], cache: Cache, layers: Any
