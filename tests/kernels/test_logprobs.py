@@ -142,7 +142,7 @@ def test_memory_is_far_below_all_logits(monkeypatch, gradient, implementation):
 
 @pytest.mark.parametrize("vocab", [logprobs.LONG_ROW, 50257])
 def test_sums_over_a_long_vocabulary_do_not_lose_small_terms(vocab):
-    """One large logit of each row, and as much probability in all others together."""
+    """One large logit in each row, and more probability in all others together."""
     logits = np.random.default_rng(0).normal(size=(8, vocab)).astype(np.float32)
     logits[:, 3] = 10.0
     arguments = jnp.eye(8)[None], jnp.asarray(logits), jnp.arange(8)[None]
@@ -155,7 +155,7 @@ def test_sums_over_a_long_vocabulary_do_not_lose_small_terms(vocab):
 def test_vocabulary_parallel(monkeypatch):
     """Eight devices, an eighth of the head each: no device is sent the head or logits, and nothing else changes."""
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 8 * 64 // 8)
-    monkeypatch.setattr(logprobs, "LONG_ROW", 1)  # of rows as long as this the sums are not divided, where they can be
+    monkeypatch.setattr(logprobs, "LONG_ROW", 1)  # else sums in pairs, which are not divided
     hidden, head, targets = inputs(4, 12, 16, 64)
     temperature, weights = jnp.float32(0.7), np.random.default_rng(1).normal(size=(2, 4, 12)).astype(np.float32)
     mesh = parallel.make_mesh(fsdp=1, tensor=8)

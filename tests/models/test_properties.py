@@ -12,7 +12,8 @@ from flax import nnx
 
 from lc_jax import parallel
 from lc_jax.data import batches
-from lc_jax.models import registry, transformer
+from lc_jax.models import decoding, registry, transformer
+from lc_jax.models.config import Lora
 from lc_jax.models.rope import rotate
 from lc_jax.models.transformer import trainable
 from lc_jax.training import language_model, loop, optimizer, state
@@ -194,7 +195,7 @@ def test_cached_decode_is_the_full_forward_pass(model, per_layer, monkeypatch):
 
 
 def test_generation_reads_transposed_copies_of_each_layer():
-    """In the compute dtype; norms are not converted. On accelerators, deep models are read as they are."""
+    """In the compute dtype; norms are not converted."""
     model = build("llama", param_dtype="float32", compute_dtype="bfloat16")
     layers = model.bind().decoding_layers()
     assert len(layers) == 2
@@ -203,6 +204,16 @@ def test_generation_reads_transposed_copies_of_each_layer():
     assert params["up"]["kernel"][...].dtype == jnp.bfloat16
     np.testing.assert_array_equal(params["up"]["kernel"][...], stacked["up"]["kernel"][1].T.astype(jnp.bfloat16))
     np.testing.assert_array_equal(params["mlp_norm"]["scale"][...], stacked["mlp_norm"]["scale"][1])
+
+
+def test_which_models_are_generated_from_per_layer_arrays(monkeypatch):
+    """Shallow ones everywhere; deep ones on CPUs, unless they are stored in 8 bits."""
+    shallow, int8 = build("llama").config, Lora(rank=2, alpha=2.0, int8=True)
+    deep = dataclasses.replace(shallow, num_layers=decoding.UNROLL + 1)
+    configs = [shallow, deep, dataclasses.replace(deep, lora=int8), dataclasses.replace(shallow, lora=int8)]
+    assert [decoding.is_per_layer(config) for config in configs] == [True, True, False, True]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [decoding.is_per_layer(config) for config in configs] == [True, False, False, True]
 
 
 # --- devices ---
