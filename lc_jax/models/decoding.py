@@ -35,13 +35,15 @@ def layer_copies(stacked: Any, kinds: Int[Array, " L"] | None, config: Config) -
       kinds: number of each layer's kind; None: there is one kind.
     """
 
+    is_divided = jax.sharding.get_abstract_mesh().size > 1  # the partitioner would gather what has a layout
+
     def take(path: tuple, variable: Any, layer: int) -> Any:
         array = variable[...][layer]
         if path[-1] == "kernel":
             is_float = jnp.issubdtype(array.dtype, jnp.floating)
             array = (array.astype(config.dtype) if is_float else array).T
             # Else XLA would make two copies, of which the first is not transposed in memory.
-            array = with_layout_constraint(array, Layout((0, 1)))
+            array = array if is_divided else with_layout_constraint(array, Layout((0, 1)))
         return variable.replace(array)
 
     flat = nnx.to_flat_state(stacked)

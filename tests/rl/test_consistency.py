@@ -89,7 +89,7 @@ def wrong_temperature(patch):
 
 def position_shifted(patch):
     decode = CausalLM.decode
-    patch.setattr(CausalLM, "decode", lambda self, token, starts, slot, c: decode(self, token, starts - 1, slot, c))
+    patch.setattr(CausalLM, "decode", lambda self, token, starts, *args: decode(self, token, starts - 1, *args))
 
 
 def padding_attended(patch):
