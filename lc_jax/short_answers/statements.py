@@ -2,7 +2,7 @@
 
 `write_consensus` writes one shape:
 
-    The answer is France (75%). It could also be Spain (25%).
+    The answer is France (71%). It could also be Spain (14%).
 
 `read` reads that shape, and these variations of it, sentence by sentence:
 
@@ -77,13 +77,13 @@ class AnswerCounts(NamedTuple):
     num_empty: int
 
     def percentages(self) -> list[int]:
-        """Returns the percentage of the samples that give each answer; equal counts have equal percentages.
+        """Returns the percentage of the other samples that agree with one that gives each answer, (count - 1) / (N - 1).
 
-        Each is rounded to the nearest whole number, a half down; or all down, where the sum would be over 100.
+        The share of all samples, count / N, would include that sample's agreement with itself: an answer that is given
+        at random would have 1 / N. Rounded to the nearest whole number, a half down. Needs two samples.
         """
-        nearest = [-(-(200 * count - self.num_samples) // (2 * self.num_samples)) for _, count in self.counts]
-        down = [100 * count // self.num_samples for _, count in self.counts]
-        return nearest if sum(nearest) <= 100 else down
+        others = self.num_samples - 1
+        return [-(-(200 * (count - 1) - others) // (2 * others)) for _, count in self.counts]
 
 
 def count_answers(samples: Iterable[str]) -> AnswerCounts:
@@ -107,16 +107,20 @@ def count_answers(samples: Iterable[str]) -> AnswerCounts:
 def write_consensus(samples: Sequence[str], max_answers: int = MAX_ANSWERS) -> str:
     """Returns the statement of the answers that samples give, the most frequent first, with their percentages.
 
-    At most `max_answers` are listed, none with 0 %; percentages are of all samples that are not empty.
+    At most `max_answers` are listed, none with 0 %, which would deny it. If no two samples agree, the first answer
+    alone is listed, with 1 %. Empty samples do not count.
 
     Raises:
-      Unreadable: no sample offers an answer that can be read.
+      Unreadable: no sample offers an answer that can be read, or all but one are empty.
     """
     answers = count_answers(samples)
     if not answers.counts:
         raise Unreadable(f"none of {len(samples)} samples offers a short answer")
-    pairs = [(answer, p) for (answer, _), p in zip(answers.counts, answers.percentages(), strict=True) if p]
-    return _write(pairs[:max_answers])
+    if answers.num_samples == 1:
+        raise Unreadable(f"agreement needs two samples: {answers.num_empty} of {len(samples)} are empty")
+    names = [answer for answer, _ in answers.counts]
+    pairs = [(answer, p) for answer, p in zip(names, answers.percentages(), strict=True) if p]
+    return _write(pairs[:max_answers] or [(names[0], 1)])
 
 
 def _write(pairs: Sequence[tuple[str, int]]) -> str:

@@ -40,12 +40,12 @@ def test_every_prompt_is_answered_through_text(annotator, reasoning):
 
 
 def test_samples_become_a_consensus_and_the_judge_compares_words(annotator):
-    drafts = summarize.join_paragraphs(["France", "", "the france.", "Spain", "It is France"])
+    drafts = summarize.join_paragraphs(["France", "", "the france.", "Spain", "It is France", "Spain"])
     summary = ask(annotator, summarize.PROMPT, paragraph_generation_prompt="Write.", paragraphs=drafts)
-    assert summary.value == "The answer is France (75%). It could also be Spain (25%)."
+    assert summary.value == "The answer is France (50%). It could also be Spain (25%)."
     one_answer = llm.load("rules/one-answer")
     summary = ask(one_answer, summarize.PROMPT, paragraph_generation_prompt="Write.", paragraphs=drafts)
-    assert summary.value == "The answer is France (75%)."
+    assert summary.value == "The answer is France (50%)."
     pairs = [Comparison("Where?", "Dr. No", name) for name in ("dr no", "No", "Dr. No (film)")]
     assert ask(annotator, equivalence.PROMPT, comparisons=equivalence.join_comparisons(pairs)).value == [
         True,

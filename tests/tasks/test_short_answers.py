@@ -65,7 +65,7 @@ def test_without_confidence_a_bare_answer_counts(tmp_path):
 def test_samples_are_merged_by_rule(tmp_path):
     config = config_of("generate_data")
     config.what, config.questions.source, config.annotator.name = "summaries", "", "rules/short-answer"
-    samples = [["France", "france.", "Italy", "", "It is France"], ["", ""]]
+    samples = [["France", "france.", "Italy", "", "It is France", "Italy"], ["", ""]]
     config.input = write(tmp_path / "samples.jsonl", (
         {"question_id": f"q{i}", "question": "Which?", "answers": ["France"], "paragraph_generation_prompt": "Where?",
          "icl_generated_paragraphs": texts} for i, texts in enumerate(samples)
@@ -74,6 +74,6 @@ def test_samples_are_merged_by_rule(tmp_path):
     generate_data.check(config)
     generate_data.run(config, None)
     summaries = [row["claude_summary"] for row in rows(tmp_path / "summaries.jsonl")]
-    assert summaries == ["The answer is France (75%). It could also be Italy (25%).", None]
+    assert summaries == ["The answer is France (50%). It could also be Italy (25%).", None]
     (problem,) = rows(tmp_path / "summaries.jsonl.problems.jsonl")
     assert (problem["status"], problem["detail"]) == ("refused", "none of 2 samples offers a short answer")
