@@ -88,7 +88,6 @@ def test_no_device_gathers_what_other_replicas_look_up():
     assert max(map(np.prod, looked_up)) <= rows // mesh.size * length * width
 
 
-@pytest.mark.slow
 def test_no_matrix_is_gathered_in_the_decode_loop():
     mesh = parallel.make_mesh(1, 4, 2)
     with jax.set_mesh(mesh):

@@ -34,15 +34,14 @@ def layer_copies(stacked: Any, kinds: Int[Array, " L"] | None, config: Config) -
       stacked: an nnx.State of all layers, [L ...].
       kinds: number of each layer's kind; None: there is one kind.
     """
-
-    is_divided = jax.sharding.get_abstract_mesh().size > 1  # the partitioner would gather what has a layout
+    is_divided = jax.sharding.get_abstract_mesh().size > 1  # the partitioner would gather an array with a set layout
 
     def take(path: tuple, variable: Any, layer: int) -> Any:
         array = variable[...][layer]
         if path[-1] == "kernel":
             is_float = jnp.issubdtype(array.dtype, jnp.floating)
             array = (array.astype(config.dtype) if is_float else array).T
-            # Else XLA would make two copies, of which the first is not transposed in memory.
+            # With the default layout, XLA makes two copies, of which the first is not transposed in memory.
             array = array if is_divided else with_layout_constraint(array, Layout((0, 1)))
         return variable.replace(array)
 
