@@ -83,12 +83,13 @@ def main() -> None:
         data = language_model.dataset(examples)
         for step in range(1, flags.steps + 1):
             batch = parallel.put_batch(dict(data.collate(np.arange(BATCH) + (step - 1) * BATCH)))
-            if step % 50 == 0:  # on a batch that it has not learned from
+            is_reported = step == 1 or step % 50 == 0
+            if is_reported:  # on a batch that it has not learned from; in the first step, before any update
                 right = float(share_right(structure.with_params(state.params), batch, counted))
             state, metrics = loop.train_step(
                 state, structure, batch, loss_fn=language_model.loss_fn, tx=tx, microbatches=1
             )
-            if step % 50 == 0:
+            if is_reported:
                 seconds = time.monotonic() - started
                 print(f"step {step}: loss {float(metrics['loss']):.3f}, right {right:.2f}, {seconds:.0f} s", flush=True)
 
