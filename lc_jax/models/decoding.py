@@ -34,7 +34,7 @@ def layer_copies(stacked: Any, kinds: Int[Array, " L"] | None, config: Config) -
       stacked: an nnx.State of all layers, [L ...].
       kinds: number of each layer's kind; None: there is one kind.
     """
-    is_divided = jax.sharding.get_abstract_mesh().size > 1  # the partitioner would gather an array with a set layout
+    is_sharded = jax.sharding.get_abstract_mesh().size > 1  # the partitioner would gather an array with a set layout
 
     def take(path: tuple, variable: Any, layer: int) -> Any:
         array = variable[...][layer]
@@ -42,7 +42,7 @@ def layer_copies(stacked: Any, kinds: Int[Array, " L"] | None, config: Config) -
             is_float = jnp.issubdtype(array.dtype, jnp.floating)
             array = (array.astype(config.dtype) if is_float else array).T
             # With the default layout, XLA makes two copies, of which the first is not transposed in memory.
-            array = array if is_divided else with_layout_constraint(array, Layout((0, 1)))
+            array = array if is_sharded else with_layout_constraint(array, Layout((0, 1)))
         return variable.replace(array)
 
     flat = nnx.to_flat_state(stacked)

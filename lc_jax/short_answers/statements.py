@@ -45,7 +45,7 @@ from lc_jax.short_answers import grammar
 from lc_jax.short_answers.matching import normalise_answer
 from lc_jax.short_answers.probabilities import Unreadable
 
-MAX_ANSWERS = 3  # in a consensus; the percentage of the others is not listed
+MAX_ANSWERS = 3  # in a consensus; further answers are not listed
 MAX_CHARS = 400  # of a text
 
 
@@ -77,10 +77,11 @@ class AnswerCounts(NamedTuple):
     num_empty: int
 
     def percentages(self) -> list[int]:
-        """Returns the percentage of the other samples that agree with one that gives each answer, (count - 1) / (N - 1).
+        """Returns, for each answer, the percentage of the other samples that agree with one that gives it.
 
-        The share of all samples, count / N, would include that sample's agreement with itself: an answer that is given
-        at random would have 1 / N. Rounded to the nearest whole number, a half down. Needs two samples.
+        100 (count - 1) / (N - 1), rounded to a whole number, a half down. The share of all samples, count / N, would
+        include that sample's agreement with itself: an answer that only one sample gives would have 1 / N. Requires
+        two samples. With over 200 samples, rounding can bring the sum above 100.
         """
         others = self.num_samples - 1
         return [-(-(200 * (count - 1) - others) // (2 * others)) for _, count in self.counts]
@@ -107,8 +108,8 @@ def count_answers(samples: Iterable[str]) -> AnswerCounts:
 def write_consensus(samples: Sequence[str], max_answers: int = MAX_ANSWERS) -> str:
     """Returns the statement of the answers that samples give, the most frequent first, with their percentages.
 
-    At most `max_answers` are listed, none with 0 %, which would deny it. If no two samples agree, the first answer
-    alone is listed, with 1 %. Empty samples do not count.
+    At most `max_answers` are listed, as many as `read` has room for, and none with 0 %, which would deny it. If all
+    round to 0 %, as when no two samples agree, the first answer is listed alone, with 1 %. Empty samples do not count.
 
     Raises:
       Unreadable: no sample offers an answer that can be read, or all but one are empty.
@@ -117,10 +118,13 @@ def write_consensus(samples: Sequence[str], max_answers: int = MAX_ANSWERS) -> s
     if not answers.counts:
         raise Unreadable(f"none of {len(samples)} samples offers a short answer")
     if answers.num_samples == 1:
-        raise Unreadable(f"agreement needs two samples: {answers.num_empty} of {len(samples)} are empty")
+        raise Unreadable(f"agreement needs two samples with text, of {len(samples)} one has any")
     names = [answer for answer, _ in answers.counts]
     pairs = [(answer, p) for answer, p in zip(names, answers.percentages(), strict=True) if p]
-    return _write(pairs[:max_answers] or [(names[0], 1)])
+    pairs = pairs[:max_answers] or [(names[0], 1)]
+    while len(text := _write(pairs)) > MAX_CHARS:  # one answer fits: _sample_answer has read it in a longer text
+        pairs = pairs[:-1]
+    return text
 
 
 def _write(pairs: Sequence[tuple[str, int]]) -> str:
