@@ -134,8 +134,8 @@ if [ "$num_validation" -lt 30 ]; then
   echo "$num_validation validation questions are too few for recalibration: its rows are left out" >&2
 fi
 
-# 2. Sample what the model answers, and how often: several samples per question become a consensus. The
-#    rules state the percentage of the other samples that agree; a language model follows prompts/templates/summarize.txt.
+# 2. Sample what the model answers, and how often: several samples per question become a consensus. The rules
+#    state the percentage of the other samples that agree; a language model follows lc_jax/prompts/templates/summarize.txt.
 by_model=(--config.model="$model" --config.prompt_dir="$data/prompts")
 annotate=(--config.annotator.name="$annotator")
 sample() {  # NAME QUESTIONS: stages that make $data/NAME.summaries.jsonl

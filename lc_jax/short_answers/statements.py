@@ -118,7 +118,7 @@ def write_consensus(samples: Sequence[str], max_answers: int = MAX_ANSWERS) -> s
     if not answers.counts:
         raise Unreadable(f"none of {len(samples)} samples offers a short answer")
     if answers.num_samples == 1:
-        raise Unreadable(f"agreement needs two samples with text, of {len(samples)} one has any")
+        raise Unreadable(f"only one of {len(samples)} samples has text: agreement needs two")
     names = [answer for answer, _ in answers.counts]
     pairs = [(answer, p) for answer, p in zip(names, answers.percentages(), strict=True) if p]
     pairs = pairs[:max_answers] or [(names[0], 1)]

@@ -214,7 +214,7 @@ def test_samples_without_an_answer_are_counted():
     for samples in ([], [""], ["I do not know"], ["70%", "one two " * 7]):
         with pytest.raises(Unreadable, match=f"none of {len(samples)} samples offers a short answer"):
             write_consensus(samples)
-    with pytest.raises(Unreadable, match="agreement needs two samples with text, of 3 one has any"):
+    with pytest.raises(Unreadable, match="only one of 3 samples has text: agreement needs two"):
         write_consensus(["", "France", " "])
 
 
