@@ -1,8 +1,9 @@
 """A real chat model against transformers: SmolLM2-135M-Instruct from its GGUF file, equal numbers and speed.
 
 Logits of all positions and greedy tokens are compared in float32, then generation and log-probabilities are timed in
-turns, in float32 and in bfloat16, the same dtype in both. The last row is a training step of lc_jax in
-bfloat16 with rematerialisation, as the profile calibrate-small trains, against one in float32 without.
+turns, in float32 and in bfloat16, the same dtype in both: of questions after four examples, as in docs/real_model.md,
+and of requests that have little in common. The last row is a training step of lc_jax in bfloat16 with
+rematerialisation, as the profile calibrate-small trains, against one in float32 without.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import jax
 
 from benchmarks import models, real_files, real_parity, report, score, sft_step
 from lc_jax import parallel
-from lc_jax.data.tokenizer import load_tokenizer
+from lc_jax.data import geonames
+from lc_jax.data.questions import question_from
+from lc_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lc_jax.inference import generate
 from lc_jax.inference import score as scores
 from lc_jax.models import hf
 from lc_jax.models.transformer import Model
+from lc_jax.tasks import split_questions
 
 MODEL = "smollm2-135m"
 
@@ -42,13 +46,23 @@ SMALL, FULL = Amount(4, 8, 4, 8, 8, 1), Amount(50, 64, 16, 32, 64, 3)
 PRECISIONS = {"ours": {"compute_dtype": "bfloat16", "remat": "full"}, "peer": real_parity.FLOAT32 | {"remat": "none"}}
 
 
-def measure(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> list[report.Row]:
+def questions(tokenizer: Tokenizer, count: int) -> list[list[int]]:
+    """Returns token ids of questions in which country a city is, each after the same four examples."""
+    rows = geonames.rows("cities")  # by population
+    cities = [question_from(row) for row in rows[:: len(rows) // (4 + count)]]
+    template = split_questions.few_shot_prompt(cities[:4])
+    prompts = [template.replace("{paragraph_generation_prompt}", city.prompt) for city in cities[4 : 4 + count]]
+    return [tokenizer.encode_prompt(prompt) for prompt in prompts]
+
+
+def measure(
+    folder: Path, mesh: jax.sharding.Mesh, amount: Amount, kind: str, prompts: list[list[int]]
+) -> list[report.Row]:
     """Returns rows of generation and scoring in float32 and in bfloat16.
 
     Raises:
       ArithmeticError: logits or greedy tokens in float32 are not the peer's.
     """
-    prompts = real_parity.requests(load_tokenizer(folder), amount.prompts)
     model, network = _load(folder, mesh, "float32")
     completions, difference = real_parity.compare(model, network, prompts, amount.tokens)
     prompts, texts = prompts[: amount.batch], [p + c for p, c in zip(prompts, completions, strict=True)][: amount.batch]
@@ -62,7 +76,7 @@ def measure(folder: Path, mesh: jax.sharding.Mesh, amount: Amount) -> list[repor
         for name, times in _times(model, network, prompts, texts, amount).items():
             tokens = amount.batch * amount.response if name == "generate" else sum(map(len, texts))
             notes = {"tokens per second": tokens / times["ours"]} | (parity if dtype == "float32" else {})
-            title = f"{name} {tokens} tokens, {dtype}"
+            title = f"{name} {tokens} tokens, {kind}, {dtype}"
             rows.append(report.Row(title, times["ours"], "transformers", times["peer"], None, notes))
     return rows
 
@@ -127,7 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         real_parity.convert(MODEL, folder, mesh)
-        rows = measure(folder, mesh, amount)
+        tokenizer = load_tokenizer(folder)
+        rows = measure(folder, mesh, amount, "questions after examples", questions(tokenizer, amount.prompts))
+        rows += measure(folder, mesh, amount, "separate requests", real_parity.requests(tokenizer, amount.prompts))
         trained = train(folder, mesh, amount)
     tokens = amount.batch * amount.length
     rows.append(

@@ -57,13 +57,21 @@ def bucket_length(length: int) -> int:
     return next(bucket for bucket in bucket_lengths() if bucket >= length)
 
 
+def _multiple(length: int) -> int:
+    return max(4, 2 ** (length.bit_length() - 1) // 8)
+
+
 def round_up_to_multiple(length: int) -> int:
     """Returns the next multiple of 4, or of an eighth of the power of two below `length` where that is more.
 
     There are more such lengths than `bucket_lengths`, with at most an eighth of padding.
     """
-    multiple = max(4, 2 ** (length.bit_length() - 1) // 8)
-    return -(-length // multiple) * multiple
+    return -(-length // _multiple(length)) * _multiple(length)
+
+
+def round_down_to_multiple(length: int) -> int:
+    """Returns the last multiple of the number of `round_up_to_multiple` that is <= `length`."""
+    return length // _multiple(length) * _multiple(length)
 
 
 def bucket_boundaries(lengths: Int[np.ndarray, " N"], max_padding: float = 0.05) -> Int[np.ndarray, " W"]:

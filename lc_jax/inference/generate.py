@@ -21,12 +21,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lc_jax import parallel
 from lc_jax.data import batches
+from lc_jax.inference.prefix import compute_prefix, prefix_length
 from lc_jax.models.cache import Cache
 from lc_jax.models.transformer import Model
 
 MIN_SEGMENT = 64  # new cache positions below which growing the cache costs more than it saves
 MAX_SEGMENTS = 4
-MIN_PREFIX = 32  # a shared prefix of fewer tokens is computed with each prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +84,12 @@ def _truncate(logits: Float[Array, "B V"], top_p: Float[Array, ""], top_k: int, 
     return logits
 
 
+def _largest(logits: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """Returns the first index of the largest logit; on CPUs, two simple reductions are faster than `argmax`."""
+    is_largest = logits == jnp.max(logits, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(is_largest, jnp.arange(logits.shape[1]), logits.shape[1]), axis=-1)
+
+
 def _categorical(keys: jax.Array, logits: Float[Array, "B V"]) -> Int[Array, " B"]:
     """Draws from softmax(logits) with each key [B], never a token whose logit is -inf.
 
@@ -135,7 +141,7 @@ def _generate(
         if sampling.pad_id is not None and sampling.pad_id not in sampling.eos_ids:
             allowed = scaled.at[:, sampling.pad_id].set(-jnp.inf)
         if greedy:
-            token = jnp.argmax(allowed, axis=-1)
+            token = _largest(allowed)
         else:
             if sampling.top_k or sampling.top_p < 1:
                 allowed = _truncate(allowed, top_p, sampling.top_k, sampling.top_p < 1)
@@ -180,14 +186,6 @@ def _generate(
         loop = dataclasses.replace(loop, cache=loop.cache.grow(width + end))
         loop = jax.lax.while_loop(functools.partial(_unfinished, end), step, loop)
     return loop.tokens, loop.logprobs, loop.lengths, jnp.any(jnp.isin(loop.tokens, eos), axis=1)
-
-
-@jax.jit
-def _compute_prefix(model: Model, tokens: Int[Array, "1 C"]) -> Cache:
-    """Returns keys and values of the shared prefix."""
-    module = model.bind()
-    cache, layers = module.init_cache(1, tokens.shape[1]), module.decoding_layers()
-    return module.prefill(tokens, jnp.zeros(1, jnp.int32), cache, layers)[1]
 
 
 def _static(sampling: Sampling) -> Sampling:
@@ -236,15 +234,6 @@ def trace(model: Model, batch_size: int, width: int, sampling: Sampling) -> jax.
         None,
         sampling=_static(sampling),
     )
-
-
-def _prefix_length(prompts: Sequence[batches.Tokens]) -> int:
-    """Returns how many tokens of all prompts to compute once: a bucket boundary, at least half of each; 0 for none."""
-    if len(prompts) < 2:
-        return 0
-    shared = batches.shared_prefix_length(prompts)
-    length = max(itertools.takewhile(lambda boundary: boundary <= shared, batches.bucket_lengths()), default=0)
-    return length if length >= max(MIN_PREFIX, max(map(len, prompts)) - length) else 0
 
 
 def _rows_at_once(count: int, batch_size: int) -> int:
@@ -297,8 +286,8 @@ def stream(
     # Greedy logprobs are reported at temperature 1.
     numbers = jnp.float32(sampling.temperature or 1.0), jnp.float32(sampling.top_p)
     prefix_cache = None
-    if shared := _prefix_length(prompts):
-        prefix_cache = _compute_prefix(model, parallel.put_batch(np.asarray([prompts[0][:shared]], np.int32)))
+    if shared := prefix_length(prompts):
+        prefix_cache = compute_prefix(model, prompts[0][:shared]).cache
 
     batch_size = _rows_at_once(len(prompts), batch_size)
     num_samples = _num_samples(prompts, batch_size)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from lc_jax import parallel
 from lc_jax.data import batches
+from lc_jax.inference.prefix import Prefix, compute_prefix, prefix_length
 from lc_jax.kernels.attention import PADDING, SHARED_PREFIX
 from lc_jax.models.transformer import Model
 
@@ -36,6 +38,28 @@ def sequence_logprobs(
 
 
 @jax.jit
+def continuation_logprobs(
+    model: Model,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    temperature: Float[Array, ""],
+    prefix: Prefix,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Computes what `sequence_logprobs` does of rows that continue a prefix, for each token of theirs."""
+    module = model.bind()
+    hidden = module(tokens, lengths, prefix=prefix.cache)
+    last = jnp.broadcast_to(prefix.hidden[:, -1:], (len(tokens), 1, hidden.shape[2]))
+    return module.logprobs(jnp.concatenate([last, hidden[:, :-1]], axis=1), tokens, temperature)
+
+
+@jax.jit
+def _prefix_logprobs(
+    model: Model, prefix: Prefix, tokens: Int[Array, "1 C"], temperature: Float[Array, ""]
+) -> tuple[Float[Array, "1 C-1"], Float[Array, "1 C-1"]]:
+    return model.bind().logprobs(prefix.hidden[:, :-1], tokens[:, 1:], temperature)
+
+
+@jax.jit
 def sequence_rewards(model: Model, tokens: Int[Array, "B T"], lengths: Int[Array, " B"]) -> Float[Array, " B"]:
     """Reads the scalar head at each row's last real token, float32."""
     values = model.bind()(tokens, lengths)
@@ -46,30 +70,44 @@ def _in_batches(sequences: Sequence[batches.Tokens], batch_size: int) -> Iterato
     """Yields (rows, (tokens, lengths)) of right-padded batches, filled with one-token dummy rows."""
     for rows in batches.group_by_length([len(s) for s in sequences], batch_size):
         chosen = [sequences[i] for i in rows] + [[0]] * (batch_size - len(rows))
-        padded = batches.pad(chosen, batches.bucket_length(max(map(len, chosen))))
+        padded = batches.pad(chosen, batches.round_up_to_multiple(max(map(len, chosen))))
         yield rows, parallel.put_batch((padded.tokens, padded.lengths))
 
 
 def stream_logprobs(
     model: Model, sequences: Sequence[batches.Tokens], *, batch_size: int, temperature: float = 1.0
 ) -> Iterator[tuple[int, TokenScores]]:
-    """Yields (index, scores), batch by batch."""
-    scored = (
-        (rows, sequence_logprobs(model, *arrays, jnp.float32(temperature)))
-        for rows, arrays in _in_batches(sequences, batch_size)
-    )
-    for rows, out in parallel.prefetch(scored):
+    """Yields (index, scores), batch by batch.
+
+    The prefix that all sequences share is computed once where it is the longer part of each; see `prefix_length`.
+    """
+    model, num_shared, number = model.as_bits(), prefix_length(sequences), jnp.float32(temperature)
+    before = TokenScores([], [])
+    score: Callable[..., tuple[jax.Array, jax.Array]] = sequence_logprobs
+    if num_shared:
+        tokens = sequences[0][:num_shared]
+        prefix = compute_prefix(model, tokens)
+        out = _prefix_logprobs(model, prefix, parallel.put_batch(np.asarray([tokens], np.int32)), number)
+        before = TokenScores(*(parallel.to_host(x)[0].tolist() for x in out))
+        score = functools.partial(continuation_logprobs, prefix=prefix)
+    padded = _in_batches([sequence[num_shared:] for sequence in sequences], batch_size)
+    for rows, out in parallel.prefetch((rows, score(model, *arrays, number)) for rows, arrays in padded):
         logprobs, entropies = map(parallel.to_host, out)
         for place, index in enumerate(rows):
-            n = max(len(sequences[index]) - 1, 0)
-            yield int(index), TokenScores(logprobs[place, :n].tolist(), entropies[place, :n].tolist())
+            n = max(len(sequences[index]) - 1 - len(before.logprobs), 0)
+            yield (
+                int(index),
+                TokenScores(
+                    before.logprobs + logprobs[place, :n].tolist(), before.entropies + entropies[place, :n].tolist()
+                ),
+            )
 
 
 def stream_rewards(
     model: Model, sequences: Sequence[batches.Tokens], *, batch_size: int
 ) -> Iterator[tuple[int, float]]:
     """Yields (index, reward logit), batch by batch."""
-    padded = _in_batches(sequences, batch_size)
+    model, padded = model.as_bits(), _in_batches(sequences, batch_size)
     for rows, out in parallel.prefetch((rows, sequence_rewards(model, *arrays)) for rows, arrays in padded):
         values = parallel.to_host(out)
         yield from ((int(index), float(values[place])) for place, index in enumerate(rows))
@@ -123,6 +161,8 @@ def group_rewards(
         packed = _pack(group)
         group_numbers += [number] * len(packed)
         rows += packed
+
+    model = model.as_bits() if groups else model
 
     def dispatch() -> Iterator[tuple[np.ndarray, jax.Array]]:
         for chosen in batches.group_by_length([len(row.tokens()) for row in rows], batch_size):

@@ -105,24 +105,53 @@ def _masked(
     values: Float[Array, "B G S K"],
     mask: Bool[Array, "#B T S"],
     scaling: ScoreScaling,
-    prefix: KeysValues | None = None,
-    prefix_mask: Bool[Array, "#B T C"] | None = None,
 ) -> Float[Array, "B T G R K"]:
-    """Attends to the keys that `mask` allows, and to those of a shared prefix [1 G C K], which is stored once."""
+    """Attends to the keys that `mask` allows."""
+    scores = scaling.apply(jnp.einsum("btgrk,bgsk->bgrts", q, keys, preferred_element_type=jnp.float32))
+    # Not with a result of another order, which CPUs compute several times as slowly.
+    probs = _weigh(scores, mask[:, None, None], values.dtype)
+    return jnp.moveaxis(jnp.einsum("bgrts,bgsk->bgrtk", probs, values), 3, 1)
+
+
+def _masked_behind(
+    prefix: KeysValues,
+    q: Float[Array, "B T G R K"],
+    keys: Float[Array, "B G S K"],
+    values: Float[Array, "B G S K"],
+    mask: Bool[Array, "#B T S"],
+    prefix_mask: Bool[Array, "#B T C"] | None,
+    scaling: ScoreScaling,
+) -> Float[Array, "B T G R K"]:
+    """Attends to the keys that `mask` allows and to those of a shared prefix [1 G C K], which is stored once.
+
+    For the prefix, the queries of all rows are one matrix. The two parts have weights with a common normaliser, so that
+    only maxima, sums and outputs are brought from one order into the other, not scores.
+    """
+    batch, length, groups, repeats, size = q.shape
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scores, mask = scaling.apply(product("btgrk,bgsk->bgrts", q, keys)), mask[:, None, None]
-    if prefix is None:
-        # Not with a result of another order, which CPUs compute several times as slowly.
-        return jnp.moveaxis(jnp.einsum("bgrts,bgsk->bgrtk", _weigh(scores, mask, values.dtype), values), 3, 1)
-    before = scaling.apply(product("btgrk,gck->bgrtc", q, prefix[0][0]))
-    count = before.shape[-1]
-    mask = jnp.pad(mask, [(0, 0)] * 4 + [(count, 0)], constant_values=True)
+
+    def by_row(x: Float[Array, "G N X"]) -> Float[Array, "B G n X"]:
+        return x.reshape(groups, batch, repeats * length, -1).swapaxes(0, 1)
+
+    def of_all_rows(x: Float[Array, "B G n X"]) -> Float[Array, "G N X"]:
+        return x.swapaxes(0, 1).reshape(groups, batch * repeats * length, -1)
+
+    def for_queries(mask: Bool[Array, "#B T X"]) -> Bool[Array, "#B 1 n X"]:
+        return jnp.tile(mask, (1, repeats, 1))[:, None]
+
+    q = q.transpose(0, 2, 3, 1, 4).reshape(batch, groups, repeats * length, size)
+    scores = jnp.where(for_queries(mask), scaling.apply(product("bgnk,bgsk->bgns", q, keys)), MASKED)
+    before = scaling.apply(product("gnk,gck->gnc", of_all_rows(q), prefix[0][0]))
     if prefix_mask is not None:
-        mask = mask.at[..., :count].set(prefix_mask[:, None, None])
-    probs = _weigh(jnp.concatenate([before, scores], axis=-1), mask, values.dtype)
-    # Not with a float32 result: XLA's CPU compiler has no such product of bfloat16.
-    out = jnp.einsum("bgrtc,gck->bgrtk", probs[..., :count], prefix[1][0])
-    return jnp.moveaxis(out + jnp.einsum("bgrts,bgsk->bgrtk", probs[..., count:], values), 3, 1)
+        rows = jnp.broadcast_to(for_queries(prefix_mask), (batch, groups, repeats * length, before.shape[-1]))
+        before = jnp.where(of_all_rows(rows), before, MASKED)
+    top = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), by_row(jnp.max(before, axis=-1, keepdims=True)))
+    weights, weights_before = jnp.exp(scores - top), jnp.exp(before - of_all_rows(top))
+    total = jnp.sum(weights, axis=-1, keepdims=True) + by_row(jnp.sum(weights_before, axis=-1, keepdims=True))
+    out = product("bgns,bgsk->bgnk", weights.astype(values.dtype), values)
+    out = out + by_row(product("gnc,gck->gnk", weights_before.astype(values.dtype), prefix[1][0]))
+    out = jnp.where(top > MASKED / 2, out / total, 0.0).astype(values.dtype)
+    return jnp.moveaxis(out.reshape(batch, groups, repeats, length, size), 3, 1)
 
 
 def _portable(q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, scaling: ScoreScaling) -> jax.Array:
@@ -282,11 +311,12 @@ def prefill_attention(
     prefix: KeysValues | None,
 ) -> Float[Array, "B T H K"]:
     """Computes `attention` of rows behind a shared prefix, whose keys and values are [1 G C K]."""
-    grouped = q.reshape(*k.shape[:3], -1, k.shape[3])
-    visible, before = mask.visible(0, q.shape[1]), None
-    if prefix is not None:
-        before = mask.visible_prefix(jnp.arange(q.shape[1]), prefix[0].shape[2])
-    return _masked(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, scaling, prefix, before).reshape(q.shape)
+    grouped, keys, values = q.reshape(*k.shape[:3], -1, k.shape[3]), k.swapaxes(1, 2), v.swapaxes(1, 2)
+    visible = mask.visible(0, q.shape[1])
+    if prefix is None:
+        return _masked(grouped, keys, values, visible, scaling).reshape(q.shape)
+    before = mask.visible_prefix(jnp.arange(q.shape[1]), prefix[0].shape[2])
+    return _masked_behind(prefix, grouped, keys, values, visible, before, scaling).reshape(q.shape)
 
 
 def decode_attention(
@@ -303,8 +333,9 @@ def decode_attention(
     Args:
       mask: with `starts`, and a window or none.
     """
-    visible, before = mask.visible_at(position, keys.shape[2]), None
-    if prefix is not None:
-        before = mask.visible_prefix(position[None], prefix[0].shape[2])
+    visible = mask.visible_at(position, keys.shape[2])
     grouped = q.reshape(len(q), 1, keys.shape[1], -1, q.shape[2])
-    return _masked(grouped, keys, values, visible, scaling, prefix, before).reshape(q.shape)
+    if prefix is None:
+        return _masked(grouped, keys, values, visible, scaling).reshape(q.shape)
+    before = mask.visible_prefix(position[None], prefix[0].shape[2])
+    return _masked_behind(prefix, grouped, keys, values, visible, before, scaling).reshape(q.shape)

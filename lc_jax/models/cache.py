@@ -58,7 +58,7 @@ class Cache:
     prefix: Cache | None = None  # of the shared prefix: tokens before position 0 of every row; B = 1, no padding
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int, int, int], dtype: Any, *, per_layer: bool) -> Cache:
+    def empty(cls, shape: tuple[int, int, int, int, int], dtype: Any, per_layer: bool) -> Cache:
         """Returns a cache of zeros.
 
         Args:
@@ -80,6 +80,20 @@ class Cache:
     def prefix_length(self) -> int:
         """Tokens of the shared prefix."""
         return self.prefix.length if self.prefix else 0
+
+    @property
+    def is_per_layer(self) -> bool:
+        """Returns whether each layer has arrays of its own."""
+        return self.keys[0].ndim == 4
+
+    def stacked(self) -> KeysValues:
+        """Returns keys and values of all layers, [L B G S K] each."""
+        keys, values = (jnp.stack(x) if self.is_per_layer else x[0] for x in (self.keys, self.values))
+        return keys, values
+
+    def apart(self) -> Cache:
+        """Returns the same contents with an array for each layer."""
+        return self if self.is_per_layer else Cache(tuple(self.keys[0]), tuple(self.values[0]), self.prefix)
 
     def grow(self, length: int) -> Cache:
         """Returns the same contents with room for `length` positions in all."""
@@ -111,7 +125,7 @@ class Cache:
         Args:
           params: stacked by layer; where each layer has arrays of its own, a list of the parameters of each.
         """
-        if self.keys[0].ndim == 5:
+        if not self.is_per_layer:
 
             def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
                 (x, keys, values), (layer_params, index, prefix) = carry, inputs

@@ -14,108 +14,23 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from lc_jax import parallel
 from lc_jax.kernels import dispatch
-from lc_jax.kernels.attention import RowMask, attention, decode_attention, prefill_attention
+from lc_jax.kernels.attention import KeysValues, RowMask, attention, decode_attention, prefill_attention
+from lc_jax.kernels.bits import from_bits, to_bits
 from lc_jax.kernels.logprobs import soften, token_logprobs
-from lc_jax.kernels.matmul import product
+from lc_jax.kernels.matmul import product, product_by_columns
+from lc_jax.models.block import Block, Norm, multiply
 from lc_jax.models.cache import Cache, LayerCache
-from lc_jax.models.config import ACTIVATIONS, REMAT, Config
+from lc_jax.models.config import REMAT, Config
 from lc_jax.models.decoding import UNROLL, is_per_layer, layer_copies
 from lc_jax.models.linear import ADAPTERS, Linear
 from lc_jax.models.rope import angles, rotate
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # q [B T H K], k, v [B T G K] -> [B T H K]
 Window = Int[Array, ""] | int | None
 NO_WINDOW = 2**31 - 1  # in the place of a window where other kinds of layers have one
-
-
-def multiply(x: jax.Array, factor: float) -> jax.Array:
-    """Returns x times a factor, multiplied in float32; the dtype is that of x."""
-    return x if factor == 1 else (x.astype(jnp.float32) * factor).astype(x.dtype)
-
-
-class Norm(nnx.Module):
-    """RMSNorm or LayerNorm; computed in float32, returned in the dtype of the input."""
-
-    def __init__(self, config: Config, *, size: int = 0, layers: int = 0) -> None:
-        lead, names = ((layers,), ("layers",)) if layers else ((), ())
-        shape, axes = (*lead, size or config.hidden_size), (*names, "norm")
-        self.eps, self.offset = config.norm_eps, config.norm_offset
-        ones = jnp.full(shape, 1 - config.norm_offset, config.backbone_dtype)
-        self.scale = nnx.Param(ones, out_sharding=axes)
-        self.bias = nnx.Param(jnp.zeros(shape, config.backbone_dtype), out_sharding=axes) if config.layer_norm else None
-
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        y = x.astype(jnp.float32)
-        if self.bias is not None:
-            y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        scale = self.scale[...].astype(jnp.float32)
-        y = y * (scale + self.offset if self.offset else scale)
-        return (y if self.bias is None else y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
-
-
-class Block(nnx.Module):
-    """Attention and MLP of all layers, stacked along the first dimension of each parameter."""
-
-    def __init__(self, config: Config, key: jax.Array) -> None:
-        self.config = config
-        hidden, inner, count = config.hidden_size, config.intermediate_size, config.num_layers
-        queries, pairs = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        names = config.linear_layers
-        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-
-        def linear(name: str, shape: tuple[int, int], axes: tuple[str, str]) -> Linear:
-            return Linear(keys[name], shape, axes, config, name=name, layers=count)
-
-        into_heads, into_mlp = ("embed", "heads"), ("embed", "mlp")
-        if config.norm_placement != "after":
-            self.attention_norm, self.mlp_norm = Norm(config, layers=count), Norm(config, layers=count)
-        if config.norm_placement != "before":
-            self.attention_out_norm, self.mlp_out_norm = Norm(config, layers=count), Norm(config, layers=count)
-        if config.fused_qkv:
-            self.qkv = linear("qkv", (hidden, queries + 2 * pairs), into_heads)
-        else:
-            self.q = linear("q", (hidden, queries), into_heads)
-            self.k = linear("k", (hidden, pairs), into_heads)
-            self.v = linear("v", (hidden, pairs), into_heads)
-        if config.qk_norm != "none":
-            sizes = (config.head_dim,) * 2 if config.qk_norm == "head" else (queries, pairs)
-            self.q_norm, self.k_norm = (Norm(config, size=size, layers=count) for size in sizes)
-        self.o = linear("o", (queries, hidden), ("heads", "embed"))
-        if config.gated_mlp:
-            self.gate = linear("gate", (hidden, inner), into_mlp)
-        self.up = linear("up", (hidden, inner), into_mlp)
-        self.down = linear("down", (inner, hidden), ("mlp", "embed"))
-
-    def __call__(self, x: Float[Array, "B T D"], attend: Attend) -> Float[Array, "B T D"]:
-        """Runs one layer (the first dimension of the parameters already taken off)."""
-        config, shape = self.config, x.shape[:2]
-        before, after = config.norm_placement != "after", config.norm_placement != "before"
-        q, k, v = self._heads(self.attention_norm(x) if before else x)
-        y = self.o(attend(q, k, v).reshape(*shape, -1))
-        attended = x + multiply(self.attention_out_norm(y) if after else y, config.residual_scale)
-        y = x if config.parallel_residual else attended
-        y = self.mlp_norm(y) if before else y
-        activation = ACTIVATIONS[config.activation]
-        inner = activation(self.gate(y)) * self.up(y) if config.gated_mlp else activation(self.up(y))
-        y = self.down(inner)
-        return attended + multiply(self.mlp_out_norm(y) if after else y, config.residual_scale)
-
-    def _heads(self, y: Float[Array, "B T D"]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns queries [B T H K], keys and values [B T G K], before their rotation."""
-        config, shape = self.config, y.shape[:2]
-        if config.fused_qkv:
-            q, k, v = jnp.split(self.qkv(y).reshape(*shape, config.num_heads, 3 * config.head_dim), 3, axis=-1)
-        else:
-            q, k, v = self.q(y), self.k(y), self.v(y)
-            if config.qk_norm == "all":
-                q, k = self.q_norm(q), self.k_norm(k)
-            q, k, v = (x.reshape(*shape, -1, config.head_dim) for x in (q, k, v))
-        return (self.q_norm(q), self.k_norm(k), v) if config.qk_norm == "head" else (q, k, v)
 
 
 class ByKind(NamedTuple):
@@ -140,15 +55,22 @@ class CausalLM(nnx.Module):
         shape = (config.hidden_size, config.vocab_size)
         self.head = None if config.tied_embeddings else Linear(head_key, shape, ("embed", "vocab"), config)
 
+    def _embedding_matrix(self) -> Float[Array, "V D"]:
+        return from_bits(self.embedding[...])
+
     def head_matrix(self) -> Float[Array, "D V"]:
         """Returns the matrix from hidden states to logits, in the compute dtype."""
-        matrix = self.embedding[...].T if self.head is None else self.head.kernel[...]
+        matrix = self._embedding_matrix().T if self.head is None else self.head.kernel[...]
         return matrix.astype(self.config.dtype)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Computes float32 logits."""
         hidden = multiply(hidden, 1 / self.config.logit_divisor)
-        flat = product(hidden.reshape(-1, hidden.shape[-1]), self.head_matrix())
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        if self.head is None:
+            flat = product_by_columns(flat, self._embedding_matrix().astype(self.config.dtype))
+        else:
+            flat = product(flat, self.head_matrix())
         return soften(flat.reshape(*hidden.shape[:-1], -1), self.config.logit_softcap)
 
     def logprobs(
@@ -160,8 +82,8 @@ class CausalLM(nnx.Module):
         hidden = multiply(hidden, 1 / self.config.logit_divisor)
         return token_logprobs(hidden, self.head_matrix(), targets, temperature, implementation, softcap)
 
-    def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
+    def _embed(self, tokens: Int[Array, "B T"], table: Shaped[Array, "V D"]) -> Float[Array, "B T D"]:
+        x = from_bits(jnp.take(table, tokens, axis=0)).astype(self.config.dtype)
         scale = self.config.embedding_scale
         return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
 
@@ -188,6 +110,7 @@ class CausalLM(nnx.Module):
         *,
         starts: Int[Array, " B"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
+        prefix: Cache | None = None,
     ) -> Float[Array, "B T D"]:
         """Computes hidden states after the final norm, compute dtype. Padding never influences real tokens.
 
@@ -196,32 +119,43 @@ class CausalLM(nnx.Module):
           starts: first real position of rows that are padded on the left; None: 0.
           segment_ids: of packed suffixes, in place of `lengths`: SHARED_PREFIX for the tokens that a row begins with,
             1, 2, ... for suffixes, each computed as if it alone followed the prefix, and PADDING at the end.
+          prefix: keys and values of tokens that precede all rows; not with `segment_ids`.
         """
         ends = lengths if starts is None or lengths is None else starts + lengths
+        num_before = 0
+        if prefix is not None:
+            num_before = prefix.length
+            starts = jnp.zeros(len(tokens), jnp.int32) if starts is None else starts
         mask = RowMask(starts, ends, segment_ids)
-        positions = jnp.broadcast_to(mask.positions(tokens.shape[1]), tokens.shape)
-        by_kind = self._by_kind(positions, tokens.shape[1])
+        positions = jnp.broadcast_to(mask.positions(tokens.shape[1]), tokens.shape) + num_before
+        by_kind = self._by_kind(positions, tokens.shape[1] + num_before)
         graphdef, stacked = nnx.split(self.layers)
 
-        def body(x: jax.Array, layer: tuple[Any, Any]) -> tuple[jax.Array, None]:
-            cos, sin, window = by_kind(layer[1])
+        def body(x: jax.Array, layer: tuple[Any, Any, Any]) -> tuple[jax.Array, None]:
+            params, kind, before = from_bits(layer)
+            cos, sin, window = by_kind(kind)
 
             def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
                 layer_mask = dataclasses.replace(mask, window=window)
-                return self._attention(rotate(q, cos, sin), rotate(k, cos, sin), v, layer_mask)
+                return self._attention(rotate(q, cos, sin), rotate(k, cos, sin), v, layer_mask, before)
 
-            return parallel.constrain(nnx.merge(graphdef, layer[0])(x, attend), "batch", None, None), None
+            return parallel.constrain(nnx.merge(graphdef, params)(x, attend), "batch", None, None), None
 
         if self.config.remat != "none":
             body = jax.checkpoint(body, policy=REMAT[self.config.remat], prevent_cse=self.config.num_layers <= UNROLL)
         # Laid out as the table's columns are, then by rows: in one step XLA would gather what all replicas looked up.
-        x = parallel.constrain(self._embed(tokens), "replica", None, "embed")
+        x = parallel.constrain(self._embed(tokens, self.embedding[...]), "replica", None, "embed")
         x = parallel.constrain(x, "batch", None, None)
-        x, _ = jax.lax.scan(body, x, (stacked, self._kinds()), unroll=self._unroll())
+        layers = (stacked, self._kinds(), prefix.stacked() if prefix else None)
+        x, _ = jax.lax.scan(body, x, layers, unroll=self._unroll())
         return self.norm(x)
 
-    def _attention(self, q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask) -> Float[Array, "B T H K"]:
+    def _attention(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: RowMask, prefix: KeysValues | None = None
+    ) -> Float[Array, "B T H K"]:
         config, scaling = self.config, self.config.score_scaling
+        if prefix is not None:
+            return prefill_attention(q, k, v, mask, scaling, prefix)
         implementation = dispatch.attention_implementation(config.kernels, config.dtype, config.head_dim)
         implementation = dispatch.unfused_implementation(implementation, mask, scaling)
         call: Callable[..., jax.Array] = functools.partial(attention, scaling=scaling, implementation=implementation)
@@ -235,19 +169,28 @@ class CausalLM(nnx.Module):
 
     # --- generation ---
 
-    def init_cache(self, batch: int, length: int) -> Cache:
-        """Returns an empty cache of `length` positions a row."""
+    @property
+    def decodes_per_layer(self) -> bool:
+        """Returns what `decoding.is_per_layer` says of this model."""
+        return is_per_layer(self.config)
+
+    def init_cache(self, batch: int, length: int, per_layer: bool | None = None) -> Cache:
+        """Returns an empty cache of `length` positions a row; `per_layer` as in `decoding_layers`."""
         config = self.config
         shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
-        return Cache.empty(shape, config.dtype, per_layer=is_per_layer(config))
+        return Cache.empty(shape, config.dtype, self.decodes_per_layer if per_layer is None else per_layer)
 
-    def decoding_layers(self) -> Any:
+    def decoding_layers(self, per_layer: bool | None = None) -> Any:
         """Returns parameters and kinds of the layers as `prefill` and `decode` read them: stacked, or a list.
 
-        A list where each layer has a cache of its own: see `decoding.layer_copies`.
+        Args:
+          per_layer: a list, where each layer has a cache of its own; see `decoding.layer_copies`. None: as
+            `decodes_per_layer` says. A single pass is not worth the copies.
         """
-        stacked = nnx.split(self.layers)[1], self._kinds()
-        return layer_copies(*stacked, self.config) if is_per_layer(self.config) else stacked
+        stacked, kinds = nnx.split(self.layers)[1], self._kinds()
+        if self.decodes_per_layer if per_layer is None else per_layer:
+            return layer_copies(stacked, kinds, self.config)
+        return to_bits(stacked), kinds
 
     def prefill(
         self, tokens: Int[Array, "B T"], starts: Int[Array, " B"], cache: Cache, layers: Any
@@ -261,10 +204,7 @@ class CausalLM(nnx.Module):
         mask = RowMask(starts)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: Window, layer: LayerCache) -> jax.Array:
-            layer_mask = dataclasses.replace(mask, window=window)
-            if layer.prefix is None:
-                return self._attention(q, k, v, layer_mask)
-            return prefill_attention(q, k, v, layer_mask, self.config.score_scaling, layer.prefix)
+            return self._attention(q, k, v, dataclasses.replace(mask, window=window), layer.prefix)
 
         positions = mask.positions(tokens.shape[1]) + cache.prefix_length
         return self._through_cache(tokens, positions, cache, layers, 0, attend)
@@ -315,13 +255,14 @@ class CausalLM(nnx.Module):
                 layer = layer.write(k, v, position)
                 return attend(q, k, v, window, layer)
 
-            block = nnx.merge(graphdef, params)
+            block = nnx.merge(graphdef, from_bits(params))
             for name in self.config.linear_layers:
                 getattr(block, name).is_transposed = isinstance(layers, list)
             x = block(x, write_and_attend)
             return parallel.constrain(x, "batch", None, None), layer
 
-        x = parallel.constrain(self._embed(tokens), "batch", None, None)  # from a table that fsdp does not split
+        # From a table that fsdp does not split.
+        x = parallel.constrain(self._embed(tokens, to_bits(self.embedding[...])), "batch", None, None)
         x, cache = cache.scan(step, x, layers)
         return self.norm(x), cache
 
@@ -354,6 +295,13 @@ class Model:
         """Returns the trees that have all parameters together."""
         return (self.params,) if self.frozen is None else (self.params, self.frozen)
 
+    def as_bits(self) -> Model:
+        """Returns the model without gradients for many forward passes: CPUs read bfloat16 layers faster as integers.
+
+        See kernels/bits.py; the table of embeddings is an integer array too. Elsewhere it is the model itself.
+        """
+        return dataclasses.replace(self, params=_with_bits(self.params), frozen=_with_bits(self.frozen))
+
     def bind(self) -> Any:
         """Returns the CausalLM or ScalarModel with these parameters."""
         return nnx.merge(self.graphdef, *self.states())
@@ -362,6 +310,17 @@ class Model:
 def _split(module: Any, *filters: Any) -> tuple[Any, ...]:
     graphdef, *states = nnx.split(module, *filters)
     return graphdef, module.config, *states
+
+
+def _with_bits(state: Any) -> Any:
+    if state is None or jax.default_backend() != "cpu":
+        return state
+    flat, convert = nnx.to_flat_state(state), jax.jit(to_bits)
+
+    def is_read(path: tuple, variable: Any) -> bool:
+        return ("layers" in path or path[-1] == "embedding") and variable[...].dtype == jnp.bfloat16
+
+    return nnx.from_flat_state([(path, convert(x) if is_read(path, x) else x) for path, x in flat])
 
 
 def _is_trained(path: tuple, _: Any) -> bool:

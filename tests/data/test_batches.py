@@ -47,6 +47,20 @@ def test_at_most_a_third_of_a_row_is_padding(length):
     assert 3 * (bucket - length) <= bucket
 
 
+def test_multiples_are_at_most_an_eighth_apart():
+    assert [batches.round_up_to_multiple(n) for n in (0, 1, 4, 31, 33, 65, 100, 129)] == [0, 4, 4, 32, 36, 72, 104, 144]
+    assert [batches.round_down_to_multiple(n) for n in (0, 3, 7, 31, 35, 71, 103, 143)] == [
+        0,
+        0,
+        4,
+        28,
+        32,
+        64,
+        96,
+        128,
+    ]
+
+
 def test_boundaries_are_the_fewest_possible_and_the_best_of_these():
     """Compares with every choice of boundaries, on small sets of lengths."""
     rng = np.random.default_rng(0)

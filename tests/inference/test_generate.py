@@ -9,7 +9,7 @@ import pytest
 
 from lc_jax import parallel
 from lc_jax.data import batches
-from lc_jax.inference import generate, score
+from lc_jax.inference import generate, prefix, score
 from lc_jax.models import transformer
 from lc_jax.models.transformer import CausalLM
 from tests import programs
@@ -139,15 +139,14 @@ def test_a_shared_prefix_is_computed_once(preset, per_layer, monkeypatch):
         with jax.set_mesh(mesh):
             model = logits_scaled(random_model(mesh, preset), 0.3)
             outputs.append(run(model, prompts))
-            scores = dict(
-                score.stream_logprobs(
-                    model, [p + c.tokens for p, c in zip(prompts, outputs[-1], strict=True)], batch_size=8
-                )
-            )
-        for i, completion in enumerate(outputs[-1]):
-            np.testing.assert_allclose(completion.logprobs, scores[i].logprobs[len(prompts[i]) - 1 :], atol=1e-4)
+            texts = [p + c.tokens for p, c in zip(prompts, outputs[-1], strict=True)]
+            padded = batches.pad(texts + [[0]] * (8 - len(texts)), max(map(len, texts)))
+            logprobs, _ = score.sequence_logprobs(model, padded.tokens, padded.lengths, jnp.float32(1.0))
+        for text, row, completion in zip(texts, np.asarray(logprobs), outputs[-1], strict=False):
+            expected = row[len(text) - len(completion.tokens) - 1 : len(text) - 1]
+            np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
     assert [c.tokens for c in outputs[0]] == [c.tokens for c in outputs[1]]
-    assert widths == [(1, 64), (8, 24)] * 2  # the bucket below 70, and the 6 + 12 tokens that are left
+    assert widths == [(1, 64), (8, 24)] * 2  # the multiple of 8 below 70, and the 6 + 12 tokens that are left
 
 
 @pytest.mark.parametrize(
@@ -163,7 +162,7 @@ def test_a_shared_prefix_is_computed_once(preset, per_layer, monkeypatch):
 )
 def test_only_a_long_shared_prefix_is_computed_once_and_in_few_lengths(same, lengths, expected):
     prompts = [[7] * same + [i + 8] + [9] * (length - same - 1) for i, length in enumerate(lengths)]
-    assert generate._prefix_length(prompts) == expected
+    assert prefix.prefix_length(prompts) == expected
 
 
 def test_a_finished_batch_is_not_lost_where_the_next_one_fails():
@@ -176,6 +175,11 @@ def test_a_finished_batch_is_not_lost_where_the_next_one_fails():
         values.extend(parallel.prefetch(batches_()))
     assert values == [1, 2]
     assert list(parallel.prefetch([])) == []
+
+
+def test_greedy_tokens_are_the_first_of_the_likeliest():
+    logits = jnp.asarray([[1.0, 3.0, 3.0, -jnp.inf], [-jnp.inf, -5.0, -7.0, -9.0], [0.0, 0.0, 0.0, 2.0]])
+    assert generate._largest(logits).tolist() == [1, 1, 3]
 
 
 def test_ends_at_end_of_sequence_and_never_draws_padding(model):

@@ -1,15 +1,18 @@
-"""Rewards of sequences that begin alike: what is computed once changes nothing."""
+"""Scores of sequences that begin alike: what is computed once changes nothing."""
 
 import dataclasses
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.inference import score
-from lc_jax.models import registry
+from lc_jax.models import registry, transformer
+from tests import programs
 from tests.models.conftest import random_model
 
 RNG = np.random.default_rng(0)
@@ -57,6 +60,54 @@ def test_each_sequence_has_the_reward_it_has_alone(preset, shape, kernels):
     assert np.ptp(expected) > 0.1
     assert [len(scores) for scores in together] == [len(group) for group in GROUPS]
     np.testing.assert_allclose(np.concatenate(together), expected, rtol=1e-4, atol=1e-4)  # large weights magnify
+
+
+PREFIX = tokens(40)
+CONTINUATIONS = [tokens(n) for n in (1, 5, 17, 30, 2)]
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape", "per_layer"),
+    [("tiny-llama", (1, 1, 1), True), ("tiny-llama", (2, 2, 2), False), ("tiny-gpt-neox", (1, 1, 1), False)],
+)
+def test_log_probabilities_behind_a_shared_prefix_are_those_of_each_text_alone(preset, shape, per_layer, monkeypatch):
+    monkeypatch.setattr(transformer, "is_per_layer", lambda config: per_layer)
+    jax.clear_caches()
+    texts, shapes, score_batch = [PREFIX + rest for rest in CONTINUATIONS], [], score.continuation_logprobs
+    monkeypatch.setattr(
+        score, "continuation_logprobs", lambda m, t, *rest, **k: shapes.append(t.shape) or score_batch(m, t, *rest, **k)
+    )
+    mesh = programs.mesh_of() if shape == (1, 1, 1) else parallel.make_mesh(*shape)
+    with jax.set_mesh(mesh):
+        model = random_model(mesh, preset)
+        together = dict(score.stream_logprobs(model, texts, batch_size=4, temperature=0.7))
+        alone = [dict(score.stream_logprobs(model, [text], batch_size=4, temperature=0.7))[0] for text in texts]
+    assert shapes == [(4, 20), (4, 32)]  # up to 17 tokens, then 30
+    assert sorted(together) == list(range(len(texts)))
+    for i, expected in enumerate(alone):
+        assert len(together[i].logprobs) == len(together[i].entropies) == len(texts[i]) - 1
+        np.testing.assert_allclose(together[i].logprobs, expected.logprobs, rtol=1e-4)  # large weights magnify
+        np.testing.assert_allclose(together[i].entropies, expected.entropies, rtol=1e-3, atol=1e-4)
+    assert np.ptp([scores.logprobs[39] for scores in alone]) > 0.1  # each has its own token after the prefix
+
+
+@pytest.mark.parametrize("kind", ["causal", "scalar"])
+def test_layers_in_bfloat16_are_read_as_bits_on_a_cpu(kind):
+    """The scores are the same; layers as bfloat16 numbers are converted to float32 as a whole."""
+    mesh = programs.mesh_of()
+    with jax.set_mesh(mesh):
+        config = registry.from_preset("tiny-llama", param_dtype="bfloat16", compute_dtype="bfloat16")
+        model = registry.initialize(dataclasses.replace(config, num_layers=12), jax.random.key(0), mesh, kind)
+        padded = batches.pad([PREFIX, PREFIX[:9]], 40)
+        compute, args = {
+            "causal": (score.sequence_logprobs, (padded.tokens, padded.lengths, jnp.float32(1.0))),
+            "scalar": (score.sequence_rewards, (padded.tokens, padded.lengths)),
+        }[kind]
+        texts = [compute.lower(m, *args).compile().as_text() for m in (model, model.as_bits())]
+        outputs = [jax.tree.leaves(compute(m, *args)) for m in (model, model.as_bits())]
+    assert [bool(re.search(r"f32\[12,\d+,\d+\]", text)) for text in texts] == [True, False]
+    for expected, value in zip(*outputs, strict=True):
+        np.testing.assert_array_equal(np.asarray(value), np.asarray(expected))
 
 
 def test_no_groups():

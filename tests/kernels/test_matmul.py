@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lc_jax.kernels.matmul import matmul, matmul_by_columns, product, transposed_product
+from lc_jax.kernels.matmul import matmul, matmul_by_columns, product, product_by_columns, transposed_product
 
 CPU_INFO = Path("/proc/cpuinfo")
 HAS_AMX = CPU_INFO.is_file() and "amx_bf16" in CPU_INFO.read_text()
@@ -41,6 +41,9 @@ def test_products_with_a_float32_result_are_not_rounded(platform):
     assert by_kernel.tolist() == [[401, 10], [502, 20], [603, 30]]
     assert product(X, KERNEL).tolist() == [[5, -1], [14, -1]]
     assert product(BY_OUT, KERNEL.T).tolist() == [[1, 12, -10], [100, 200, 0]]
+    by_columns = product_by_columns(jnp.asarray([[1.0, 256.0]], jnp.bfloat16), jnp.ones((3, 2), jnp.bfloat16))
+    assert by_columns.dtype == jnp.float32
+    assert by_columns.tolist() == [[257, 257, 257]]  # no bfloat16 number
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])

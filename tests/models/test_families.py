@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from lc_jax.data import batches
 from lc_jax.inference import generate, score
+from lc_jax.inference.prefix import prefix_length
 from lc_jax.kernels.attention import PADDING, SHARED_PREFIX
 from lc_jax.models import difference, folders, hf, params, registry
 from tests import programs
@@ -134,21 +135,22 @@ def test_packed_suffixes_are_sequences_of_their_own(pair):
         first += len(suffix)
 
 
-@only(*SOME)
-def test_generation_behind_a_shared_prefix(pair):
-    """A prefix of 32 tokens is computed once; sampled log-probabilities are those of the whole sequences."""
+@only(*SOME, "mistral")
+def test_generation_and_scores_behind_a_shared_prefix(pair):
+    """A prefix of 32 tokens is computed once; log-probabilities are those of the whole sequences."""
     model, ours, _ = pair
     prefix = rows(1, 32)[0]
     prompts = [[*prefix, *rest] for rest in rows(4, 9, seed=3)]
-    assert generate._prefix_length(prompts) == 32
+    assert prefix_length(prompts) == 32
     sampling = generate.Sampling(max_new_tokens=12, eos_ids=(2,))
     completions = generate.generate(ours, prompts, sampling, seed=0, batch_size=4)
-    for prompt, completion in zip(prompts, completions, strict=True):
+    texts = [[*prompt, *completion.tokens] for prompt, completion in zip(prompts, completions, strict=True)]
+    scores = dict(score.stream_logprobs(ours, texts, batch_size=2))
+    for i, completion in enumerate(completions):
         with torch.no_grad():
-            expected = torch_logprobs(model, [*prompt, *completion.tokens])[len(prompt) - 1 :]
-        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
-    scores = dict(score.stream_logprobs(ours, [[*prompts[0], *completions[0].tokens]], batch_size=1))[0].logprobs
-    np.testing.assert_allclose(scores[len(prompts[0]) - 1 :], completions[0].logprobs, atol=1e-4)
+            expected = torch_logprobs(model, texts[i]).numpy()
+        np.testing.assert_allclose(completion.logprobs, expected[len(prompts[i]) - 1 :], atol=1e-4)
+        np.testing.assert_allclose(scores[i].logprobs, expected, atol=1e-4)
 
 
 @only("qwen2", "olmo3", "gemma2", "gemma3", "granite", "phi3")
