@@ -37,7 +37,7 @@ class Tokenizer:
 
     Text is tokenised verbatim, after the begin-of-sequence token if the tokenizer adds one, and never with an
     end-of-sequence token: SFT adds `end_id` itself. Special tokens in data, such as "</s>", are split into ordinary
-    pieces; those of a chat template are special. Ids without a row in the embedding are refused.
+    pieces; those of a chat template are special. Ids without a row in the embedding are rejected.
 
     Differs: the published code lets special tokens in data become special ids.
     """
@@ -82,7 +82,7 @@ class Tokenizer:
 
         Args:
           where: file and row of the prompt, for messages.
-          max_length: in tokens; a longer prompt is refused.
+          max_length: in tokens; a longer prompt is rejected.
 
         Raises:
           ValueError: there is no chat template, it refuses the messages, an id has no row in the embedding, or the

@@ -83,7 +83,7 @@ class Record:
     answers: tuple[str, ...]  # the objective alternatives, without words of doubt
     probs: tuple[float, ...]  # how confident the biography is of each
     chosen: str  # the most confident one, which counts (the first of equals)
-    confidence: float  # in it, in [0, 1]; NaN unless status is "ok", so that the metrics refuse it
+    confidence: float  # in it, in [0, 1]; NaN unless status is "ok", so that the metrics reject it
     correct: bool | None  # whether it is supported; None unless status is "ok"
     status: Status  # anything but "ok" is counted, and left out of the metrics
     detail: str = ""  # why the status is not "ok"

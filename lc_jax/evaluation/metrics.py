@@ -146,7 +146,7 @@ def ece(
     confident remainder out; of equal-width bins an empty one makes the result NaN.
 
     Reference: process_eval_results.py:compute_ece (reference=True).
-    Differs: ties together, every row counted, empty bins skipped, NaN refused (reference=False).
+    Differs: ties together, every row counted, empty bins skipped, NaN rejected (reference=False).
 
     Raises:
       ValueError: see `check`; with `reference`, fewer rows than equal-count bins.

@@ -23,7 +23,7 @@ UNREAD_SHARE = 0.9  # of texts in which the reader finds nothing, from which on 
 def write_records(
     folder: str | Path, records: Sequence[qa.Record] | Sequence[biography.Record], costs: cost.Costs
 ) -> None:
-    """Writes records.jsonl into `folder`, before anything can refuse the records, and logs what they cost."""
+    """Writes records.jsonl into `folder`, before anything can reject the records, and logs what they cost."""
     jsonl.write_jsonl(Path(folder) / "records.jsonl", map(dataclasses.asdict, records))
     logging.info("\n%s", cost.render(costs))
 

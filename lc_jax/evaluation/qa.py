@@ -72,7 +72,7 @@ class Record:
     answers: tuple[str, ...]  # that the paragraph offers
     probs: tuple[float, ...]  # the reader's forecast of each; empty for methods without confidence
     chosen: str  # the answer that counts; "" when there is none
-    confidence: float  # in it, in [0, 1]; NaN unless status is "ok", so that the metrics refuse it
+    confidence: float  # in it, in [0, 1]; NaN unless status is "ok", so that the metrics reject it
     correct: bool | None  # None until the answer is judged, and where status is not "ok"
     status: ReplyStatus  # anything but "ok" is counted, and left out of the metrics
     detail: str = ""  # why the status is not "ok"

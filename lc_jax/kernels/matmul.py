@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+MANY_ROWS = 256  # from which on x @ columns.T is the faster one in float32
+
 
 def _is_bfloat16_on_cpu(dtype: jnp.dtype) -> bool:
     return jax.default_backend() == "cpu" and dtype == jnp.bfloat16
@@ -36,9 +38,9 @@ def product_by_columns(x: Float[Array, "N I"], columns: Float[Array, "O I"]) -> 
     """Computes x @ columns.T in the inputs' dtype with a float32 result.
 
     CPUs compute columns @ x.T. In bfloat16, with the 16 rows of a decoding step, that takes a third of the time of
-    XLA's own product (`python -m benchmarks.matmul --full`).
+    XLA's own product (`python -m benchmarks.matmul --full`); in float32 it is faster for few rows alone.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or (x.dtype == jnp.float32 and len(x) >= MANY_ROWS):
         return product(x, columns.T)
     out = jnp.einsum("boi,bni->bon", columns[None], x[None], preferred_element_type=jnp.float32)
     return jax.lax.optimization_barrier(out[0]).T  # else XLA exchanges the operands

@@ -30,7 +30,7 @@ class Architecture:
 
     model_type: str  # in config.json
     interleaved: bool = False  # the rows of queries and keys are in llama.cpp's order, see `GGUF._tensor`
-    # Key of config.json -> key of the metadata without the architecture, and what a missing one means; None: refused.
+    # Key of config.json -> key of the metadata without the architecture, and what a missing one means; None: rejected.
     keys: Mapping[str, tuple[str, Any]] = dataclasses.field(default_factory=dict)
     wide_queries: int | None = None  # layers of the size whose query scale is (hidden_size / heads)^-0.5
 

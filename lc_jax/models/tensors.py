@@ -120,7 +120,7 @@ def _open(path: Path) -> Any:
 
 
 class _Pickle:
-    """A pytorch_model.bin as safetensors gives its files. Torch reads tensors alone: code in the file is refused."""
+    """A pytorch_model.bin as safetensors gives its files. Torch reads tensors alone: code in the file is rejected."""
 
     def __init__(self, path: Path) -> None:
         check_torch(path)

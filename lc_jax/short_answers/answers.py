@@ -1,7 +1,7 @@
-"""Decides which words are a short answer: what is stripped from them, and what is refused.
+"""Decides which words are a short answer: what is stripped from them, and what is rejected.
 
 No rule tells a name from a remark, so that there are tables. Words count in lower case only, since names have them in
-capitals ("As You Like It"); the patterns of openings and of non-answers count in any case. A text that is refused for
+capitals ("As You Like It"); the patterns of openings and of non-answers count in any case. A text that is rejected for
 nothing costs less than a wrong answer.
 """
 
@@ -23,7 +23,7 @@ def _any(patterns: list[str], flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), flags)
 
 
-# Openings that are no part of an answer. "In Bruges" may be a title: it is refused.
+# Openings that are no part of an answer. "In Bruges" may be a title: it is rejected.
 _DECORATION = _any([
     r"[-–—•]\s+",
     rf"(?:in|(?:[Ll]ocated|[Ss]ituated)\s+in|[Ii]n(?=\s+(?:the\s+year\s+)?\d{{3}}))\s+{_NAME}",

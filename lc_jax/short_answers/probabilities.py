@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Unreadable(ValueError):
-    """A text that the rules refuse to read; the message is the reason."""
+    """A text that the rules cannot read; the message is the reason."""
 
 
 # Words of probability (Wallsten 1990) with the paper's values, and their adverbs.

@@ -21,14 +21,14 @@ Probabilities are percentages ("70%", "70.5 percent"), ranges ("60-70 %", "betwe
 fractions ("7 out of 10"), decimals after a label or in parentheses, and the words of `probabilities.WORDS`. After an
 answer, "60-70%" is a range only in parentheses, after a colon or after a word such as "with" or "is".
 
-Everything else is refused with a reason: more than 100% for one answer or, by more than rounding, for all together;
+Everything else is rejected with a reason: more than 100% for one answer or, by more than rounding, for all together;
 an answer that is named twice; a probability without an answer, or answers with and without one; words of doubt or
 certainty without a value ("perhaps", "certainly", "very likely", "at least 70%"); a probability of a negation ("I am
 70% sure that it is not France"), of an exception ("anything but France") or of no answer ("unknown (80%)", "others
 (10%)"); remarks ("Yes, France", "France, I think"); texts of over 400 characters. `answers` has the tables.
 
 Limits. English, in one Unicode form (NFKC). An answer has at most 12 words and none that only sentences have, in lower
-case ("is", "which", "no"): titles and quotations that hold one are refused, as are titles with a colon or " - ", those
+case ("is", "which", "no"): titles and quotations that hold one are rejected, as are titles with a colon or " - ", those
 that begin with "Not", "In", "From", "Just" or a verb, and those that hold a percentage. A title that opens like a
 sentence ("It's a Wonderful Life") loses its opening unless "The answer is" precedes it, and "1. FC Nürnberg" its
 number. "France or Spain (70%)", "Nice, France", "early 1990s" and "France 70" are answers of several words, and "Kofu

@@ -127,7 +127,7 @@ def load_items(config: ConfigDict) -> Items:
     except ValueError as error:
         raise ValueError(f"{error}{'' if is_own else _own_questions(config)}") from error
     if is_own:
-        paragraphs_of(rows, config.paragraphs, config.column)  # refuses a wrong column before anything else
+        paragraphs_of(rows, config.paragraphs, config.column)  # rejects a wrong column before anything else
     questions, rows = raw_questions(rows, _source(config))
     questions = _with_queries(questions, config.limit)
     if is_own:

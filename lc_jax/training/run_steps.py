@@ -164,7 +164,7 @@ def find(path: str | Path) -> RunStep:
 def _settings(record: Path, metadata: Path) -> Mapping[str, Any]:
     """The settings in the newest entry of run.json that made the checkpoints.
 
-    A later command with another model is refused by the run, but leaves an entry.
+    A later command with another model is rejected by the run, but leaves an entry.
     """
     runs = read_json(record).get("runs")
     entries = [run["config"] for run in runs if "config" in run] if isinstance(runs, list) else []
