@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks import models, real_files, real_parity, report, score, sft_step
 from lc_jax import parallel
@@ -60,14 +61,23 @@ def measure(
 ) -> list[report.Row]:
     """Returns rows of generation and scoring in float32 and in bfloat16.
 
+    Args:
+      kind: of the prompts, for the title of a row.
+      prompts: of which the first are timed.
+
     Raises:
-      ArithmeticError: logits or greedy tokens in float32 are not the peer's.
+      ArithmeticError: logits, greedy tokens or log-probabilities in float32 are not the peer's.
     """
     model, network = _load(folder, mesh, "float32")
     completions, difference = real_parity.compare(model, network, prompts, amount.tokens)
     prompts, texts = prompts[: amount.batch], [p + c for p, c in zip(prompts, completions, strict=True)][: amount.batch]
+    pairs = dict(scores.stream_logprobs(model, texts, batch_size=8)), score.peer_logprobs(network, texts, 8)
+    error = max(float(np.abs(np.asarray(pairs[0][i].logprobs) - row).max()) for i, row in enumerate(pairs[1]))
+    if error > real_parity.TOLERANCE:
+        raise ArithmeticError(f"log-probabilities differ by {error:.3g}.")
     parity: dict[str, Any] = {
         "largest difference of logits": difference,
+        "largest difference of log-probabilities": error,
         f"texts of {len(completions)} with the same {amount.tokens} greedy tokens": len(completions),
     }
     rows = []

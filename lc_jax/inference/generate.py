@@ -86,8 +86,10 @@ def _truncate(logits: Float[Array, "B V"], top_p: Float[Array, ""], top_k: int, 
 
 def _largest(logits: Float[Array, "B V"]) -> Int[Array, " B"]:
     """Returns the first index of the largest logit; on CPUs, two simple reductions are faster than `argmax`."""
-    is_largest = logits == jnp.max(logits, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(is_largest, jnp.arange(logits.shape[1]), logits.shape[1]), axis=-1)
+    if jax.default_backend() != "cpu":
+        return jnp.argmax(logits, axis=-1)
+    is_largest, last = logits == jnp.max(logits, axis=-1, keepdims=True), logits.shape[1] - 1
+    return jnp.min(jnp.where(is_largest, jnp.arange(last + 1), last), axis=-1)
 
 
 def _categorical(keys: jax.Array, logits: Float[Array, "B V"]) -> Int[Array, " B"]:

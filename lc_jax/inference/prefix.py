@@ -23,7 +23,7 @@ class Prefix:
     """Results of a language model for a prefix of C tokens."""
 
     hidden: Float[Array, "1 C D"]  # after the final norm
-    cache: Cache  # of one row
+    cache: Cache  # [1 G C K] of each layer
 
 
 def prefix_length(sequences: Sequence[batches.Tokens]) -> int:
@@ -46,5 +46,5 @@ def _compute(model: Model, tokens: Int[Array, "1 C"]) -> Prefix:
 
 
 def compute_prefix(model: Model, tokens: batches.Tokens) -> Prefix:
-    """Returns hidden states, keys and values of the tokens that all sequences begin with."""
+    """Returns hidden states, keys and values of the tokens that all sequences begin with, in the compute dtype."""
     return _compute(model, parallel.put_batch(np.asarray([tokens], np.int32)))

@@ -1,4 +1,4 @@
-"""Log-probabilities, entropies, values and rewards of sequences, in a few fixed batch shapes."""
+"""Log-probabilities, entropies, values and rewards of sequences, in fixed batch shapes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from lc_jax import parallel
 from lc_jax.data import batches
 from lc_jax.inference.prefix import Prefix, compute_prefix, prefix_length
+from lc_jax.kernels import dispatch
 from lc_jax.kernels.attention import PADDING, SHARED_PREFIX
 from lc_jax.models.transformer import Model
 
@@ -38,14 +39,14 @@ def sequence_logprobs(
 
 
 @jax.jit
-def continuation_logprobs(
+def _continuation_logprobs(
     model: Model,
     tokens: Int[Array, "B T"],
     lengths: Int[Array, " B"],
     temperature: Float[Array, ""],
     prefix: Prefix,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Computes what `sequence_logprobs` does of rows that continue a prefix, for each token of theirs."""
+    """Computes the log-probability (nats) of each token of right-padded rows behind a prefix, and the entropy there."""
     module = model.bind()
     hidden = module(tokens, lengths, prefix=prefix.cache)
     last = jnp.broadcast_to(prefix.hidden[:, -1:], (len(tokens), 1, hidden.shape[2]))
@@ -70,8 +71,13 @@ def _in_batches(sequences: Sequence[batches.Tokens], batch_size: int) -> Iterato
     """Yields (rows, (tokens, lengths)) of right-padded batches, filled with one-token dummy rows."""
     for rows in batches.group_by_length([len(s) for s in sequences], batch_size):
         chosen = [sequences[i] for i in rows] + [[0]] * (batch_size - len(rows))
-        padded = batches.pad(chosen, batches.round_up_to_multiple(max(map(len, chosen))))
+        padded = batches.pad(chosen, batches.round_up_to_multiple(max(1, *map(len, chosen))))
         yield rows, parallel.put_batch((padded.tokens, padded.lengths))
+
+
+def _is_fused(model: Model) -> bool:
+    config = model.config
+    return dispatch.attention_implementation(config.kernels, config.dtype, config.head_dim) in dispatch.FUSED
 
 
 def stream_logprobs(
@@ -79,9 +85,11 @@ def stream_logprobs(
 ) -> Iterator[tuple[int, TokenScores]]:
     """Yields (index, scores), batch by batch.
 
-    The prefix that all sequences share is computed once where it is the longer part of each; see `prefix_length`.
+    The prefix that all sequences share is computed once where it is the longer part of each (see `prefix_length`) and
+    attention is not a fused kernel, none of which takes a prefix.
     """
-    model, num_shared, number = model.as_bits(), prefix_length(sequences), jnp.float32(temperature)
+    model, number = model.as_bits(), jnp.float32(temperature)
+    num_shared = 0 if _is_fused(model) else prefix_length(sequences)
     before = TokenScores([], [])
     score: Callable[..., tuple[jax.Array, jax.Array]] = sequence_logprobs
     if num_shared:
@@ -89,7 +97,7 @@ def stream_logprobs(
         prefix = compute_prefix(model, tokens)
         out = _prefix_logprobs(model, prefix, parallel.put_batch(np.asarray([tokens], np.int32)), number)
         before = TokenScores(*(parallel.to_host(x)[0].tolist() for x in out))
-        score = functools.partial(continuation_logprobs, prefix=prefix)
+        score = functools.partial(_continuation_logprobs, prefix=prefix)
     padded = _in_batches([sequence[num_shared:] for sequence in sequences], batch_size)
     for rows, out in parallel.prefetch((rows, score(model, *arrays, number)) for rows, arrays in padded):
         logprobs, entropies = map(parallel.to_host, out)
@@ -156,13 +164,15 @@ def group_rewards(
       groups: for example one paragraph with one answer after the other; each sequence has at least one token.
       batch_size: rows at once; a row holds a group, or one sequence of a group that shares little.
     """
+    if not groups:
+        return []
     group_numbers, rows = [], []
     for number, group in enumerate(groups):
         packed = _pack(group)
         group_numbers += [number] * len(packed)
         rows += packed
 
-    model = model.as_bits() if groups else model
+    model = model.as_bits()
 
     def dispatch() -> Iterator[tuple[np.ndarray, jax.Array]]:
         for chosen in batches.group_by_length([len(row.tokens()) for row in rows], batch_size):

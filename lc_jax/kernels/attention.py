@@ -124,8 +124,8 @@ def _masked_behind(
 ) -> Float[Array, "B T G R K"]:
     """Attends to the keys that `mask` allows and to those of a shared prefix [1 G C K], which is stored once.
 
-    For the prefix, the queries of all rows are one matrix. The two parts have weights with a common normaliser, so that
-    only maxima, sums and outputs are brought from one order into the other, not scores.
+    For the prefix, the queries of all rows are one matrix [G B*R*T K]. The weights of both parts have one normaliser:
+    maxima, sums and outputs are transposed between the two layouts, but scores are not.
     """
     batch, length, groups, repeats, size = q.shape
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -312,11 +312,14 @@ def prefill_attention(
 ) -> Float[Array, "B T H K"]:
     """Computes `attention` of rows behind a shared prefix, whose keys and values are [1 G C K]."""
     grouped, keys, values = q.reshape(*k.shape[:3], -1, k.shape[3]), k.swapaxes(1, 2), v.swapaxes(1, 2)
-    visible = mask.visible(0, q.shape[1])
     if prefix is None:
-        return _masked(grouped, keys, values, visible, scaling).reshape(q.shape)
-    before = mask.visible_prefix(jnp.arange(q.shape[1]), prefix[0].shape[2])
-    return _masked_behind(prefix, grouped, keys, values, visible, before, scaling).reshape(q.shape)
+        return _masked(grouped, keys, values, mask.visible(0, q.shape[1]), scaling).reshape(q.shape)
+    outs = []
+    for start, end in _blocks(q.shape[1]):
+        before = mask.visible_prefix(jnp.arange(start, end), prefix[0].shape[2])
+        visible, sources = mask.visible(start, end), (keys[:, :, :end], values[:, :, :end])
+        outs.append(_masked_behind(prefix, grouped[:, start:end], *sources, visible, before, scaling))
+    return jnp.concatenate(outs, axis=1).reshape(q.shape)
 
 
 def decode_attention(

@@ -1,8 +1,8 @@
 """bfloat16 arrays as integers with the same bits, where they are only moved.
 
-XLA's CPU compiler slices and gathers bfloat16 arrays in float32: it converts a stack of layers, or a cache of
-keys and values, as a whole and back, for every token that is generated. Integers it moves as they are. There is no
-gradient, so that this is for inference alone. On other platforms arrays stay what they are.
+XLA's CPU compiler slices and gathers bfloat16 arrays in float32: it converts the stack of all layers for each batch,
+and each slice back. It moves integers as they are. There is no gradient, so that this is for inference alone. On other
+platforms arrays stay what they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def to_bits(tree: Any) -> Any:
 
 
 def from_bits(tree: Any) -> Any:
-    """Returns the tree that `to_bits` was given; no array of it was uint16."""
+    """Inverts `to_bits`, for trees without uint16 arrays of their own."""
 
     def convert(x: jax.Array) -> jax.Array:
         return jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x

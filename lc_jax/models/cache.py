@@ -1,4 +1,4 @@
-"""The key/value cache of generation. How keys and values are stored is known here alone."""
+"""The key/value cache of generation and of shared prefixes. How keys and values are stored is known here alone."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Cache:
     prefix: Cache | None = None  # of the shared prefix: tokens before position 0 of every row; B = 1, no padding
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int, int, int], dtype: Any, per_layer: bool) -> Cache:
+    def empty(cls, shape: tuple[int, int, int, int, int], dtype: Any, *, per_layer: bool) -> Cache:
         """Returns a cache of zeros.
 
         Args:

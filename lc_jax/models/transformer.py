@@ -119,9 +119,14 @@ class CausalLM(nnx.Module):
           starts: first real position of rows that are padded on the left; None: 0.
           segment_ids: of packed suffixes, in place of `lengths`: SHARED_PREFIX for the tokens that a row begins with,
             1, 2, ... for suffixes, each computed as if it alone followed the prefix, and PADDING at the end.
-          prefix: keys and values of tokens that precede all rows; not with `segment_ids`.
+          prefix: keys and values of tokens that precede all rows.
+
+        Raises:
+          ValueError: both `segment_ids` and a prefix.
         """
         ends = lengths if starts is None or lengths is None else starts + lengths
+        if prefix is not None and segment_ids is not None:
+            raise ValueError("Packed suffixes have their prefix in their rows: give segment_ids or a prefix, not both.")
         num_before = 0
         if prefix is not None:
             num_before = prefix.length
@@ -146,7 +151,7 @@ class CausalLM(nnx.Module):
         # Laid out as the table's columns are, then by rows: in one step XLA would gather what all replicas looked up.
         x = parallel.constrain(self._embed(tokens, self.embedding[...]), "replica", None, "embed")
         x = parallel.constrain(x, "batch", None, None)
-        layers = (stacked, self._kinds(), prefix.stacked() if prefix else None)
+        layers = (stacked, self._kinds(), to_bits(prefix.stacked()) if prefix else None)
         x, _ = jax.lax.scan(body, x, layers, unroll=self._unroll())
         return self.norm(x)
 
@@ -178,7 +183,7 @@ class CausalLM(nnx.Module):
         """Returns an empty cache of `length` positions a row; `per_layer` as in `decoding_layers`."""
         config = self.config
         shape = (config.num_layers, batch, config.num_kv_heads, length, config.head_dim)
-        return Cache.empty(shape, config.dtype, self.decodes_per_layer if per_layer is None else per_layer)
+        return Cache.empty(shape, config.dtype, per_layer=self.decodes_per_layer if per_layer is None else per_layer)
 
     def decoding_layers(self, per_layer: bool | None = None) -> Any:
         """Returns parameters and kinds of the layers as `prefill` and `decode` read them: stacked, or a list.
@@ -261,7 +266,7 @@ class CausalLM(nnx.Module):
             x = block(x, write_and_attend)
             return parallel.constrain(x, "batch", None, None), layer
 
-        # From a table that fsdp does not split.
+        # In generation, fsdp does not split the table.
         x = parallel.constrain(self._embed(tokens, to_bits(self.embedding[...])), "batch", None, None)
         x, cache = cache.scan(step, x, layers)
         return self.norm(x), cache
@@ -296,9 +301,9 @@ class Model:
         return (self.params,) if self.frozen is None else (self.params, self.frozen)
 
     def as_bits(self) -> Model:
-        """Returns the model without gradients for many forward passes: CPUs read bfloat16 layers faster as integers.
+        """Returns the model for forward passes alone: on CPUs, a copy with bfloat16 layers and embeddings as integers.
 
-        See kernels/bits.py; the table of embeddings is an integer array too. Elsewhere it is the model itself.
+        See kernels/bits.py. On other platforms it is the model itself.
         """
         return dataclasses.replace(self, params=_with_bits(self.params), frozen=_with_bits(self.frozen))
 

@@ -180,6 +180,7 @@ def test_a_finished_batch_is_not_lost_where_the_next_one_fails():
 def test_greedy_tokens_are_the_first_of_the_likeliest():
     logits = jnp.asarray([[1.0, 3.0, 3.0, -jnp.inf], [-jnp.inf, -5.0, -7.0, -9.0], [0.0, 0.0, 0.0, 2.0]])
     assert generate._largest(logits).tolist() == [1, 1, 3]
+    assert generate._largest(jnp.full((1, 4), jnp.nan)).tolist() == [3]  # a token of the vocabulary
 
 
 def test_ends_at_end_of_sequence_and_never_draws_padding(model):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lc_jax.kernels.matmul import matmul, matmul_by_columns, product, product_by_columns, transposed_product
+from lc_jax.kernels.matmul import MANY_ROWS, matmul, matmul_by_columns, product, product_by_columns, transposed_product
 
 CPU_INFO = Path("/proc/cpuinfo")
 HAS_AMX = CPU_INFO.is_file() and "amx_bf16" in CPU_INFO.read_text()
@@ -44,6 +44,8 @@ def test_products_with_a_float32_result_are_not_rounded(platform):
     by_columns = product_by_columns(jnp.asarray([[1.0, 256.0]], jnp.bfloat16), jnp.ones((3, 2), jnp.bfloat16))
     assert by_columns.dtype == jnp.float32
     assert by_columns.tolist() == [[257, 257, 257]]  # no bfloat16 number
+    many = jnp.ones((MANY_ROWS, 2)).at[-1].set(3.0)  # in the other form
+    assert product_by_columns(many, jnp.asarray([[1.0, 2.0]]))[-2:].tolist() == [[3], [9]]
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
