@@ -20,7 +20,7 @@ def get_config(mode: str = "") -> ConfigDict:
     config.output = ""  # folder of the new evaluation
     config.map = "isotonic"  # or platt, temperature, kind (the accuracy of each kind of question)
     config.num_folds = 5  # of cross-fitting, where there is no validation
-    config.min_records = 30  # fewer judged records than this are refused for a fit
+    config.min_records = 30  # fewest judged records for a fit
     if mode == "mini":
         config.evaluation = f"{base.root()}/evaluation/lc_sft"
         config.output = f"{base.root()}/evaluation/lc_sft-isotonic"

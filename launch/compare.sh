@@ -126,7 +126,7 @@ objectives() {
   of_reward doubt "Rewarding Doubt" rewarding_doubt --config.advantage.tokens=confidence
 }
 
-if [ ${#own_flags[@]} -gt 0 ]; then  # unknown settings are refused before the quickstart runs
+if [ ${#own_flags[@]} -gt 0 ]; then  # unknown settings are rejected before the quickstart runs
   python -m lc_jax.main "--config=configs/ppo.py$mode" "${own_flags[@]}" --help >/dev/null
 fi
 for seed in ${seeds//,/ }; do

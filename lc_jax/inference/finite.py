@@ -8,7 +8,7 @@ import numpy as np
 
 
 def check_finite(values: Sequence[float], model: str, where: str) -> None:
-    """Refuses log-probabilities or rewards with NaN or infinities among them.
+    """Rejects log-probabilities or rewards with NaN or infinities among them.
 
     Args:
       model: folder or hub name of what computed `values`.

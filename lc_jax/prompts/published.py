@@ -237,7 +237,7 @@ def find(folder: Path, name: str) -> Path | None:
 
 
 def check(prompt_dir: str | Path) -> None:
-    """Checks a folder of wordings ("": none): every file in it is read, or refused by name.
+    """Checks a folder of wordings ("": none): every file in it is read, or rejected by name.
 
     Raises:
       FileNotFoundError: there is no such folder.
