@@ -106,6 +106,7 @@ def test_layers_in_bfloat16_are_read_as_bits_on_a_cpu(kind):
     with jax.set_mesh(mesh):
         config = registry.from_preset("tiny-llama", param_dtype="bfloat16", compute_dtype="bfloat16")
         model = registry.initialize(dataclasses.replace(config, num_layers=12), jax.random.key(0), mesh, kind)
+        model = model.with_params(jax.tree.map(lambda x: x + 0.1, model.params))  # the scalar head is zero at first
         padded = batches.pad([PREFIX, PREFIX[:9]], 40)
         compute, args = {
             "causal": (score.sequence_logprobs, (padded.tokens, padded.lengths, jnp.float32(1.0))),
@@ -114,6 +115,7 @@ def test_layers_in_bfloat16_are_read_as_bits_on_a_cpu(kind):
         texts = [compute.lower(m, *args).compile().as_text() for m in (model, model.as_bits())]
         outputs = [jax.tree.leaves(compute(m, *args)) for m in (model, model.as_bits())]
     assert [bool(re.search(r"f32\[12,\d+,\d+\]", text)) for text in texts] == [True, False]
+    assert np.ptp(np.asarray(outputs[0][0], np.float32)) > 0
     for expected, value in zip(*outputs, strict=True):
         np.testing.assert_array_equal(np.asarray(value), np.asarray(expected))
 
